@@ -1,0 +1,415 @@
+// The Python module mdcm._core: integers in, integers out, errors with their evidence. Names stay in Python.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "admg.hpp"
+#include "components.hpp"
+#include "planning.hpp"
+#include "separation.hpp"
+
+namespace py = pybind11;
+
+namespace mdcm {
+namespace {
+
+using IntArray = py::array_t<Node, py::array::c_style>;
+using LongArray = py::array_t<std::int64_t, py::array::c_style>;
+
+// Node numbers from Python: a one-dimensional int32 array is used in place, anything else is copied once.
+class NodesIn {
+ public:
+  NodesIn(py::handle source, Node n) : NodesIn(source) {
+    for (const Node v : view_) {
+      if (v < 0 || v >= n) {
+        throw py::index_error("node " + std::to_string(v) + " is outside a graph of " + std::to_string(n) + " nodes");
+      }
+    }
+  }
+
+  explicit NodesIn(py::handle source) {
+    if (py::isinstance<py::array>(source)) {
+      from_array(py::reinterpret_borrow<py::array>(source));
+    } else {
+      from_sequence(source);
+    }
+  }
+
+  NodesIn(const NodesIn&) = delete;
+  NodesIn& operator=(const NodesIn&) = delete;
+
+  operator Nodes() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  static Node checked(long long value) {
+    if (value < std::numeric_limits<Node>::min() || value > std::numeric_limits<Node>::max()) {
+      throw py::index_error("node " + std::to_string(value) + " does not fit into 32 bits");
+    }
+    return static_cast<Node>(value);
+  }
+
+  void from_array(const py::array& array) {
+    if (array.ndim() != 1) throw py::value_error("node numbers must be a one-dimensional array");
+    if (py::isinstance<IntArray>(array)) {
+      kept_ = array;
+      view_ = {static_cast<const Node*>(array.data()), static_cast<std::size_t>(array.size())};
+      return;
+    }
+    const char kind = array.dtype().kind();
+    if (array.size() > 0 && kind != 'i' && kind != 'u') throw py::type_error("node numbers must be integers");
+    const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
+    owned_.reserve(static_cast<std::size_t>(wide.size()));
+    for (py::ssize_t i = 0; i < wide.size(); ++i) owned_.push_back(checked(wide.data()[i]));
+    view_ = owned_;
+  }
+
+  void from_sequence(py::handle source) {
+    const auto fast = py::reinterpret_steal<py::object>(
+        PySequence_Fast(source.ptr(), "node numbers must be a sequence or an array of integers"));
+    if (!fast) throw py::error_already_set();
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast.ptr());
+    owned_.reserve(static_cast<std::size_t>(size));
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      const long long value = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast.ptr(), i));
+      if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      owned_.push_back(checked(value));
+    }
+    view_ = owned_;
+  }
+
+  py::object kept_;
+  std::vector<Node> owned_;
+  Nodes view_;
+};
+
+// Hands a vector to numpy without a copy.
+template <class T>
+py::array_t<T> moved(std::vector<T>&& values) {
+  auto owned = std::make_unique<std::vector<T>>(std::move(values));
+  T* data = owned->data();
+  const auto size = static_cast<py::ssize_t>(owned->size());
+  const py::capsule keeper(owned.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return py::array_t<T>(size, data, keeper);
+}
+
+// A read-only array over memory that the graph owns and keeps alive.
+IntArray borrowed(Nodes view, py::handle owner) {
+  IntArray array(static_cast<py::ssize_t>(view.size()), view.data(), owner);
+  array.attr("setflags")(py::arg("write") = false);
+  return array;
+}
+
+const char* name_of(GraphFault::Kind kind) {
+  switch (kind) {
+    case GraphFault::Kind::kCycle:
+      return "cycle";
+    case GraphFault::Kind::kSelfLoop:
+      return "self-loop";
+    case GraphFault::Kind::kUnknownNode:
+      return "unknown node";
+    case GraphFault::Kind::kRepeatedPair:
+      return "repeated pair";
+    case GraphFault::Kind::kTooLarge:
+      return "too large";
+  }
+  return "fault";
+}
+
+std::unique_ptr<Admg> make_admg(Node n, py::handle tails, py::handle heads, py::handle first, py::handle second,
+                                const LongArray& latent_offsets, py::handle latent_children) {
+  const NodesIn tails_in(tails);
+  const NodesIn heads_in(heads);
+  const NodesIn first_in(first);
+  const NodesIn second_in(second);
+  const NodesIn children_in(latent_children);
+  const EdgeView edges{tails_in,
+                       heads_in,
+                       first_in,
+                       second_in,
+                       {latent_offsets.data(), static_cast<std::size_t>(latent_offsets.size())},
+                       children_in};
+  const py::gil_scoped_release release;
+  return std::make_unique<Admg>(n, edges);
+}
+
+template <class Rule>
+bool separation_rule(Rule rule, const Admg& graph, py::handle y, py::handle z, py::handle x, py::handle w) {
+  const NodesIn y_in(y, graph.size());
+  const NodesIn z_in(z, graph.size());
+  const NodesIn x_in(x, graph.size());
+  const NodesIn w_in(w, graph.size());
+  const py::gil_scoped_release release;
+  return rule(graph, y_in, z_in, x_in, w_in);
+}
+
+template <class Search>
+IntArray cut_search(Search search, const Admg& graph, py::handle nodes, py::handle into, py::handle out_of) {
+  const NodesIn nodes_in(nodes, graph.size());
+  const NodesIn into_in(into, graph.size());
+  const NodesIn out_of_in(out_of, graph.size());
+  std::vector<Node> found;
+  {
+    const py::gil_scoped_release release;
+    found = search(graph, nodes_in, Cut{into_in, out_of_in});
+  }
+  return moved(std::move(found));
+}
+
+// The ends of named pairs as two arrays, or None where a pair is not two known names: Python then says which.
+py::object index_pairs(const py::dict& index, py::handle pairs) {
+  const auto outer = py::reinterpret_steal<py::object>(PySequence_Fast(pairs.ptr(), "edges must be a sequence"));
+  if (!outer) throw py::error_already_set();
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(outer.ptr());
+  std::vector<Node> ends[2];
+  ends[0].reserve(static_cast<std::size_t>(size));
+  ends[1].reserve(static_cast<std::size_t>(size));
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    PyObject* pair = PySequence_Fast_GET_ITEM(outer.ptr(), i);
+    if ((!PyTuple_Check(pair) && !PyList_Check(pair)) || PySequence_Fast_GET_SIZE(pair) != 2) return py::none();
+    for (Py_ssize_t side = 0; side < 2; ++side) {
+      PyObject* found = PyDict_GetItemWithError(index.ptr(), PySequence_Fast_GET_ITEM(pair, side));
+      if (found == nullptr) {
+        PyErr_Clear();
+        return py::none();
+      }
+      ends[side].push_back(static_cast<Node>(PyLong_AsLong(found)));
+    }
+  }
+  return py::make_tuple(moved(std::move(ends[0])), moved(std::move(ends[1])));
+}
+
+// An h-graph and the graph it reads.
+struct BoundHGraph {
+  std::shared_ptr<const Admg> graph;
+  HGraph hgraph;
+};
+
+std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph,
+                                         const py::array_t<std::uint8_t, py::array::c_style>& adversarial) {
+  const std::span<const std::uint8_t> flags(adversarial.data(), static_cast<std::size_t>(adversarial.size()));
+  const py::gil_scoped_release release;
+  HGraph hgraph(*graph, flags);
+  return std::make_unique<BoundHGraph>(BoundHGraph{std::move(graph), std::move(hgraph)});
+}
+
+py::array_t<Node> edge_array(const BoundHGraph& self) {
+  std::vector<Node> flat;
+  {
+    const py::gil_scoped_release release;
+    for (const auto& [source, target] : self.hgraph.edges()) {
+      flat.push_back(source);
+      flat.push_back(target);
+    }
+  }
+  const auto rows = static_cast<py::ssize_t>(flat.size() / 2);
+  return moved(std::move(flat)).reshape({rows, py::ssize_t{2}});
+}
+
+// The modularity closure of one set, and the backdoor path that forced each node that was added.
+struct BoundClosure {
+  std::shared_ptr<const Admg> graph;
+  ModularityClosure closure;
+};
+
+std::unique_ptr<BoundClosure> make_closure(std::shared_ptr<Admg> graph, py::handle nodes, py::handle into) {
+  const NodesIn nodes_in(nodes, graph->size());
+  const NodesIn into_in(into, graph->size());
+  const py::gil_scoped_release release;
+  ModularityClosure closure(*graph);
+  closure.run(nodes_in, into_in);
+  return std::make_unique<BoundClosure>(BoundClosure{std::move(graph), std::move(closure)});
+}
+
+py::tuple closure_witness(const BoundClosure& self, Node q) {
+  const Nodes added = self.closure.added();
+  if (std::find(added.begin(), added.end(), q) == added.end()) {
+    throw py::index_error("node " + std::to_string(q) + " was not added to the set");
+  }
+  Witness witness = self.closure.witness(q);
+  return py::make_tuple(moved(std::move(witness.path)), witness.ends_bidirected);
+}
+
+py::dict projection(const Admg& graph, py::handle observed, bool shared) {
+  const NodesIn observed_in(observed, graph.size());
+  Edges edges;
+  {
+    const py::gil_scoped_release release;
+    edges = latent_projection(graph, observed_in, shared ? Facets::kShared : Facets::kPairs);
+  }
+  py::dict result;
+  result["tails"] = moved(std::move(edges.tails));
+  result["heads"] = moved(std::move(edges.heads));
+  result["first"] = moved(std::move(edges.first));
+  result["second"] = moved(std::move(edges.second));
+  result["latent_offsets"] = moved(std::move(edges.latent_offsets));
+  result["latent_children"] = moved(std::move(edges.latent_children));
+  result["latent_origin"] = moved(std::move(edges.latent_origin));
+  return result;
+}
+
+void bind_graph(py::module_& m) {
+  py::class_<Admg, std::shared_ptr<Admg>>(m, "Admg", "An immutable mixed graph over the nodes 0..n-1.")
+      .def(py::init(&make_admg), py::arg("n"), py::arg("tails"), py::arg("heads"), py::arg("first"), py::arg("second"),
+           py::arg("latent_offsets"), py::arg("latent_children"))
+      .def("__len__", &Admg::size)
+      .def_property_readonly("num_directed", &Admg::num_directed)
+      .def_property_readonly("num_bidirected", &Admg::num_bidirected)
+      .def_property_readonly("num_hubs", &Admg::num_hubs)
+      .def_property_readonly(
+          "topological_order",
+          [](py::handle self) { return borrowed(self.cast<const Admg&>().topological_order(), self); })
+      .def_property_readonly("positions",
+                             [](py::handle self) { return borrowed(self.cast<const Admg&>().positions(), self); })
+      .def(
+          "parents",
+          [](py::handle self, Node v) {
+            const auto& graph = self.cast<const Admg&>();
+            if (!graph.contains(v)) throw py::index_error("no such node");
+            return borrowed(graph.parents(v), self);
+          },
+          py::arg("node"))
+      .def(
+          "children",
+          [](py::handle self, Node v) {
+            const auto& graph = self.cast<const Admg&>();
+            if (!graph.contains(v)) throw py::index_error("no such node");
+            return borrowed(graph.children(v), self);
+          },
+          py::arg("node"))
+      .def(
+          "siblings",
+          [](const Admg& graph, Node v) {
+            if (!graph.contains(v)) throw py::index_error("no such node");
+            std::vector<Node> found;
+            for_each_sibling(graph, v, [&](Node w) {
+              if (w != v) found.push_back(w);
+            });
+            std::sort(found.begin(), found.end());
+            found.erase(std::unique(found.begin(), found.end()), found.end());
+            return moved(std::move(found));
+          },
+          py::arg("node"))
+      .def(
+          "ancestors",
+          [](const Admg& graph, py::handle nodes, py::handle into, py::handle out_of) {
+            return cut_search(ancestors, graph, nodes, into, out_of);
+          },
+          py::arg("nodes"), py::arg("into") = py::tuple(), py::arg("out_of") = py::tuple())
+      .def(
+          "descendants",
+          [](const Admg& graph, py::handle nodes, py::handle into, py::handle out_of) {
+            return cut_search(descendants, graph, nodes, into, out_of);
+          },
+          py::arg("nodes"), py::arg("into") = py::tuple(), py::arg("out_of") = py::tuple())
+      .def(
+          "c_components",
+          [](const Admg& graph, py::handle into) {
+            const NodesIn into_in(into, graph.size());
+            Components components;
+            {
+              const py::gil_scoped_release release;
+              components = c_components(graph, into_in);
+            }
+            return moved(std::move(components.label));
+          },
+          py::arg("into") = py::tuple())
+      .def(
+          "m_separated",
+          [](const Admg& graph, py::handle x, py::handle y, py::handle given, py::handle into, py::handle out_of) {
+            const NodesIn x_in(x, graph.size());
+            const NodesIn y_in(y, graph.size());
+            const NodesIn given_in(given, graph.size());
+            const NodesIn into_in(into, graph.size());
+            const NodesIn out_of_in(out_of, graph.size());
+            const py::gil_scoped_release release;
+            return m_separated(graph, x_in, y_in, given_in, Cut{into_in, out_of_in});
+          },
+          py::arg("x"), py::arg("y"), py::arg("given") = py::tuple(), py::arg("into") = py::tuple(),
+          py::arg("out_of") = py::tuple())
+      .def(
+          "rule1",
+          [](const Admg& graph, py::handle y, py::handle z, py::handle x, py::handle w) {
+            return separation_rule(rule1, graph, y, z, x, w);
+          },
+          py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
+      .def(
+          "rule2",
+          [](const Admg& graph, py::handle y, py::handle z, py::handle x, py::handle w) {
+            return separation_rule(rule2, graph, y, z, x, w);
+          },
+          py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
+      .def(
+          "rule3",
+          [](const Admg& graph, py::handle y, py::handle z, py::handle x, py::handle w) {
+            return separation_rule(rule3, graph, y, z, x, w);
+          },
+          py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
+      .def("latent_projection", &projection, py::arg("observed"), py::arg("shared") = false)
+      .def(
+          "modularity_set",
+          [](const Admg& graph, py::handle nodes, py::handle into) {
+            const NodesIn nodes_in(nodes, graph.size());
+            const NodesIn into_in(into, graph.size());
+            std::vector<Node> added;
+            {
+              const py::gil_scoped_release release;
+              ModularityClosure closure(graph);
+              closure.run(nodes_in, into_in);
+              added.assign(closure.added().begin(), closure.added().end());
+              std::sort(added.begin(), added.end());
+            }
+            return moved(std::move(added));
+          },
+          py::arg("nodes"), py::arg("into") = py::tuple());
+}
+
+void bind_planning(py::module_& m) {
+  py::class_<BoundClosure>(m, "ModularityClosure", "The smallest modularity set of some nodes, with witnesses.")
+      .def(py::init(&make_closure), py::arg("graph"), py::arg("nodes"), py::arg("into") = py::tuple())
+      .def_property_readonly("added",
+                             [](const BoundClosure& self) {
+                               const Nodes added = self.closure.added();
+                               return moved(std::vector<Node>(added.begin(), added.end()));
+                             })
+      .def("witness", &closure_witness, py::arg("node"));
+
+  py::class_<BoundHGraph>(m, "HGraph", "Sets of nodes that are trained together, and what each needs.")
+      .def(py::init(&make_hgraph), py::arg("graph"), py::arg("adversarial"))
+      .def("__len__", [](const BoundHGraph& self) { return self.hgraph.size(); })
+      .def_property_readonly(
+          "labels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.labels(), self); })
+      .def_property_readonly(
+          "levels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.levels(), self); })
+      .def_property_readonly("rounds", [](const BoundHGraph& self) { return self.hgraph.rounds(); })
+      .def("edges", &edge_array);
+}
+
+}  // namespace
+}  // namespace mdcm
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Compiled graph algorithms and planning over integer nodes.";
+
+  // raised with (kind, nodes, index) as its arguments
+  static py::handle fault = py::exception<mdcm::GraphFault>(m, "GraphFault", PyExc_ValueError).release();
+  py::register_exception_translator([](std::exception_ptr raised) {
+    try {
+      if (raised) std::rethrow_exception(raised);
+    } catch (const mdcm::GraphFault& error) {
+      const py::tuple evidence = py::make_tuple(mdcm::name_of(error.kind()), error.nodes(), error.index());
+      PyErr_SetObject(fault.ptr(), evidence.ptr());
+    }
+  });
+
+  m.def("index_pairs", &mdcm::index_pairs, py::arg("index"), py::arg("pairs"));
+  mdcm::bind_graph(m);
+  mdcm::bind_planning(m);
+}

@@ -1,0 +1,21 @@
+// M-separation and the rules of do-calculus.
+
+#pragma once
+
+#include "admg.hpp"
+
+namespace mdcm {
+
+// Whether every path between x and y is blocked given z in the mutilated graph (Richardson 2003). The three sets are
+// disjoint. O(n) to set up plus O(edges met), one byte per node.
+bool m_separated(const Admg& graph, Nodes x, Nodes y, Nodes z, const Cut& cut = {});
+
+// Pearl's (1995) rules as stated; the four sets are disjoint. O(n + edges).
+// Rule 1: P(y | do(x), z, w) = P(y | do(x), w).
+bool rule1(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w);
+// Rule 2: P(y | do(x), do(z), w) = P(y | do(x), z, w).
+bool rule2(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w);
+// Rule 3: P(y | do(x), do(z), w) = P(y | do(x), w).
+bool rule3(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w);
+
+}  // namespace mdcm
