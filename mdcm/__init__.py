@@ -1,0 +1,83 @@
+"""Causal inference with deep generative models, hidden confounders and images.
+
+Names load on first use, so that ``import mdcm`` and everything about graphs work without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mdcm.errors import (
+    CheckpointError,
+    DataError,
+    GraphError,
+    LowSupportError,
+    MdcmError,
+    NotIdentifiableError,
+    PlanError,
+    QueryError,
+    UntrainableError,
+)
+
+# loaded at once: a module of this name exists, and would take the function's place if it were loaded later
+from mdcm.plan import DatasetSpec, Plan, plan
+
+if TYPE_CHECKING:
+    from mdcm import metrics, scm
+    from mdcm.data import Dataset
+    from mdcm.graph import ADMG, read_graph
+    from mdcm.model import Model, fit, load
+    from mdcm.train import TrainConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ADMG",
+    "CheckpointError",
+    "DataError",
+    "Dataset",
+    "DatasetSpec",
+    "GraphError",
+    "LowSupportError",
+    "MdcmError",
+    "Model",
+    "NotIdentifiableError",
+    "Plan",
+    "PlanError",
+    "QueryError",
+    "TrainConfig",
+    "UntrainableError",
+    "__version__",
+    "fit",
+    "load",
+    "metrics",
+    "plan",
+    "read_graph",
+    "scm",
+]
+
+_HOME = {
+    "ADMG": "graph",
+    "read_graph": "graph",
+    "Dataset": "data",
+    "TrainConfig": "train",
+    "fit": "model",
+    "Model": "model",
+    "load": "model",
+}
+_SUBMODULES = {"metrics", "scm"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"mdcm.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f"mdcm.{name}")
+    raise AttributeError(f"module 'mdcm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,412 @@
+"""The command ``mdcm``.
+
+Exit codes: 0 done; 1 the answer is no (not identifiable, untrainable, too little support); 2 bad usage or bad input;
+130 interrupted. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+from urllib.parse import quote
+
+import typer
+from typer.core import TyperGroup
+
+from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, UntrainableError
+
+if TYPE_CHECKING:
+    from mdcm.data import Dataset
+    from mdcm.plan import Method, Objective
+    from mdcm.schema import Schema
+
+__all__ = ["app", "main"]
+
+_ANSWER_IS_NO = (NotIdentifiableError, UntrainableError, LowSupportError)
+_INTERRUPTED = 130
+_READER_LEFT = 141
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _Commands(TyperGroup):
+    """Turns what goes wrong in a command into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise SystemExit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # as in `mdcm plan ... | head`; Python would complain once more when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(_READER_LEFT) from None
+        except MdcmError as error:
+            _say(f"error: {error}")
+            raise SystemExit(1 if isinstance(error, _ANSWER_IS_NO) else 2) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _say(f"error: {where}{error.strerror or error}")
+            raise SystemExit(2) from None
+        except MemoryError:
+            _say("error: out of memory")
+            raise SystemExit(2) from None
+        return result
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Causal answers from deep generative models, with hidden confounders and images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _example(*lines: str) -> str:
+    # the mark keeps the lines as they are; a command that is wrapped cannot be copied
+    return "\b\n" + "\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _printable(text: str) -> str:
+    # a name in somebody else's file may hold what a terminal obeys
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(_printable(text if text.endswith("\n") else text + "\n"))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(_printable(text + "\n"))
+
+
+def _write(target: str, text: str) -> None:
+    """Write a result to a file, or to stdout for "-"."""
+    if target == "-":
+        _out(text)
+        return
+    from mdcm.rundir import replacing
+
+    with replacing(target) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))
+    _say(f"wrote {target}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mdcm import __version__
+
+        _out(f"mdcm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Causal answers from deep generative models, with hidden confounders and images."""
+
+
+@app.command(epilog=_example('mdcm plan "D -> I -> A; D <-> A" --objective adversarial --svg plan.svg'))
+def plan(
+    graph: Annotated[str, typer.Argument(metavar="GRAPH", help="graph file, or the text itself", show_default=False)],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:do=X,Y]", help="table, perhaps of an experiment that set X and Y", show_default=False
+        ),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="auto, adversarial or likelihood")] = "auto",
+    method: Annotated[str, typer.Option(help="how h-nodes are found")] = "minimal",
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="F", help="write the plan as JSON, to stdout for -")
+    ] = None,
+    svg: Annotated[str | None, typer.Option(metavar="F", help="draw the plan, to stdout for -")] = None,
+) -> None:
+    """Show what is trained together, in which order, and on which data."""
+    from mdcm.graph import ADMG
+    from mdcm.plan import plan as make_plan
+
+    if json_file == svg == "-":
+        raise typer.BadParameter("only one of --json and --svg can go to stdout")
+    admg = ADMG.parse_or_read(graph)
+    specs, kinds = None, None
+    if data:
+        from mdcm.data import Schema, validate
+
+        datasets = validate(_datasets(data), admg.nodes)
+        kinds = Schema.infer(datasets).kinds
+        specs = [dataset.spec(admg.nodes) for dataset in datasets]
+    # what is not among the words that the types list is refused by the planner
+    objective_, method_ = cast("Objective", objective), cast("Method", method)
+    made = make_plan(admg, specs, objective=objective_, method=method_, kinds=kinds)
+    if "-" not in {json_file, svg}:
+        _out(str(made))
+    if json_file is not None:
+        _write(json_file, made.to_json(indent=1))
+    if svg is not None:
+        _write(svg, made.to_svg())
+
+
+def _datasets(options: list[str]) -> list[Dataset]:
+    """Data sets of options ``FILE[:do=X,Y]``."""
+    from mdcm.data import Dataset, read_table
+    from mdcm.spec import dataset_names
+
+    parts = [_path_and_targets(option) for option in options]
+    names = dataset_names([path for path, _ in parts])
+    return [Dataset(read_table(path), do=do, name=name) for (path, do), name in zip(parts, names, strict=True)]
+
+
+def _path_and_targets(option: str) -> tuple[str, list[str]]:
+    from mdcm.errors import DataError
+
+    path, separator, targets = option.rpartition(":do=")
+    if Path(option).exists():
+        return option, []
+    if not separator:
+        if ":" in Path(option).name:
+            raise DataError(f"--data {option}: there is no such file, and after a colon do=X,Y is expected")
+        return option, []
+    do = [name.strip() for name in targets.split(",")]
+    if not all(do):
+        raise DataError(f"--data {option}: a name is missing after do=, as in {path}:do=X,Y")
+    return path, do
+
+
+@app.command(epilog=_example("mdcm train spec.yaml --out run"))
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="what to train on what", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="directory for the trained model", show_default=False)],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu")] = "auto",
+) -> None:
+    """Train a model and save it as a run directory."""
+    from mdcm.rundir import reserve
+    from mdcm.spec import read_spec
+
+    loaded = read_spec(spec)
+    graph = loaded.load_graph()
+    datasets = loaded.load_data()
+    reserve(out)
+
+    from mdcm.model import fit
+
+    _one_thread()
+    model = fit(
+        graph,
+        datasets,
+        objective=loaded.objective,
+        method=loaded.method,
+        variables=loaded.declared() or None,
+        config=loaded.train.config(),
+        out=out,
+        device=device,
+        seed=loaded.train.seed if seed is None else seed,
+        progress=True,
+    )
+    _out(str(model.plan))
+    for record in model.history:
+        if record["event"] == "trained":
+            heldout = "" if record["heldout"] is None else f", held-out loss {record['heldout']:.4f}"
+            hnode = ", ".join(record["hnode"])
+            _out(f"trained {{{hnode}}}: {record['steps']} steps, {record['seconds']:.1f} s{heldout}")
+    _say(f"saved {out}")
+
+
+@app.command(
+    epilog=_example('mdcm query run "P(A | do(D=0))"', 'mdcm query run "E[Y | do(X=1)] - E[Y | do(X=0)]" --json')
+)
+def query(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
+    num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Answer a causal query with a trained model."""
+    from mdcm.query import parse
+
+    # a slip of the pen is answered before torch is loaded
+    parse(text)
+
+    from mdcm.model import load
+
+    _one_thread()
+    answer = load(run).query(text, num_samples, seed=seed)
+    if not as_json:
+        _out(str(answer))
+        return
+    content = {
+        "query": answer.query,
+        "value": answer.value,
+        "stderr": answer.stderr,
+        "ess": answer.ess,
+        "support": answer.support,
+        "identification": answer.identification,
+        "note": answer.note,
+        "table": answer.table.to_dict("records"),
+    }
+    _out(json.dumps(content, indent=1, allow_nan=False))
+
+
+@app.command(
+    epilog=_example(
+        "mdcm sample run --do D=1 --num-samples 1000 --out samples.csv",
+        "mdcm sample run --do X=0 --given Z=1 --out samples.parquet",
+    )
+)
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help=".csv or .parquet; images go beside it as .npy", show_default=False)
+    ],
+    do: Annotated[list[str] | None, typer.Option(metavar="X=1", help="set a variable", show_default=False)] = None,
+    given: Annotated[
+        list[str] | None, typer.Option(metavar="Z=0", help="condition on a variable", show_default=False)
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+) -> None:
+    """Draw rows from a trained model, perhaps under an intervention."""
+    from mdcm.errors import DataError
+
+    if out.suffix not in {".csv", ".parquet"}:
+        raise DataError(f"{out}: the table is written as .csv or .parquet")
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: the directory {out.parent} does not exist")
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
+
+    import numpy as np
+
+    from mdcm.model import load
+    from mdcm.rundir import replacing
+
+    _one_thread()
+    model = load(run)
+    drawn = model.draw_samples(
+        num_samples,
+        do=_assignments(do, model.schema, "--do"),
+        given=_assignments(given, model.schema, "--given"),
+        seed=seed,
+    )
+    with replacing(out) as stream:
+        if out.suffix == ".csv":
+            drawn.table.to_csv(stream, index=False)
+        else:
+            drawn.table.to_parquet(stream, index=False)
+    _say(f"wrote {out} ({len(drawn):,} rows)")
+    if len(drawn) < num_samples:
+        _say(f"warning: only {len(drawn):,} of {num_samples:,} rows: what is given is rare in this model")
+    for name, array in drawn.images.items():
+        # a name may hold anything, a slash included, and must not lead elsewhere
+        safe = re.sub(r"[^\w. -]", lambda match: quote(match[0], safe="", errors="backslashreplace"), name)
+        path = out.with_name(f"{out.stem}.{safe}.npy")
+        with replacing(path) as stream:
+            np.save(stream, array, allow_pickle=False)
+        _say(f"wrote {path}")
+
+
+@app.command(epilog=_example("mdcm demo --out mdcm-demo"))
+def demo(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="where pictures and the model go")] = Path("mdcm-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="seed of everything random")] = 0,
+) -> None:
+    """Run the front-door experiment on real handwritten digits.
+
+    It takes a few minutes on two cores.
+    """
+    for module, package in (("PIL", "pillow"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(module) is None:
+            raise MdcmError(f"the demo needs {package}: pip install 'mdcm[demo]'")
+
+    from mdcm.experiments import frontdoor
+
+    _one_thread()
+    result = frontdoor.run(out, seed=seed, progress=True)
+    _out(frontdoor.render(result))
+
+
+def _assignments(options: list[str] | None, schema: Schema, flag: str) -> dict[str, Any]:
+    """Values by variable of options such as ``X=1``."""
+    from mdcm.errors import DataError, QueryError
+    from mdcm.variables import listing, suggestion
+
+    values: dict[str, Any] = {}
+    for option in options or []:
+        cuts = [(option[:at].strip(), option[at + 1 :].strip()) for at, sign in enumerate(option) if sign == "="]
+        if not cuts or not cuts[0][0]:
+            raise QueryError(f"{flag} {option}: NAME=VALUE is expected, as in {flag} X=1")
+        # a name may itself hold an equals sign
+        name, text = next((cut for cut in cuts if cut[0] in schema), cuts[0])
+        if name not in schema:
+            hint = suggestion(name, schema) or f"; the model has {listing(schema)}"
+            raise QueryError(f"{flag} {option}: there is no variable {name!r}{hint}")
+        if name in values:
+            raise QueryError(f"{flag} {option}: {name!r} has two values")
+        if schema[name].kind == "image":
+            raise QueryError(f"{flag} {option}: {name!r} is an image; set it in Python, with draw_samples(do=...)")
+        try:
+            values[name] = schema.parse(name, text)
+        except DataError as error:
+            raise QueryError(f"{flag} {option}: {error}") from None
+    return values
+
+
+def _one_thread() -> None:
+    import torch
+
+    # networks this small run slower on several threads; OMP_NUM_THREADS overrides it
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}")
+
+
+@functools.cache
+def _command() -> Any:
+    # not app(), which would put an exception hook of its own into the interpreter
+    return typer.main.get_command(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with 0, 1, 2 or 130.
+
+    Args:
+        arguments: What follows ``mdcm`` on the command line; by default what this program was started with.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # a terminal that lacks a letter is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _show_warning
+        _command()(args=arguments, prog_name="mdcm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The deep causal generative model: one mechanism per variable, confounder noise shared between children."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mdcm import kernels
+from mdcm.errors import PlanError
+from mdcm.mechanisms import Categorical, Mechanism, RectifiedFlow
+
+if TYPE_CHECKING:
+    from mdcm.data import Schema, Variable
+    from mdcm.graph import ADMG
+
+__all__ = ["DCM", "MechanismFactory", "default_mechanism", "derived_seed", "one_thread"]
+
+MechanismFactory = Callable[["Variable", "Sequence[Variable]", "Sequence[int]"], Mechanism]
+
+
+def derived_seed(seed: int, *address: str | int) -> int:
+    """Seed in [0, 2^63) for one purpose, a function of the run's seed and of what it is for.
+
+    Example:
+        >>> derived_seed(0, "initial", 3) == derived_seed(0, "initial", 3) != derived_seed(0, "initial", 4)
+        True
+    """
+    text = "/".join(str(part) for part in (seed, *address))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def default_mechanism(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
+    """The mechanism that a variable gets unless the user names another one.
+
+    Raises:
+        PlanError: If there is none for a variable of this kind.
+    """
+    if variable.kind == "categorical":
+        return Categorical(variable, parents, latents)
+    if variable.kind == "image":
+        return RectifiedFlow(variable, parents, latents)
+    raise PlanError(
+        f"variable {variable.name!r} is {variable.kind}, and there is no mechanism of that kind yet; declare it "
+        f"categorical with levels (bin it first), or pass mechanisms={{{variable.name!r}: ...}}"
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch inside the block, the former number afterwards.
+
+    Networks of a few dozen units are slower on several threads, and many times slower on a machine that is busy.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class DCM(nn.Module):
+    """Deep causal generative model of an ADMG.
+
+    Every confounder is one noise variable with finitely many states and a learned prior, however many children it
+    has; its children read the same state in the same row. Noise is addressed by (seed, row, variable or confounder),
+    so that any part of a sample can be made again, alone, in any batch.
+
+    Args:
+        graph: The ADMG.
+        schema: Variables by name, one for every node.
+        states: Number of states of every confounder, by name.
+        factories: Constructors of mechanisms by variable, for those that are not the default ones.
+        seed: Seed of the initial weights.
+
+    Attributes:
+        mechanisms: Mechanisms by variable.
+        priors: Logits of the prior over the states of every confounder, in the graph's order of confounders.
+
+    References:
+        Rahman & Kocaoglu (2024), Definition 4.1 and Algorithm 9.
+    """
+
+    def __init__(
+        self,
+        graph: ADMG,
+        schema: Schema,
+        states: Mapping[str, int],
+        factories: Mapping[str, MechanismFactory] | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.schema = schema
+        self.confounders = tuple(name for name, _ in graph.confounders)
+        self.position = {name: index for index, name in enumerate(graph.nodes)}
+        self.order = tuple(graph.topological_order())
+        self.states = {name: int(states[name]) for name in self.confounders}
+        self.latents: dict[str, tuple[int, ...]] = {
+            node: tuple(i for i, (_, children) in enumerate(graph.confounders) if node in children)
+            for node in graph.nodes
+        }
+        self._parents = {node: [p for p in graph.nodes if p in graph.parents(node)] for node in graph.nodes}
+        factories = dict(factories or {})
+        # positions, not names, as keys: a name may hold any character, a module's key may not
+        self._modules_by_position = nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            for node in graph.nodes:
+                torch.manual_seed(derived_seed(seed, "initial", self.position[node]))
+                sizes = [self.states[self.confounders[i]] for i in self.latents[node]]
+                make = factories.get(node, default_mechanism)
+                mechanism = make(schema[node], [schema[parent] for parent in self._parents[node]], sizes)
+                if not isinstance(mechanism, Mechanism):
+                    raise PlanError(
+                        f"mechanisms: that of {node!r} makes a {type(mechanism).__name__}; a Mechanism is needed"
+                    )
+                self._modules_by_position[str(self.position[node])] = mechanism
+        self.priors = nn.ParameterList(nn.Parameter(torch.zeros(self.states[name])) for name in self.confounders)
+
+    @property
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Mechanisms by variable, in the graph's order of nodes."""
+        return {node: self.mechanism(node) for node in self.graph.nodes}
+
+    def mechanism(self, node: str) -> Mechanism:
+        """Mechanism of one variable."""
+        module = self._modules_by_position[str(self.position[node])]
+        assert isinstance(module, Mechanism)
+        return module
+
+    def parents(self, node: str) -> list[str]:
+        """Parents of a variable in the order in which its mechanism takes them."""
+        return list(self._parents[node])
+
+    def confounder_states(self, index: int, rows: Tensor, seed: int) -> Tensor:
+        """State of a confounder in each row, int64 ``[n]``, drawn from its prior at the row's own address."""
+        uniform = kernels.uniform_noise(
+            seed, rows, len(self.graph.nodes) + index, kernels.STREAM_CONFOUNDER, 1
+        ).squeeze(1)
+        cumulative = self.priors[index].double().softmax(0).cumsum(0)
+        # the last bound is 1 up to rounding, and a draw beyond it would have no state
+        return torch.searchsorted(cumulative, uniform).clamp_max(len(cumulative) - 1)
+
+    def own_noise(self, node: str, rows: Tensor, seed: int) -> Tensor:
+        """Own noise of a variable in each row, ``[n, noise_size]``, at the row's own address."""
+        mechanism = self.mechanism(node)
+        if mechanism.noise_kind == "gumbel":
+            return kernels.gumbel_noise(seed, rows, self.position[node], mechanism.noise_size)
+        return kernels.normal_noise(seed, rows, self.position[node], mechanism.noise_size)
+
+    @torch.no_grad()
+    @one_thread()
+    def generate(
+        self,
+        rows: Tensor,
+        seed: int,
+        do: Mapping[str, Tensor] | None = None,
+        targets: Iterable[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Values of the variables in each row, under do().
+
+        Args:
+            rows: Row numbers, int64 ``[n]``.
+            seed: Seed of the noise.
+            do: Values of the variables that are set, ``n`` rows each; their mechanisms are not evaluated.
+            targets: Variables that are asked for; what only their non-ancestors need is left out. All by default.
+
+        Returns:
+            Values by name for the targets and for what they depend on, in topological order.
+        """
+        do = dict(do or {})
+        wanted = self.needed(self.graph.nodes if targets is None else targets, do)
+        shared: dict[int, Tensor] = {}
+        values: dict[str, Tensor] = {}
+        for node in self.order:
+            if node not in wanted:
+                continue
+            if node in do:
+                values[node] = do[node]
+                continue
+            for index in self.latents[node]:
+                if index not in shared:
+                    shared[index] = self.confounder_states(index, rows, seed)
+            latents = [shared[index] for index in self.latents[node]]
+            parents = {parent: values[parent] for parent in self._parents[node]}
+            values[node] = self.mechanism(node)(parents, latents, self.own_noise(node, rows, seed))
+        return values
+
+    def needed(self, targets: Iterable[str], do: Iterable[str] = ()) -> set[str]:
+        """Targets and the variables that they depend on when the variables in ``do`` are set."""
+        cut = set(do)
+        wanted: set[str] = set()
+        pending = list(targets)
+        while pending:
+            node = pending.pop()
+            if node in wanted:
+                continue
+            wanted.add(node)
+            if node not in cut:
+                pending.extend(self._parents[node])
+        return wanted
+
+    def architecture(self) -> dict[str, Any]:
+        """Shapes of mechanisms and confounders as plain JSON values."""
+        return {
+            "states": dict(self.states),
+            "mechanisms": {node: self.mechanism(node).config() for node in self.graph.nodes},
+        }

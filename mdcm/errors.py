@@ -1,0 +1,150 @@
+"""Errors that say what is wrong, where, and what to do.
+
+Each error carries its evidence as attributes, so that a program can act on it as well as a person. Errors about
+input are also ``ValueError``, so that code which knows nothing of mdcm still catches them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "GraphError",
+    "LowSupportError",
+    "MdcmError",
+    "NotIdentifiableError",
+    "PlanError",
+    "QueryError",
+    "UntrainableError",
+]
+
+
+class MdcmError(Exception):
+    """Anything that mdcm refuses to do, with the reason as its message."""
+
+
+class GraphError(MdcmError, ValueError):
+    """The graph is not an ADMG, or its text cannot be read.
+
+    Attributes:
+        cycle: Names along a directed cycle, first repeated last, where a cycle is the problem.
+        edge: The offending edge as a pair of names, where an edge is the problem.
+        line: Line in the text, from 1, where the graph came from text.
+        column: Column in that line, from 1.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cycle: tuple[str, ...] | None = None,
+        edge: tuple[str, str] | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cycle = cycle
+        self.edge = edge
+        self.line = line
+        self.column = column
+
+
+class DataError(MdcmError, ValueError):
+    """A table, an image array or a schema cannot be used as it is.
+
+    Attributes:
+        dataset: Name of the dataset.
+        column: Name of the column.
+        row: First offending row, from 0.
+        count: How many rows offend.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        dataset: str | None = None,
+        column: str | None = None,
+        row: int | None = None,
+        count: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.dataset = dataset
+        self.column = column
+        self.row = row
+        self.count = count
+
+
+class PlanError(MdcmError, ValueError):
+    """The request cannot be planned: its options contradict each other or the graph."""
+
+
+class UntrainableError(PlanError):
+    """No dataset can teach an h-node.
+
+    Attributes:
+        hnode: Names of the h-node's variables.
+        missing: For each dataset's name, what it lacks.
+    """
+
+    def __init__(self, message: str, *, hnode: tuple[str, ...] = (), missing: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.hnode = hnode
+        self.missing = dict(missing or {})
+
+
+class QueryError(MdcmError, ValueError):
+    """A causal query cannot be read, or does not fit the model.
+
+    Attributes:
+        text: The query as given, where it was text.
+        position: Offset of the problem in the text, from 0.
+        length: Number of characters that the problem spans, at least 1.
+    """
+
+    def __init__(self, message: str, *, text: str | None = None, position: int | None = None, length: int = 1) -> None:
+        if text is not None and position is not None:
+            caret = " " * position + "^" * max(length, 1)
+            message = f"{message}\n  {text}\n  {caret}"
+        super().__init__(message)
+        self.text = text
+        self.position = position
+        self.length = length
+
+
+class NotIdentifiableError(MdcmError):
+    """The graph and the data do not determine the answer.
+
+    Attributes:
+        witness: The hedge or the failing counterfactual factor.
+    """
+
+    def __init__(self, message: str, *, witness: object = None) -> None:
+        super().__init__(message)
+        self.witness = witness
+
+
+class LowSupportError(MdcmError):
+    """Too few draws or too few training rows stand behind an answer.
+
+    Attributes:
+        ess: Effective sample size of the draws.
+        probability: Estimated probability of the evidence.
+    """
+
+    def __init__(self, message: str, *, ess: float | None = None, probability: float | None = None) -> None:
+        super().__init__(message)
+        self.ess = ess
+        self.probability = probability
+
+
+class CheckpointError(MdcmError, ValueError):
+    """A run directory cannot be read: a file is missing, damaged or from another format version.
+
+    Attributes:
+        path: The offending file.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path

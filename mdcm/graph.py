@@ -1,0 +1,845 @@
+"""Acyclic directed mixed graphs by name."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdcm import _core
+from mdcm.errors import GraphError
+from mdcm.formats import GraphRecord, Place, format_arrows, parse_arrows
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["ADMG", "read_graph"]
+
+Names = str | Iterable[str]
+Edge = tuple[str, str]
+
+_ARROW = {"directed": "->", "bidirected": "<->"}
+
+
+class ADMG:
+    """An acyclic directed mixed graph: variables, directed edges, and hidden confounders.
+
+    A bidirected edge ``A <-> B`` is a latent of its own with the children A and B. A latent with more children is
+    given by name with its children, and is one confounder, not one per pair. A latent may have parents, latent
+    children or bidirected edges: the graph is then replaced by its latent projection, in which every latent keeps
+    its name and is a root. A latent that reaches fewer than two variables confounds nothing and is dropped.
+
+    Args:
+        nodes: Names of the observed variables, in the order that breaks ties everywhere; None takes them from the
+            edges, in order of first appearance.
+        directed: Pairs (tail, head). An edge that is given twice counts once.
+        bidirected: Pairs, in either direction.
+        latents: For each latent's name its children; more children may be given as directed edges.
+
+    Attributes:
+        nodes: Names, in insertion order.
+        directed: Directed edges as pairs of names, in insertion order.
+        bidirected: Bidirected edges as pairs of names, in insertion order; latents with a name are not among them.
+        latents: Pairs (name, children) of the latents with a name, in insertion order.
+
+    Raises:
+        GraphError: If there is a cycle, a self-loop, a repeated node, bidirected edge or latent, an edge to an
+            unknown node, or an empty name.
+
+    Complexity:
+        O(nodes + edges) time and memory; a latent costs as much as it has children.
+
+    References:
+        Richardson (2003), Markov properties for acyclic directed mixed graphs, https://doi.org/10.1111/1467-9469.00323
+
+    Example:
+        >>> graph = ADMG(nodes=["D", "I", "A"], directed=[("D", "I"), ("I", "A")], bidirected=[("D", "A")])
+        >>> graph == ADMG.from_string("D -> I -> A; D <-> A")
+        True
+        >>> graph.m_separated("D", "A", given="I")
+        False
+    """
+
+    __slots__ = ("_confounders", "_core", "_index", "bidirected", "directed", "latents", "nodes")
+
+    nodes: tuple[str, ...]
+    directed: tuple[Edge, ...]
+    bidirected: tuple[Edge, ...]
+    latents: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __init__(
+        self,
+        nodes: Iterable[str] | None = None,
+        directed: Iterable[Edge] = (),
+        bidirected: Iterable[Edge] = (),
+        latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None = None,
+    ) -> None:
+        self._build(nodes, tuple(directed), tuple(bidirected), latents, _Places())
+
+    def _build(
+        self,
+        nodes: Iterable[str] | None,
+        directed: tuple[Edge, ...],
+        bidirected: tuple[Edge, ...],
+        latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None,
+        places: _Places,
+    ) -> None:
+        hidden = _latent_children(latents)
+        if isinstance(nodes, str):
+            raise GraphError(f"nodes is the text {nodes!r}; give a list of names, or use ADMG.from_string")
+        if nodes is None:
+            ends = itertools.chain.from_iterable(itertools.chain(directed, bidirected, hidden.values()))
+            names = tuple(name for name in dict.fromkeys(ends) if name not in hidden)
+        else:
+            names = tuple(nodes)
+        every = names + tuple(hidden)
+        index = {name: i for i, name in enumerate(every)}
+        _check_names(names, hidden, index)
+        directed += tuple((name, child) for name, children in hidden.items() for child in children)
+        arrays = _pair_ends(index, "directed", directed, places) + _pair_ends(index, "bidirected", bidirected, places)
+        directed, bidirected = _as_pairs(directed), _as_pairs(bidirected)
+        try:
+            core = _core.Admg(len(every), *arrays, *_hub_arrays(()))
+        except _core.GraphFault as fault:
+            _raise_fault(fault, every, directed, bidirected, places)
+        if core.num_directed < len(directed):
+            directed = tuple(dict.fromkeys(directed))
+        self.nodes = names
+        self._confounders: tuple[tuple[str, tuple[str, ...]], ...] | None = None
+        if hidden:
+            self._index = {name: i for i, name in enumerate(names)}
+            self._adopt_latents(core, every, directed, bidirected)
+        else:
+            self._index, self._core = index, core
+            self.directed, self.bidirected, self.latents = directed, bidirected, ()
+
+    def _adopt_latents(
+        self, core: _core.Admg, every: tuple[str, ...], directed: tuple[Edge, ...], bidirected: tuple[Edge, ...]
+    ) -> None:
+        """Turns the hidden nodes of ``core``, the last in ``every``, into latents that are roots.
+
+        Where they already are, nothing else changes; otherwise the graph becomes its latent projection.
+        """
+        children: dict[str, list[str]] = {name: [] for name in every[len(self.nodes) :]}
+        for tail, head in directed:
+            if tail in children:
+                children[tail].append(head)
+        heads = {head for _, head in directed}
+        if children.keys() & heads or children.keys() & {name for pair in bidirected for name in pair}:
+            index = {name: i for i, name in enumerate(every)}
+            found = core.latent_projection(range(len(self.nodes)), shared=True)
+            self._adopt_projection(found, every, (), _sorted_pairs(bidirected, index))
+            return
+        self.directed = tuple(edge for edge in directed if edge[0] not in children)
+        self.bidirected = bidirected
+        self.latents = tuple((name, tuple(group)) for name, group in children.items() if len(group) > 1)
+        self._set_core()
+
+    def _adopt_projection(
+        self,
+        found: _core.Projection,
+        names: Sequence[str],
+        hubs: Sequence[str],
+        pairs: Sequence[Edge],
+    ) -> None:
+        """Takes over what a projection found, in its node numbers, with names for what became a latent."""
+        self.directed = tuple(_name_pairs(names, found["tails"], found["heads"]))
+        self.bidirected = tuple(_name_pairs(names, found["first"], found["second"]))
+        taken = set(names)
+        latents = []
+        offsets = found["latent_offsets"].tolist()
+        children = found["latent_children"].tolist()
+        for k, origin in enumerate(found["latent_origin"].tolist()):
+            if origin < len(hubs):
+                name = hubs[origin]
+            elif origin < len(hubs) + len(names):
+                name = names[origin - len(hubs)]
+            else:
+                name = _fresh_name(pairs[origin - len(hubs) - len(names)], taken)
+            latents.append((name, tuple(names[i] for i in children[offsets[k] : offsets[k + 1]])))
+        self.latents = tuple(latents)
+        self._set_core()
+
+    def _set_core(self) -> None:
+        index = self._index
+        self._core = _core.Admg(
+            len(self.nodes),
+            *_pair_ends(index, "directed", self.directed, _Places()),
+            *_pair_ends(index, "bidirected", self.bidirected, _Places()),
+            *_hub_arrays([[index[child] for child in children] for _, children in self.latents]),
+        )
+
+    # ------------------------------------------------------------------ reading and writing
+
+    @classmethod
+    def from_string(cls, text: str) -> ADMG:
+        """Reads arrow text, for example ``"D -> I -> A; D <-> A"``.
+
+        Statements stand on lines of their own or are separated by ``;``. A chain may mix ``->``, ``<-`` and
+        ``<->``; a bare name is an isolated node; ``U [latent]`` declares a latent, whose children are the heads of
+        its edges; ``#`` starts a comment; unusual names are written in double quotes.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The graph, nodes in order of first appearance.
+
+        Raises:
+            GraphError: If the text cannot be read or is no ADMG, with line and column.
+
+        Example:
+            >>> ADMG.from_string("U [latent]; U -> A; U -> B; U -> C; A -> B").latents
+            (('U', ('A', 'B', 'C')),)
+        """
+        return cls._from_record(parse_arrows(text))
+
+    @classmethod
+    def _from_record(cls, record: GraphRecord) -> ADMG:
+        graph = cls.__new__(cls)
+        places = _Places(record.directed_places, record.bidirected_places)
+        graph._build(record.nodes, record.directed, record.bidirected, dict.fromkeys(record.latents, ()), places)
+        return graph
+
+    @classmethod
+    def parse_or_read(cls, text_or_path: str) -> ADMG:
+        """Takes a graph as a command line gives it: the path of a graph file, or the text itself.
+
+        Args:
+            text_or_path: An existing file's path, or arrow text.
+
+        Returns:
+            The graph.
+
+        Raises:
+            GraphError: If it is neither.
+
+        Example:
+            >>> ADMG.parse_or_read("X -> Y").nodes
+            ('X', 'Y')
+        """
+        is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
+        if not is_text:
+            path = Path(text_or_path)
+            if path.is_file():
+                return read_graph(path)
+            if path.suffix or len(path.parts) > 1:
+                raise GraphError(f"there is no graph file {text_or_path!r}, and it has no edges to be a graph's text")
+        return cls.from_string(text_or_path)
+
+    def to_string(self, separator: str = "; ") -> str:
+        r"""Writes arrow text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+
+        Args:
+            separator: What stands between statements, for example ``"; "`` or ``"\n"``.
+
+        Returns:
+            The text.
+
+        Example:
+            >>> ADMG(["A", "B", "C"], [("A", "B")]).to_string()
+            'A -> B; C'
+        """
+        from_latents = tuple((name, child) for name, children in self.latents for child in children)
+        record = GraphRecord(
+            self.nodes, self.directed + from_latents, self.bidirected, tuple(name for name, _ in self.latents)
+        )
+        return format_arrows(record, separator)
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> ADMG:
+        """Converts a networkx digraph with hidden nodes.
+
+        Args:
+            graph: The digraph. Nodes that are not text get their ``str`` as name.
+            latents: Hidden nodes, besides those with the attribute ``latent=True`` or ``observed="no"``. Hidden
+                nodes that also have ``bidirected=True`` become bidirected edges.
+
+        Returns:
+            The graph, nodes in the digraph's order.
+
+        Raises:
+            GraphError: If the graph is undirected, no ADMG, two nodes have the same name, or a hidden node is not
+                in it.
+
+        Example:
+            >>> import networkx as nx
+            >>> ADMG.from_networkx(nx.DiGraph([("U", "X"), ("U", "Y"), ("X", "Y")]), latents=["U"]).latents
+            (('U', ('X', 'Y')),)
+        """
+        if not graph.is_directed():
+            raise GraphError("the networkx graph is undirected; an ADMG needs a DiGraph")
+        hidden = dict.fromkeys(latents)
+        for node in hidden:
+            if node not in graph:
+                raise GraphError(f"the latent {node!r} is not a node of the networkx graph")
+        names: dict[Any, str] = {}
+        pairs: dict[Any, None] = {}
+        for node, attributes in graph.nodes(data=True):
+            names[node] = str(node)
+            if attributes.get("latent") is True or attributes.get("observed") in {"no", False}:
+                hidden[node] = None
+                if attributes.get("bidirected") is True and graph.in_degree(node) == 0 and graph.out_degree(node) == 2:
+                    pairs[node] = None
+        if len(set(names.values())) < len(names):
+            raise GraphError("two nodes of the networkx graph have the same name as text; relabel them first")
+        return cls(
+            nodes=[name for node, name in names.items() if node not in hidden],
+            directed=dict.fromkeys((names[a], names[b]) for a, b in graph.edges() if a not in pairs),
+            bidirected=[(names[a], names[b]) for a, b in (tuple(graph.successors(node)) for node in pairs)],
+            latents={names[node]: () for node in hidden if node not in pairs},
+        )
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """Converts to a networkx digraph in which every confounder is a hidden node.
+
+        Returns:
+            A DiGraph. Hidden nodes have the attribute ``latent=True``, those of bidirected edges also
+            ``bidirected=True``; :meth:`from_networkx` turns them back.
+
+        Example:
+            >>> sorted(ADMG.from_string("X -> Y; X <-> Y").to_networkx().edges())
+            [('U[X,Y]', 'X'), ('U[X,Y]', 'Y'), ('X', 'Y')]
+        """
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(self.nodes)
+        graph.add_edges_from(self.directed)
+        for k, (name, children) in enumerate(self.confounders):
+            graph.add_node(name, latent=True, **({"bidirected": True} if k >= len(self.latents) else {}))
+            graph.add_edges_from((name, child) for child in children)
+        return graph
+
+    # ------------------------------------------------------------------ structure
+
+    @property
+    def confounders(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Every hidden confounder as (name, children): the latents with a name, then one per bidirected edge.
+
+        A bidirected edge's confounder is called ``U[A,B]``, with primes added where that name is taken. The order
+        is the insertion order of the latents and of the bidirected edges.
+        """
+        if self._confounders is None:
+            taken = {*self.nodes, *(name for name, _ in self.latents)}
+            pairs = tuple((_fresh_name(pair, taken), pair) for pair in self.bidirected)
+            self._confounders = self.latents + pairs
+        return self._confounders
+
+    def index(self, name: str) -> int:
+        """Position of a name in :attr:`nodes`.
+
+        Args:
+            name: The name.
+
+        Returns:
+            The position, from 0.
+
+        Raises:
+            GraphError: If there is no such node.
+        """
+        return self._indices(name)[0]
+
+    def parents(self, names: Names) -> set[str]:
+        """Parents of a node, or of any member of a set of nodes (members included where they are parents).
+
+        Args:
+            names: A name, or several.
+
+        Returns:
+            The names of the parents.
+        """
+        return {self.nodes[p] for v in self._indices(names) for p in self._core.parents(v).tolist()}
+
+    def children(self, names: Names) -> set[str]:
+        """Children of a node, or of any member of a set of nodes.
+
+        Args:
+            names: A name, or several.
+
+        Returns:
+            The names of the children.
+        """
+        return {self.nodes[c] for v in self._indices(names) for c in self._core.children(v).tolist()}
+
+    def siblings(self, names: Names) -> set[str]:
+        """Nodes that share a hidden confounder with a node, or with any member of a set of nodes.
+
+        Args:
+            names: A name, or several.
+
+        Returns:
+            The names of the siblings.
+        """
+        return {self.nodes[s] for v in self._indices(names) for s in self._core.siblings(v).tolist()}
+
+    def ancestors(self, names: Names) -> set[str]:
+        """Nodes from which a directed path leads to the given ones, these included.
+
+        Args:
+            names: A name, or several.
+
+        Returns:
+            The names of the ancestors.
+
+        Complexity:
+            O(nodes + edges among the ancestors).
+        """
+        return self._named(self._core.ancestors(self._indices(names)))
+
+    def descendants(self, names: Names) -> set[str]:
+        """Nodes to which a directed path leads from the given ones, these included.
+
+        Args:
+            names: A name, or several.
+
+        Returns:
+            The names of the descendants.
+
+        Complexity:
+            O(nodes + edges among the descendants).
+        """
+        return self._named(self._core.descendants(self._indices(names)))
+
+    def topological_order(self) -> tuple[str, ...]:
+        """Kahn's order, in which every node follows its parents, the node inserted first wherever several could.
+
+        Returns:
+            The names in that order.
+        """
+        return tuple(self.nodes[v] for v in self._core.topological_order.tolist())
+
+    def c_components(self) -> list[set[str]]:
+        """Maximal sets of nodes that hidden confounders connect, also called districts.
+
+        Returns:
+            The sets, ordered by their first member in topological order.
+
+        Complexity:
+            O(nodes + bidirected edges + children of latents).
+
+        References:
+            Tian & Pearl (2002), A general identification condition for causal effects.
+
+        Example:
+            >>> [sorted(part) for part in ADMG.from_string("D -> I -> A; D <-> A").c_components()]
+            [['A', 'D'], ['I']]
+        """
+        labels = self._core.c_components().tolist()
+        parts: list[set[str]] = [set() for _ in range(max(labels, default=-1) + 1)]
+        for name, label in zip(self.nodes, labels, strict=True):
+            parts[label].add(name)
+        return parts
+
+    # ------------------------------------------------------------------ separation and do-calculus
+
+    def m_separated(self, x: Names, y: Names, given: Names = ()) -> bool:
+        """Whether conditioning on ``given`` blocks every path between ``x`` and ``y``.
+
+        Args:
+            x: Names.
+            y: Names, none of them in ``x``.
+            given: Names, none of them in ``x`` or ``y``.
+
+        Returns:
+            True if the graph implies that x and y are independent given ``given``.
+
+        Raises:
+            GraphError: If a name is unknown or occurs in two of the sets.
+
+        Complexity:
+            O(nodes + edges), one breadth-first search.
+
+        References:
+            Richardson (2003), Markov properties for acyclic directed mixed graphs, section 2.1.
+
+        Example:
+            >>> ADMG.from_string("X -> Z <- Y").m_separated("X", "Y")
+            True
+        """
+        sets = self._disjoint(x=x, y=y, given=given)
+        return self._core.m_separated(sets["x"], sets["y"], sets["given"])
+
+    def rule1(self, y: Names, z: Names, x: Names = (), w: Names = ()) -> bool:
+        """Pearl's first rule: whether the graph implies P(y | do(x), z, w) = P(y | do(x), w).
+
+        Args:
+            y: Outcomes.
+            z: Observations to be dropped.
+            x: Variables intervened on.
+            w: Further observations.
+
+        Returns:
+            True if the rule applies.
+
+        Raises:
+            GraphError: If a name is unknown or occurs in two of the sets.
+
+        References:
+            Pearl (1995), Causal diagrams for empirical research, Theorem 3.
+        """
+        sets = self._disjoint(y=y, z=z, x=x, w=w)
+        return self._core.rule1(sets["y"], sets["z"], sets["x"], sets["w"])
+
+    def rule2(self, y: Names, z: Names, x: Names = (), w: Names = ()) -> bool:
+        """Pearl's second rule: whether the graph implies P(y | do(x), do(z), w) = P(y | do(x), z, w).
+
+        Args:
+            y: Outcomes.
+            z: Interventions to be exchanged for observations.
+            x: Variables intervened on either way.
+            w: Further observations.
+
+        Returns:
+            True if the rule applies.
+
+        Raises:
+            GraphError: If a name is unknown or occurs in two of the sets.
+
+        References:
+            Pearl (1995), Causal diagrams for empirical research, Theorem 3.
+
+        Example:
+            >>> graph = ADMG.from_string("D -> I -> A; D <-> A")
+            >>> graph.rule2("I", "D"), graph.rule2("A", "D")
+            (True, False)
+        """
+        sets = self._disjoint(y=y, z=z, x=x, w=w)
+        return self._core.rule2(sets["y"], sets["z"], sets["x"], sets["w"])
+
+    def rule3(self, y: Names, z: Names, x: Names = (), w: Names = ()) -> bool:
+        """Pearl's third rule: whether the graph implies P(y | do(x), do(z), w) = P(y | do(x), w).
+
+        Args:
+            y: Outcomes.
+            z: Interventions to be dropped.
+            x: Variables intervened on either way.
+            w: Observations.
+
+        Returns:
+            True if the rule applies.
+
+        Raises:
+            GraphError: If a name is unknown or occurs in two of the sets.
+
+        References:
+            Pearl (1995), Causal diagrams for empirical research, Theorem 3.
+        """
+        sets = self._disjoint(y=y, z=z, x=x, w=w)
+        return self._core.rule3(sets["y"], sets["z"], sets["x"], sets["w"])
+
+    def modularity_set(self, names: Names, do: Names = ()) -> set[str]:
+        """The smallest set A of ancestors with which S = names ∪ A satisfies rule 2 for its parents under do().
+
+        Then P(S | Pa(S), do(I)) = P(S | do(Pa(S)), do(I)): matching the left side, which data show, teaches the
+        mechanisms of S the right side. The set is unique, and contained in every other one that satisfies rule 2.
+
+        Args:
+            names: The mechanisms to be trained; those that ``do`` intervenes on have none and are left out.
+            do: Variables intervened on in the data.
+
+        Returns:
+            The names in A.
+
+        Raises:
+            GraphError: If a name is unknown.
+
+        Complexity:
+            O(nodes + edges) at worst; only what precedes the last of ``names`` in topological order is visited.
+
+        References:
+            Rahman & Kocaoglu (2024), Modular Learning of Deep Causal Generative Models for High-dimensional Causal
+            Inference, Definitions 4.4 and D.1.
+
+        Example:
+            >>> ADMG.from_string("D -> I -> A; D <-> A").modularity_set(["D", "A"])
+            {'I'}
+        """
+        return self._named(self._core.modularity_set(self._indices(names), self._indices(do)))
+
+    # ------------------------------------------------------------------ new graphs
+
+    def intervene(self, names: Names) -> ADMG:
+        """The graph under do(names): without the edges, confounders included, that point into them.
+
+        Args:
+            names: Variables intervened on.
+
+        Returns:
+            A new graph over the same nodes. A latent keeps its other children if two or more are left.
+        """
+        targets = {self.nodes[v] for v in self._indices(names)}
+        kept = ((name, tuple(c for c in children if c not in targets)) for name, children in self.latents)
+        return ADMG(
+            self.nodes,
+            [edge for edge in self.directed if edge[1] not in targets],
+            [(a, b) for a, b in self.bidirected if a not in targets and b not in targets],
+            {name: children for name, children in kept if len(children) > 1},
+        )
+
+    def latent_projection(self, observed: Names, *, shared: bool = False) -> ADMG:
+        """The graph over ``observed`` alone that implies the same about them.
+
+        There is an edge A -> B where a directed path leads from A to B through hidden nodes only, and A and B are
+        confounded where a hidden node or a confounder reaches both in that way.
+
+        Args:
+            observed: Names of the variables to keep.
+            shared: False: what a hidden variable confounds becomes one bidirected edge per pair. True: a hidden
+                variable that reaches three or more becomes one latent, which keeps dependences that confounders of
+                pairs cannot produce. Latents with a name stay latents either way.
+
+        Returns:
+            A new graph, nodes in the order of this one.
+
+        Raises:
+            GraphError: If a name is unknown.
+
+        References:
+            Verma & Pearl (1990), Equivalence and synthesis of causal models; Evans (2016), Graphs for margins of
+            Bayesian networks (shared latents).
+
+        Example:
+            >>> ADMG.from_string("A -> H -> B; H -> C").latent_projection(["A", "B", "C"]).to_string()
+            'A -> B; A -> C; B <-> C'
+        """
+        indices = sorted(set(self._indices(observed)))
+        found = self._core.latent_projection(indices, shared=shared)
+        graph = ADMG.__new__(ADMG)
+        graph.nodes = tuple(self.nodes[v] for v in indices)
+        graph._index = {name: i for i, name in enumerate(graph.nodes)}
+        graph._confounders = None
+        hubs = [name for name, _ in self.latents]
+        graph._adopt_projection(found, self.nodes, hubs, _sorted_pairs(self.bidirected, self._index))
+        return graph
+
+    # ------------------------------------------------------------------ names and numbers
+
+    def _indices(self, names: Names) -> list[int]:
+        index = self._index
+        if isinstance(names, str):
+            names = (names,)
+        try:
+            return [index[name] for name in names]
+        except (KeyError, TypeError):
+            unknown = next(name for name in names if not isinstance(name, str) or name not in index)
+            raise GraphError(f"the graph has no node {unknown!r}{_suggestion(unknown, self.nodes)}") from None
+
+    def _named(self, indices: NDArray[np.int32]) -> set[str]:
+        return {self.nodes[v] for v in indices.tolist()}
+
+    def _disjoint(self, **sets: Names) -> dict[str, list[int]]:
+        found = {key: self._indices(names) for key, names in sets.items()}
+        where: dict[int, str] = {}
+        for key, indices in found.items():
+            for v in indices:
+                if where.setdefault(v, key) != key:
+                    raise GraphError(f"{self.nodes[v]!r} is in both {where[v]} and {key}; the sets must be disjoint")
+        return found
+
+    def _same_as(self) -> tuple[frozenset[Any], ...]:
+        return (
+            frozenset(self.nodes),
+            frozenset(self.directed),
+            frozenset(frozenset(pair) for pair in self.bidirected),
+            frozenset((name, frozenset(children)) for name, children in self.latents),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Graphs are equal when nodes, edges and latents are, whatever their order."""
+        return self._same_as() == other._same_as() if isinstance(other, ADMG) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._same_as())
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def __str__(self) -> str:
+        return self.to_string()
+
+    def __repr__(self) -> str:
+        if len(self.nodes) + len(self.directed) + len(self.bidirected) > 60:
+            return (
+                f"<ADMG: {len(self.nodes)} nodes, {len(self.directed)} directed and {len(self.bidirected)} bidirected "
+                f"edges, {len(self.latents)} latents>"
+            )
+        return f"ADMG.from_string({self.to_string()!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ADMG, (self.nodes, self.directed, self.bidirected, self.latents)
+
+
+def read_graph(path: str | Path) -> ADMG:
+    """Reads a graph from a file of arrow text.
+
+    Args:
+        path: The file, UTF-8.
+
+    Returns:
+        The graph.
+
+    Raises:
+        GraphError: If the file cannot be read or holds no graph; the message names the file, line and column.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise GraphError(f"{path}: the graph cannot be read: {reason}") from error
+    try:
+        return ADMG.from_string(text)
+    except GraphError as error:
+        error.args = (f"{path}: {error}",)
+        raise
+
+
+class _Places:
+    """Where edges stand in a text; nowhere for edges that come from elsewhere."""
+
+    def __init__(self, directed: Sequence[Place] = (), bidirected: Sequence[Place] = ()) -> None:
+        self._places = {"directed": directed, "bidirected": bidirected}
+
+    def fail(
+        self,
+        message: str,
+        kind: str = "directed",
+        i: int = 0,
+        *,
+        edge: Edge | None = None,
+        cycle: tuple[str, ...] | None = None,
+    ) -> NoReturn:
+        places = self._places[kind]
+        line, column = places[i] if i < len(places) else (None, None)
+        where = f"line {line}, column {column}: " if line is not None else ""
+        raise GraphError(where + message, cycle=cycle, edge=edge, line=line, column=column)
+
+
+def _latent_children(
+    latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None,
+) -> dict[str, dict[str, None]]:
+    """Each latent's children, in order."""
+    items = list(latents.items() if isinstance(latents, Mapping) else latents or ())
+    hidden: dict[str, dict[str, None]] = {}
+    for name, children in items:
+        if name in hidden:
+            raise GraphError(f"the latent {name!r} is given twice")
+        if isinstance(children, str):
+            raise GraphError(f"the children of the latent {name!r} are the text {children!r}; give a list of names")
+        hidden[name] = dict.fromkeys(children)
+    return hidden
+
+
+def _check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], index: Mapping[str, int]) -> None:
+    for what, group in (("node", names), ("latent", tuple(hidden))):
+        for i, name in enumerate(group):
+            if not isinstance(name, str):
+                raise GraphError(f"{what} {i} is {name!r}: names are text")
+            if not name.strip():
+                raise GraphError(f"{what} {i} has an empty name")
+    if len(index) < len(names) + len(hidden):
+        counted: set[str] = set()
+        for name in (*names, *hidden):
+            if name in counted:
+                both = " as a node and as a latent" if name in hidden and name in names else ""
+                raise GraphError(f"the node {name!r} is given twice{both}")
+            counted.add(name)
+    for name, children in hidden.items():
+        for child in children:
+            if child not in index:
+                message = f"the latent {name!r} has the child {child!r}, which is not a node"
+                raise GraphError(message + _suggestion(child, index), edge=(name, child))
+            if child == name:
+                raise GraphError(f"the latent {name!r} is its own child", edge=(name, name))
+
+
+def _pair_ends(
+    index: dict[str, int], kind: str, pairs: tuple[Edge, ...], places: _Places
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    ends = _core.index_pairs(index, pairs)
+    if ends is not None:
+        return ends
+    arrow = _ARROW[kind]
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
+            places.fail(f"{kind} edge {i} is {pair!r}: an edge is a pair of names", kind, i)
+        for name in pair:
+            if not isinstance(name, str) or name not in index:
+                edge = (str(pair[0]), str(pair[1]))
+                message = f"the edge {pair[0]} {arrow} {pair[1]} names {name!r}, which is not a node"
+                places.fail(message + _suggestion(name, index), kind, i, edge=edge)
+    raise AssertionError("every pair has two known names")
+
+
+def _raise_fault(
+    fault: _core.GraphFault,
+    names: Sequence[str],
+    directed: tuple[Edge, ...],
+    bidirected: tuple[Edge, ...],
+    places: _Places,
+) -> NoReturn:
+    """Says in names what the compiled graph refused."""
+    what, nodes, at = fault.args
+    named = tuple(names[v] for v in nodes)
+    if what == "cycle":
+        cycle = (*named, named[0])
+        steps = set(itertools.pairwise(cycle))
+        last = max(i for i, edge in enumerate(directed) if edge in steps)
+        shown = cycle if len(cycle) <= 12 else (*cycle[:8], f"... ({len(named)} nodes)", cycle[-1])
+        message = f"the directed edges have a cycle: {' -> '.join(shown)}"
+        places.fail(message, "directed", last, cycle=cycle, edge=directed[last])
+    if what == "self-loop":
+        edge = (named[0], named[0])
+        kind = "directed" if edge in directed[at : at + 1] else "bidirected"
+        places.fail(f"the edge {named[0]} {_ARROW[kind]} {named[0]} joins a node to itself", kind, at, edge=edge)
+    if what == "repeated pair":
+        message = (
+            f"the bidirected edge {named[0]} <-> {named[1]} is given twice; one edge is one hidden confounder, "
+            f"and a second one of the same pair adds nothing"
+        )
+        places.fail(message, "bidirected", at, edge=bidirected[at])
+    places.fail(f"the graph cannot be built: {what}")
+
+
+def _as_pairs(edges: Iterable[Sequence[str]]) -> tuple[Edge, ...]:
+    return tuple(edge if type(edge) is tuple else (edge[0], edge[1]) for edge in edges)
+
+
+def _hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    rows = list(hubs)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return offsets, np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32)
+
+
+def _name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterable[Edge]:
+    return ((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
+
+
+def _sorted_pairs(pairs: Iterable[Edge], index: Mapping[str, int]) -> list[Edge]:
+    """Bidirected edges in the order in which the compiled graph counts them."""
+    return sorted(
+        ((a, b) if index[a] < index[b] else (b, a) for a, b in pairs), key=lambda e: (index[e[0]], index[e[1]])
+    )
+
+
+def _fresh_name(pair: Edge, taken: set[str]) -> str:
+    name = f"U[{pair[0]},{pair[1]}]"
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _suggestion(name: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,107 @@
+"""What every mechanism is: a function from parents, confounder noise and own noise to a value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mdcm.data import Variable
+
+__all__ = ["Mechanism", "float_pixels"]
+
+NoiseKind = Literal["gumbel", "normal", "none"]
+
+
+def float_pixels(value: Tensor) -> Tensor:
+    """Pixels as mechanisms see them, float32 in [-1, 1], from uint8; any other tensor as it is."""
+    return value.float() / 127.5 - 1.0 if value.dtype == torch.uint8 else value
+
+
+class Mechanism(nn.Module, ABC):
+    """The function ``v = f(parents, u, e)`` of one variable of a deep causal generative model.
+
+    Values are tensors over rows: int64 codes ``[n]`` for a categorical variable, float32 ``[n]`` for a continuous
+    one, float32 ``[n, c, h, w]`` in [-1, 1] for an image. A subclass implements :meth:`forward` and
+    :meth:`conditional_loss`; with a tractable density it also implements :meth:`log_prob` and sets ``has_density``.
+
+    Args:
+        variable: The variable that this mechanism generates.
+        parents: Its parents, in a fixed order.
+        latents: Number of states of each latent confounder that points into the variable, in a fixed order.
+
+    Attributes:
+        noise_kind: Distribution of the mechanism's own noise.
+        noise_size: Number of noise values per row.
+        has_density: Whether :meth:`log_prob` is available.
+
+    References:
+        Rahman & Kocaoglu (2024), Definition 4.1.
+    """
+
+    noise_kind: ClassVar[NoiseKind] = "normal"
+    has_density: ClassVar[bool] = False
+
+    def __init__(self, variable: Variable, parents: Sequence[Variable], latents: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.variable = variable
+        self.parents = tuple(parents)
+        self.latents = tuple(latents)
+
+    @property
+    @abstractmethod
+    def noise_size(self) -> int:
+        """Number of values of own noise per row."""
+
+    @abstractmethod
+    def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """Generate the variable.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            latents: State of every latent confounder of the variable, int64 ``[n]`` each.
+            noise: Own noise, float32 ``[n, noise_size]`` distributed as ``noise_kind`` says.
+
+        Returns:
+            Values of the variable, ``n`` rows.
+        """
+
+    @abstractmethod
+    def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss per row, ``[n]``, minimal in expectation at P(variable | parents); for a variable without confounders.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            value: Observed values of the variable, ``n`` rows.
+            generator: Source of the randomness that the loss needs, if any.
+        """
+
+    def log_prob(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor) -> Tensor:
+        """Log density or log probability of ``value`` in nats, ``[n]``.
+
+        Raises:
+            TypeError: If the mechanism has no tractable density.
+        """
+        raise TypeError(f"the mechanism of {self.variable.name!r} ({type(self).__name__}) has no density")
+
+    def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
+        """Set what is measured on the training rows rather than learned, such as scales; called before training."""
+
+    def training_defaults(self) -> dict[str, Any]:
+        """Optimiser settings that suit :meth:`conditional_loss` of this mechanism, by name."""
+        return {
+            "steps": 1000,
+            "batch_size": 256,
+            "learning_rate": 3e-3,
+            "weight_decay": 0.0,
+            "betas": (0.9, 0.999),
+            "ema": 0.99,
+            "warmup": 30,
+        }
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Architecture as plain JSON values, enough to build the same mechanism again."""

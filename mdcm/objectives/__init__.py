@@ -1,0 +1,1 @@
+"""Training objectives: what a mechanism or a group of them is fitted to."""

@@ -1,0 +1,61 @@
+"""Progress bars of training on a terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["bars"]
+
+_LONGEST_NAME = 28
+# finished bars that stay in sight; a plan may have thousands of h-nodes
+_MOST_FINISHED = 8
+
+
+class _Bars:
+    """Shows one bar per h-node, and takes old ones away."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._tasks: dict[tuple[str, ...], TaskID] = {}
+        self._finished: deque[TaskID] = deque()
+
+    def start(self, hnode: tuple[str, ...], steps: int) -> None:
+        self._tasks[hnode] = self._display.add_task(_label(hnode), total=steps)
+
+    def step(self, hnode: tuple[str, ...], step: int) -> None:
+        self._display.update(self._tasks[hnode], completed=step)
+
+    def finish(self, hnode: tuple[str, ...]) -> None:
+        task = self._tasks.pop(hnode)
+        done = self._display.tasks[self._display.task_ids.index(task)].completed
+        # training may stop before the last step, and a bar that never fills looks like a failure
+        self._display.update(task, total=max(done, 1), completed=max(done, 1))
+        self._finished.append(task)
+        if len(self._finished) > _MOST_FINISHED:
+            self._display.remove_task(self._finished.popleft())
+
+
+def _label(hnode: Sequence[str]) -> str:
+    names = ", ".join(hnode)
+    return f"{{{names}}}" if len(names) <= _LONGEST_NAME else f"{{{names[:_LONGEST_NAME]}…}} ({len(hnode)})"
+
+
+@contextmanager
+def bars(stream: TextIO) -> Iterator[_Bars]:
+    """Bars with steps and time left, one per h-node; silent where the stream is no terminal."""
+    display = Progress(
+        TextColumn("training {task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        disable=not stream.isatty(),
+    )
+    with display:
+        yield _Bars(display)

@@ -1,0 +1,280 @@
+"""Run directories: what a trained model looks like on disk, written so that no moment of it is half a run.
+
+A run holds ``weights.safetensors``, ``metrics.jsonl`` and ``model.json``, which says everything else and has the
+checksums of the other two and of what it says itself. New weights and metrics are first written beside the old ones,
+under names that hold their checksums; the moment ``model.json`` is renamed into place the run is the new one, and only
+then do they take their usual names. Whoever reads takes of each file the one with the right checksum, so a writer may
+be killed anywhere. Loading executes nothing: JSON and safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from mdcm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT_VERSION", "MODEL", "WEIGHTS", "read_run", "replacing", "reserve", "write_run"]
+
+FORMAT_VERSION = 1
+MODEL = "model.json"
+WEIGHTS = "weights.safetensors"
+_METRICS = "metrics.jsonl"
+_STAGED = ".next"
+_TEMPORARY = ".tmp"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """Stream to a file that is written whole or not at all: under a temporary name, flushed to disk, then renamed.
+
+    Args:
+        path: The file; a device or pipe, which cannot be renamed, is written directly.
+
+    Yields:
+        A binary stream.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is untouched.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "answer.txt")
+        >>> with replacing(file) as stream:
+        ...     _ = stream.write(b"42")
+        >>> file.read_bytes()
+        b'42'
+    """
+    path = Path(path)
+    # renaming over /dev/stdout would replace the device by a file
+    if path.parts[:2] == ("/", "dev") or (path.exists() and not path.is_file()):
+        with path.open("wb") as stream:
+            yield stream
+        return
+    path = path.resolve()
+    temporary = path.with_name(f".{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # the temporary name means nothing to whoever reads the message
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reserve(path: str | Path) -> Path:
+    """Make sure that a run can be written here, before hours of training rather than after.
+
+    Args:
+        path: Directory, made if it does not exist.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: If the path is a file, holds other things than a run of this format version, or cannot be
+            written.
+    """
+    directory = Path(path)
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise CheckpointError(f"{directory} is a file; give a directory to save the run in", path=str(directory))
+        if (directory / MODEL).exists():
+            # what cannot be read may still matter to somebody
+            _described(directory / MODEL, "; nothing was written, give another directory")
+        elif directory.is_dir():
+            strangers = sorted(entry.name for entry in directory.iterdir() if not _is_ours(entry.name))
+            if strangers:
+                raise CheckpointError(
+                    f"{directory} is no run directory: it holds {strangers[0]!r} and no {MODEL}; nothing was written, "
+                    "give another directory",
+                    path=str(directory),
+                )
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".{secrets.token_hex(4)}{_TEMPORARY}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"no run can be saved in {directory}: {reason}", path=str(directory)) from error
+    return directory
+
+
+def write_run(
+    path: str | Path,
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metrics: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Write a run directory; an older run in its place stays whole until the new one is.
+
+    Args:
+        path: Directory, made if it does not exist.
+        description: Plain JSON values; the format version and the checksums of the other files are added.
+        weights: Tensors by name.
+        metrics: One plain JSON record per line of metrics.jsonl.
+
+    Raises:
+        CheckpointError: If the path is a file, or a directory with other things in it than a run.
+        OSError: If it cannot be written; an older run is then as it was.
+    """
+    from safetensors.torch import save
+
+    directory = reserve(path)
+    lines = "".join(json.dumps(record) + "\n" for record in metrics)
+    contents = {
+        WEIGHTS: save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}),
+        _METRICS: lines.encode(),
+    }
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    # as it will be read: JSON turns tuples into lists, and every key into text
+    plain = json.loads(json.dumps({"format": FORMAT_VERSION, **description}))
+    plain["sha256"] = {**checksums, MODEL: _digest(plain)}
+    # ASCII, because a name may hold what UTF-8 cannot encode
+    encoded = json.dumps(plain, indent=1).encode("ascii")
+    for name, content in contents.items():
+        with replacing(directory / _staged(name, checksums[name])) as stream:
+            stream.write(content)
+    _flush(directory)
+    with replacing(directory / MODEL) as stream:
+        stream.write(encoded)
+    _flush(directory)
+    for name, checksum in checksums.items():
+        (directory / _staged(name, checksum)).replace(directory / name)
+    for entry in list(directory.iterdir()):
+        # left of a writer that was killed
+        if entry.name.endswith((_STAGED, _TEMPORARY)):
+            entry.unlink(missing_ok=True)
+
+
+def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Any]]]:
+    """Read a run directory.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The description, the weights by name, and the metrics records.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, from another format version, or belongs to another run.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    directory = Path(path)
+    if not directory.is_dir():
+        what = "is a file, not a run directory" if directory.exists() else "does not exist"
+        raise CheckpointError(f"run directory {directory} {what}", path=str(directory))
+    model = directory / MODEL
+    if not model.exists():
+        raise CheckpointError(f"{model} is missing", path=str(model))
+    description = _described(model)
+    checksums = description.pop("sha256", None)
+    if not isinstance(checksums, dict):
+        raise CheckpointError(f"{model} is damaged: it holds no checksums", path=str(model))
+    try:
+        intact = checksums.get(MODEL) == _digest(description)
+    except RecursionError:
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{model} is damaged: its content does not have its checksum", path=str(model))
+    content = _verified(directory, WEIGHTS, checksums)
+    try:
+        weights = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        where = directory / WEIGHTS
+        raise CheckpointError(f"{where} cannot be read: {error}", path=str(where)) from None
+    where = directory / _METRICS
+    lines = _verified(directory, _METRICS, checksums).splitlines()
+    metrics = [_object(line, f"line {number} of {where}", where) for number, line in enumerate(lines, start=1)]
+    return description, weights, metrics
+
+
+def _described(model: Path, advice: str = "") -> dict[str, Any]:
+    """What model.json says, if it is of this format version."""
+    description = _object(_read(model), str(model), model, advice)
+    version = description.get("format")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{model} has format version {version!r}; this version of mdcm reads {FORMAT_VERSION}{advice}",
+            path=str(model),
+        )
+    return description
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """Checksum of JSON values, whatever the order and the spaces they are written with."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _verified(directory: Path, name: str, checksums: Mapping[str, Any]) -> bytes:
+    """The file of that name with the right checksum, or the one that was about to take its name."""
+    path, checksum = directory / name, checksums.get(name)
+    if not isinstance(checksum, str) or re.fullmatch("[0-9a-f]{64}", checksum) is None:
+        model = directory / MODEL
+        raise CheckpointError(f"{model} is damaged: it holds no checksum of {name}", path=str(model))
+    staged = directory / _staged(name, checksum)
+    # the last time because a writer may rename the second to the first just after the first was read
+    for candidate in (path, staged, path):
+        with suppress(FileNotFoundError):
+            content = _read(candidate)
+            if hashlib.sha256(content).hexdigest() == checksum:
+                return content
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing", path=str(path))
+    raise CheckpointError(
+        f"{path} is damaged or belongs to another run: its checksum is not the one in {MODEL}", path=str(path)
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from None
+
+
+def _object(content: bytes, where: str, path: Path, advice: str = "") -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{where} is damaged: it is no JSON text{advice}", path=str(path)) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is damaged: it holds no JSON object{advice}", path=str(path))
+    return value
+
+
+def _staged(name: str, checksum: str) -> str:
+    return f".{name}.{checksum[:16]}{_STAGED}"
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may be left of a writer that was killed before its first model.json."""
+    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS}
+
+
+def _flush(directory: Path) -> None:
+    # renames reach the disk in order only if the directory itself is flushed between them
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

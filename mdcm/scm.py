@@ -1,0 +1,567 @@
+"""Structural causal models over discrete variables, whose answers in all three layers are known exactly.
+
+Every variable is ``v = F^-1(e | parents, confounders)``: the level at which the cumulative distribution of its row of
+a table first exceeds e, a uniform number of its own. With that one number per variable the model is fully functional,
+so that counterfactuals are defined: the levels of v in several worlds occur together with the probability that e lies
+in the intersection of their intervals, which is a closed form.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mdcm import query as language
+from mdcm.errors import DataError, QueryError
+from mdcm.factors import Factor, aligned, contract
+from mdcm.schema import Schema
+from mdcm.variables import Level, Variable
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from mdcm.graph import ADMG
+
+__all__ = ["DiscreteSCM", "random_discrete"]
+
+Assignment = Mapping[str, Any]
+
+_TOTAL_TOLERANCE = 1e-9
+
+
+class DiscreteSCM:
+    """A structural causal model of an ADMG over discrete variables.
+
+    Args:
+        graph: The ADMG.
+        tables: For every variable P(v | parents, confounders): an array whose axes are the variable's parents in the
+            order of ``graph.nodes``, then its confounders in the order of ``graph.confounders``, then its own levels.
+        priors: For every confounder in ``graph.confounders`` by name its distribution.
+        levels: Values of variables by name; 0, 1, ... by default.
+
+    Attributes:
+        graph: The ADMG.
+        levels: Values of every variable by name.
+        tables: float64 arrays by variable.
+        priors: float64 arrays by confounder.
+
+    Raises:
+        DataError: If a table is missing, has the wrong shape, or holds no distributions.
+
+    References:
+        Pearl (2009), Causality, chapter 7 (counterfactuals as abduction, action, prediction).
+
+    Example:
+        >>> from mdcm.graph import ADMG
+        >>> bow = ADMG.from_string("X -> Y; X <-> Y")
+        >>> half = [[1.0, 0.0], [0.0, 1.0]]
+        >>> model = DiscreteSCM(bow, {"X": half, "Y": [half, half]}, {"U[X,Y]": [0.5, 0.5]})
+        >>> model.exact(["Y"], given={"X": 1}).tolist(), model.exact(["Y"], do={"X": 1}).tolist()
+        ([0.0, 1.0], [0.5, 0.5])
+    """
+
+    def __init__(
+        self,
+        graph: ADMG,
+        tables: Mapping[str, ArrayLike],
+        priors: Mapping[str, ArrayLike] | None = None,
+        *,
+        levels: Mapping[str, Sequence[Level]] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.priors = _checked_priors(graph, priors or {})
+        self._order = graph.topological_order()
+        self._parents = {node: tuple(sorted(graph.parents(node), key=graph.index)) for node in graph.nodes}
+        self._latents: dict[str, tuple[str, ...]] = {
+            node: tuple(name for name, children in graph.confounders if node in children) for node in graph.nodes
+        }
+        self.tables = self._checked_tables(tables)
+        self._schema = self._checked_schema(levels or {})
+        self.levels: dict[str, tuple[Level, ...]] = {name: one.levels or () for name, one in self._schema.items()}
+        self._upper: dict[str, NDArray[np.float64]] = {}
+        for node, table in self.tables.items():
+            upper = table.cumsum(axis=-1)
+            # a uniform number below 1 must always fall below the last bound
+            upper[..., -1] = 1.0
+            self._upper[node] = upper
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Names of the axes of a variable's table: parents, confounders, the variable itself."""
+        self.graph.index(name)
+        return (*self._parents[name], *self._latents[name], name)
+
+    def sample(self, n: int, do: Assignment | None = None, seed: int = 0) -> pd.DataFrame:
+        """Independent draws from P(V), or from P(V | do(...)).
+
+        The noise depends only on ``seed``, never on ``do``: row i of two calls with the same seed is the same unit in
+        two worlds, which makes the pair a draw of counterfactuals.
+
+        Args:
+            n: Number of rows.
+            do: Level, or array of n levels, by variable that is set.
+            seed: Seed of all noise.
+
+        Returns:
+            One column per variable in the order of the graph's nodes.
+
+        Raises:
+            DataError: If a value is no level of its variable.
+        """
+        setting = {name: self._do_codes(name, value, n) for name, value in (do or {}).items()}
+        states: dict[str, NDArray[np.int64]] = {}
+        for place, (name, _) in enumerate(self.graph.confounders):
+            uniform = np.random.default_rng([seed, 0, place]).random(n)
+            bounds = np.cumsum(self.priors[name])[:-1]
+            states[name] = np.searchsorted(bounds, uniform, side="right")
+        for node in self._order:
+            if node in setting:
+                states[node] = setting[node]
+                continue
+            uniform = np.random.default_rng([seed, 1, self.graph.index(node)]).random(n)
+            rows = tuple(states[name] for name in self.axes(node)[:-1])
+            bounds = self._upper[node][rows][..., :-1]
+            states[node] = (uniform[:, None] >= bounds).sum(axis=-1)
+        columns = {}
+        for node in self.graph.nodes:
+            columns[node] = pd.Series(list(self.levels[node])).take(states[node]).reset_index(drop=True)
+        return pd.DataFrame(columns)
+
+    def exact(
+        self,
+        variables: str | Sequence[str],
+        do: Assignment | Sequence[str] | None = None,
+        given: Assignment | Sequence[str] | None = None,
+    ) -> pd.Series[float]:
+        """P(variables | do(...), given ...), exactly.
+
+        Args:
+            variables: Names of the variables.
+            do: Values that are set; names alone mean every level.
+            given: Values that are conditioned on; names alone mean every level.
+
+        Returns:
+            Probabilities by level: a MultiIndex of the names in ``do`` and ``given`` that stand for every level, then
+            ``variables``; for one name a plain index.
+
+        Raises:
+            QueryError: If a name is unknown or the condition has probability zero.
+            DataError: If a value is no level of its variable.
+            MdcmError: If the graph is too densely connected for an exact answer.
+
+        Complexity:
+            By variable elimination: exponential only in the width of the graph with its confounders.
+        """
+        names = (variables,) if isinstance(variables, str) else tuple(variables)
+        query = language.Query("P", tuple(map(language.Term, names)), self._terms(do), self._terms(given))
+        return self._table(language.Expression(((1, query),)), query, show_values=False)
+
+    def exact_counterfactual(
+        self, outcomes: str | Sequence[str], do: Assignment, evidence: Assignment | None = None
+    ) -> pd.Series[float]:
+        """P(outcomes had ``do`` been set | evidence in the actual world), exactly.
+
+        Args:
+            outcomes: Names of variables in the counterfactual world.
+            do: Values that are set in the counterfactual world.
+            evidence: Values seen in the actual world.
+
+        Returns:
+            Probabilities, indexed by the outcomes. For several or nested worlds see :meth:`answer`.
+
+        Raises:
+            QueryError: If a name is unknown or the evidence has probability zero.
+            DataError: If a value is no level of its variable.
+            MdcmError: If the graph is too densely connected for an exact answer.
+
+        Example:
+            >>> from mdcm.graph import ADMG
+            >>> model = random_discrete(ADMG.from_string("X -> Y; X <-> Y"), levels=2, seed=0)
+            >>> seen = {"X": 1, "Y": 0}
+            >>> model.exact_counterfactual("Y", do={"X": 1}, evidence=seen).round(9).tolist()
+            [1.0, 0.0]
+        """
+        names = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
+        network = _Worlds(self)
+        settings = {name: _Ref(name, code=self._code(name, value)) for name, value in do.items()}
+        refs = [network.ref(self._known(name), settings) for name in names]
+        seen = [
+            (network.ref(self._known(name), {}), self._code(name, value)) for name, value in (evidence or {}).items()
+        ]
+        array = network.probabilities(refs, seen)
+        return pd.Series(array.ravel(), index=_index(names, [self.levels[name] for name in names]), name="probability")
+
+    def answer(self, query: str | language.Expression) -> pd.Series[float] | float:
+        """Exact answer to a query of any layer, in the query language.
+
+        Args:
+            query: For example ``P(Y | do(X=1))``, ``P(Y[X=1, M[X=0]] | X=0)``, ``E[Y | do(X=1)] - E[Y | do(X=0)]``.
+
+        Returns:
+            A number where every term has a value; otherwise numbers indexed by the terms of do(), of the condition
+            and (for a probability) of the outcome.
+
+        Raises:
+            QueryError: If the text is malformed, a name is unknown, the condition has probability zero, or the
+                expectation is of a variable whose levels are no numbers.
+            DataError: If a value is no level of its variable.
+
+        Example:
+            >>> from mdcm.graph import ADMG
+            >>> model = random_discrete(ADMG.from_string("X -> Y; X <-> Y"), levels=2, seed=0)
+            >>> abs(model.answer("P(Y[X=1]=0 | X=1)") - model.answer("P(Y=0 | X=1)")) < 1e-12
+            True
+        """
+        expression = language.parse(query) if isinstance(query, str) else query
+        expression.check(self.graph.nodes)
+        if len(expression.terms) == 1 and expression.terms[0][0] == 1 and not expression.query.is_number:
+            return self._table(expression, expression.query)
+        return float(sum(sign * float(self._table(expression, term).iloc[0]) for sign, term in expression.terms))
+
+    def c_factor(self, names: Iterable[str]) -> NDArray[np.float64]:
+        """Q[C] = P(C | do(everything else)), as a function of the parents of C outside of it.
+
+        Args:
+            names: The set C; a c-component, or any other set.
+
+        Returns:
+            float64: one axis per parent of C outside C, then one per member of C, each in the order of
+            ``graph.nodes``. It sums to one over the members, for every value of the parents.
+
+        Raises:
+            MdcmError: If C is too densely connected for an exact answer.
+
+        References:
+            Tian & Pearl (2002), A general identification condition for causal effects.
+
+        Example:
+            >>> from mdcm.graph import ADMG
+            >>> model = random_discrete(ADMG.from_string("D -> I -> A; D <-> A"), levels=2)
+            >>> model.c_factor(["D", "A"]).shape, model.c_factor(["D", "A"]).sum((1, 2)).round(9).tolist()
+            ((2, 2, 2), [1.0, 1.0])
+        """
+        members = sorted(set(names), key=self.graph.index)
+        outside = sorted(self.graph.parents(members) - set(members), key=self.graph.index)
+        latents = dict.fromkeys(latent for node in members for latent in self._latents[node])
+        factors = [Factor((latent,), self.priors[latent]) for latent in latents]
+        factors += [Factor(self.axes(node), self.tables[node]) for node in members]
+        table, scale = contract(factors, [*outside, *members])
+        return table * math.exp(scale)
+
+    def _table(
+        self, expression: language.Expression, query: language.Query, *, show_values: bool = True
+    ) -> pd.Series[float]:
+        """Answers for all combinations of levels of the terms without a value.
+
+        The index has a level for every term, or only for those without a value.
+        """
+        for term in query.walk():
+            self._known(term.variable)
+        conditions = (*query.do, *query.given)
+        outcomes = query.outcomes if query.kind == "P" else ()
+        choices = [self._choices(term) for term in conditions]
+        values = []
+        for chosen in itertools.product(*choices):
+            codes = [self._code(term.variable, level) for term, level in zip(conditions, chosen, strict=True)]
+            do = {term.variable: _Ref(term.variable, code) for term, code in zip(query.do, codes, strict=False)}
+            network = _Worlds(self)
+            refs = [network.of_term(term, do) for term in query.outcomes]
+            given = [network.of_term(term, do) for term in query.given]
+            array = network.probabilities(refs, list(zip(given, codes[len(do) :], strict=True)))
+            if query.kind == "E":
+                array = array @ self._numbers(expression, query.outcomes[0])
+            else:
+                kept = [[self._code(term.variable, level) for level in self._choices(term)] for term in outcomes]
+                array = array[np.ix_(*kept)]
+            values.append(array.ravel())
+        series = pd.Series(np.concatenate(values), name="probability" if query.kind == "P" else "expectation")
+        shown = [term for term in (*conditions, *outcomes) if show_values or term.value is None]
+        if shown:
+            series.index = _index(list(map(_label, shown)), list(map(self._choices, shown)))
+        return series
+
+    def _terms(self, values: Assignment | Sequence[str] | None) -> tuple[language.Term, ...]:
+        if isinstance(values, Mapping):
+            # through the code, since a query's parser is more lenient about what is meant by a value
+            return tuple(
+                language.Term(name, self.levels[self._known(name)][self._code(name, value)])
+                for name, value in values.items()
+            )
+        return tuple(map(language.Term, (values,) if isinstance(values, str) else values or ()))
+
+    def _choices(self, term: language.Term) -> tuple[Level, ...]:
+        if term.value is None:
+            return self.levels[term.variable]
+        return (self._schema.parse(term.variable, term.value),)
+
+    def _numbers(self, expression: language.Expression, term: language.Term) -> NDArray[np.float64]:
+        levels = self.levels[term.variable]
+        if any(isinstance(level, str) for level in levels):
+            raise expression.error(f"the levels of {term.variable!r} are no numbers, so it has no expectation", term)
+        return np.array(levels, dtype=np.float64)
+
+    def _known(self, name: str) -> str:
+        if name not in self.tables:
+            raise QueryError(f"there is no variable {name!r}; there are {', '.join(map(repr, self.graph.nodes))}")
+        return name
+
+    def _code(self, name: str, value: Any) -> int:
+        return int(self._schema.code(self._known(name), value))
+
+    def _do_codes(self, name: str, value: Any, n: int) -> NDArray[np.int64]:
+        if np.ndim(value) == 0:
+            return np.full(n, self._code(name, value), dtype=np.int64)
+        if np.shape(value) != (n,):
+            raise DataError(f"do({name}=...) has shape {np.shape(value)}, but {n} rows are drawn", column=name)
+        return np.array([self._code(name, entry) for entry in np.asarray(value).tolist()], dtype=np.int64)
+
+    def _checked_tables(self, tables: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+        for name in tables:
+            if name not in self.graph:
+                raise DataError(f"tables: there is no variable {name!r} in the graph", column=name)
+        arrays: dict[str, NDArray[np.float64]] = {}
+        for node in self.graph.nodes:
+            if node not in tables:
+                raise DataError(f"tables: variable {node!r} has none", column=node)
+            arrays[node] = np.asarray(tables[node], dtype=np.float64)
+        sizes = {name: len(prior) for name, prior in self.priors.items()}
+        sizes |= {node: array.shape[-1] if array.ndim else 0 for node, array in arrays.items()}
+        for node, array in arrays.items():
+            axes = self.axes(node)
+            expected = tuple(sizes[name] for name in axes)
+            if array.shape != expected:
+                raise DataError(
+                    f"the table of {node!r} must have the axes ({', '.join(axes)}) of sizes {expected}, "
+                    f"not {array.shape}",
+                    column=node,
+                )
+            arrays[node] = _distribution(f"the table of {node!r}", array, node)
+        return arrays
+
+    def _checked_schema(self, levels: Mapping[str, Sequence[Level]]) -> Schema:
+        for name in levels:
+            if name not in self.graph:
+                raise DataError(f"levels: there is no variable {name!r} in the graph", column=name)
+        variables = []
+        for node, table in self.tables.items():
+            variable = Variable(node, "categorical", tuple(levels.get(node, range(table.shape[-1]))))
+            if variable.num_levels != table.shape[-1]:
+                raise DataError(
+                    f"levels: {node!r} has {variable.num_levels}, but its table has {table.shape[-1]}", column=node
+                )
+            variables.append(variable)
+        return Schema(variables)
+
+
+def random_discrete(
+    graph: ADMG,
+    levels: int | Mapping[str, int] = 3,
+    seed: int = 0,
+    *,
+    latent_levels: int = 4,
+    concentration: float = 1.0,
+    smoothing: float = 0.1,
+) -> DiscreteSCM:
+    """A random model in which every event has positive probability.
+
+    Every row of every table is drawn from a symmetric Dirichlet distribution and mixed with the uniform one.
+
+    Args:
+        graph: The ADMG.
+        levels: Number of levels of every variable, or by name (3 for those left out).
+        seed: Seed.
+        latent_levels: Number of states of every confounder.
+        concentration: Parameter of the Dirichlet distributions; small ones make strong mechanisms.
+        smoothing: Share of the uniform distribution, in (0, 1]; no cell is below smoothing / levels.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> from mdcm.graph import ADMG
+        >>> random_discrete(ADMG.from_string("X -> Y"), levels=2).tables["Y"].shape
+        (2, 2)
+    """
+    if not 0 < smoothing <= 1 or concentration <= 0 or latent_levels < 1:
+        raise ValueError("smoothing must be in (0, 1], concentration positive and latent_levels at least 1")
+    sizes = {node: levels if isinstance(levels, int) else levels.get(node, 3) for node in graph.nodes}
+    if min(sizes.values(), default=1) < 1:
+        raise ValueError("every variable needs at least one level")
+    hidden = {name: latent_levels for name, _ in graph.confounders}
+
+    def rows(shape: Sequence[int], *address: int) -> NDArray[np.float64]:
+        rng = np.random.default_rng([seed, *address])
+        drawn = rng.dirichlet(np.full(shape[-1], concentration), size=tuple(shape[:-1]))
+        return (1 - smoothing) * drawn + smoothing / shape[-1]
+
+    priors = {name: rows([size], 0, place) for place, (name, size) in enumerate(hidden.items())}
+    tables = {}
+    for place, node in enumerate(graph.nodes):
+        parents = sorted(graph.parents(node), key=graph.index)
+        shape = [sizes[parent] for parent in parents]
+        shape += [hidden[name] for name, children in graph.confounders if node in children]
+        tables[node] = rows([*shape, sizes[node]], 1, place)
+    return DiscreteSCM(graph, tables, priors)
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """A variable in some world: set to a code, or a node of the network."""
+
+    variable: str
+    code: int | None = None
+    node: int | None = None
+
+
+class _Worlds:
+    """The variables of all worlds of a query that are not known to be equal, with their parents.
+
+    Two variables of the same name whose parents are the same nodes, or set to the same codes, are one node, since they
+    are the same function of the same arguments. A world without settings is the actual one.
+    """
+
+    def __init__(self, model: DiscreteSCM) -> None:
+        self.model = model
+        self.names: list[str] = []
+        self.parents: list[tuple[_Ref, ...]] = []
+        self._known: dict[tuple[str, tuple[_Ref, ...]], _Ref] = {}
+        self._worlds: dict[frozenset[tuple[str, _Ref]], dict[str, _Ref]] = {}
+
+    def ref(self, name: str, settings: Mapping[str, _Ref]) -> _Ref:
+        """The variable in the world in which ``settings`` hold."""
+        world = self._worlds.get(frozenset(settings.items()))
+        if world is None:
+            world = self._worlds[frozenset(settings.items())] = dict(settings)
+            for variable in self.model._order:
+                if variable not in settings:
+                    world[variable] = self._function(
+                        variable, tuple(world[one] for one in self.model._parents[variable])
+                    )
+        return world[name]
+
+    def of_term(self, term: language.Term, do: Mapping[str, _Ref]) -> _Ref:
+        """The variable of a query's term, in its world."""
+        settings = dict(do)
+        for setting in term.world:
+            name = setting.variable
+            if setting.value is None:
+                settings[name] = self.of_term(setting, do)
+            else:
+                settings[name] = _Ref(name, self.model._code(name, self.model._choices(setting)[0]))
+        return self.ref(term.variable, settings)
+
+    def _function(self, name: str, parents: tuple[_Ref, ...]) -> _Ref:
+        ref = self._known.get((name, parents))
+        if ref is None:
+            ref = self._known[name, parents] = _Ref(name, node=len(self.names))
+            self.names.append(name)
+            self.parents.append(parents)
+        return ref
+
+    def probabilities(self, refs: Sequence[_Ref], evidence: Sequence[tuple[_Ref, int]]) -> NDArray[np.float64]:
+        """P(refs | evidence), one axis per ref.
+
+        Raises:
+            QueryError: If the evidence has probability zero.
+        """
+        seen: dict[int, int] = {}
+        possible = True
+        for ref, code in evidence:
+            known = ref.code if ref.node is None else seen.setdefault(ref.node, code)
+            possible = possible and known == code
+        free = list(dict.fromkeys(ref.node for ref in refs if ref.node is not None and ref.node not in seen))
+        table, _ = contract(self._factors([*free, *seen], seen), free)
+        total = table.sum()
+        if not possible or total <= 0:
+            raise QueryError("the condition has probability zero, so nothing follows from it")
+        # the same node may be asked for twice, and what is set or seen has all its weight on one level
+        result = np.zeros([len(self.model.levels[ref.variable]) for ref in refs])
+        cells = dict(zip(free, np.indices(table.shape), strict=True))
+        place = tuple(ref.code if ref.node is None else seen.get(ref.node, cells.get(ref.node)) for ref in refs)
+        result[place] = table / total
+        return result
+
+    def _factors(self, targets: Sequence[int], seen: Mapping[int, int]) -> list[Factor]:
+        """One factor per variable over its nodes in all worlds, and the confounders' distributions."""
+        needed = set(targets)
+        stack = list(needed)
+        while stack:
+            parents = {ref.node for ref in self.parents[stack.pop()] if ref.node is not None}
+            stack += parents - needed
+            needed |= parents
+        copies: dict[str, list[int]] = {}
+        for node in sorted(needed):
+            copies.setdefault(self.names[node], []).append(node)
+        factors = []
+        latents: dict[str, None] = {}
+        for name, nodes in copies.items():
+            latents.update(dict.fromkeys(self.model._latents[name]))
+            factors.append(self._factor(name, nodes, seen))
+        return [*factors, *(Factor((latent,), self.model.priors[latent]) for latent in latents)]
+
+    def _factor(self, name: str, nodes: Sequence[int], seen: Mapping[int, int]) -> Factor:
+        if len(nodes) == 1:
+            return self._sliced(self.model.tables[name], nodes[0], seen)
+        upper = self.model._upper[name]
+        lower = np.concatenate([np.zeros_like(upper[..., :1]), upper[..., :-1]], axis=-1)
+        lowers = [self._sliced(lower, node, seen) for node in nodes]
+        uppers = [self._sliced(upper, node, seen) for node in nodes]
+        # all copies read the same uniform number: they occur together where their intervals intersect
+        scope = tuple(dict.fromkeys(variable for factor in uppers for variable in factor.variables))
+        end = np.minimum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in uppers)))
+        start = np.maximum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in lowers)))
+        return Factor(scope, (end - start).clip(0))
+
+    def _sliced(self, table: NDArray[np.float64], node: int, seen: Mapping[int, int]) -> Factor:
+        """A table of the node's variable, at the values of its parents and itself that are set or seen."""
+        latents = self.model._latents[self.names[node]]
+        axes: list[tuple[int | str | None, int | None]] = []
+        axes += [(ref.node, ref.code if ref.node is None else seen.get(ref.node)) for ref in self.parents[node]]
+        axes += [(latent, None) for latent in latents]
+        axes.append((node, seen.get(node)))
+        scope = tuple(variable for variable, code in axes if code is None)
+        return Factor(scope, table[tuple(slice(None) if code is None else code for _, code in axes)])
+
+
+def _index(names: Sequence[str], levels: Sequence[Sequence[Level]]) -> pd.Index[Any]:
+    if len(names) == 1:
+        return pd.Index(list(levels[0]), name=names[0])
+    index: pd.MultiIndex = pd.MultiIndex.from_product([list(values) for values in levels], names=list(names))
+    return index
+
+
+def _label(term: language.Term) -> str:
+    return str(language.Term(term.variable, None, term.world)) if term.world else term.variable
+
+
+def _checked_priors(graph: ADMG, priors: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    names = [name for name, _ in graph.confounders]
+    for name in priors:
+        if name not in names:
+            raise DataError(
+                f"priors: there is no confounder {name!r} in the graph; there are {', '.join(names) or 'none'}"
+            )
+    checked = {}
+    for name in names:
+        if name not in priors:
+            raise DataError(f"priors: confounder {name!r} has none")
+        array = np.asarray(priors[name], dtype=np.float64)
+        if array.ndim != 1:
+            raise DataError(f"the prior of {name!r} must be a vector, not of shape {array.shape}")
+        checked[name] = _distribution(f"the prior of {name!r}", array, None)
+    return checked
+
+
+def _distribution(what: str, array: NDArray[np.float64], column: str | None) -> NDArray[np.float64]:
+    if not array.size or not np.isfinite(array).all() or array.min() < 0:
+        raise DataError(f"{what} must hold probabilities, finite and not negative", column=column)
+    totals = array.sum(axis=-1, keepdims=True)
+    if np.abs(totals - 1).max() > _TOTAL_TOLERANCE:
+        worst = totals.ravel()[np.abs(totals - 1).argmax()]
+        raise DataError(f"{what} must sum to one along its last axis; one row sums to {worst:.6g}", column=column)
+    return np.asarray(array / totals)

@@ -1,0 +1,459 @@
+"""spec.yaml: a training run described in a file, checked before anything starts, with messages that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mdcm.data import Dataset, Kind, read_images, read_table
+from mdcm.errors import DataError, MdcmError
+from mdcm.graph import ADMG
+from mdcm.plan import Method, Objective
+from mdcm.variables import listing, suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from pydantic_core import ErrorDetails
+
+    from mdcm.train import TrainConfig
+
+__all__ = ["DataEntry", "Spec", "SpecError", "TrainEntry", "VariableEntry", "dataset_names", "read_spec"]
+
+Place = tuple[str | int, ...]
+
+_EXPECTED = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+}
+# pillow's pixel formats by number of channels, and the other way round where it is not 3
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
+
+
+class SpecError(MdcmError, ValueError):
+    """A spec.yaml cannot be used.
+
+    Attributes:
+        path: The file.
+        line: Line of the problem, from 1; None where it concerns the whole file.
+        column: Column in that line, from 1.
+    """
+
+    def __init__(self, message: str, *, path: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
+        self.column = column
+
+
+def _names(value: Any) -> Any:
+    # one name needs no list
+    return [value] if isinstance(value, str) else value
+
+
+def _levels(value: Any) -> Any:
+    if not isinstance(value, list) or not all(isinstance(level, bool | int | float | str) for level in value):
+        raise ValueError("levels are a list of texts, numbers, or true and false")
+    if not value or len(set(value)) < len(value):
+        raise ValueError("levels must be distinct, and at least one")
+    return value
+
+
+def _shape(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) != 3 or not all(type(size) is int and size > 0 for size in value):
+        raise ValueError("a shape is three whole numbers, [channels, height, width]")
+    return value
+
+
+def _objective(value: Any) -> Any:
+    words = list(value.values()) if isinstance(value, dict) else [value]
+    if not all(word in get_args(Objective) for word in words):
+        raise ValueError(f"an objective is one of {', '.join(get_args(Objective))}, for all variables or by variable")
+    return value
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataEntry(_Entry):
+    """One data set of a spec.
+
+    Attributes:
+        path: Table: .csv, .tsv or .parquet.
+        do: Names of the variables that were set by intervention.
+        images: Files of image arrays (.npy) by variable.
+        name: Name in messages and in the plan; that of the file by default.
+        groups: Column that says which rows belong together.
+        weights: Column with the weight of every row.
+        channels_last: Whether the image arrays are ``[n, h, w, c]``.
+        dropna: Whether rows with missing values are left out rather than refused.
+    """
+
+    path: str
+    do: Annotated[list[str], BeforeValidator(_names)] = Field(default_factory=list)
+    images: dict[str, str] = Field(default_factory=dict)
+    name: str | None = None
+    groups: str | None = None
+    weights: str | None = None
+    channels_last: bool = False
+    dropna: bool = False
+
+
+class VariableEntry(_Entry):
+    """What is declared of a variable rather than inferred.
+
+    Attributes:
+        kind: Kind of the variable.
+        levels: Levels of a categorical variable, in the order wanted.
+        shape: Channels, height and width of an image.
+    """
+
+    kind: Kind | None = None
+    levels: Annotated[list[bool | int | float | str] | None, BeforeValidator(_levels)] = None
+    shape: Annotated[tuple[int, int, int] | None, BeforeValidator(_shape)] = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> VariableEntry:
+        if self.levels is not None and self.kind not in {None, "categorical"}:
+            raise ValueError(f"a variable that is {self.kind} has no levels")
+        if self.shape is not None and self.kind not in {None, "image"}:
+            raise ValueError(f"a variable that is {self.kind} has no shape")
+        return self
+
+
+class TrainEntry(_Entry):
+    """Settings of the training: a seed, and those of :class:`mdcm.TrainConfig`."""
+
+    seed: int = Field(default=0, ge=0)
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    confounder_states: int | None = None
+    holdout: float = 0.1
+    refit: bool = True
+    checks: int = 30
+    max_minutes: float | None = None
+
+    def config(self) -> TrainConfig:
+        """The settings without the seed.
+
+        Raises:
+            ValueError: If one is out of range.
+        """
+        # torch takes a second to load, and a typo is answered without it
+        from mdcm.train import TrainConfig
+
+        return TrainConfig(**self.model_dump(exclude={"seed"}))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a spec comes from."""
+
+    path: Path
+    raw: Any = field(default_factory=dict)
+
+    def at(self, place: Place) -> tuple[int | None, int | None]:
+        """Line and column of the entry at the place, or of the nearest one around it."""
+        line = column = None
+        node: Any = self.raw
+        for part in place:
+            try:
+                marks = node.lc
+                if isinstance(node, dict):
+                    key = next(key for key in node if str(key) == str(part))
+                    line, column = marks.key(key)
+                    node = node[key]
+                else:
+                    line, column = marks.item(part)
+                    node = node[part]
+            except (AttributeError, KeyError, IndexError, TypeError, StopIteration):
+                break
+        return (None, None) if line is None or column is None else (line + 1, column + 1)
+
+    def where(self, place: Place) -> str:
+        line, column = self.at(place)
+        return str(self.path) if line is None else f"{self.path}:{line}:{column}"
+
+    def error(self, message: str, place: Place) -> SpecError:
+        line, column = self.at(place)
+        return SpecError(f"{self.where(place)}: {message}", path=str(self.path), line=line, column=column)
+
+    @contextmanager
+    def naming(self, *place: str | int) -> Iterator[None]:
+        """Puts the place in front of what goes wrong inside."""
+        try:
+            yield
+        except MdcmError as error:
+            error.args = (f"{self.where(place)}: {error}",)
+            raise
+
+
+class Spec(_Entry):
+    """A training run: a graph, data, and what is not to be inferred. Made by :func:`read_spec`.
+
+    Attributes:
+        graph: Text of the graph, or path of a file.
+        data: Data sets.
+        variables: What is declared, by variable.
+        objective: Objective of the plan, for all variables or by variable.
+        method: Method of the plan.
+        train: Settings of the training.
+    """
+
+    graph: str
+    data: list[DataEntry] = Field(min_length=1)
+    variables: dict[str, VariableEntry] = Field(default_factory=dict)
+    objective: Annotated[Objective | dict[str, Objective], BeforeValidator(_objective)] = "auto"
+    method: Method = "minimal"
+    train: TrainEntry = Field(default_factory=TrainEntry)
+
+    _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin(Path("spec.yaml")))
+
+    def load_graph(self) -> ADMG:
+        """The graph: the text itself, or the file that it names, relative to the spec.
+
+        Raises:
+            GraphError: If it is no ADMG.
+            SpecError: If ``variables`` or ``objective`` names what is no node of it.
+        """
+        origin = self._origin
+        with origin.naming("graph"):
+            # no file name is as long as that, and asking for one is an error
+            file = origin.path.parent / self.graph if len(self.graph) < 1000 and "\0" not in self.graph else None
+            graph = ADMG.parse_or_read(str(file) if file is not None and file.is_file() else self.graph)
+        sections: dict[str, Iterable[str]] = {"variables": self.variables}
+        if not isinstance(self.objective, str):
+            sections["objective"] = self.objective
+        for section, names in sections.items():
+            for name in names:
+                if name not in graph:
+                    hint = suggestion(name, graph.nodes) or f"; its nodes are {listing(graph.nodes)}"
+                    raise origin.error(f"{section}: {name!r} is no node of the graph{hint}", (section, name))
+        return graph
+
+    def load_data(self) -> list[Dataset]:
+        """The data sets, paths relative to the spec.
+
+        A column of file names is read as images where the variable is declared an image; those paths are relative to
+        the table.
+
+        Raises:
+            DataError: If a file cannot be read, or a table cannot be used.
+        """
+        names = dataset_names([entry.path for entry in self.data])
+        return [self._load(place, entry, entry.name or names[place]) for place, entry in enumerate(self.data)]
+
+    def _load(self, place: int, entry: DataEntry, label: str | None) -> Dataset:
+        naming, base = self._origin.naming, self._origin.path.parent
+        with naming("data", place, "path"):
+            table = read_table(base / entry.path)
+        images: dict[str, Any] = {}
+        for name, file in entry.images.items():
+            with naming("data", place, "images", name):
+                images[name] = read_images(base / file)
+        for name, declared in self.variables.items():
+            if name in table.columns and name not in images and (declared.kind == "image" or declared.shape):
+                with naming("data", place, "path"):
+                    files = table.pop(name)
+                    if entry.dropna:
+                        files = files.dropna()
+                        table = table.loc[files.index]
+                    pictures = _read_pictures(files, (base / entry.path).parent, declared.shape)
+                    images[name] = np.moveaxis(pictures, 1, 3) if entry.channels_last else pictures
+        with naming("data", place):
+            return Dataset(
+                table if len(table.columns) else None,
+                do=entry.do,
+                images=images or None,
+                groups=entry.groups,
+                weights=entry.weights,
+                name=label,
+                channels_last=entry.channels_last,
+                dropna=entry.dropna,
+            )
+
+    def declared(self) -> dict[str, dict[str, Any]]:
+        """What :func:`mdcm.fit` takes as ``variables``."""
+        return {name: entry.model_dump(exclude_none=True) for name, entry in self.variables.items()}
+
+
+def dataset_names(paths: Sequence[str]) -> list[str | None]:
+    """Names for data sets that come from files: those of the files where they differ.
+
+    Example:
+        >>> dataset_names(["data/observed.csv", "data/trial.csv"])
+        ['observed.csv', 'trial.csv']
+    """
+    names = [Path(path).name for path in paths]
+    return [*names] if len(set(names)) == len(names) else [None] * len(names)
+
+
+def read_spec(path: str | Path) -> Spec:
+    """Read and check a spec.yaml.
+
+    Args:
+        path: The file, UTF-8.
+
+    Returns:
+        The spec; the graph and the data that it names are not read yet.
+
+    Raises:
+        SpecError: With file, line and column, if the file is no YAML or an entry is unknown, missing or of another
+            type.
+    """
+    origin = _Origin(Path(path))
+    try:
+        text = origin.path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise origin.error(f"the spec cannot be read: {reason}", ()) from None
+    try:
+        raw = YAML(typ="rt").load(text)
+        plain = _plain(raw)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
+        where = origin.path if mark is None else f"{origin.path}:{line}:{column}"
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{where}: no valid YAML: {reason}", path=str(path), line=line, column=column) from None
+    except RecursionError:
+        raise origin.error("the entries are nested too deeply", ()) from None
+    if not isinstance(plain, dict):
+        raise origin.error("a spec is a mapping with the entries 'graph' and 'data'", ())
+    origin = _Origin(origin.path, raw)
+    try:
+        spec = Spec.model_validate(plain)
+    except ValidationError as error:
+        wrong = [_complaint(detail) for detail in error.errors(include_url=False)]
+        wrong.sort(key=lambda item: origin.at(item[0])[0] or 0)
+        first = origin.error(wrong[0][1], wrong[0][0])
+        others = [f"{origin.where(place)}: {message}" for place, message in wrong[1:]]
+        raise SpecError(
+            "\n".join([str(first), *others]), path=str(path), line=first.line, column=first.column
+        ) from None
+    spec._origin = origin
+    try:
+        spec.train.config()
+    except ValueError as error:
+        # the message starts with the name of the setting
+        raise origin.error(f"train: {error}", ("train", str(error).split()[0])) from None
+    return spec
+
+
+def _plain(value: Any) -> Any:
+    """Values without what ruamel remembers of how they were written."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _complaint(detail: ErrorDetails) -> tuple[Place, str]:
+    """Where a problem is, and what it is, in words that need no knowledge of Python."""
+    place: Place = tuple(detail["loc"])
+    name = ".".join(str(part) for part in place)
+    kind, given = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _entries(place[:-1])
+        hint = suggestion(str(place[-1]), known)
+        return place, f"{name}: there is no such entry; known are {', '.join(known)}{hint}"
+    if kind == "missing":
+        return place[:-1], f"the entry {name!r} is missing"
+    if kind == "model_type":
+        return place, f"{name} must be a mapping with entries such as {', '.join(_entries(place))}, not {given!r}"
+    if kind == "too_short":
+        return place, f"{name} must not be empty"
+    if kind == "greater_than_equal":
+        return place, f"{name} must be at least {detail['ctx']['ge']}, not {given!r}"
+    if kind == "literal_error":
+        return place, f"{name} must be {detail['ctx']['expected']}, not {given!r}"
+    if kind == "value_error":
+        return place, f"{name}: {detail['msg'].removeprefix('Value error, ')}; it is {given!r}"
+    return place, f"{name} {_EXPECTED.get(kind, detail['msg'])}, not {given!r}"
+
+
+def _entries(place: Sequence[str | int]) -> list[str]:
+    """Names of the entries that the mapping at a place may have."""
+    models: dict[str, type[BaseModel]] = {"data": DataEntry, "variables": VariableEntry, "train": TrainEntry}
+    return list((models[str(place[0])] if place else Spec).model_fields)
+
+
+def _read_pictures(files: pd.Series[Any], folder: Path, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Images that a column of file names stands for, uint8 ``[n, c, h, w]``.
+
+    Args:
+        files: Paths, relative to the folder; at least one.
+        folder: Where the table is.
+        shape: Channels, height and width; by default those of the first picture.
+
+    Raises:
+        DataError: If pillow is not installed, a name is missing, or a file is no picture or has another size.
+    """
+    column = str(files.name)
+    try:
+        import PIL.Image
+    except ImportError:
+        raise DataError(
+            f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
+            column=column,
+        ) from None
+    pictures: NDArray[np.uint8] | None = None
+    for row, file in enumerate(files):
+        where = f"column {column!r}, row {row} (counted from 0): {file!r}"
+        if not isinstance(file, str):
+            raise DataError(f"{where} is no file name", column=column, row=row)
+        try:
+            with PIL.Image.open(folder / file) as picture:
+                pixels = _pixels(picture, shape)
+        except _UnusableError as error:
+            raise DataError(f"{where} {error}", column=column, row=row) from None
+        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or "no picture that can be read"
+            raise DataError(f"{where}: {reason}", column=column, row=row) from error
+        if pictures is None:
+            shape = pixels.shape
+            pictures = np.empty((len(files), *shape), dtype=np.uint8)
+        pictures[row] = pixels
+    if pictures is None:
+        raise DataError(f"column {column!r} has no rows, so there is no picture", column=column)
+    return pictures
+
+
+class _UnusableError(Exception):
+    pass
+
+
+def _pixels(picture: Image, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one."""
+    channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
+    if shape is not None and (picture.height, picture.width) != shape[1:]:
+        # never scaled silently: whoever does it must decide how
+        raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
+    if channels not in _MODES or picture.mode.startswith(("I", "F")):
+        raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")
+    pixels = np.asarray(picture.convert(_MODES[channels]))
+    return np.moveaxis(pixels.reshape(picture.height, picture.width, channels), 2, 0)

@@ -1,0 +1,574 @@
+"""Datasets: what is inferred, what comes back, and what each kind of bad input is told."""
+
+import datetime
+import hashlib
+import json
+import re
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdcm.data import (
+    Dataset,
+    Schema,
+    Variable,
+    decode,
+    encode,
+    file_sha256,
+    read_images,
+    read_table,
+    validate,
+)
+from mdcm.errors import DataError
+from mdcm.plan import DatasetSpec
+
+
+def refused(match, function, *args, **kwargs):
+    """The DataError that a call ends with, whose message must match."""
+    with pytest.raises(DataError, match=match) as caught:
+        function(*args, **kwargs)
+    return caught.value
+
+
+def infer(values, **variables):
+    return Schema.infer([Dataset({"X": values})], variables or None)["X"]
+
+
+def pixels(n=4, c=3, h=5, w=6, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, size=(n, c, h, w), dtype=np.uint8)
+
+
+class TestInference:
+    @pytest.mark.parametrize(
+        ("values", "levels"),
+        [
+            ([True, False, True], (False, True)),
+            (["b", "a", "b"], ("a", "b")),
+            ([3, 1, 2], (1, 2, 3)),
+            ([0.0, 2.0, 1.0], (0, 1, 2)),
+            (pd.Series([2, 0, 1], dtype="Int8"), (0, 1, 2)),
+            (pd.Series([True, False, False], dtype="boolean"), (False, True)),
+            (pd.Series(["b", "a", "b"], dtype="string"), ("a", "b")),
+            (pd.Series([1, 0, 1], dtype=object), (0, 1)),
+            (pd.Categorical(["lo", "hi", "lo"], categories=["lo", "hi"]), ("lo", "hi")),
+            (pd.Categorical(["lo", "hi", "lo"], categories=["lo", "hi"], ordered=True), ("lo", "hi")),
+        ],
+        ids=["bool", "str", "int", "whole-float", "Int8", "boolean", "string", "object", "category", "ordered"],
+    )
+    def test_categorical_columns_come_back_as_they_were(self, values, levels):
+        table = pd.DataFrame({"X": values})
+        dataset = Dataset(table)
+        schema = Schema.infer([dataset])
+        assert schema["X"].kind == "categorical"
+        assert schema["X"].levels == levels
+        assert [type(level) for level in schema["X"].levels] == [type(level) for level in levels]
+        codes = encode(dataset, schema)["X"]
+        assert codes.dtype == np.int64
+        assert [levels[code] for code in codes] == list(table["X"])
+        pd.testing.assert_series_equal(decode(schema["X"], codes), table["X"])
+
+    def test_intervals_of_pandas_cut_become_their_text_in_order(self):
+        column = pd.cut(pd.Series([0.1, 9.0, 5.0]), [0, 2, 6, 10])
+        assert infer(column).levels == ("(0, 2]", "(2, 6]", "(6, 10]")
+
+    @pytest.mark.parametrize(
+        "values",
+        [[0.5, 1.0, 2.0], list(range(21)), pd.Series([0.5, 1.5], dtype="Float32")],
+        ids=["float", "int", "Float32"],
+    )
+    def test_other_numbers_are_continuous(self, values):
+        dataset = Dataset({"X": values})
+        schema = Schema.infer([dataset])
+        assert schema["X"] == Variable("X", "continuous")
+        encoded = encode(dataset, schema)["X"]
+        assert encoded.dtype == np.float32
+        assert encoded.tolist() == [float(value) for value in values]
+
+    @pytest.mark.parametrize(("repeats", "kind"), [(50, "categorical"), (49, "continuous")])
+    def test_several_whole_numbers_are_levels_if_each_is_frequent(self, repeats, kind):
+        assert infer(list(range(30)) * repeats).kind == kind
+
+    def test_dates_are_days_and_come_back_as_dates(self):
+        dates = pd.Series(pd.to_datetime(["1970-01-02 00:00", "2020-03-01 12:00"]).astype("datetime64[ns]"), name="X")
+        dataset = Dataset({"X": dates})
+        schema = Schema.infer([dataset])
+        assert schema["X"].kind == "continuous"
+        encoded = encode(dataset, schema)["X"]
+        assert encoded.tolist() == [1.0, 18322.5]
+        assert (decode(schema["X"], encoded) == dates).all()
+        assert schema.code("X", datetime.date(1970, 1, 3)) == 2.0
+        assert schema.parse("X", "1970-01-03") == 2.0
+        zoned = Dataset({"X": dates.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")})
+        assert encode(zoned, schema)["X"].tolist() == [1.0, 18322.5]
+
+    def test_levels_are_united_over_data_sets(self):
+        first, second = Dataset({"X": [0, 2]}), Dataset({"X": [1, 2]}, do="X")
+        assert Schema.infer([first, second])["X"].levels == (0, 1, 2)
+
+    def test_declared_categories_keep_their_order_and_new_levels_follow(self):
+        first = Dataset({"X": pd.Categorical(["b", "c"], categories=["c", "b"])})
+        second = Dataset({"X": ["a", "b"]}, do="X")
+        assert Schema.infer([first, second])["X"].levels == ("c", "b", "a")
+
+    def test_whole_floats_and_integers_are_the_same_levels(self):
+        first, second = Dataset({"X": [0, 1]}), Dataset({"X": [0.0, 1.0]})
+        schema = Schema.infer([first, second])
+        assert schema["X"].levels == (0, 1)
+        assert encode(second, schema)["X"].tolist() == [0, 1]
+
+    def test_kinds_levels_and_order_can_be_declared(self):
+        dataset = Dataset({"X": [0, 1, 1], "Y": ["no", "yes", "no"], "Z": [1.5, 2.5, 3.5]})
+        schema = Schema.infer(
+            [dataset],
+            {"X": {"kind": "continuous"}, "Y": {"levels": ["yes", "no"]}, "Z": Variable("Z", "implicit")},
+            order=["Z", "Y", "X"],
+        )
+        assert list(schema) == ["Z", "Y", "X"]
+        assert schema.kinds == {"Z": "implicit", "Y": "categorical", "X": "continuous"}
+        assert schema["Y"].levels == ("yes", "no")
+        assert encode(dataset, schema)["Y"].tolist() == [1, 0, 1]
+
+    def test_a_variable_without_data_is_known_by_its_declaration(self):
+        schema = Schema.infer([Dataset({"X": [0, 1]})], {"I": {"kind": "image", "shape": [3, 8, 8]}})
+        assert schema["I"] == Variable("I", "image", shape=(3, 8, 8))
+        refused("'U' is in no dataset", Schema.infer, [Dataset({"X": [0, 1]})], order=["X", "U"])
+
+    def test_a_schema_survives_json(self):
+        dataset = Dataset(
+            {"A": [True, False], "B": ["x", "y"], "C": [1, 2], "D": [0.5, 1.5], "E": pd.Categorical(["u", "v"])},
+            images={"I": pixels(2)},
+        )
+        schema = Schema.infer([dataset])
+        again = Schema.from_json(json.loads(json.dumps(schema.to_json())))
+        assert list(again.items()) == list(schema.items())
+        assert [type(level) for level in again["A"].levels] == [bool, bool]
+
+    @pytest.mark.parametrize(
+        ("declaration", "message"),
+        [
+            ({"Q": {"kind": "continuous"}}, "no variable 'Q'"),
+            ({"X": {"kind": "nominal"}}, "'nominal'"),
+            ({"X": {"level": [0, 1]}}, "unknown key 'level'"),
+            ({"X": "categorical"}, "by a mapping"),
+            ({"X": {"kind": "continuous", "levels": [0, 1]}}, "has levels"),
+            ({"X": {"kind": "image"}}, "images="),
+            ({"X": {"levels": []}}, "at least one"),
+            ({"X": {"levels": [0, 1, 1.0]}}, "distinct"),
+            ({"S": {"kind": "continuous"}}, "holds strings"),
+        ],
+    )
+    def test_wrong_declarations_are_refused(self, declaration, message):
+        dataset = Dataset({"X": [0, 1], "S": ["a", "b"]})
+        refused(message, Schema.infer, [dataset], declaration, order=["X", "S"])
+
+    def test_levels_of_different_types_name_both_data_sets(self):
+        first = Dataset({"X": [0, 1]}, name="trial")
+        second = Dataset({"X": ["0", "1"]}, name="registry")
+        error = refused("numbers in dataset 'trial' and strings in dataset 'registry'", Schema.infer, [first, second])
+        assert (error.dataset, error.column) == ("registry", "X")
+
+    def test_mixed_columns_are_refused(self):
+        error = refused("int and str", Schema.infer, [Dataset({"X": pd.Series([1, "a"], dtype=object)}, name="d")])
+        assert (error.dataset, error.column) == ("d", "X")
+
+    def test_strings_with_many_values_say_what_to_do_and_may_be_declared(self):
+        dataset = Dataset({"X": [f"patient {i}" for i in range(300)]}, name="d")
+        error = refused("300 different strings.*group rare.*declare", Schema.infer, [dataset])
+        assert (error.dataset, error.column) == ("d", "X")
+        assert Schema.infer([dataset], {"X": {"kind": "categorical"}})["X"].num_levels == 300
+
+    def test_a_value_outside_declared_levels_names_the_first_row_and_their_number(self):
+        dataset = Dataset({"X": ["no", "yes", "perhaps", "perhaps"]}, name="d")
+        error = refused("no level 'perhaps'.*'no', 'yes'", Schema.infer, [dataset], {"X": {"levels": ["no", "yes"]}})
+        assert (error.dataset, error.column, error.row, error.count) == ("d", "X", 2, 2)
+
+    def test_a_level_in_one_data_set_only_is_a_warning_unless_it_was_set(self):
+        first, second = Dataset({"X": [0, 1, 2]}, name="a"), Dataset({"X": [0, 1, 1]}, name="b")
+        with pytest.warns(UserWarning, match="'X': level 2 occurs in dataset 'a' only"):
+            Schema.infer([first, second])
+        Schema.infer([first, Dataset({"X": [0, 0]}, do="X")])
+
+    def test_a_declared_level_without_rows_is_a_warning(self):
+        with pytest.warns(UserWarning, match="'X': level 2 occurs in no row"):
+            infer([0, 1], X={"levels": [0, 1, 2]})
+
+    def test_images_of_different_shapes_are_refused(self):
+        first = Dataset(images={"I": pixels()}, name="a")
+        second = Dataset(images={"I": pixels(h=7)}, name="b")
+        error = refused(r"'I' of dataset 'b' has shape \[3, 7, 6\].*\[3, 5, 6\]", Schema.infer, [first, second])
+        assert (error.dataset, error.column) == ("b", "I")
+        refused("as declared", Schema.infer, [first], {"I": {"shape": [1, 5, 6]}})
+        refused("images in dataset 'a' and a column", Schema.infer, [first, Dataset({"I": [1, 2]}, name="c")])
+        refused("declared categorical, but holds images", Schema.infer, [first], {"I": {"kind": "categorical"}})
+
+
+class TestCodes:
+    schema = Schema(
+        [
+            Variable("N", "categorical", (0, 1, 2)),
+            Variable("B", "categorical", (False, True)),
+            Variable("S", "categorical", ("low", "high", "1")),
+            Variable("C", "continuous"),
+            Variable("I", "image", shape=(1, 2, 2)),
+        ]
+    )
+
+    @pytest.mark.parametrize(
+        ("name", "value", "code"),
+        [
+            ("N", 1, 1),
+            ("N", 2.0, 2),
+            ("N", np.int8(1), 1),
+            ("N", np.float32(0), 0),
+            ("B", True, 1),
+            ("B", np.False_, 0),
+            ("B", 1, 1),
+            ("S", "high", 1),
+            ("S", np.str_("low"), 0),
+            ("C", 1, 1.0),
+            ("C", np.float64(0.5), 0.5),
+        ],
+    )
+    def test_code_of_a_value(self, name, value, code):
+        assert self.schema.code(name, value) == code
+
+    @pytest.mark.parametrize(
+        ("name", "text", "value"),
+        [
+            ("N", "1", 1),
+            ("N", "1.0", 1),
+            ("N", 2, 2),
+            ("B", "true", True),
+            ("B", "False", False),
+            ("B", "1", True),
+            ("S", " high ", "high"),
+            ("S", "1", "1"),
+            ("S", 1, "1"),
+            ("C", "-2.5", -2.5),
+            ("C", 3, 3.0),
+        ],
+    )
+    def test_parse_of_what_was_typed(self, name, text, value):
+        parsed = self.schema.parse(name, text)
+        assert parsed == value
+        assert type(parsed) is type(value)
+
+    @pytest.mark.parametrize("method", ["code", "parse"])
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("N", 3, "'N' has no level 3; its levels are 0, 1, 2"),
+            ("S", "hihg", "no level 'hihg'.*did you mean 'high'"),
+            ("C", "warm", "'C' is continuous: 'warm' is no number"),
+            ("C", float("nan"), "not finite"),
+            ("I", 0, r"is an image: give an array of shape \(1, 2, 2\)"),
+            ("M", 0, "no variable 'M'"),
+        ],
+    )
+    def test_values_that_a_variable_cannot_take(self, method, name, value, message):
+        error = refused(message, getattr(self.schema, method), name, value)
+        assert error.column == name
+
+    def test_text_is_no_number_unless_it_was_typed(self):
+        refused("no level '1'", self.schema.code, "N", "1")
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(st.one_of(st.integers(-5, 5), st.text(max_size=4)), min_size=1, max_size=6, unique=True))
+    def test_codes_invert_levels(self, levels):
+        variable = Variable("X", "categorical", tuple(levels))
+        assert [variable.code(level) for level in levels] == list(range(len(levels)))
+        assert decode(variable, np.arange(len(levels))).tolist() == levels
+        assert Variable.from_json(json.loads(json.dumps(variable.to_json()))) == variable
+
+    def test_variables_must_make_sense(self):
+        refused("needs its levels", Variable, "X", "categorical")
+        refused("has no levels", Variable, "X", "continuous", (0, 1))
+        refused("needs its shape", Variable, "I", "image")
+        refused("has no shape", Variable, "X", "continuous", None, (1, 2, 3))
+        refused("channels, height, width", Variable, "I", "image", None, (3, 0, 8))
+        refused("none of", Variable, "X", "ordinal")
+        refused("declared twice", Schema, [Variable("X", "continuous")] * 2)
+        with pytest.raises(TypeError, match="is an image"):
+            decode(self.schema["I"], np.zeros(1))
+        with pytest.raises(TypeError, match="has no levels"):
+            _ = self.schema["C"].num_levels
+
+    def test_encode_refuses_what_the_schema_does_not_know(self):
+        dataset = Dataset({"N": [0, 1, 7, 7], "C": [0.0, 1e300, 1.0, 2.0]}, name="d")
+        error = refused("no level 7", encode, dataset, {"N": self.schema["N"]})
+        assert (error.dataset, error.column, error.row, error.count) == ("d", "N", 2, 2)
+        error = refused("no finite float32", encode, dataset, {"C": self.schema["C"]})
+        assert (error.row, error.count) == (1, 1)
+        refused("missing values", encode, Dataset({"N": [0, None]}), self.schema)
+        refused("must be an image array", encode, Dataset({"I": [0, 1]}), self.schema)
+        refused("must be a column", encode, Dataset(images={"N": pixels()}), self.schema)
+        refused("has shape", encode, Dataset(images={"I": pixels()}), self.schema)
+
+
+class TestDataset:
+    def test_parts_are_kept_under_their_names(self):
+        table = pd.DataFrame({"D": [0, 1, 1, 0], "p": ["u", "v", "u", "v"], "w": [1, 2, 3, 4]}, index=[9, 8, 7, 6])
+        dataset = Dataset(table, do=["D"], images={"I": pixels()}, groups="p", weights="w", name="trial")
+        assert len(dataset) == 4
+        assert dataset.columns == ("D", "p", "w", "I")
+        assert dataset.do == ("D",)
+        assert dataset.groups.tolist() == [0, 1, 0, 1]
+        assert dataset.weights.tolist() == [1.0, 2.0, 3.0, 4.0]
+        assert list(dataset.table.index) == [0, 1, 2, 3]
+        assert list(table.index) == [9, 8, 7, 6]
+        assert "trial" in repr(dataset)
+
+    def test_groups_and_weights_may_be_arrays(self):
+        dataset = Dataset({"X": [0, 1, 0]}, groups=["a", "b", "a"], weights=[0.5, 1, 2])
+        assert dataset.groups.tolist() == [0, 1, 0]
+        assert dataset.weights.tolist() == [0.5, 1, 2]
+
+    @pytest.mark.parametrize("order", ["channels first", "channels last"])
+    def test_uint8_images_are_passed_through_without_a_copy(self, order):
+        array = pixels()
+        given_ = array if order == "channels first" else np.ascontiguousarray(np.moveaxis(array, 1, 3))
+        dataset = Dataset(images={"I": given_}, channels_last=order == "channels last")
+        schema = Schema.infer([dataset])
+        assert schema["I"].shape == (3, 5, 6)
+        encoded = encode(dataset, schema)["I"]
+        assert np.shares_memory(encoded, given_)
+        assert (encoded == array).all()
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_float_images_round_to_the_nearest_byte(self, dtype):
+        array = pixels(c=1)
+        dataset = Dataset(images={"I": (array / 255).astype(dtype)})
+        encoded = encode(dataset, Schema.infer([dataset]))["I"]
+        assert encoded.dtype == np.uint8
+        assert (encoded == array).all()
+
+    def test_memory_mapped_images_stay_on_disk(self, tmp_path):
+        np.save(tmp_path / "I.npy", pixels())
+        array = read_images(tmp_path / "I.npy")
+        assert isinstance(array, np.memmap)
+        dataset = Dataset(images={"I": array})
+        assert np.shares_memory(encode(dataset, Schema.infer([dataset]))["I"], array)
+
+    def test_large_float_images_are_read_in_blocks(self, monkeypatch):
+        monkeypatch.setattr("mdcm.data._BLOCK_BYTES", 1000)
+        array = pixels(n=50) / 255
+        dataset = Dataset(images={"I": array})
+        assert (encode(dataset, Schema.infer([dataset]))["I"] == pixels(n=50)).all()
+        array[41, 0, 0, 0] = np.nan
+        assert refused("row 41 holds nan", Dataset, images={"I": array}).row == 41
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, "is empty: give a table"),
+            ({"table": pd.DataFrame({"X": []})}, "it has no rows"),
+            ({"table": [1, 2]}, "must be a pandas DataFrame, not list"),
+            ({"table": {"X": [1, 2], "Y": [1]}}, "make no table"),
+            ({"table": pd.DataFrame([[1, 2]], columns=["X", "X"])}, "2 columns are called 'X'"),
+            ({"table": pd.DataFrame([[1, 2]], columns=[1, "1"])}, "2 columns are called '1'"),
+            ({"table": pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")]))}, "several levels"),
+            ({"table": {"Dose": [1, 2]}, "do": ["dose"]}, "no column 'dose'.*did you mean 'Dose'"),
+            ({"table": {"X": [1, 2]}, "do": {"X": 1}}, "do takes the names"),
+            ({"table": {"X": [1, 2]}, "do": ["X", "X"]}, "twice"),
+            ({"table": {"X": [1, 2]}, "weights": "w"}, "weights='w' is no column"),
+            ({"table": {"X": [1, 2]}, "groups": [1]}, "groups has 1 values for 2 rows"),
+            ({"table": {"X": [1, 2]}, "weights": ["a", "b"]}, "weights must be numbers"),
+            ({"table": {"X": [1, 2]}, "images": {"I": pixels(3)}}, "'I' has 3 rows, but there are 2"),
+            ({"table": {"I": [1, 2, 3, 4]}, "images": {"I": pixels()}}, "both a column"),
+            ({"images": {"I": pixels()[:, 0]}}, r"shape \[4, 5, 6\]; add the channel axis"),
+            ({"images": {"I": np.moveaxis(pixels(), 1, 3)}}, "channels_last=True"),
+            ({"images": {"I": pixels().astype(np.int64)}}, "dtype int64"),
+            ({"images": {"I": pixels().astype(np.float32)}}, "must lie in"),
+            ({"images": {"I": np.zeros((2, 0, 4, 4), np.uint8)}}, "must be an array"),
+        ],
+    )
+    def test_parts_that_do_not_fit_are_refused(self, arguments, message):
+        error = refused(message, Dataset, **arguments, name="trial")
+        assert error.dataset == "trial"
+        assert "trial" in str(error)
+
+    @pytest.mark.parametrize("weights", [[1, 0, -1, 2], [1, np.nan, 1, np.inf]])
+    def test_weights_that_are_not_positive_name_the_first_row_and_their_number(self, weights):
+        table = {"X": [1, 2, 3, 4], "w": weights}
+        error = refused("'w'.*positive and finite.*2 rows, the first is row 1", Dataset, table, weights="w", name="d")
+        assert (error.dataset, error.column, error.row, error.count) == ("d", "w", 1, 2)
+
+    def test_missing_groups_are_refused(self):
+        error = refused("groups", Dataset, {"X": [1, 2], "p": ["a", None]}, groups="p")
+        assert (error.column, error.row, error.count) == ("p", 1, 1)
+
+    def test_the_plan_hears_of_columns_targets_values_and_rows(self):
+        table = {
+            "X": [2, 0, 2, 0],
+            "Y": [1, 0, 1, 0],
+            "T": pd.to_datetime(["1970-01-03", "1970-01-02"] * 2),
+            "Q": [0] * 4,
+        }
+        spec = Dataset(table, do=["X", "T", "I"], images={"I": pixels()}, name="trial").spec(["I", "X", "Y", "T"])
+        assert spec == DatasetSpec(
+            "trial", columns=["X", "Y", "T", "I"], do={"X": [0, 2], "T": [1.0, 2.0], "I": None}, rows=4
+        )
+
+
+class TestValidate:
+    nodes = ("X", "Y", "Z")
+    table = pd.DataFrame({"X": [0, 1, 1, 0], "Y": [0, 1, 0, 1], "Z": [0.5, 1.5, 2.5, 3.5]})
+
+    def test_one_table_becomes_one_named_data_set(self):
+        (dataset,) = validate(self.table, self.nodes)
+        assert dataset.name == "d1"
+        assert dataset.columns == ("X", "Y", "Z")
+
+    def test_names_are_given_by_place(self):
+        named = validate([self.table, Dataset(self.table, name="mine"), Dataset(self.table)], self.nodes)
+        assert [dataset.name for dataset in named] == ["d1", "mine", "d3"]
+        refused(
+            "2 datasets are called 'd2'", validate, [Dataset(self.table, name="d2"), Dataset(self.table)], self.nodes
+        )
+
+    def test_missing_column_names_the_nearest_one(self):
+        table = self.table.rename(columns={"Z": "Zz"})
+        with pytest.warns(UserWarning, match="'Zz' is no node"):
+            error = refused("'Z' of the graph is a column of no dataset.*'Zz'", validate, table, self.nodes)
+        assert (error.dataset, error.column) == ("d1", "Z")
+        assert validate(self.table[["X", "Y"]], self.nodes, unobserved=["Z"])[0].columns == ("X", "Y")
+
+    def test_columns_may_be_spread_over_data_sets(self):
+        datasets = validate([self.table[["X", "Y"]], self.table[["Z"]]], self.nodes)
+        assert [dataset.columns for dataset in datasets] == [("X", "Y"), ("Z",)]
+
+    def test_missing_values_name_column_first_row_and_their_number(self):
+        table = self.table.assign(Y=[0, None, None, 1])
+        error = refused(
+            r"'Y' has missing values \(2 rows, the first is row 1, counted from 0\).*dropna=True",
+            validate,
+            Dataset(table, name="trial"),
+            self.nodes,
+        )
+        assert (error.dataset, error.column, error.row, error.count) == ("trial", "Y", 1, 2)
+
+    def test_dropna_leaves_out_rows_everywhere(self):
+        table = self.table.assign(Y=[0, None, 1, 1], extra=[None] * 4, w=[1, 2, 3, 4], p=list("abcd"))
+        dataset = Dataset(table, images={"I": pixels()}, weights="w", groups="p", dropna=True)
+        with pytest.warns(UserWarning, match="'extra'"):
+            (kept,) = validate(dataset, (*self.nodes, "I"))
+        assert kept.table["Y"].tolist() == [0, 1, 1]
+        assert kept.weights.tolist() == [1, 3, 4]
+        assert kept.groups.tolist() == [0, 2, 3]
+        assert (kept.images["I"] == pixels()[[0, 2, 3]]).all()
+        none = Dataset({"X": [0, None], "Y": [None, 1]}, dropna=True)
+        refused("leaves none", validate, none, ("X", "Y"))
+
+    def test_a_column_without_values_counts_as_not_observed(self):
+        empty = Dataset(self.table.assign(Z=np.nan), name="a")
+        with pytest.warns(UserWarning, match="dataset 'a': column 'Z' holds no value"):
+            first, _ = validate([empty, self.table], self.nodes)
+        assert first.columns == ("X", "Y")
+        target = Dataset(self.table.assign(X=np.nan), do="X")
+        refused("target of the intervention and holds no value", validate, target, self.nodes)
+
+    def test_extra_columns_are_ignored_with_one_warning(self):
+        table = self.table.assign(a=1, b=2, w=1.0)
+        with pytest.warns(UserWarning, match="columns 'a', 'b' are no nodes") as caught:
+            (dataset,) = validate(Dataset(table, weights="w"), self.nodes)
+        assert len(caught) == 1
+        assert dataset.columns == self.nodes
+        refused("none of the graph's variables", validate, self.table, ("A", "B"))
+
+    def test_targets_must_be_nodes(self):
+        table = self.table.assign(Q=1)
+        refused("'Q' is no node of the graph", validate, Dataset(table, do="Q"), self.nodes)
+
+    def test_infinite_values_are_refused(self):
+        table = self.table.assign(Z=[0.5, np.inf, -np.inf, 1])
+        error = refused("'Z' has infinite values", validate, table, self.nodes)
+        assert (error.column, error.row, error.count) == ("Z", 1, 2)
+
+    def test_a_constant_column_warns_where_another_data_set_varies(self):
+        constant = self.table.assign(Y=1)
+        with pytest.warns(UserWarning, match=r"dataset 'd1': column 'Y' is constant \(1\)"):
+            validate([constant, self.table], self.nodes)
+        error = refused("'Y' is 1 in every row.*varies in no dataset", validate, constant, self.nodes)
+        assert (error.dataset, error.column) == ("d1", "Y")
+
+    def test_what_was_set_may_be_constant(self):
+        validate(Dataset(self.table.assign(X=1), do="X"), self.nodes)
+        with pytest.warns(UserWarning, match="'X' is constant"):
+            validate([self.table.assign(X=0), Dataset(self.table.assign(X=1), do="X")], self.nodes)
+
+    @pytest.mark.parametrize("data", [[], "table.csv", 3, None, np.zeros((2, 2))])
+    def test_other_things_are_no_data(self, data):
+        refused("data must be", validate, data, self.nodes)
+
+    def test_good_data_gives_no_warning(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Schema.infer(validate([self.table, Dataset(self.table, do="X")], self.nodes))
+
+
+class TestFiles:
+    table = pd.DataFrame({"X": [0, 1], "Größe": ["a", "b"]})
+
+    def test_tables_are_read_back(self, tmp_path):
+        self.table.to_csv(tmp_path / "t.csv", index=False)
+        self.table.to_csv(tmp_path / "bom.CSV", index=False, encoding="utf-8-sig")
+        self.table.to_csv(tmp_path / "t.tsv", index=False, sep="\t")
+        self.table.to_parquet(tmp_path / "t.parquet")
+        for name in ["t.csv", "bom.CSV", "t.tsv", "t.parquet"]:
+            read = read_table(tmp_path / name)
+            assert list(read.columns) == ["X", "Größe"], name
+            assert read.to_numpy().tolist() == self.table.to_numpy().tolist(), name
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("t.csv", "X,Größe\n1,2\n".encode("latin-1"), "byte 4 is not UTF-8"),
+            ("t.csv", b"X,Y,X\n1,2,3\n", "2 columns are called 'X'"),
+            ("t.csv", b"", "is empty"),
+            ("t.csv", b"X;Y\n1;2\n", "separated by ';'"),
+            ("t.csv", b"X,Y\n1,2\n1,2,3\n", "line 3"),
+            ("t.parquet", b"PAR1 no", "not a Parquet file"),
+            ("t.xlsx", b"", "must be a .csv"),
+        ],
+    )
+    def test_tables_that_cannot_be_read_say_why(self, tmp_path, name, content, message):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert str(path) in str(refused(message, read_table, path))
+
+    def test_missing_files_are_named(self, tmp_path):
+        for function, name in [
+            (read_table, "no.csv"),
+            (read_table, "no.parquet"),
+            (read_images, "no.npy"),
+            (file_sha256, "no"),
+        ]:
+            error = refused("No such file", function, tmp_path / name)
+            assert name in str(error)
+
+    def test_parquet_without_pyarrow_says_how_to_get_it(self, tmp_path, monkeypatch):
+        self.table.to_parquet(tmp_path / "t.parquet")
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        refused("pip install pyarrow", read_table, tmp_path / "t.parquet")
+
+    def test_image_files_that_cannot_be_read_say_why(self, tmp_path):
+        np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+        refused("not an .npy array", read_images, tmp_path / "objects.npy")
+        np.save(tmp_path / "cut.npy", pixels())
+        content = (tmp_path / "cut.npy").read_bytes()
+        (tmp_path / "cut.npy").write_bytes(content[:-10])
+        refused("not an .npy array", read_images, tmp_path / "cut.npy")
+        (tmp_path / "empty.npy").write_bytes(b"")
+        refused("not an .npy array", read_images, tmp_path / "empty.npy")
+        np.savez(tmp_path / "several.npz", a=pixels())
+        refused("several arrays", read_images, tmp_path / "several.npz")
+
+    def test_file_sha256_is_that_of_the_bytes(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"abc" * 100_000)
+        assert file_sha256(tmp_path / "f") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+        assert re.fullmatch("[0-9a-f]{64}", file_sha256(tmp_path / "f"))

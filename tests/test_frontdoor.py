@@ -1,0 +1,163 @@
+"""The front door through a picture: the true model is exact, and the experiment finds what it should."""
+
+import json
+
+import numpy as np
+import pytest
+
+import mdcm
+from mdcm.errors import CheckpointError
+from mdcm.experiments import frontdoor
+from mdcm.experiments.frontdoor import FrontDoor
+
+ROWS = 200_000
+
+
+@pytest.fixture(scope="module")
+def scm():
+    return FrontDoor(16)
+
+
+@pytest.fixture(scope="module")
+def exact(scm):
+    return scm.exact()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def result(out):
+    return frontdoor.run(out, fast=True, seed=0)
+
+
+def within(frequencies, probabilities, n, *, errors=4.5):
+    """Whether shares of n rows agree with probabilities, so many standard errors each."""
+    return (np.abs(frequencies - probabilities) <= errors * np.sqrt(probabilities * (1 - probabilities) / n)).all()
+
+
+def shown_given_d(scm):
+    """P(I | D): one row per value of D, one column per picture of the bank."""
+    by_digit = np.stack([(scm.bank.digits == digit) / (scm.bank.digits == digit).sum() for digit in (0, 1)])
+    return (1 - scm.flip) * by_digit + scm.flip * by_digit[::-1]
+
+
+class TestTruth:
+    def test_distributions_add_up(self, exact):
+        assert exact.joint.sum() == pytest.approx(1)
+        assert exact.do.sum(axis=1) == pytest.approx([1, 1])
+        assert exact.conditional == pytest.approx(exact.joint / exact.joint.sum(axis=1, keepdims=True))
+
+    def test_joint_agrees_with_a_sample(self, scm, exact):
+        drawn = scm.sample(ROWS, seed=1)
+        counts = drawn.table.value_counts(normalize=True).reindex([(d, a) for d in (0, 1) for a in range(3)])
+        assert within(counts.to_numpy(), exact.joint.ravel(), ROWS)
+
+    def test_pictures_agree_with_the_mechanism(self, scm):
+        d = np.repeat([0, 1], 50_000)
+        images = scm.sample_images(d, seed=2)
+        place = {picture.tobytes(): i for i, picture in enumerate(scm.bank.images)}
+        rows = np.array([place[picture.tobytes()] for picture in images])
+        for value in (0, 1):
+            # equal pictures occur where a shift and a colour of two digits coincide, so labels are compared, not rows
+            mine = rows[d == value]
+            flipped = (scm.bank.digits[mine] != value).mean()
+            assert within(flipped, np.array(scm.flip), 50_000)
+            shares = np.bincount(scm.bank.colours[mine], minlength=3) / 50_000
+            assert within(shares, np.full(3, 1 / 3), 50_000)
+
+    def test_naive_answer_is_far_off_and_points_the_other_way(self, exact):
+        gap = np.abs(exact.conditional - exact.do).sum(axis=1) / 2
+        assert (gap >= 0.15).all()
+        effect = exact.do[1] - exact.do[0]
+        assert np.abs(effect).sum() / 2 >= 0.15
+        naive = exact.conditional[1] - exact.conditional[0]
+        assert effect[0] < 0 < naive[0]
+        assert effect[2] > 0 > naive[2]
+
+    @pytest.mark.parametrize("resolution", [8, 32])
+    def test_effect_hardly_depends_on_the_resolution(self, exact, resolution):
+        other = FrontDoor(resolution).exact()
+        assert np.abs(other.do - exact.do).max() < (0.05 if resolution == 8 else 0.002)
+
+    def test_front_door_formula_gives_the_effect(self, scm, exact):
+        # P(A | I, D) and P(D) from the joint with the confounder, by Bayes; nothing but observed variables after that
+        outcomes = scm.outcome_probabilities(scm.bank.images)
+        d1 = frontdoor._D1_GIVEN_STATE
+        state_and_d = frontdoor._STATES * np.stack([1 - d1, d1])
+        p_d = state_and_d.sum(axis=1)
+        given_image_and_d = np.einsum("du,iua->ida", state_and_d / p_d[:, None], outcomes)
+        shown = shown_given_d(scm)
+        assert (shown > 0).all(), "every picture occurs with either D, so every P(A | I, D) is defined"
+        plug_in = np.einsum("di,iea,e->da", shown, given_image_and_d, p_d)
+        assert plug_in == pytest.approx(exact.do, abs=1e-12)
+
+    def test_without_flips_the_formula_is_undefined(self):
+        assert (shown_given_d(FrontDoor(8, flip=0.0)) == 0).any()
+
+    def test_effect_of_d_is_the_average_effect_of_its_pictures(self, scm, exact):
+        assert shown_given_d(scm) @ scm.do_image(scm.bank.images) == pytest.approx(exact.do, abs=1e-12)
+
+    def test_outcome_probabilities_are_distributions_that_depend_on_everything(self, scm):
+        outcomes = scm.outcome_probabilities(scm.bank.images[:100])
+        assert outcomes.shape == (100, 4, 3)
+        assert outcomes.sum(axis=-1) == pytest.approx(np.ones((100, 4)))
+        assert (outcomes > 0).all()
+        assert np.ptp(outcomes, axis=0).min() > 0.01
+        assert np.ptp(outcomes, axis=1).min() > 0.001
+
+    def test_sample_is_a_function_of_the_seed(self, scm):
+        first, again, other = scm.sample(500, seed=3), scm.sample(500, seed=3), scm.sample(500, seed=4)
+        assert first.table.equals(again.table)
+        assert np.array_equal(first.images, again.images)
+        assert not first.table.equals(other.table)
+        assert first.images.dtype == np.uint8
+        assert list(first.table.columns) == ["D", "A"]
+
+    @pytest.mark.parametrize("flip", [-0.1, 1.5])
+    def test_flip_is_a_probability(self, flip):
+        with pytest.raises(ValueError, match=f"flip is a probability, not {flip}"):
+            FrontDoor(8, flip=flip)
+
+
+class TestRun:
+    def test_distances_are_those_of_the_tables(self, result, exact):
+        assert np.array(result.truth) == pytest.approx(exact.do)
+        for name in ("model", "model_on_real", "naive"):
+            table = np.array(getattr(result, name))
+            assert table.sum(axis=1) == pytest.approx([1, 1])
+            assert result.tvd[name] == pytest.approx(np.abs(table - exact.do).sum(axis=1) / 2)
+
+    def test_naive_answer_is_the_conditional_of_the_data(self, result, exact):
+        rows = result.rows * exact.joint.sum(axis=1)
+        for d in (0, 1):
+            assert within(np.array(result.naive[d]), exact.conditional[d], rows[d])
+
+    def test_everything_is_written_and_the_model_answers_again(self, result, out):
+        assert json.loads((out / "metrics.json").read_text()) == json.loads(result.to_json())
+        assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / "plan.svg").read_text()
+        model = mdcm.load(out / "model")
+        drawn = model.draw_samples(result.draws, do={"D": 1}, seed=result.seed)
+        counts = drawn.table["A"].value_counts(normalize=True).reindex(range(3), fill_value=0)
+        assert counts.to_numpy() == pytest.approx(np.array(result.model[1]))
+
+    def test_shares_of_a_judgement_add_up(self, result):
+        for seen in result.judged:
+            assert seen.intended + seen.flipped + seen.neither == pytest.approx(1)
+            assert sum(seen.colours) == pytest.approx(1)
+
+    def test_text_shows_every_answer(self, result):
+        text = frontdoor.render(result)
+        for table in (result.truth, result.model, result.model_on_real, result.naive):
+            assert all(f"{p:.3f}" in text for row in table for p in row)
+        assert all(path in text for path in result.files.values())
+
+    def test_other_files_are_not_overwritten(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "thesis.txt").write_text("years of work")
+        with pytest.raises(CheckpointError, match="model"):
+            frontdoor.run(tmp_path, fast=True)
+        assert [path.name for path in tmp_path.rglob("*")] == ["model", "thesis.txt"]

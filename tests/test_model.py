@@ -1,0 +1,766 @@
+"""Laws of a fitted model: of its draws, of its answers, and of what is saved and loaded."""
+
+import io
+import itertools
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+import mdcm
+from mdcm import (
+    ADMG,
+    CheckpointError,
+    DataError,
+    Dataset,
+    LowSupportError,
+    PlanError,
+    QueryError,
+    TrainConfig,
+    UntrainableError,
+)
+from mdcm.mechanisms import Mechanism
+from mdcm.rundir import MODEL, WEIGHTS
+from mdcm.scm import DiscreteSCM, random_discrete
+
+FRONT_DOOR = ADMG.from_string("X -> Z -> Y; X <-> Y")
+QUICK = TrainConfig(max_steps=60)
+BRIEF = TrainConfig(max_steps=2, checks=1)
+
+
+@pytest.fixture(scope="module")
+def table():
+    data = random_discrete(FRONT_DOOR, levels={"X": 2, "Z": 2, "Y": 3}, seed=3).sample(1000, seed=0)
+    return data.assign(Z=data["Z"].map({0: "low", 1: "high"}))
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return mdcm.fit(FRONT_DOOR, table, config=QUICK, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tangle():
+    """Seven variables with levels of several types, a confounder of three, and no particular distribution."""
+    graph = ADMG.from_string("L [latent]; A -> B -> C -> D; A -> E; F -> C; L -> B; L -> D; L -> F; E <-> D; G")
+    drawn = random_discrete(graph, levels=2, seed=5).sample(300, seed=0)
+    drawn = drawn.assign(A=drawn["A"] == 1, B=drawn["B"].map({0: "b0", 1: "b1"}), C=drawn["C"] * 2.0)
+    drawn["D"] = pd.Categorical.from_codes(drawn["D"], ["no", "yes"], ordered=True)
+    return mdcm.fit(graph, drawn, config=BRIEF)
+
+
+class GaussianLine(Mechanism):
+    """A mechanism as a user writes one: a number that depends linearly on its parents."""
+
+    noise_size = 1
+
+    def __init__(self, variable, parents, latents=()):
+        super().__init__(variable, parents, latents)
+        self.line = nn.Linear(max(len(self.parents), 1), 1)
+        self.spread = nn.Parameter(torch.zeros(()))
+
+    def _mean(self, parents, rows):
+        inputs = [parents[parent.name].float() for parent in self.parents]
+        return self.line(torch.stack(inputs, 1) if inputs else torch.zeros(rows, 1)).squeeze(1)
+
+    def forward(self, parents, latents, noise):
+        return self._mean(parents, len(noise)) + self.spread.exp() * noise.squeeze(1)
+
+    def conditional_loss(self, parents, value, generator):
+        return ((value - self._mean(parents, len(value))) / self.spread.exp()).square() / 2 + self.spread
+
+    def config(self):
+        return {"type": "tests.GaussianLine"}
+
+
+def same(one, other):
+    """Two Samples are equal bit for bit."""
+    pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
+    assert one.images.keys() == other.images.keys()
+    for name in one.images:
+        np.testing.assert_array_equal(one.images[name], other.images[name])
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"T": ["a", "b"] * 60, "N": rng.normal(size=120), "probability": [0, 1, 1] * 40})
+    images = rng.integers(0, 256, (120, 1, 8, 8), dtype=np.uint8)
+    return mdcm.fit(
+        "T -> I; T -> N; T -> probability",
+        Dataset(data, images={"I": images}),
+        config=TrainConfig(max_steps=1, batch_size=2, holdout=0),
+        mechanisms={"N": GaussianLine},
+    )
+
+
+@pytest.fixture(scope="module")
+def rare():
+    """B is 1 in one row of four hundred."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"A": rng.integers(0, 2, 4000), "B": (np.arange(4000) % 400 == 0).astype(int)})
+    return mdcm.fit("A -> B", data, config=TrainConfig(max_steps=300))
+
+
+class TestDraws:
+    @pytest.mark.parametrize("do", [None, {"X": 1}], ids=["observing", "doing"])
+    def test_row_i_is_the_same_however_many_are_drawn_and_whatever_was_asked_before(self, model, do):
+        whole = model.draw_samples(9000, do=do, seed=7).table
+        for number in (4097, 1, 4096, 100, 8999):
+            model.draw_samples(13, seed=number)
+            part = model.draw_samples(number, do=do, seed=7).table
+            pd.testing.assert_frame_equal(part, whole.head(number), check_exact=True)
+
+    def test_the_torch_seed_has_no_part_in_it(self, model):
+        torch.manual_seed(0)
+        one = model.draw_samples(50, seed=3)
+        torch.manual_seed(1)
+        state = torch.random.get_rng_state()
+        same(one, model.draw_samples(50, seed=3))
+        assert torch.equal(state, torch.random.get_rng_state())
+
+    def test_seeds_make_other_rows(self, model):
+        first, second = (model.draw_samples(200, seed=seed).table for seed in (0, 1))
+        assert not first.equals(second)
+
+    def test_fewer_variables_change_nothing_in_those_that_are_left(self, tangle):
+        whole = tangle.draw_samples(500, seed=2).table
+        for names in (["D"], ["G", "B"], ["E", "A", "D"]):
+            part = tangle.draw_samples(500, variables=names, seed=2).table
+            pd.testing.assert_frame_equal(part, whole[names], check_exact=True)
+
+    def test_values_have_the_types_of_the_data(self, tangle):
+        drawn = tangle.draw_samples(20).table
+        assert list(drawn) == list(tangle.graph.nodes)
+        assert drawn["A"].dtype == bool
+        assert set(drawn["B"]) <= {"b0", "b1"}
+        assert drawn["C"].dtype == float
+        assert set(drawn["C"]) <= {0.0, 2.0}
+        assert drawn["D"].dtype == pd.CategoricalDtype(["no", "yes"], ordered=True)
+
+    def test_do_fixes_its_targets(self, tangle):
+        drawn = tangle.draw_samples(100, do={"B": "b1", "A": False, "D": "yes"}).table
+        assert set(drawn["B"]) == {"b1"}
+        assert set(drawn["A"]) == {False}
+        assert set(drawn["D"]) == {"yes"}
+
+    @pytest.mark.parametrize("form", [list, tuple, np.array, pd.Series], ids=lambda form: form.__name__)
+    def test_do_takes_one_value_per_row(self, model, form):
+        values = np.random.default_rng(0).integers(0, 2, 5000).tolist()
+        drawn = model.draw_samples(5000, do={"X": form(values)}, seed=4).table
+        assert drawn["X"].tolist() == values
+        for level in (0, 1):
+            alone = model.draw_samples(5000, do={"X": level}, seed=4).table
+            rows = drawn["X"] == level
+            pd.testing.assert_frame_equal(drawn[rows], alone[rows], check_exact=True)
+
+    def test_do_on_a_non_ancestor_changes_nothing(self, tangle):
+        natural = tangle.draw_samples(300, seed=9).table
+        changed = 0
+        for name in tangle.graph.nodes:
+            for level in tangle.schema[name].levels:
+                drawn = tangle.draw_samples(300, do={name: level}, seed=9).table
+                others = [node for node in tangle.graph.nodes if name not in tangle.graph.ancestors([node])]
+                pd.testing.assert_frame_equal(drawn[others], natural[others], check_exact=True)
+                children = tangle.graph.children([name])
+                changed += any(not drawn[child].equals(natural[child]) for child in children)
+        # and the equality above is not for want of effects
+        assert changed >= 5
+
+    def test_doing_what_happens_anyway_changes_nothing(self, tangle):
+        natural = tangle.draw_samples(300, seed=9).table
+        for names in (["B"], ["A", "C"], ["F", "D", "E"]):
+            drawn = tangle.draw_samples(300, do={name: natural[name] for name in names}, seed=9).table
+            pd.testing.assert_frame_equal(drawn, natural, check_exact=True)
+
+    def test_draws_given_evidence_are_the_natural_ones_that_agree_with_it(self, model):
+        given = {"Z": "high", "Y": 1}
+        natural = model.draw_samples(9000, do={"X": 0}, seed=2).table
+        agree = natural[(natural["Z"] == "high") & (natural["Y"] == 1)].reset_index(drop=True)
+        assert 300 < len(agree) < 9000
+        drawn = model.draw_samples(300, do={"X": 0}, given=given, seed=2)
+        pd.testing.assert_frame_equal(drawn.table, agree.head(300), check_exact=True)
+        assert drawn.ess == len(drawn) == 300
+        assert drawn.weights is None
+
+    def test_numbers_of_rows(self, model):
+        for number in (0, -3, 2.5, True, "10", None):
+            with pytest.raises(QueryError, match="num_samples must be a whole number of at least 1"):
+                model.draw_samples(number)
+        assert len(model.draw_samples(np.int32(3))) == 3
+
+
+class TestQueries:
+    def test_a_table_has_one_row_per_combination_and_sums_to_one(self, model):
+        answer = model.query("P(Y | do(Z), X)", 2000)
+        assert list(answer.table) == ["Z", "X", "Y", "probability", "stderr"]
+        assert len(answer.table) == 2 * 2 * 3
+        sums = answer.table.groupby(["Z", "X"])["probability"].sum()
+        np.testing.assert_allclose(sums, 1.0, atol=1e-12)
+        assert (answer.table["stderr"] > 0).all()
+        assert (answer.value, answer.stderr) == (None, None)
+
+    def test_probabilities_are_shares_of_the_draws(self, model):
+        drawn = model.draw_samples(3000, do={"X": 1}, seed=5).table
+        answer = model.query("P(Z=high, Y=2 | do(X=1))", 3000, seed=5)
+        share = ((drawn["Z"] == "high") & (drawn["Y"] == 2)).mean()
+        assert answer.value == share
+        assert answer.ess == 3000
+
+    def test_a_conditional_is_the_ratio_of_joint_and_marginal(self, model):
+        conditional = model.query("P(Y=1 | do(X=0), Z=high)", 20_000)
+        joint = model.query("P(Y=1, Z=high | do(X=0))", 20_000, seed=1)
+        marginal = model.query("P(Z=high | do(X=0))", 20_000, seed=2)
+        ratio = joint.value / marginal.value
+        # by the delta method; the seeds differ, so the errors are independent
+        error = ratio * math.hypot(joint.stderr / joint.value, marginal.stderr / marginal.value)
+        assert abs(conditional.value - ratio) <= 4 * math.hypot(conditional.stderr, error)
+        assert error < 0.02
+
+    def test_an_expectation_is_the_sum_of_levels_times_probabilities(self, model):
+        mean = model.query("E[Y | do(X=1)]", 5000, seed=3)
+        shares = model.query("P(Y | do(X=1))", 5000, seed=3).table
+        assert mean.value == pytest.approx((shares["Y"] * shares["probability"]).sum(), abs=1e-12)
+        variance = (shares["Y"] ** 2 * shares["probability"]).sum() - mean.value**2
+        assert mean.stderr == pytest.approx(math.sqrt(variance / 4999), rel=1e-9)
+
+    def test_expectations_by_level_are_those_of_each_level(self, model):
+        table = model.query("E[Y | do(X)]", 2000).table
+        assert list(table) == ["X", "mean", "stderr"]
+        for _, row in table.iterrows():
+            alone = model.query(f"E[Y | do(X={int(row['X'])})]", 2000)
+            assert (row["mean"], row["stderr"]) == (alone.value, pytest.approx(alone.stderr, rel=1e-12))
+
+    def test_a_difference_has_a_smaller_error_than_its_terms_apart(self, model):
+        paired = model.query("E[Y | do(X=1)] - E[Y | do(X=0)]", 5000)
+        terms = [model.query(f"E[Y | do(X={level})]", 5000) for level in (1, 0)]
+        assert paired.value == pytest.approx(terms[0].value - terms[1].value, abs=1e-12)
+        assert 0 < paired.stderr < 0.8 * math.hypot(terms[0].stderr, terms[1].stderr)
+
+    def test_sums_of_any_terms(self, model):
+        text = "P(Y=1 | do(X=1)) - P(Y=1 | X=1) + P(Z=low)"
+        parts = [model.query(part, 4000).value for part in ("P(Y=1 | do(X=1))", "P(Y=1 | X=1)", "P(Z=low)")]
+        answer = model.query(text, 4000)
+        assert answer.value == pytest.approx(parts[0] - parts[1] + parts[2], abs=1e-12)
+        assert model.query("-P(Z=low)", 4000).value == -parts[2]
+
+    @pytest.mark.parametrize(
+        "text",
+        ["P(Y=1 | do(X=1))", "P(Y=2 | X=0)", "E[Y | do(Z=high)]", "E[Y | do(X=1)] - E[Y | do(X=0)]"],
+    )
+    def test_standard_errors_are_those_of_the_answers(self, model, text):
+        truth = model.query(text, 100_000, seed=10**6)
+        runs = 40
+        scores = []
+        for seed in range(runs):
+            answer = model.query(text, 400, seed=seed)
+            scores.append((answer.value - truth.value) / math.hypot(answer.stderr, truth.stderr))
+        # sums of squares and of values that a right error exceeds once in ten thousand times
+        low, high = stats.chi2.ppf([5e-5, 1 - 5e-5], runs)
+        assert low < np.square(scores).sum() < high
+        assert abs(np.sum(scores)) < stats.norm.ppf(1 - 5e-5) * math.sqrt(runs)
+
+    def test_an_event_that_never_happened_is_not_claimed_to_be_impossible(self, model):
+        rows = 50
+        answer = model.query("P(X, Z, Y)", rows)
+        assert (answer.table["probability"] == 0).any()
+        for _, row in answer.table.iterrows():
+            # the error of the share after one success and one failure more
+            smooth = (row["probability"] * rows + 1) / (rows + 2)
+            assert row["stderr"] == pytest.approx(math.sqrt(smooth * (1 - smooth) / rows), rel=1e-12)
+
+    def test_says_that_identification_is_not_checked(self, model):
+        answer = model.query("P(Y=1 | do(X=1))", 100)
+        assert answer.identification is None
+        assert "whether the graph and the data determine this answer is not checked yet" in str(answer)
+        assert str(answer).startswith("P(Y=1 | do(X=1))\n")
+
+    def test_numbers_of_draws(self, model):
+        for number in (1, 0, 10.0, None):
+            with pytest.raises(QueryError, match="num_samples must be a whole number of at least 2"):
+                model.query("P(Y)", number)
+
+
+class TestRefusals:
+    """What a query cannot be about, with the place in its text."""
+
+    @pytest.mark.parametrize(
+        ("text", "message", "under"),
+        [
+            ("P(Y[X=1] | X=0)", "counterfactual queries cannot be answered yet", "P(Y[X=1] | X=0)"),
+            ("P(Y[X=1]=1, Y[X=0]=0)", "counterfactual queries cannot be answered yet", "P(Y[X=1]=1, Y[X=0]=0)"),
+            ("P(W | do(X=1))", "there is no variable 'W'; there are 'X', 'Z', 'Y'", "W"),
+            ("P(Y | do(X=2))", "variable 'X' has no level 2; its levels are 0, 1", "2"),
+            ("P(Y | do(X=1), Z=hihg)", "'hihg'.*did you mean 'high'", "hihg"),
+            ("P(Y | do(X=1), X=0)", "do() and the condition contradict each other", "X"),
+            ("P(Y | do(X=1), X=1)", "'X' is set by do() and cannot be conditioned on as well", "X"),
+            ("P(Y | do(X=1)", "this '(' is never closed", "("),
+            ("E[Z | do(X=1)]", "the levels of 'Z' are no numbers, so it has no expectation", "Z"),
+        ],
+    )
+    def test_have_a_caret_under_the_place(self, model, text, message, under):
+        with pytest.raises(QueryError) as caught:
+            model.query(text, 100)
+        assert_caret(caught.value, text, message, under)
+
+    @pytest.mark.parametrize(
+        ("text", "message", "under"),
+        [
+            ("P(I | do(T=a))", "'I' is an image; use draw_samples", "I"),
+            ("P(T | do(I))", "'I' is an image; use draw_samples", "I"),
+            ("P(N | do(T=a))", "'N' is continuous: give it a value, or bin it", "N"),
+            ("P(N=1 | do(T=a))", "'N' is continuous: ask for its expectation, or bin it", "N"),
+            ("P(T | do(N))", "'N' is continuous: give it a value, or bin it", "N"),
+            ("P(T | N=1)", "'N' is continuous and cannot be conditioned on", "N"),
+            ("P(probability | do(T=a))", "the answer has a column 'probability' of its own", "probability"),
+        ],
+    )
+    def test_of_variables_without_levels(self, mixed, text, message, under):
+        with pytest.raises(QueryError) as caught:
+            mixed.query(text, 100)
+        assert_caret(caught.value, text, message, under)
+
+    def test_do_not_reach_what_can_be_asked(self, mixed):
+        assert mixed.query("E[N | do(T=a)]", 100).stderr > 0
+        assert mixed.query("P(T | do(N=0.5))", 100).table["probability"].sum() == 1
+        assert mixed.query("E[probability | do(T=a)] - E[probability | do(T=b)]", 100).stderr is not None
+
+    def test_of_do_and_given(self, model):
+        cases = [
+            (QueryError, "there is no variable 'Q'; the model has 'X', 'Z', 'Y'", {"do": {"Q": 1}}),
+            (QueryError, "there is no variable 'Q'", {"given": {"Q": 1}}),
+            (QueryError, "there is no variable 'Q'", {"variables": ["Y", "Q"]}),
+            (QueryError, "'X' is set by do\\(\\) and cannot be conditioned on", {"do": {"X": 1}, "given": {"X": 0}}),
+            (QueryError, "one value per row cannot be combined", {"do": {"X": [0, 1]}, "given": {"Y": 0}}),
+            (DataError, "variable 'X' has no level 3; its levels are 0, 1", {"do": {"X": 3}}),
+            (DataError, "variable 'X' has no level 'x'", {"do": {"X": ["x", 0]}}),
+            (DataError, "variable 'Z' has no level 'hgih'.*did you mean 'high'", {"given": {"Z": "hgih"}}),
+            (DataError, "3 values were given for 2 rows", {"do": {"X": [0, 1, 1]}}),
+            (DataError, "the array of values is empty", {"do": {"X": []}}),
+            (DataError, "a value, or one per row, is needed", {"do": {"X": np.zeros((2, 2))}}),
+            (DataError, "a value, or one per row, is needed", {"do": {"X": [[0], [1]]}}),
+        ]
+        for kind, message, arguments in cases:
+            with pytest.raises(kind, match=message):
+                model.draw_samples(2, **arguments)
+        assert model.draw_samples(1, do={"X": np.array(1)}).table["X"].item() == 1
+
+    def test_of_images_that_do_not_fit(self, mixed):
+        for value, message in [
+            (np.zeros((1, 8, 9)), r"an array of shape \(1, 8, 8\) or \[n, ...\] is needed, not \(1, 8, 9\)"),
+            (np.full((1, 8, 8), 1.5), r"pixels must be uint8, or floats in \[0, 1\]"),
+            (np.zeros((1, 8, 8), dtype=np.int64), "pixels must be uint8"),
+            ("cat.png", r"an array of shape \(1, 8, 8\)"),
+        ]:
+            with pytest.raises(DataError, match=message):
+                mixed.draw_samples(2, do={"I": value})
+        with pytest.raises(QueryError, match="'I' is image, and only categorical variables can be conditioned on"):
+            mixed.draw_samples(2, given={"I": np.zeros((1, 8, 8))})
+
+
+def assert_caret(error, text, message, under):
+    said, shown, caret = str(error).split("\n")
+    assert re.search(message.replace("()", r"\(\)").replace("'('", r"'\('"), said), said
+    assert shown == "  " + text
+    start = caret.index("^") - 2
+    assert text[start : start + caret.count("^")] == under
+    assert (error.text, error.position, error.length) == (text, start, len(under))
+
+
+class TestLowSupport:
+    def test_is_an_error_with_its_numbers(self, rare):
+        with pytest.raises(LowSupportError, match=r"only \d+ of 10,000 draws agree with B=1; ask for") as caught:
+            rare.draw_samples(500, given={"B": 1})
+        natural = rare.draw_samples(10_000).table["B"].mean()
+        assert caught.value.probability == natural
+        assert caught.value.ess == natural * 10_000 < 100
+        with pytest.raises(LowSupportError, match="agree with B=1"):
+            rare.query("P(A | B=1)", 500)
+
+    def test_ends_where_enough_agree(self, rare):
+        drawn = rare.draw_samples(5000, given={"B": 1})
+        assert 100 <= len(drawn) < 5000
+        assert drawn.ess == len(drawn)
+        answer = rare.query("P(A=1 | B=1)", 5000)
+        assert answer.ess == len(drawn)
+        assert answer.value == (drawn.table["A"] == 1).mean()
+
+    def test_a_few_rows_are_enough_for_whoever_asks_for_a_few(self, rare):
+        assert len(rare.draw_samples(1, given={"B": 0})) == 1
+
+
+class TestTraining:
+    def test_is_a_function_of_the_seed(self, table):
+        one, same_seed, other = (mdcm.fit(FRONT_DOOR, table, config=BRIEF, seed=seed) for seed in (4, 4, 5))
+        weights, again = one.dcm.state_dict(), same_seed.dcm.state_dict()
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+        assert not all(torch.equal(tensor, other.dcm.state_dict()[name]) for name, tensor in weights.items())
+
+    def test_finds_the_effect_through_the_front_door(self):
+        """Against the exact answer, within the error of the plug-in estimator that knows the formula."""
+        scm = DiscreteSCM(
+            FRONT_DOOR,
+            {
+                "X": [[0.85, 0.15], [0.15, 0.85]],
+                "Z": [[0.9, 0.1], [0.25, 0.75]],
+                "Y": [[[0.8, 0.2], [0.3, 0.7]], [[0.65, 0.35], [0.05, 0.95]]],
+            },
+            {"U[X,Y]": [0.5, 0.5]},
+        )
+        rows = 8000
+        truth = [float(scm.exact(["Y"], do={"X": x})[1]) for x in (0, 1)]
+        estimates = np.array([front_door_formula(scm.sample(rows, seed=1000 + run)) for run in range(100)])
+        error = np.sqrt(np.square(estimates - truth).mean(axis=0))
+
+        model = mdcm.fit(FRONT_DOOR, scm.sample(rows, seed=0))
+        data = scm.sample(rows, seed=0)
+        for x in (0, 1):
+            answer = model.query(f"P(Y=1 | do(X={x}))", 100_000)
+            tolerance = 4 * math.hypot(error[x], answer.stderr)
+            assert abs(answer.value - truth[x]) <= tolerance
+            naive = data.loc[data["X"] == x, "Y"].mean()
+            assert abs(naive - truth[x]) > 3 * tolerance
+
+    def test_tells_who_asks(self, table):
+        told = []
+
+        class Listener:
+            def start(self, hnode, steps):
+                told.append(("start", hnode, steps))
+
+            def step(self, hnode, step):
+                told.append(("step", hnode, step))
+
+            def finish(self, hnode):
+                told.append(("finish", hnode))
+
+        model = mdcm.fit(FRONT_DOOR, table, config=TrainConfig(max_steps=20), progress=Listener())
+        for hnode in model.plan.hnodes:
+            own = [event for event in told if event[1] == hnode.variables]
+            assert (own[0][0], own[-1][0]) == ("start", "finish")
+            steps = [event[2] for event in own[1:-1]]
+            assert steps == sorted(steps)
+            assert 0 < steps[-1] <= own[0][2]
+        trained = [record for record in model.history if record["event"] == "trained"]
+        assert [tuple(record["hnode"]) for record in trained] == [hnode.variables for hnode in model.plan.hnodes]
+        assert all(1 <= record["steps"] <= 20 for record in trained)
+
+    def test_says_nothing_unasked(self, table, capfd):
+        mdcm.fit(FRONT_DOOR, table, config=BRIEF)
+        assert capfd.readouterr() == ("", "")
+
+    def test_with_images(self):
+        """A picture among the variables: drawn as uint8, set by do(), the same in any block of rows."""
+        rng = np.random.default_rng(0)
+        pictures = rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+        data = pd.DataFrame({"D": rng.integers(0, 2, 60), "A": rng.integers(0, 3, 60)})
+        config = TrainConfig(max_steps=2, batch_size=8, holdout=0)
+        model = mdcm.fit("D -> I -> A; D <-> A", Dataset(data, images={"I": pictures}), config=config)
+        whole = model.draw_samples(100, seed=1)
+        assert whole.images["I"].dtype == np.uint8
+        assert whole.images["I"].shape == (100, 1, 8, 8)
+        assert list(whole.table) == ["D", "A"]
+        part = model.draw_samples(10, seed=1)
+        pd.testing.assert_frame_equal(part.table, whole.table.head(10), check_exact=True)
+        np.testing.assert_array_equal(part.images["I"], whole.images["I"][:10])
+        # one picture for all rows, or one for each; bytes, or the same as floats
+        one = model.draw_samples(3, do={"I": pictures[0]})
+        np.testing.assert_array_equal(one.images["I"], np.stack([pictures[0]] * 3))
+        each = model.draw_samples(3, do={"I": pictures[:3] / 255.0})
+        np.testing.assert_array_equal(each.images["I"], pictures[:3])
+        again = model.draw_samples(100, do={"I": whole.images["I"]}, seed=1)
+        assert (again.table["D"] == whole.table["D"]).all()
+        assert model.query("P(A | do(D=1))", 100).table["probability"].sum() == pytest.approx(1)
+
+    def test_refuses_what_it_cannot_do(self, table, tmp_path):
+        numbers = pd.DataFrame({"X": np.linspace(0, 1, 50), "Y": np.linspace(1, 3, 50) ** 2})
+        other_plan = mdcm.plan("X -> Y", [mdcm.DatasetSpec("d1")])
+        other_data = mdcm.plan(FRONT_DOOR, [mdcm.DatasetSpec("other")])
+        (tmp_path / "letter.txt").write_text("dear reader")
+        cases = [
+            (PlanError, "device 'tpu' is not supported", FRONT_DOOR, table, {"device": "tpu"}),
+            (PlanError, "several data sets, or on data under do", FRONT_DOOR, [table, table], {}),
+            (PlanError, "on data under do", FRONT_DOOR, Dataset(table, do="X"), {}),
+            (PlanError, "the plan is for another graph", FRONT_DOOR, table, {"plan": other_plan}),
+            (PlanError, "a data set 'other', which is not among 'd1'", FRONT_DOOR, table, {"plan": other_data}),
+            (
+                PlanError,
+                "mechanisms: 'Yy' is no node of the graph; did you mean 'Y'",
+                FRONT_DOOR,
+                table,
+                {"mechanisms": {"Yy": GaussianLine}},
+            ),
+            (
+                PlanError,
+                "mechanisms: that of 'Z' makes a NoneType; a Mechanism is needed",
+                FRONT_DOOR,
+                table,
+                {"mechanisms": {"Z": lambda *_: None}},
+            ),
+            (
+                PlanError,
+                "variable 'X' is continuous, and there is no mechanism of that kind yet",
+                "X -> Y",
+                numbers,
+                {},
+            ),
+            (
+                PlanError,
+                "confounded variables without a density",
+                "X -> Y; X <-> Y",
+                numbers,
+                {"mechanisms": {"X": GaussianLine, "Y": GaussianLine}},
+            ),
+            (PlanError, "objective is 'gan'", FRONT_DOOR, table, {"objective": "gan"}),
+            (
+                DataError,
+                "variables: there is no variable 'Yy'; did you mean 'Y'",
+                FRONT_DOOR,
+                table,
+                {"variables": {"Yy": {}}},
+            ),
+            (CheckpointError, "it holds 'letter.txt' and no model.json", FRONT_DOOR, table, {"out": tmp_path}),
+            (CheckpointError, "is a file; give a directory", FRONT_DOOR, table, {"out": tmp_path / "letter.txt"}),
+        ]
+        for kind, message, graph, data, options in cases:
+            with pytest.raises(kind, match=message):
+                mdcm.fit(graph, data, config=BRIEF, **options)
+        with pytest.raises(UntrainableError, match=r"no dataset can teach \{Y\}: d lacks the column Y") as caught:
+            mdcm.plan("X -> Y", [mdcm.DatasetSpec("d", columns=["X"])])
+        assert caught.value.missing == {"d": "the column Y"}
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"max_steps": 0}, "max_steps must be a whole number of at least 1, not 0"),
+            ({"batch_size": 2.5}, "batch_size must be a whole number"),
+            ({"learning_rate": float("nan")}, "learning_rate must be positive, not nan"),
+            ({"holdout": 1.0}, r"holdout must be in \[0, 1\), not 1.0"),
+        ],
+    )
+    def test_settings_out_of_range(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(**settings)
+
+
+class TestSaving:
+    def test_everything_comes_back(self, model, tmp_path):
+        model.save(tmp_path / "run")
+        loaded = mdcm.load(tmp_path / "run")
+        same(model.draw_samples(5000, seed=2), loaded.draw_samples(5000, seed=2))
+        same(
+            model.draw_samples(50, do={"X": 1}, given={"Z": "low"}),
+            loaded.draw_samples(50, do={"X": 1}, given={"Z": "low"}),
+        )
+        for text in ("P(Y | do(X))", "E[Y | do(X=1)] - E[Y | do(X=0)]", "P(Y | Z=high)"):
+            one, other = model.query(text, 1000), loaded.query(text, 1000)
+            pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
+            assert (str(one), one.value, one.stderr, one.ess) == (str(other), other.value, other.stderr, other.ess)
+        assert loaded.graph == model.graph
+        assert loaded.graph.nodes == model.graph.nodes
+        assert dict(loaded.schema) == dict(model.schema)
+        assert loaded.plan == model.plan
+        assert loaded.config == model.config
+        assert (loaded.seed, loaded.datasets, loaded.history) == (model.seed, model.datasets, model.history)
+        assert not loaded.dcm.training
+
+    def test_saving_what_was_loaded_writes_the_same_files(self, model, tangle, tmp_path):
+        for name, one in {"plain": model, "tangle": tangle}.items():
+            one.save(tmp_path / name)
+            mdcm.load(tmp_path / name).save(tmp_path / f"{name} again")
+            for file in (tmp_path / name).iterdir():
+                assert (tmp_path / f"{name} again" / file.name).read_bytes() == file.read_bytes()
+
+    def test_fit_saves_what_it_returns(self, table, tmp_path):
+        model = mdcm.fit(FRONT_DOOR, table, config=BRIEF, out=tmp_path / "a" / "run")
+        same(model.draw_samples(100), mdcm.load(tmp_path / "a" / "run").draw_samples(100))
+        description = json.loads((tmp_path / "a" / "run" / MODEL).read_text())
+        assert description["versions"]["mdcm"] == mdcm.__version__
+        (dataset,) = description["datasets"]
+        assert (dataset["name"], dataset["rows"], dataset["columns"]) == ("d1", 1000, ["X", "Z", "Y"])
+
+    def test_data_are_known_by_their_values_and_not_by_their_file(self, table):
+        digests = []
+        shuffled = table[["Y", "X", "Z"]]
+        text = io.StringIO(table.to_csv(index=False))
+        for data in (table, shuffled, pd.read_csv(text), table.iloc[::-1]):
+            digests.append(mdcm.fit(FRONT_DOOR, data, config=BRIEF).datasets[0]["sha256"])
+        assert digests[0] == digests[1] == digests[2] != digests[3]
+
+    def test_odd_names(self, tmp_path):
+        names = [
+            "../../up",
+            "two words",
+            "Größe",
+            "變數",
+            "a.b",
+            'say "hi"',
+            "it's",
+            "a->b",
+            "1",
+            "new\nline",
+        ]
+        rng = np.random.default_rng(0)
+        data = pd.DataFrame({name: rng.integers(0, 2, 60) for name in names})
+        latents = {"../L": names[:3], "U.\n": names[3:5]}
+        graph = ADMG(names, directed=list(itertools.pairwise(names)), latents=latents)
+        model = mdcm.fit(graph, data, config=BRIEF)
+        model.save(tmp_path / "x" / "run")
+        loaded = mdcm.load(tmp_path / "x" / "run")
+        assert loaded.graph == graph
+        same(model.draw_samples(100), loaded.draw_samples(100))
+        assert loaded.query("P('../../up' | do('it\\'s'=1, \"say \\\"hi\\\"\"=0))", 100).table.columns[-3] == "../../up"
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["x"]
+        assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["run"]
+
+    def test_a_mechanism_of_the_users_own_is_needed_again(self, tmp_path):
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 2, 400)
+        data = pd.DataFrame({"X": x, "Y": 3.0 * x - 1 + 0.5 * rng.normal(size=400)})
+        own = {"Y": GaussianLine}
+        model = mdcm.fit(
+            "X -> Y", data, mechanisms=own, config=TrainConfig(max_steps=800, learning_rate=0.05), out=tmp_path / "run"
+        )
+        # the effect of X is 3; its error is that of two means, and what 800 steps leave
+        answer = model.query("E[Y | do(X=1)] - E[Y | do(X=0)]", 1000)
+        assert answer.value == pytest.approx(3.0, abs=4 * 0.5 * math.sqrt(2 / 200) + 0.02)
+        match = (
+            r"model.json: the mechanism of 'Y' is of the type 'tests.GaussianLine'.*pass it as mechanisms=\{'Y': ...\}"
+        )
+        with pytest.raises(CheckpointError, match=match):
+            mdcm.load(tmp_path / "run")
+        same(model.draw_samples(50, seed=3), mdcm.load(tmp_path / "run", mechanisms=own).draw_samples(50, seed=3))
+        with pytest.raises(PlanError, match="mechanisms: 'Q' is no node of the graph"):
+            mdcm.load(tmp_path / "run", mechanisms={**own, "Q": GaussianLine})
+
+        class Wider(GaussianLine):
+            def __init__(self, variable, parents, latents=()):
+                super().__init__(variable, parents, latents)
+                self.line = nn.Linear(7, 1)
+
+        with pytest.raises(CheckpointError, match=r"weights.safetensors does not fit model.json: .*size mismatch for"):
+            mdcm.load(tmp_path / "run", mechanisms={"Y": Wider})
+
+    def test_with_images(self, tmp_path):
+        rng = np.random.default_rng(0)
+        images = {"I": rng.random((40, 3, 8, 8)), "J": rng.integers(0, 256, (40, 1, 16, 8), dtype=np.uint8)}
+        data = Dataset({"D": rng.integers(0, 2, 40), "A": rng.integers(0, 2, 40)}, images=images)
+        config = TrainConfig(max_steps=1, batch_size=4, holdout=0)
+        model = mdcm.fit("D -> I -> J; I -> A; J -> A; D <-> A", data, config=config, out=tmp_path / "run")
+        same(model.draw_samples(20), mdcm.load(tmp_path / "run").draw_samples(20))
+
+
+class TestDamagedModels:
+    """Descriptions that are whole, with the right checksum, and describe nothing that can be built."""
+
+    @pytest.fixture
+    def run(self, model, tmp_path):
+        model.save(tmp_path / "run")
+        return tmp_path / "run"
+
+    def refuse(self, run, change, match, file=MODEL):
+        from mdcm import rundir
+
+        description, weights, history = rundir.read_run(run)
+        change(description, weights)
+        description.pop("format", None)
+        rundir.write_run(run, description, weights, history)
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(CheckpointError, match=match) as caught:
+            mdcm.load(run)
+        assert caught.value.path == str(run / file)
+        assert str(run / file) in str(caught.value)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+    @pytest.mark.parametrize(
+        "key", ["graph", "variables", "plan", "config", "architecture", "seed", "datasets"], ids=str
+    )
+    def test_missing_entries(self, run, key):
+        self.refuse(run, lambda description, _: description.pop(key), f"does not describe a model: '{key}' is missing")
+
+    @pytest.mark.parametrize("value", [None, 7, 1.5, "text", [], [1], {}, {"a": {"b": 1}}], ids=repr)
+    @pytest.mark.parametrize("key", ["graph", "variables", "plan", "config", "architecture", "seed", "datasets"])
+    def test_values_of_another_type(self, run, key, value):
+        if (key, value) in [("seed", 7), ("datasets", []), ("datasets", {}), ("config", {})]:
+            # values that these entries may have
+            return
+        self.refuse(run, lambda description, _: description.update({key: value}), "does not describe a model")
+
+    @pytest.mark.parametrize("value", [10**9, 10**30, 1e300, 3, 0, -1, True, None, "32", [32], {"a": 1}], ids=repr)
+    @pytest.mark.parametrize("key", ["hidden", "layers"])
+    def test_other_sizes_take_no_memory(self, run, key, value):
+        def change(description, _):
+            description["architecture"]["mechanisms"]["Y"][key] = value
+
+        fits = "does not fit model.json: "
+        if value in (10**9, 10**30, 1e300):
+            self.refuse(run, change, fits + "that describes a larger model", WEIGHTS)
+        elif value == 3:
+            self.refuse(run, change, fits + "_modules_by_position.2..* must be torch.float32", WEIGHTS)
+        elif (key, value) == ("layers", True):
+            self.refuse(run, change, fits + ".*Unexpected key", WEIGHTS)
+        else:
+            self.refuse(run, change, "does not describe a model: ")
+
+    @pytest.mark.parametrize("value", [10**12, 5, -5, 0, None, "4", [4]], ids=repr)
+    def test_other_numbers_of_states(self, run, value):
+        def change(description, _):
+            description["architecture"]["states"]["U[X,Y]"] = value
+
+        if value in (10**12, 5, 0):
+            self.refuse(run, change, "does not fit model.json: ", WEIGHTS)
+        else:
+            self.refuse(run, change, "does not describe a model: |does not fit", MODEL if value != "4" else WEIGHTS)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda d: d["graph"]["directed"].append(["Y", "X"]), "the directed edges have a cycle"),
+            (lambda d: d["graph"]["nodes"].append("X"), "the node 'X' is given twice"),
+            (lambda d: d["graph"]["nodes"].append("W"), "its plan is for another graph"),
+            (lambda d: d["variables"].pop(), "'Y' is missing"),
+            (lambda d: d["variables"][0].update(kind="picture"), "kind 'picture' is none of"),
+            (lambda d: d["variables"][0].update(levels=[]), "levels must be distinct and at least one"),
+            (lambda d: d["architecture"]["mechanisms"].pop("Z"), "'Z' is missing"),
+            (
+                lambda d: d["architecture"]["mechanisms"]["Z"].update(type="os.system"),
+                "the type 'os.system', which mdcm",
+            ),
+            (lambda d: d["architecture"]["mechanisms"]["Z"].update(type="rectified_flow"), "unexpected keyword"),
+            (lambda d: d["architecture"]["mechanisms"]["Z"].update(variable="X"), "multiple values for"),
+            (lambda d: d["architecture"]["mechanisms"]["Z"].update({"../up": 1}), "unexpected keyword"),
+            (lambda d: d.update(plan="[" * 100_000), "recursion"),
+            (lambda d: d["config"].update(max_steps=-1), "max_steps must be"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_what_describes_no_model(self, run, change, match):
+        self.refuse(run, lambda description, _: change(description), match)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda w: w.pop("priors.0"), r"priors.0 must be torch.float32 \[\d+\], but is nothing"),
+            (lambda w: w.update({"priors.0": w["priors.0"][:-1]}), "priors.0 must be"),
+            (lambda w: w.update({"priors.0": w["priors.0"].double()}), r"but is torch.float64 \[\d+\]"),
+            (lambda w: w.update({"__class__": torch.ones(1)}), "Unexpected key"),
+        ],
+        ids=["missing", "shorter", "of another type", "one more"],
+    )
+    def test_weights_that_do_not_fit(self, run, change, match):
+        self.refuse(run, lambda _, weights: change(weights), "does not fit model.json: .*" + match, WEIGHTS)
+
+
+def front_door_formula(data):
+    """P(Y=1 | do(X=x)) for x = 0, 1 with shares of the rows in place of probabilities."""
+    by_z = [(data.loc[data["X"] == x, "Z"] == 1).mean() for x in (0, 1)]
+    given = data.groupby(["X", "Z"])["Y"].mean()
+    share = data["X"].mean()
+    adjusted = [(1 - share) * given[0, z] + share * given[1, z] for z in (0, 1)]
+    return [(1 - p) * adjusted[0] + p * adjusted[1] for p in by_z]
