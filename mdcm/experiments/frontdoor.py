@@ -246,7 +246,7 @@ class _Size:
     config: TrainConfig = field(default_factory=TrainConfig)
 
 
-_FULL = _Size(rows=20_000, draws=10_000, real_draws=40_000, pictures=(12, 4_000), judge_steps=1_500)
+_FULL = _Size(rows=40_000, draws=20_000, real_draws=200_000, pictures=(12, 4_000), judge_steps=1_500)
 _FAST = _Size(
     rows=2_000, draws=200, real_draws=2_000, pictures=(2, 500), judge_steps=60, config=TrainConfig(max_steps=60)
 )
