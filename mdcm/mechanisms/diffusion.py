@@ -179,7 +179,7 @@ class RectifiedFlow(Mechanism):
     def training_defaults(self) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss`, by name."""
         return {
-            "steps": 4000,
+            "steps": 6000,
             "batch_size": 128,
             "learning_rate": 2e-3,
             "weight_decay": 1e-4,
