@@ -39,6 +39,9 @@ _FEWEST_HELD_OUT = 20
 _LOWEST_RATE = 1e-6
 # looks at the held-out rows in a row that may be worse than the best before training gives up
 _PATIENCE = 6
+# standard errors by which a look may be worse than the best one and still be taken for as good; with a whole one, a
+# few dozen held-out rows would excuse any overfitting, and with none, chance would stop a good fit early
+_WITHIN = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,12 @@ class Losses:
         return float((self.loss * self.weight).sum())
 
     def worse_than(self, other: Losses) -> bool:
-        """Whether the mean is higher than another one's on the same rows by more than its standard error."""
+        """Whether the mean is higher than another one's on the same rows by more than a third of its standard error."""
         difference = self.loss - other.loss
         mean = (difference * self.weight).sum()
         variance = ((difference - mean).square() * self.weight).sum() / self.rows
         # written so that NaN counts as worse
-        return not float(mean) <= float(variance.sqrt())
+        return not float(mean) <= _WITHIN * float(variance.sqrt())
 
 
 class Problem(Protocol):
@@ -507,7 +510,7 @@ def _optimise(
     """Run the schedule up to ``steps`` and leave the averaged weights.
 
     Where held-out rows judge, the weights are those of the latest look that is not worse than the best one by more
-    than its standard error: a difference within the error is no reason to stop early.
+    than a third of its standard error: a difference well within the error is no reason to stop early.
 
     Returns:
         Step of the weights that were kept, and their mean loss on the held-out rows.

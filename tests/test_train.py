@@ -239,7 +239,7 @@ class TestStopping:
         assert record["heldout"] < judged[-1]
         assert looks[len(judged) - 1]["step"] < 400
         off = [np.abs(read_out(model.dcm).tables["Y"][..., 0] - 0.5).mean() for model in (stopped, blind)]
-        assert off[0] < 0.25 < 0.35 < off[1]
+        assert off[0] < 0.15 < 0.35 < off[1]
 
     def test_refit_takes_as_many_steps_on_all_rows(self):
         model = self.fit(max_steps=60, checks=6)
@@ -259,8 +259,8 @@ class TestStopping:
         noise = torch.randn(1000, generator=generator)
         noise = (noise - noise.mean()) / noise.std(correction=0)
         best = Losses(base, weight, 1000)
-        # the standard error of the mean difference is 1 / sqrt(1000)
-        for shift, worse in [(-1.0, False), (0.9 / 1000**0.5, False), (1.1 / 1000**0.5, True)]:
+        # the standard error of the mean difference is 1 / sqrt(1000), and a third of it is allowed
+        for shift, worse in [(-1.0, False), (0.3 / 1000**0.5, False), (0.37 / 1000**0.5, True)]:
             assert Losses(base + noise + shift, weight, 1000).worse_than(best) == worse
         assert Losses(base * torch.nan, weight, 1000).worse_than(best)
         # merged rows count as often as they stand for rows
