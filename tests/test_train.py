@@ -266,9 +266,9 @@ class TestStopping:
         # merged rows count as often as they stand for rows
         merged = Losses(torch.tensor([0.5, 1.5]), torch.tensor([0.5, 0.5]), 10_000)
         assert merged.mean == 1.0
-        assert Losses(torch.tensor([0.53, 1.49]), torch.tensor([0.5, 0.5]), 10_000).worse_than(merged)
+        assert Losses(torch.tensor([0.523, 1.479]), torch.tensor([0.5, 0.5]), 10_000).worse_than(merged)
         few = Losses(torch.tensor([0.5, 1.5]), torch.tensor([0.5, 0.5]), 3)
-        assert not Losses(torch.tensor([0.53, 1.49]), torch.tensor([0.5, 0.5]), 3).worse_than(few)
+        assert not Losses(torch.tensor([0.523, 1.479]), torch.tensor([0.5, 0.5]), 3).worse_than(few)
 
 
 class _Clock:
