@@ -92,13 +92,25 @@ struct Buckets {
   }
 };
 
-// The same edges sorted by far end within each near end, repeated ones dropped.
+bool strictly_ascending(Nodes near, Nodes far) {
+  for (std::size_t i = 1; i < near.size(); ++i) {
+    if (near[i] < near[i - 1] || (near[i] == near[i - 1] && far[i] <= far[i - 1])) return false;
+  }
+  return true;
+}
+
+// The same edges sorted by far end within each near end, repeated ones dropped. Sorted ones are taken as they come.
 struct SortedEdges {
   std::vector<Node> near;
   std::vector<Node> far;
   bool repeated = false;
 
   SortedEdges(Node n, Nodes a, Nodes b) {
+    if (strictly_ascending(a, b)) {
+      near.assign(a.begin(), a.end());
+      far.assign(b.begin(), b.end());
+      return;
+    }
     const Buckets by_far(n, b, a);
     std::vector<Node> near_of(a.size());
     std::vector<Node> far_of(a.size());
@@ -369,15 +381,18 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
 
   for (Node v = 0; v < n; ++v) {
     if (reach.hidden(v)) continue;
-    reach.start();
-    for (const Node c : graph.children(v)) reach.add(c);
-    for (const Node w : reach.sorted()) {
-      out.tails.push_back(v);
-      out.heads.push_back(w);
+    const Nodes down = graph.children(v);
+    if (std::none_of(down.begin(), down.end(), [&](Node c) { return reach.hidden(c); })) {
+      out.heads.insert(out.heads.end(), down.begin(), down.end());
+    } else {
+      reach.start();
+      for (const Node c : down) reach.add(c);
+      const std::vector<Node>& found = reach.sorted();
+      out.heads.insert(out.heads.end(), found.begin(), found.end());
     }
+    out.tails.resize(out.heads.size(), v);
   }
 
-  std::vector<std::pair<Node, Node>> pairs;
   const auto confound = [&](Node origin) {
     const auto& found = reach.sorted();
     const bool from_pair = origin >= graph.num_hubs() + n;
@@ -385,7 +400,8 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
       add_facet(out, found, origin);
     } else {
       for (std::size_t i = 0; i < found.size(); ++i) {
-        for (std::size_t j = i + 1; j < found.size(); ++j) pairs.emplace_back(found[i], found[j]);
+        out.first.insert(out.first.end(), found.size() - i - 1, found[i]);
+        out.second.insert(out.second.end(), found.begin() + static_cast<std::ptrdiff_t>(i) + 1, found.end());
       }
     }
   };
@@ -412,12 +428,9 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
       confound(graph.num_hubs() + n + pair_index++);
     }
   }
-  std::sort(pairs.begin(), pairs.end());
-  pairs.erase(std::unique(pairs.begin(), pairs.end()), pairs.end());
-  for (const auto& [a, b] : pairs) {
-    out.first.push_back(a);
-    out.second.push_back(b);
-  }
+  SortedEdges pairs(n, out.first, out.second);
+  out.first = std::move(pairs.near);
+  out.second = std::move(pairs.far);
   return out;
 }
 

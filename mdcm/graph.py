@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +14,19 @@ from numpy.typing import NDArray
 
 from mdcm import _core
 from mdcm.errors import GraphError
-from mdcm.formats import GraphRecord, Place, format_arrows, parse_arrows
+from mdcm.formats import (
+    GraphRecord,
+    Place,
+    format_arrows,
+    format_dagitty,
+    format_dot,
+    format_gml,
+    format_graphml,
+    from_networkx,
+    is_dot,
+    parse_text,
+    read_record,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -43,8 +56,6 @@ class ADMG:
 
     Attributes:
         nodes: Names, in insertion order.
-        directed: Directed edges as pairs of names, in insertion order.
-        bidirected: Bidirected edges as pairs of names, in insertion order; latents with a name are not among them.
         latents: Pairs (name, children) of the latents with a name, in insertion order.
 
     Raises:
@@ -65,12 +76,14 @@ class ADMG:
         False
     """
 
-    __slots__ = ("_confounders", "_core", "_index", "bidirected", "directed", "latents", "nodes")
+    __slots__ = ("_bidirected", "_confounders", "_core", "_directed", "_ends", "_index", "latents", "nodes")
 
     nodes: tuple[str, ...]
-    directed: tuple[Edge, ...]
-    bidirected: tuple[Edge, ...]
     latents: tuple[tuple[str, tuple[str, ...]], ...]
+    # the edges of a projection are numbers, tails and heads of both kinds, until names are asked for
+    _directed: tuple[Edge, ...] | None
+    _bidirected: tuple[Edge, ...] | None
+    _ends: tuple[NDArray[np.int32], ...]
 
     def __init__(
         self,
@@ -79,7 +92,7 @@ class ADMG:
         bidirected: Iterable[Edge] = (),
         latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None = None,
     ) -> None:
-        self._build(nodes, tuple(directed), tuple(bidirected), latents, _Places())
+        self._build(nodes, tuple(directed), tuple(bidirected), latents, _NOWHERE)
 
     def _build(
         self,
@@ -89,7 +102,7 @@ class ADMG:
         latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None,
         places: _Places,
     ) -> None:
-        hidden = _latent_children(latents)
+        hidden = _latent_children(latents) if latents else {}
         if isinstance(nodes, str):
             raise GraphError(f"nodes is the text {nodes!r}; give a list of names, or use ADMG.from_string")
         if nodes is None:
@@ -100,11 +113,12 @@ class ADMG:
         every = names + tuple(hidden)
         index = {name: i for i, name in enumerate(every)}
         _check_names(names, hidden, index)
-        directed += tuple((name, child) for name, children in hidden.items() for child in children)
+        if hidden:
+            directed += tuple((name, child) for name, children in hidden.items() for child in children)
         arrays = _pair_ends(index, "directed", directed, places) + _pair_ends(index, "bidirected", bidirected, places)
         directed, bidirected = _as_pairs(directed), _as_pairs(bidirected)
         try:
-            core = _core.Admg(len(every), *arrays, *_hub_arrays(()))
+            core = _core.Admg(len(every), *arrays, *_NO_HUBS)
         except _core.GraphFault as fault:
             _raise_fault(fault, every, directed, bidirected, places)
         if core.num_directed < len(directed):
@@ -116,7 +130,7 @@ class ADMG:
             self._adopt_latents(core, every, directed, bidirected)
         else:
             self._index, self._core = index, core
-            self.directed, self.bidirected, self.latents = directed, bidirected, ()
+            self._directed, self._bidirected, self.latents = directed, bidirected, ()
 
     def _adopt_latents(
         self, core: _core.Admg, every: tuple[str, ...], directed: tuple[Edge, ...], bidirected: tuple[Edge, ...]
@@ -131,48 +145,55 @@ class ADMG:
                 children[tail].append(head)
         heads = {head for _, head in directed}
         if children.keys() & heads or children.keys() & {name for pair in bidirected for name in pair}:
-            index = {name: i for i, name in enumerate(every)}
-            found = core.latent_projection(range(len(self.nodes)), shared=True)
-            self._adopt_projection(found, every, (), _sorted_pairs(bidirected, index))
+            kept = np.arange(len(self.nodes), dtype=np.int32)
+            self._adopt_projection(core.latent_projection(kept, shared=True), kept, every, (), bidirected)
             return
-        self.directed = tuple(edge for edge in directed if edge[0] not in children)
-        self.bidirected = bidirected
+        self._directed = tuple(edge for edge in directed if edge[0] not in children)
+        self._bidirected = bidirected
         self.latents = tuple((name, tuple(group)) for name, group in children.items() if len(group) > 1)
-        self._set_core()
+        self._core = _core.Admg(
+            len(self.nodes),
+            *_pair_ends(self._index, "directed", self._directed, _NOWHERE),
+            *_pair_ends(self._index, "bidirected", self._bidirected, _NOWHERE),
+            *_hub_arrays([[self._index[child] for child in children] for _, children in self.latents]),
+        )
 
     def _adopt_projection(
         self,
         found: _core.Projection,
+        kept: NDArray[np.int32],
         names: Sequence[str],
         hubs: Sequence[str],
-        pairs: Sequence[Edge],
+        bidirected: Iterable[Edge],
     ) -> None:
-        """Takes over what a projection found, in its node numbers, with names for what became a latent."""
-        self.directed = tuple(_name_pairs(names, found["tails"], found["heads"]))
-        self.bidirected = tuple(_name_pairs(names, found["first"], found["second"]))
+        """Takes over what a projection found, with names for what became a latent.
+
+        ``names``, ``hubs`` and ``bidirected`` belong to the graph that was projected; ``kept`` are the observed nodes
+        in its numbers, ascending.
+        """
+        number = np.zeros(len(names), dtype=np.int32)
+        number[kept] = np.arange(len(kept), dtype=np.int32)
+        self._ends = number[found["tails"]], number[found["heads"]], number[found["first"]], number[found["second"]]
+        self._directed = self._bidirected = None
+        hub_arrays = found["latent_offsets"], number[found["latent_children"]]
+        self._core = _core.Admg(len(kept), *self._ends, *hub_arrays)
+        self.latents = ()
+        origins = found["latent_origin"].tolist()
+        if not origins:
+            return
+        pairs = _sorted_pairs(bidirected, {name: i for i, name in enumerate(names)})
         taken = set(names)
+        offsets, children = (array.tolist() for array in hub_arrays)
         latents = []
-        offsets = found["latent_offsets"].tolist()
-        children = found["latent_children"].tolist()
-        for k, origin in enumerate(found["latent_origin"].tolist()):
+        for k, origin in enumerate(origins):
             if origin < len(hubs):
                 name = hubs[origin]
             elif origin < len(hubs) + len(names):
                 name = names[origin - len(hubs)]
             else:
                 name = _fresh_name(pairs[origin - len(hubs) - len(names)], taken)
-            latents.append((name, tuple(names[i] for i in children[offsets[k] : offsets[k + 1]])))
+            latents.append((name, tuple(self.nodes[i] for i in children[offsets[k] : offsets[k + 1]])))
         self.latents = tuple(latents)
-        self._set_core()
-
-    def _set_core(self) -> None:
-        index = self._index
-        self._core = _core.Admg(
-            len(self.nodes),
-            *_pair_ends(index, "directed", self.directed, _Places()),
-            *_pair_ends(index, "bidirected", self.bidirected, _Places()),
-            *_hub_arrays([[index[child] for child in children] for _, children in self.latents]),
-        )
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -182,7 +203,8 @@ class ADMG:
 
         Statements stand on lines of their own or are separated by ``;``. A chain may mix ``->``, ``<-`` and
         ``<->``; a bare name is an isolated node; ``U [latent]`` declares a latent, whose children are the heads of
-        its edges; ``#`` starts a comment; unusual names are written in double quotes.
+        its edges; ``#`` starts a comment; unusual names are written in double quotes. A text that begins with
+        ``dag {`` or ``digraph {`` is read as dagitty or DOT text, see :func:`mdcm.formats.parse_dot`.
 
         Args:
             text: The text.
@@ -197,7 +219,7 @@ class ADMG:
             >>> ADMG.from_string("U [latent]; U -> A; U -> B; U -> C; A -> B").latents
             (('U', ('A', 'B', 'C')),)
         """
-        return cls._from_record(parse_arrows(text))
+        return cls._from_record(parse_text(text))
 
     @classmethod
     def _from_record(cls, record: GraphRecord) -> ADMG:
@@ -211,7 +233,7 @@ class ADMG:
         """Takes a graph as a command line gives it: the path of a graph file, or the text itself.
 
         Args:
-            text_or_path: An existing file's path, or arrow text.
+            text_or_path: An existing file's path, or arrow, dagitty or DOT text.
 
         Returns:
             The graph.
@@ -224,7 +246,7 @@ class ADMG:
             ('X', 'Y')
         """
         is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
-        if not is_text:
+        if not is_text and not is_dot(text_or_path):
             path = Path(text_or_path)
             if path.is_file():
                 return read_graph(path)
@@ -245,55 +267,102 @@ class ADMG:
             >>> ADMG(["A", "B", "C"], [("A", "B")]).to_string()
             'A -> B; C'
         """
+        return format_arrows(self._record(), separator)
+
+    def to_dagitty(self, positions: Mapping[str, tuple[float, float]] | None = None) -> str:
+        """Writes dagitty text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+
+        Args:
+            positions: Where a drawing has the nodes, latents included, as :func:`mdcm.formats.read_record` gives
+                them; not every node needs to have one.
+
+        Returns:
+            The text, one statement per line.
+
+        Example:
+            >>> print(ADMG.from_string("X -> Y; X <-> Y").to_dagitty({"X": (0, 1)}), end="")
+            dag {
+              X [pos="0.0,1.0"]
+              Y
+              X -> Y
+              X <-> Y
+            }
+        """
+        return format_dagitty(self._record(positions))
+
+    def to_dot(self, positions: Mapping[str, tuple[float, float]] | None = None) -> str:
+        """Writes DOT that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+
+        Args:
+            positions: Where a drawing has the nodes, latents included; not every node needs to have one.
+
+        Returns:
+            The text, one statement per line; confounding is dashed.
+
+        Example:
+            >>> print(ADMG.from_string("X -> Y; X <-> Y").to_dot(), end="")
+            digraph {
+              X
+              Y
+              X -> Y
+              X -> Y [dir=both, style=dashed]
+            }
+        """
+        return format_dot(self._record(positions))
+
+    def to_gml(self) -> str:
+        """Writes GML that :func:`read_graph` reads back into an equal graph.
+
+        Returns:
+            The text; every confounder is a hidden node, as in :meth:`to_networkx`.
+        """
+        return format_gml(self.to_networkx())
+
+    def to_graphml(self) -> str:
+        """Writes GraphML that :func:`read_graph` reads back into an equal graph.
+
+        Returns:
+            The text; every confounder is a hidden node, as in :meth:`to_networkx`.
+
+        Raises:
+            GraphError: If a name has a character that XML cannot hold.
+        """
+        return format_graphml(self.to_networkx())
+
+    def _record(self, positions: Mapping[str, tuple[float, float]] | None = None) -> GraphRecord:
         from_latents = tuple((name, child) for name, children in self.latents for child in children)
-        record = GraphRecord(
-            self.nodes, self.directed + from_latents, self.bidirected, tuple(name for name, _ in self.latents)
+        latents = tuple(name for name, _ in self.latents)
+        for name in positions or ():
+            if name not in self._index and name not in latents:
+                known = (*self.nodes, *latents)
+                raise GraphError(f"there is a position for {name!r}, which is no node{_suggestion(name, known)}")
+        return GraphRecord(
+            self.nodes, self.directed + from_latents, self.bidirected, latents, positions=dict(positions or {})
         )
-        return format_arrows(record, separator)
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> ADMG:
         """Converts a networkx digraph with hidden nodes.
 
         Args:
-            graph: The digraph. Nodes that are not text get their ``str`` as name.
-            latents: Hidden nodes, besides those with the attribute ``latent=True`` or ``observed="no"``. Hidden
-                nodes that also have ``bidirected=True`` become bidirected edges.
+            graph: The digraph. Nodes that are not text get their ``str`` as name. Hidden are nodes with the attribute
+                ``latent`` (True, 1 or yes) or with ``observed`` set to no; hidden roots with two children that also
+                have ``bidirected=True`` become bidirected edges, as do edges with the attribute ``dir="both"``.
+            latents: More hidden nodes.
 
         Returns:
             The graph, nodes in the digraph's order.
 
         Raises:
-            GraphError: If the graph is undirected, no ADMG, two nodes have the same name, or a hidden node is not
-                in it.
+            GraphError: If the graph is undirected, no ADMG, two nodes have the same name, a hidden node is not in
+                it, or an attribute says neither yes nor no.
 
         Example:
             >>> import networkx as nx
             >>> ADMG.from_networkx(nx.DiGraph([("U", "X"), ("U", "Y"), ("X", "Y")]), latents=["U"]).latents
             (('U', ('X', 'Y')),)
         """
-        if not graph.is_directed():
-            raise GraphError("the networkx graph is undirected; an ADMG needs a DiGraph")
-        hidden = dict.fromkeys(latents)
-        for node in hidden:
-            if node not in graph:
-                raise GraphError(f"the latent {node!r} is not a node of the networkx graph")
-        names: dict[Any, str] = {}
-        pairs: dict[Any, None] = {}
-        for node, attributes in graph.nodes(data=True):
-            names[node] = str(node)
-            if attributes.get("latent") is True or attributes.get("observed") in {"no", False}:
-                hidden[node] = None
-                if attributes.get("bidirected") is True and graph.in_degree(node) == 0 and graph.out_degree(node) == 2:
-                    pairs[node] = None
-        if len(set(names.values())) < len(names):
-            raise GraphError("two nodes of the networkx graph have the same name as text; relabel them first")
-        return cls(
-            nodes=[name for node, name in names.items() if node not in hidden],
-            directed=dict.fromkeys((names[a], names[b]) for a, b in graph.edges() if a not in pairs),
-            bidirected=[(names[a], names[b]) for a, b in (tuple(graph.successors(node)) for node in pairs)],
-            latents={names[node]: () for node in hidden if node not in pairs},
-        )
+        return cls._from_record(from_networkx(graph, latents))
 
     def to_networkx(self) -> nx.DiGraph[str]:
         """Converts to a networkx digraph in which every confounder is a hidden node.
@@ -317,6 +386,20 @@ class ADMG:
         return graph
 
     # ------------------------------------------------------------------ structure
+
+    @property
+    def directed(self) -> tuple[Edge, ...]:
+        """Directed edges as pairs of names, in insertion order."""
+        if self._directed is None:
+            self._directed = _name_pairs(self.nodes, *self._ends[:2])
+        return self._directed
+
+    @property
+    def bidirected(self) -> tuple[Edge, ...]:
+        """Bidirected edges as pairs of names, in insertion order; latents with a name are not among them."""
+        if self._bidirected is None:
+            self._bidirected = _name_pairs(self.nodes, *self._ends[2:])
+        return self._bidirected
 
     @property
     def confounders(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -462,8 +545,11 @@ class ADMG:
             >>> ADMG.from_string("X -> Z <- Y").m_separated("X", "Y")
             True
         """
-        sets = self._disjoint(x=x, y=y, given=given)
-        return self._core.m_separated(sets["x"], sets["y"], sets["given"])
+        # one set of all numbers is cheaper than looking for the overlap, which is seldom there
+        a, b, c = self._indices(x), self._indices(y), self._indices(given)
+        if len({*a, *b, *c}) < len(a) + len(b) + len(c):
+            self._refuse_overlap(x=a, y=b, given=c)
+        return self._core.m_separated(a, b, c)
 
     def rule1(self, y: Names, z: Names, x: Names = (), w: Names = ()) -> bool:
         """Pearl's first rule: whether the graph implies P(y | do(x), z, w) = P(y | do(x), w).
@@ -608,14 +694,16 @@ class ADMG:
             >>> ADMG.from_string("A -> H -> B; H -> C").latent_projection(["A", "B", "C"]).to_string()
             'A -> B; A -> C; B <-> C'
         """
-        indices = sorted(set(self._indices(observed)))
-        found = self._core.latent_projection(indices, shared=shared)
+        is_kept = np.zeros(len(self.nodes), dtype=np.bool_)
+        is_kept[np.array(self._indices(observed), dtype=np.int32)] = True
+        kept = np.flatnonzero(is_kept).astype(np.int32)
         graph = ADMG.__new__(ADMG)
-        graph.nodes = tuple(self.nodes[v] for v in indices)
+        graph.nodes = tuple(itertools.compress(self.nodes, is_kept.tolist()))
         graph._index = {name: i for i, name in enumerate(graph.nodes)}
         graph._confounders = None
         hubs = [name for name, _ in self.latents]
-        graph._adopt_projection(found, self.nodes, hubs, _sorted_pairs(self.bidirected, self._index))
+        found = self._core.latent_projection(kept, shared=shared)
+        graph._adopt_projection(found, kept, self.nodes, hubs, self.bidirected)
         return graph
 
     # ------------------------------------------------------------------ names and numbers
@@ -624,6 +712,8 @@ class ADMG:
         index = self._index
         if isinstance(names, str):
             names = (names,)
+        elif not isinstance(names, Collection):
+            names = tuple(names)
         try:
             return [index[name] for name in names]
         except (KeyError, TypeError):
@@ -635,12 +725,15 @@ class ADMG:
 
     def _disjoint(self, **sets: Names) -> dict[str, list[int]]:
         found = {key: self._indices(names) for key, names in sets.items()}
+        self._refuse_overlap(**found)
+        return found
+
+    def _refuse_overlap(self, **sets: list[int]) -> None:
         where: dict[int, str] = {}
-        for key, indices in found.items():
+        for key, indices in sets.items():
             for v in indices:
                 if where.setdefault(v, key) != key:
                     raise GraphError(f"{self.nodes[v]!r} is in both {where[v]} and {key}; the sets must be disjoint")
-        return found
 
     def _same_as(self) -> tuple[frozenset[Any], ...]:
         return (
@@ -678,29 +771,44 @@ class ADMG:
         return ADMG, (self.nodes, self.directed, self.bidirected, self.latents)
 
 
-def read_graph(path: str | Path) -> ADMG:
-    """Reads a graph from a file of arrow text.
+def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
+    """Reads a graph from a file.
+
+    The suffix says what the file holds: ``.dag`` or ``.dagitty`` is dagitty text, ``.dot`` or ``.gv`` DOT, ``.gml``
+    and ``.graphml`` what they say (read by networkx), ``.bif`` and ``.bif.gz`` a Bayesian network (read by pgmpy, from
+    the extra ``mdcm[bn]``). Under any other name, the file holds arrow text, dagitty or DOT, whichever it is.
 
     Args:
         path: The file, UTF-8.
+        hide: Names to make hidden: the graph is replaced by its latent projection without them.
 
     Returns:
         The graph.
 
     Raises:
-        GraphError: If the file cannot be read or holds no graph; the message names the file, line and column.
+        GraphError: If the file cannot be read, holds no graph, or does not have a name in ``hide``; the message names
+            the file, and line and column where they are known.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise GraphError(f"{path}: the graph cannot be read: {reason}") from error
-    try:
-        return ADMG.from_string(text)
+        return ADMG._from_record(_hiding(read_record(path), hide))
     except GraphError as error:
         error.args = (f"{path}: {error}",)
         raise
+
+
+def _hiding(record: GraphRecord, names: Names) -> GraphRecord:
+    """The record with more of its names declared latent."""
+    hide = dict.fromkeys((names,) if isinstance(names, str) else names)
+    known = dict.fromkeys((*record.nodes, *record.latents))
+    for name in hide:
+        if name not in known:
+            raise GraphError(f"the graph has no node {name!r} to hide{_suggestion(name, known)}")
+    return dataclasses.replace(
+        record,
+        nodes=tuple(name for name in record.nodes if name not in hide),
+        latents=record.latents + tuple(name for name in record.nodes if name in hide),
+    )
 
 
 class _Places:
@@ -724,13 +832,15 @@ class _Places:
         raise GraphError(where + message, cycle=cycle, edge=edge, line=line, column=column)
 
 
+_NOWHERE = _Places()
+
+
 def _latent_children(
-    latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None,
+    latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]],
 ) -> dict[str, dict[str, None]]:
     """Each latent's children, in order."""
-    items = list(latents.items() if isinstance(latents, Mapping) else latents or ())
     hidden: dict[str, dict[str, None]] = {}
-    for name, children in items:
+    for name, children in latents.items() if isinstance(latents, Mapping) else latents:
         if name in hidden:
             raise GraphError(f"the latent {name!r} is given twice")
         if isinstance(children, str):
@@ -740,12 +850,17 @@ def _latent_children(
 
 
 def _check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], index: Mapping[str, int]) -> None:
-    for what, group in (("node", names), ("latent", tuple(hidden))):
-        for i, name in enumerate(group):
-            if not isinstance(name, str):
-                raise GraphError(f"{what} {i} is {name!r}: names are text")
-            if not name.strip():
-                raise GraphError(f"{what} {i} has an empty name")
+    try:
+        fine = all(map(str.strip, index))
+    except TypeError:  # not text
+        fine = False
+    if not fine:
+        for what, group in (("node", names), ("latent", tuple(hidden))):
+            for i, name in enumerate(group):
+                if not isinstance(name, str):
+                    raise GraphError(f"{what} {i} is {name!r}: names are text")
+                if not name.strip():
+                    raise GraphError(f"{what} {i} has an empty name")
     if len(index) < len(names) + len(hidden):
         counted: set[str] = set()
         for name in (*names, *hidden):
@@ -810,8 +925,10 @@ def _raise_fault(
     places.fail(f"the graph cannot be built: {what}")
 
 
-def _as_pairs(edges: Iterable[Sequence[str]]) -> tuple[Edge, ...]:
-    return tuple(edge if type(edge) is tuple else (edge[0], edge[1]) for edge in edges)
+def _as_pairs(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    if set(map(type, edges)) <= {tuple}:
+        return edges
+    return tuple((edge[0], edge[1]) for edge in edges)
 
 
 def _hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -821,8 +938,11 @@ def _hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArr
     return offsets, np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32)
 
 
-def _name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterable[Edge]:
-    return ((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
+_NO_HUBS = _hub_arrays(())
+
+
+def _name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> tuple[Edge, ...]:
+    return tuple((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
 
 
 def _sorted_pairs(pairs: Iterable[Edge], index: Mapping[str, int]) -> list[Edge]:

@@ -1,13 +1,39 @@
-"""Arrow text: round trips, chains, places, and what a reader is told."""
+"""Arrow text, dagitty, DOT, GML, GraphML and BIF: round trips, places, and what a reader is told."""
 
+import gzip
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import networkx as nx
+import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import admgs
 
+import mdcm
 from mdcm.errors import GraphError
-from mdcm.formats import GraphRecord, format_arrows, parse_arrows
-from mdcm.graph import ADMG
+from mdcm.formats import (
+    GraphRecord,
+    format_arrows,
+    format_dagitty,
+    format_dot,
+    is_dot,
+    parse_arrows,
+    parse_bif,
+    parse_dot,
+    parse_gml,
+    parse_graphml,
+    read_record,
+)
+from mdcm.formats.records import is_hidden
+from mdcm.graph import ADMG, read_graph
+
+EXAMPLES = Path(importlib.util.find_spec("pgmpy").submodule_search_locations[0]) / "utils" / "example_models"
+WRITERS = {"dag": ADMG.to_dagitty, "dot": ADMG.to_dot, "gml": ADMG.to_gml, "graphml": ADMG.to_graphml}
+READERS = {"dag": parse_dot, "dot": parse_dot, "gml": parse_gml, "graphml": parse_graphml}
 
 ODD_NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.just("\n"), min_size=1).filter(
     lambda name: bool(name.strip())
@@ -32,12 +58,18 @@ def test_text_round_trip_of_any_name(names):
     assert (back.nodes, back.directed, back.bidirected) == (record.nodes, record.directed, record.bidirected)
 
 
-def refusal(text):
+def refusal(text, parse=parse_arrows):
     try:
-        parse_arrows(text)
+        parse(text)
     except GraphError as error:
         return error
     return None
+
+
+def message_of(parse, *arguments):
+    with pytest.raises(GraphError) as caught:
+        parse(*arguments)
+    return str(caught.value)
 
 
 @given(st.text(alphabet='AB ->;<\n"[]latent,#\\', max_size=30))
@@ -106,3 +138,401 @@ def test_bad_text_says_where_and_why(text, message):
     with pytest.raises(GraphError) as caught:
         parse_arrows(text)
     assert str(caught.value).startswith(message)
+
+
+# ---------------------------------------------------------------------- dagitty and DOT
+
+
+@given(admgs(max_nodes=8), st.sampled_from([ADMG.to_dagitty, ADMG.to_dot]))
+def test_dagitty_and_dot_round_trips_keep_graph_and_order(graph, write):
+    admg = graph.admg()
+    back = ADMG.from_string(write(admg))
+    assert (back.nodes, back.directed, back.bidirected, back.latents) == (
+        (admg.nodes, admg.directed, admg.bidirected, admg.latents)
+    )
+
+
+@given(
+    st.lists(ODD_NAMES, min_size=4, max_size=6, unique=True),
+    st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False)),
+    st.sampled_from([format_dagitty, format_dot]),
+)
+def test_dagitty_and_dot_round_trips_of_any_name_and_position(names, position, write):
+    a, b, c, hidden, *_ = names
+    observed = tuple(name for name in names if name != hidden)
+    positions = {a: position, hidden: position[::-1]}
+    record = GraphRecord(observed, ((a, b), (hidden, c)), ((c, a),), (hidden,), positions=positions)
+    back = parse_dot(write(record))
+    assert (back.nodes, back.directed, back.bidirected) == (record.nodes, record.directed, record.bidirected)
+    assert (back.latents, back.positions) == (record.latents, record.positions)
+
+
+@given(
+    st.lists(st.sampled_from([*'AB"[]{}=;,:+#<>/*\\\n ', "->", "<->", "--", "latent", "dag {", "node"]), max_size=20)
+)
+def test_any_dagitty_text_is_read_or_refused_with_its_place(parts):
+    text = "dag {" + "".join(parts) + "}"
+    error = refusal(text, parse_dot)
+    if error is None:
+        record = parse_dot(text)
+        assert parse_dot(format_dagitty(record)).directed == record.directed
+    else:
+        lines = text.split("\n")
+        assert 1 <= error.line <= len(lines)
+        assert 1 <= error.column <= len(lines[error.line - 1]) + 1
+        assert str(error).startswith(f"line {error.line}, column {error.column}: ")
+
+
+def test_dagitty_statements():
+    record = parse_dot(
+        """dag {
+        bb="-3,-0.5,2,1.2"
+        // exposure and outcome are no part of a graph
+        D [outcome,pos="1.000,-1.5e1,0"]
+        E [exposure, pos="-2,1"]; "blood pressure" [adjusted]
+        U [latent] V [unobserved] W [l] X [u]
+        E -> D [beta=0.5] # an effect
+        D <- {U V} /* both */ <-> E
+        E <-> D [pos="1.000,-1.000"] edge -> E
+        1 -> ANXA2.11
+        }
+        """
+    )
+    assert record.nodes == ("D", "E", "blood pressure", "edge", "1", "ANXA2.11")
+    assert record.latents == ("U", "V", "W", "X")
+    assert record.directed == (("E", "D"), ("U", "D"), ("V", "D"), ("edge", "E"), ("1", "ANXA2.11"))
+    assert record.bidirected == (("U", "E"), ("V", "E"), ("E", "D"))
+    assert record.positions == {"D": (1.0, -15.0), "E": (-2.0, 1.0)}
+    assert record.directed_places[:3] == ((7, 11), (8, 11), (8, 11))
+    assert record.bidirected_places == ((8, 31), (8, 31), (9, 11))
+
+
+def test_dagitty_text_is_recognised():
+    front_door = ADMG.from_string("D -> I -> A; D <-> A")
+    assert ADMG.from_string("dag { D -> I -> A D <-> A }") == front_door
+    assert ADMG.from_string('\ufeff/* drawn */ # by hand\n strict DIGRAPH "a b" { D -> I -> A D <-> A }') == front_door
+    assert ADMG.parse_or_read("dag { D }").nodes == ("D",)
+    assert parse_dot("D -> I -> A D <-> A", bare=True).bidirected == (("D", "A"),)
+    assert parse_dot("dag { D -> I }", bare=True).nodes == ("D", "I")
+    assert not is_dot("dag -> {")
+    assert not is_dot("/**//" * 5000)
+
+
+def test_text_errors_name_the_place_in_dagitty_too():
+    with pytest.raises(GraphError) as caught:
+        ADMG.from_string("dag {\nA -> B\nB -> C -> A }")
+    assert str(caught.value) == "line 3, column 8: the directed edges have a cycle: A -> B -> C -> A"
+
+
+def test_dot_statements():
+    record = parse_dot(
+        r"""digraph "a graph" {
+        graph [rankdir=LR, label=<a <b>bold</b> label>]; size="4,4"
+        node [shape=box]
+        A [label="say \"A\"", pos="3,4!"]
+        "A":north -> B:s [dir=both, color="#ff0000"]
+        B -> C [dir=back]
+        subgraph cluster_0 { node [latent=true] edge [dir=both] U; V [observed=yes] V -> C }
+        "x" + "y" -> {B; C} -> D [style=dashed]
+        H [observed=no] K [LATENT=1] M [latent=false, style=dashed]
+        -1.5 -> "back\\slash\n"
+        subgraph { C } -> B [dir=forward]
+        }"""
+    )
+    assert record.nodes == ("A", "B", "C", "V", "xy", "D", "M", "-1.5", "back\\slash\\n")
+    assert record.latents == ("U", "H", "K")
+    assert record.bidirected == (("A", "B"), ("V", "C"))
+    assert record.directed[:5] == (("C", "B"), ("xy", "B"), ("xy", "C"), ("B", "D"), ("C", "D"))
+    assert record.directed[5:] == (("-1.5", "back\\slash\\n"), ("C", "B"))
+    assert record.positions == {"A": (3.0, 4.0)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1, column 1: expected dag { ... } or digraph { ... }, found the end of the text"),
+        ("A -> B", "line 1, column 1: expected dag { ... } or digraph { ... }, found 'A'"),
+        ("dag [", "line 1, column 5: expected '{' after 'dag', found '['"),
+        ("pdag { A }", "line 1, column 1: a pdag stands for many causal graphs; give one of them, as dag { ... }"),
+        ("mag { A }", "line 1, column 1: a mag stands for many causal graphs"),
+        ("dag { A -- B }", "line 1, column 9: '--' is an edge without a direction; a causal graph has ->, <- and <->"),
+        ("dag { A @-> B }", "line 1, column 9: '@->' is an edge without a direction"),
+        ("dag {\n\n A @-@ B }", "line 3, column 4: '@-@' is an edge without a direction"),
+        ("graph { A -- B }", "line 1, column 11: '--' is an edge without a direction"),
+        ("dag { A ->\n}", "line 1, column 9: a name is missing after '->'"),
+        ("dag { A -> -> B }", "line 1, column 9: a name is missing after '->'"),
+        ("dag { -> B }", "line 1, column 7: a name is missing before '->'"),
+        ("dag { A [latent] -> B }", "line 1, column 18: a name is missing before '->'"),
+        ("dag { A, B }", "line 1, column 8: unexpected ','; a statement begins with a name"),
+        ("dag { A -> B", "line 1, column 5: this '{' is not closed"),
+        ("dag { A [latent", "line 1, column 9: this '[' is not closed"),
+        ("dag { A [=2] }", "line 1, column 10: unexpected '=' among attributes; write [key=value, flag]"),
+        ("dag { A [pos=] }", "line 1, column 14: a value is missing after 'pos', where ']' stands"),
+        ("dag { A } B", "line 1, column 11: unexpected 'B' after the closing '}'; a text holds one graph"),
+        ("dag { {A B} [latent] }", "line 1, column 13: attributes follow a name or an edge, not a group"),
+        ('dag { "" -> A }', "line 1, column 7: a name is empty"),
+        ('dag { A -> "B }', "line 1, column 12: a quoted name does not end"),
+        ("dag { A /* B }", "line 1, column 9: a comment does not end"),
+        ("digraph { A [label=<B] }", "line 1, column 20: a value in <...> does not end"),
+        ("dag { A → B }", "line 1, column 9: unexpected '→'; edges are written ->, <- or <->"),
+        ("dag { A [latent=perhaps] }", "line 1, column 9: the attribute latent is 'perhaps'; write yes or no"),
+        ("dag { A [latent, observed=yes] }", "line 1, column 9: the attributes latent and observed contradict each"),
+        ('dag { A [pos="left"] }', "line 1, column 9: the position 'left' is not of the form \"x,y\""),
+        ('dag { A [pos="1.2.3,1"] }', "line 1, column 9: the position '1.2.3,1' is not of the form"),
+        ('dag { A [pos="1e999,1"] }', "line 1, column 9: the position '1e999,1' is not of the form"),
+        (
+            "dag { S [selected] }",
+            "line 1, column 9: 'S' is marked as selected: data that depend on a selection have no",
+        ),
+        ("digraph { A -> B [dir=none] }", "line 1, column 13: the edge has dir=none; write dir=forward, dir=back, or"),
+        ("dag { " + "{" * 101, "line 1, column 107: groups are nested more than 100 deep"),
+    ],
+)
+def test_bad_dagitty_and_dot_say_where_and_why(text, message):
+    assert message_of(parse_dot, text).startswith(message)
+
+
+def test_positions_belong_to_known_nodes():
+    graph = ADMG.from_string("U [latent]; U -> age; U -> dose")
+    assert parse_dot(graph.to_dot({"U": (1, 2)})).positions == {"U": (1.0, 2.0)}
+    assert message_of(graph.to_dagitty, {"dosis": (0, 0)}) == (
+        "there is a position for 'dosis', which is no node; did you mean 'dose'?"
+    )
+
+
+def test_hidden_attributes():
+    for hidden in ({"latent": True}, {"latent": 1}, {"unobserved": "Yes"}, {"observed": "no"}, {"observed": False}):
+        assert is_hidden(hidden) is True
+    for observed in ({"latent": False}, {"latent": "0"}, {"observed": "TRUE", "latent": "no"}):
+        assert is_hidden(observed) is False
+    assert is_hidden({"style": "dashed", "hidden": True}) is None
+
+
+# ---------------------------------------------------------------------- GML and GraphML
+
+
+@given(admgs(max_nodes=8), st.sampled_from(["gml", "graphml"]))
+def test_gml_and_graphml_round_trips(graph, suffix):
+    admg = graph.admg()
+    back = ADMG._from_record(READERS[suffix](WRITERS[suffix](admg)))
+    assert back == admg
+    assert back.nodes == admg.nodes
+
+
+@given(st.lists(ODD_NAMES, min_size=4, max_size=4, unique=True), st.sampled_from(["gml", "graphml"]))
+def test_gml_and_graphml_round_trips_of_any_name(names, suffix):
+    a, b, c, hidden = names
+    graph = ADMG([a, b, c], [(a, b)], [(c, a)], {hidden: [a, b, c]})
+    if suffix == "graphml" and any(letter in name for name in names for letter in "\ufffe\uffff"):
+        assert "which XML cannot hold; rename it" in message_of(graph.to_graphml)
+    else:
+        assert ADMG._from_record(READERS[suffix](WRITERS[suffix](graph))) == graph
+
+
+def test_gml_of_other_programs():
+    text = """graph [ directed 1
+      node [ id 0 label "Größe" ] node [ id 1 label "B" ] node [ id 2 label "U" observed "no" ]
+      edge [ source 2 target 0 ] edge [ source 2 target 1 ] edge [ source 0 target 1 dir "both" ] ]"""
+    record = parse_gml(text)
+    assert (record.nodes, record.latents) == (("Größe", "B"), ("U",))
+    assert (record.directed, record.bidirected) == ((("U", "Größe"), ("U", "B")), (("Größe", "B"),))
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_gml, "graph [\n  node ( ]", "line 2, column 8: networkx cannot read this GML: cannot tokenize"),
+        (parse_gml, "graph [ node [ id 0 ] ]", "networkx cannot read this GML: node #0 has no 'label' attribute"),
+        (parse_gml, "", "networkx cannot read this GML: input contains no graph"),
+        (parse_gml, 'graph [ node [ id 0 label "A" ] ]', "the networkx graph is undirected; an ADMG needs a DiGraph"),
+        (
+            parse_gml,
+            'graph [ directed 1 node [ id 0 label "A" latent "perhaps" ] ]',
+            "the node 'A': the attribute latent is 'perhaps'; write yes or no",
+        ),
+        (parse_graphml, "<graphml>\n<graph", "line 2, column 1: this GraphML is no XML: unclosed token"),
+        (parse_graphml, "<html/>", "networkx cannot read this GraphML: file not successfully read as graphml"),
+    ],
+)
+def test_bad_gml_and_graphml_say_why(parse, text, message):
+    assert message_of(parse, text).startswith(message)
+
+
+# ---------------------------------------------------------------------- BIF
+
+
+SPRINKLER = """network sprinkler {
+}
+variable rain { type discrete [ 2 ] { yes, no }; }
+variable sprinkler { type discrete [ 2 ] { yes, no }; }
+variable wet-grass { type discrete [ 2 ] { yes, no }; }
+probability ( rain ) { table 0.2, 0.8; }
+probability ( sprinkler | rain ) {
+  (yes) 0.01, 0.99;
+  (no) 0.4, 0.6;
+}
+probability ( wet-grass | sprinkler, rain ) {
+  (yes, yes) 0.99, 0.01;
+  (yes, no) 0.9, 0.1;
+  (no, yes) 0.8, 0.2;
+  (no, no) 0.0, 1.0;
+}"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SPRINKLER,
+        SPRINKLER.replace("}\nvariable", "} // a { comment\nvariable").replace("network", "/* }\n */ network"),
+        SPRINKLER.replace("\n", " "),
+        SPRINKLER.replace(" {", "\n{").replace("wet-grass", '"wet-grass"'),
+    ],
+    ids=["plain", "comments", "one line", "braces apart"],
+)
+def test_bif_structure(text):
+    record = parse_bif(text)
+    assert record.nodes == ("rain", "sprinkler", "wet-grass")
+    assert record.directed == (("rain", "sprinkler"), ("sprinkler", "wet-grass"), ("rain", "wet-grass"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "this BIF declares no variable"),
+        ("network x {\n}\n", "this BIF declares no variable"),
+        (SPRINKLER.partition("probability ( wet")[0], "pgmpy finds no probabilities of 'wet-grass' in this BIF"),
+        (SPRINKLER.replace("variable rain", "var rain"), "pgmpy finds no declaration of 'rain' in this BIF"),
+        (
+            SPRINKLER.replace("wet-grass", "Rain"),
+            "the names 'rain' and 'Rain' differ in case only, which pgmpy does not see; rename one",
+        ),
+        (SPRINKLER.replace("type", "kind"), "pgmpy cannot read this BIF: AttributeError"),
+    ],
+)
+def test_bad_bif_says_why(text, message):
+    assert message_of(parse_bif, text).startswith(message)
+
+
+def test_bif_without_pgmpy_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pgmpy.readwrite", None)
+    message = message_of(parse_bif, SPRINKLER)
+    assert message.startswith("BIF is read by pgmpy, which does not load")
+    assert message.endswith("pip install 'mdcm[bn]'")
+
+
+def test_alarm_with_hidden_nodes_is_planned_from_bif():
+    hide = ["HYPOVOLEMIA", "CATECHOL", "VENTLUNG", "SHUNT", "CO"]
+    whole, graph = read_graph(EXAMPLES / "alarm.bif.gz"), read_graph(EXAMPLES / "alarm.bif.gz", hide=hide)
+    assert (len(whole.nodes), len(whole.directed)) == (37, 46)
+    assert graph.nodes == tuple(name for name in whole.nodes if name not in hide)
+    full = mixed(whole)
+    # through the five hidden nodes only: their own definition, on a graph small enough for it
+    assert_projected(graph, full, hide)
+    plan = mdcm.plan(graph, objective="adversarial")
+    parts, edges = oracles.plan_adversarial(mixed(graph))
+    assert {frozenset(h.variables) for h in plan.hnodes} == parts
+    assert {tuple(frozenset(plan.hnodes[i].variables) for i in edge) for edge in plan.edges} == edges
+    assert plan.largest == max(map(len, parts)) > 1
+
+
+def test_link_with_hidden_nodes_is_planned_from_bif():
+    record = read_record(EXAMPLES / "link.bif.gz")
+    assert (len(record.nodes), len(record.directed)) == (724, 1125)
+    parents = {b for _, b in record.directed}
+    hide = [name for name in record.nodes if name in parents and name in {a for a, _ in record.directed}][::6]
+    graph = read_graph(EXAMPLES / "link.bif.gz", hide=hide)
+    assert len(graph.nodes) == 724 - len(hide) == 654
+    full, shown = oracles.Mixed(record.nodes, frozenset(record.directed), frozenset()), mixed(graph)
+    assert_projected(graph, full, hide)
+    plan = mdcm.plan(graph, objective="adversarial")
+    parts = [frozenset(h.variables) for h in plan.hnodes]
+    assert sorted(name for part in parts for name in part) == sorted(graph.nodes)
+    assert all(any(part <= whole for whole in parts) for part in oracles.c_components(shown))
+    rng = random.Random(0)
+    for j in [*rng.sample(range(len(parts)), 20), max(range(len(parts)), key=lambda k: len(parts[k]))]:
+        needs = oracles.closure(shown, set(parts[j]), set())
+        assert {i for i, k in plan.edges if k == j} == {i for i, part in enumerate(parts) if part & needs}
+
+
+def mixed(graph):
+    pairs = frozenset(frozenset({a, b}) for a in graph.nodes for b in graph.siblings(a))
+    return oracles.Mixed(graph.nodes, frozenset(graph.directed), pairs)
+
+
+def assert_projected(graph, full, hide):
+    """The graph is the projection of ``full`` as far as edges by definition and sampled separations tell."""
+    hidden = set(hide)
+    children = {name: set() for name in full.nodes}
+    for a, b in full.directed:
+        children[a].add(b)
+
+    def shown_below(name):
+        """Observed nodes that a directed path reaches through hidden ones only."""
+        found, pending = set(), [name]
+        while pending:
+            below = children[pending.pop()]
+            found |= below - hidden
+            pending += below & hidden
+        return found
+
+    assert set(graph.directed) == {(a, b) for a in graph.nodes for b in shown_below(a)}
+    assert mixed(graph).pairs == {frozenset({a, b}) for u in hide for a in shown_below(u) for b in shown_below(u) - {a}}
+    whole, rng = nx.DiGraph(sorted(full.directed)), random.Random(1)
+    whole.add_nodes_from(full.nodes)
+    answers = set()
+    for _ in range(60):
+        x = rng.choice(graph.nodes)
+        y = rng.choice([name for name in graph.nodes if name != x])
+        near = sorted((shown_below(x) | full.parents([x]) | full.parents([y])) - {x, y} - hidden)
+        z = set(rng.sample(near, min(len(near), rng.randint(0, 3))))
+        answers.add(graph.m_separated(x, y, given=z))
+        assert graph.m_separated(x, y, given=z) == nx.is_d_separator(whole, {x}, {y}, z)
+        assert graph.ancestors(x) == full.ancestors([x]) - hidden
+    assert answers == {True, False}
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("suffix", ["txt", "admg", "dag", "dagitty", "dot", "gv", "gml", "graphml", "GML"])
+def test_read_graph_goes_by_the_suffix_and_hides(tmp_path, suffix):
+    graph = ADMG.from_string("Ω -> H -> B; H -> C; C <-> Ω; U [latent]; U -> B; U -> C; U -> Ω")
+    write = {"dagitty": ADMG.to_dagitty, "gv": ADMG.to_dot, "GML": ADMG.to_gml, "txt": ADMG.to_dot, **WRITERS}
+    path = tmp_path / f"graph.{suffix}"
+    path.write_text(write.get(suffix, ADMG.to_string)(graph), encoding="utf-8")
+    assert read_graph(path) == graph
+    hidden = read_graph(path, hide="H")
+    assert hidden == graph.latent_projection(["Ω", "B", "C"], shared=True)
+    assert read_graph(path, hide=["H", "U"]) == hidden
+    assert message_of(read_graph, path, ["HH"]) == f"{path}: the graph has no node 'HH' to hide; did you mean 'H'?"
+
+
+def test_read_graph_reads_bif_packed_or_not(tmp_path):
+    plain, packed = tmp_path / "net.bif", tmp_path / "net.BIF.gz"
+    plain.write_text(SPRINKLER.replace("\n", "\r\n"), encoding="utf-8", newline="")
+    packed.write_bytes(gzip.compress(SPRINKLER.encode()))
+    family = ["sprinkler", "wet-grass"]
+    expected = ADMG(family, [("sprinkler", "wet-grass")], latents={"rain": family})
+    assert read_graph(plain, hide=["rain"]) == read_graph(packed, hide=["rain"]) == expected
+    for data in (b"network", packed.read_bytes()[:-9]):
+        packed.write_bytes(data)
+        start = f"{packed}: the graph cannot be read: it is no gzip file: "
+        assert message_of(read_graph, packed).startswith(start)
+
+
+def test_read_graph_says_file_line_and_column_of_any_format(tmp_path):
+    for suffix, text, place in (("dag", "A -> B\nB --  C", (2, 3)), ("gml", "graph [\n(", (2, 1))):
+        path = tmp_path / f"bad.{suffix}"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(GraphError) as caught:
+            read_graph(path)
+        assert str(caught.value).startswith(f"{path}: line {place[0]}, column {place[1]}: ")
+        assert (caught.value.line, caught.value.column) == place
+
+
+def test_dagitty_files_keep_their_bidirected_edges_and_positions():
+    record = read_record(EXAMPLES / "M-bias.txt")
+    assert record.bidirected == (("D", "Z"), ("E", "Z"))
+    assert record.positions == {"D": (1.0, 1.0), "E": (-2.0, 1.0), "Z": (-0.5, 0.5)}
+    graph = read_graph(EXAMPLES / "M-bias.txt")
+    assert parse_dot(graph.to_dagitty(record.positions)).positions == record.positions

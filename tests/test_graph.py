@@ -261,14 +261,35 @@ def test_from_networkx_takes_hidden_nodes_in_several_ways():
     edges = [("X", "Y"), ("U", "X"), ("U", "Y"), ("U", "Z")]
     plain = nx.DiGraph(edges)
     assert ADMG.from_networkx(plain, latents=["U"]) == expected
-    for attribute in ({"latent": True}, {"observed": "no"}, {"observed": False}):
+    for attribute in ({"latent": True}, {"latent": 1}, {"unobserved": "yes"}, {"observed": "no"}, {"observed": False}):
         marked = nx.DiGraph(edges)
         marked.nodes["U"].update(attribute)
         assert ADMG.from_networkx(marked) == expected
 
 
+def test_from_networkx_takes_bidirected_edges_beside_directed_ones():
+    graph = nx.MultiDiGraph([("X", "Y"), ("Y", "Z")])
+    graph.add_edge("X", "Y", dir="both")
+    assert ADMG.from_networkx(graph) == ADMG.from_string("X -> Y -> Z; X <-> Y")
+
+
+def test_from_networkx_projects_hidden_nodes_with_parents():
+    graph = nx.DiGraph([("X", "H"), ("H", "Y"), ("H", "Z")])
+    expected = ADMG.from_string("H [latent]; X -> Y; X -> Z; H -> Y; H -> Z")
+    assert ADMG.from_networkx(graph, latents=["H"]) == expected
+    # a hidden node is a bidirected edge only as a root with two children
+    graph.add_node("H", latent=True, bidirected=True)
+    assert ADMG.from_networkx(graph) == expected
+
+
 def test_from_networkx_names_nodes_by_their_text():
     assert ADMG.from_networkx(nx.path_graph(3, create_using=nx.DiGraph)).directed == (("0", "1"), ("1", "2"))
+
+
+def marked(name, **attributes):
+    graph = nx.DiGraph()
+    graph.add_node(name, **attributes)
+    return graph
 
 
 @pytest.mark.parametrize(
@@ -277,6 +298,7 @@ def test_from_networkx_names_nodes_by_their_text():
         (nx.Graph([("A", "B")]), [], "the networkx graph is undirected"),
         (nx.DiGraph([("A", "B")]), ["C"], "the latent 'C' is not a node of the networkx graph"),
         (nx.DiGraph([(1, "1")]), [], "two nodes of the networkx graph have the same name as text"),
+        (marked("A", latent="maybe"), [], "the node 'A': the attribute latent is 'maybe'; write yes or no"),
         (nx.DiGraph([("A", "B"), ("B", "A")]), [], "the directed edges have a cycle: A -> B -> A"),
     ],
 )

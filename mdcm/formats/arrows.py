@@ -1,8 +1,4 @@
-"""Graph text: readers that give plain records, and writers that take them.
-
-A record holds names and edges as they stand in the text, with their places, and knows nothing of validity: whether
-the edges make an ADMG is judged by :class:`mdcm.graph.ADMG`, which uses the places for its messages.
-"""
+"""Arrow text: chains of names and arrows, as people write them in mail."""
 
 from __future__ import annotations
 
@@ -10,12 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mdcm.errors import GraphError
+from mdcm.formats.records import GraphRecord, Place, error_at
 
-__all__ = ["GraphRecord", "Place", "format_arrows", "parse_arrows"]
-
-Place = tuple[int, int]
-"""Line and column in a text, both from 1."""
+__all__ = ["format_arrows", "parse_arrows"]
 
 _ARROWS = {"->": "->", "<-": "<-", "<->": "<->", "→": "->", "←": "<-", "↔": "<->"}
 _BARE = r"[^\s;,\"#<>\[\]{}→←↔-](?:[^\s;,\"#<>\[\]{}→←↔-]|-(?=[^\s;,\"#<>\[\]{}→←↔-]))*"
@@ -33,27 +26,6 @@ _TOKEN = re.compile(
 _WRONG = re.compile(r"[^\w\s]+|\S")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 _UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
-
-
-@dataclass(frozen=True, slots=True)
-class GraphRecord:
-    """Names and edges as a text gives them.
-
-    Attributes:
-        nodes: Observed names in order of first appearance.
-        directed: Directed edges; an edge may start or end at a latent.
-        bidirected: Bidirected edges.
-        latents: Names declared latent, in order of first appearance.
-        directed_places: Place of each directed edge's arrow; empty where the source has no places.
-        bidirected_places: The same for the bidirected edges.
-    """
-
-    nodes: tuple[str, ...]
-    directed: tuple[tuple[str, str], ...] = ()
-    bidirected: tuple[tuple[str, str], ...] = ()
-    latents: tuple[str, ...] = ()
-    directed_places: tuple[Place, ...] = ()
-    bidirected_places: tuple[Place, ...] = ()
 
 
 @dataclass(slots=True)
@@ -81,24 +53,24 @@ class _Reader:
         for token in tokens:
             if token.kind == "latent":
                 if left is None or arrow is not None:
-                    raise _error("[latent] must follow a name", token.place)
+                    raise error_at("[latent] must follow a name", token.place)
                 self.latents[left] = None
             elif token.kind == "arrow":
                 if left is None:
-                    raise _error(f"a name is missing before {token.text!r}", token.place)
+                    raise error_at(f"a name is missing before {token.text!r}", token.place)
                 if arrow is not None:
-                    raise _error(f"a name is missing between {arrow.text!r} and {token.text!r}", token.place)
+                    raise error_at(f"a name is missing between {arrow.text!r} and {token.text!r}", token.place)
                 arrow = token
             else:
                 if left is not None and arrow is None:
                     message = f"an arrow (->, <- or <->) or ';' is missing between {left!r} and {token.text!r}"
-                    raise _error(message, token.place)
+                    raise error_at(message, token.place)
                 self.names[token.text] = None
                 if left is not None and arrow is not None:
                     self._edge(left, arrow, token.text)
                 left, arrow = token.text, None
         if arrow is not None:
-            raise _error(f"a name is missing after {arrow.text!r}", arrow.place)
+            raise error_at(f"a name is missing after {arrow.text!r}", arrow.place)
 
     def _edge(self, left: str, arrow: _Token, right: str) -> None:
         kind = _ARROWS[arrow.text]
@@ -118,11 +90,6 @@ class _Reader:
             directed_places=tuple(self.directed_places),
             bidirected_places=tuple(self.bidirected_places),
         )
-
-
-def _error(message: str, place: Place) -> GraphError:
-    line, column = place
-    return GraphError(f"line {line}, column {column}: {message}", line=line, column=column)
 
 
 def parse_arrows(text: str) -> GraphRecord:
@@ -152,7 +119,7 @@ def parse_arrows(text: str) -> GraphRecord:
         match = _TOKEN.match(text, at)
         place = (line, at - line_start + 1)
         if match is None:
-            raise _error(_explain(text, at), place)
+            raise error_at(_explain(text, at), place)
         kind = str(match.lastgroup)
         if kind == "end":
             reader.statement(statement)
@@ -162,7 +129,7 @@ def parse_arrows(text: str) -> GraphRecord:
         elif kind == "quoted":
             name = re.sub(r"\\.", lambda escape: _UNESCAPED[escape.group()], match.group()[1:-1])
             if not name.strip():
-                raise _error("a name is empty", place)
+                raise error_at("a name is empty", place)
             statement.append(_Token("name", name, place))
         elif kind == "bare":
             statement.append(_Token("name", match.group(), place))

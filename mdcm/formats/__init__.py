@@ -1,0 +1,104 @@
+"""Graph text and files: readers that give plain records, and writers that take them.
+
+A record holds names and edges as they stand in the text, with their places, and knows nothing of validity: whether
+the edges make an ADMG is judged by :class:`mdcm.graph.ADMG`, which uses the places for its messages.
+
+| format | module | read and written through |
+|---|---|---|
+| arrow text | `arrows` | |
+| dagitty, DOT | `dot` | |
+| GML, GraphML | `interchange` | networkx |
+| BIF (read only) | `interchange` | pgmpy |
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from mdcm.errors import GraphError
+from mdcm.formats.arrows import format_arrows, parse_arrows
+from mdcm.formats.dot import format_dagitty, format_dot, is_dot, parse_dot
+from mdcm.formats.interchange import (
+    format_gml,
+    format_graphml,
+    from_networkx,
+    parse_bif,
+    parse_gml,
+    parse_graphml,
+)
+from mdcm.formats.records import GraphRecord, Place
+
+__all__ = [
+    "GraphRecord",
+    "Place",
+    "format_arrows",
+    "format_dagitty",
+    "format_dot",
+    "format_gml",
+    "format_graphml",
+    "from_networkx",
+    "is_dot",
+    "parse_arrows",
+    "parse_bif",
+    "parse_dot",
+    "parse_gml",
+    "parse_graphml",
+    "parse_text",
+    "read_record",
+]
+
+
+def parse_text(text: str) -> GraphRecord:
+    """Reads arrow text, or dagitty or DOT text where it begins with ``dag {``, ``digraph {`` or the like.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The record.
+
+    Raises:
+        GraphError: If the text cannot be read, with line and column.
+    """
+    return parse_dot(text) if is_dot(text) else parse_arrows(text)
+
+
+_READERS: dict[str, Callable[[str], GraphRecord]] = {
+    ".dag": partial(parse_dot, bare=True),
+    ".dagitty": partial(parse_dot, bare=True),
+    ".dot": parse_dot,
+    ".gv": parse_dot,
+    ".gml": parse_gml,
+    ".graphml": parse_graphml,
+    ".bif": parse_bif,
+}
+
+
+def read_record(path: Path) -> GraphRecord:
+    """Reads a graph file by its suffix.
+
+    Args:
+        path: The file, UTF-8: ``.dag`` or ``.dagitty``, ``.dot`` or ``.gv``, ``.gml``, ``.graphml``, ``.bif`` or
+            ``.bif.gz``; under any other name, arrow text, dagitty or DOT, whichever it is.
+
+    Returns:
+        The record, with the positions of the nodes where the file has them.
+
+    Raises:
+        GraphError: If the file cannot be read, with line and column where they are known.
+    """
+    packed = path.name.lower().endswith(".bif.gz")
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if packed else data).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GraphError("the graph cannot be read: it is not UTF-8 text") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or f"it is no gzip file: {error}"
+        raise GraphError(f"the graph cannot be read: {reason}") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return parse_bif(text) if packed else _READERS.get(path.suffix.lower(), parse_text)(text)

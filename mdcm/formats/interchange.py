@@ -1,0 +1,210 @@
+"""Graphs of other libraries: networkx digraphs, GML and GraphML through networkx, BIF through pgmpy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mdcm.errors import GraphError
+from mdcm.formats.records import GraphRecord, is_hidden
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["format_gml", "format_graphml", "from_networkx", "parse_bif", "parse_gml", "parse_graphml"]
+
+_GML_PLACE = re.compile(r" at \((\d+), (\d+)\)$")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BIF_COMMENT = re.compile(r'("[^"\n]*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_BIF_TABLE = re.compile(r"(\bprobability\s*\([^)]*\)\s*)\{[^}]*\}")
+_BIF_END = re.compile(r"\}\s*(?![\s;])")
+
+
+def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphRecord:
+    """Reads a networkx digraph with hidden nodes.
+
+    Args:
+        graph: The digraph. Nodes that are not text get their ``str`` as name. Hidden are nodes with the attribute
+            ``latent``, or with ``observed`` set to no; hidden roots with two children that also have ``bidirected``
+            become bidirected edges, as do edges with the attribute ``dir="both"``.
+        latents: More hidden nodes.
+
+    Returns:
+        The record, names in the digraph's order.
+
+    Raises:
+        GraphError: If the graph is undirected, two nodes have the same name, a hidden node is not in it, or an
+            attribute says neither yes nor no.
+    """
+    if not graph.is_directed():
+        raise GraphError("the networkx graph is undirected; an ADMG needs a DiGraph")
+    hidden = dict.fromkeys(latents)
+    for node in hidden:
+        if node not in graph:
+            raise GraphError(f"the latent {node!r} is not a node of the networkx graph")
+    names: dict[Any, str] = {}
+    pairs: dict[Any, None] = {}
+    for node, attributes in graph.nodes(data=True):
+        names[node] = str(node)
+        try:
+            says_hidden = is_hidden(attributes)
+        except ValueError as error:
+            raise GraphError(f"the node {names[node]!r}: {error}") from error
+        if says_hidden:
+            hidden[node] = None
+            # GML has no truth values: what is written as True comes back as 1
+            of_pair = str(attributes.get("bidirected")) in {"True", "1"}
+            if of_pair and graph.in_degree(node) == 0 and graph.out_degree(node) == 2:
+                pairs[node] = None
+    if len(set(names.values())) < len(names):
+        raise GraphError("two nodes of the networkx graph have the same name as text; relabel them first")
+    directed: dict[tuple[str, str], None] = {}
+    bidirected = [(names[a], names[b]) for a, b in (tuple(graph.successors(node)) for node in pairs)]
+    for a, b, direction in graph.edges(data="dir"):
+        if direction == "both":
+            bidirected.append((names[a], names[b]))
+        elif a not in pairs:
+            directed[names[a], names[b]] = None
+    return GraphRecord(
+        nodes=tuple(name for node, name in names.items() if node not in hidden),
+        directed=tuple(directed),
+        bidirected=tuple(bidirected),
+        latents=tuple(names[node] for node in hidden if node not in pairs),
+    )
+
+
+def parse_gml(text: str) -> GraphRecord:
+    """Reads GML; names are the labels, hidden nodes and bidirected edges as in :func:`from_networkx`.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The record.
+
+    Raises:
+        GraphError: If networkx cannot read the text, with line and column where it gives them, or the graph is not
+            directed.
+
+    Example:
+        >>> nodes = 'node [id 0 label "A" latent 1] node [id 1 label "B"]'
+        >>> parse_gml(f"graph [directed 1 {nodes} edge [source 0 target 1]]").latents
+        ('A',)
+    """
+    import networkx as nx
+
+    # networkx takes ASCII only; inside strings, a character and its reference are the same
+    lines = text.encode("ascii", "xmlcharrefreplace").decode().split("\n")
+    try:
+        graph = nx.parse_gml(lines)
+    except (nx.NetworkXError, ValueError, KeyError, TypeError, RecursionError) as error:
+        place = _GML_PLACE.search(str(error))
+        line, column = (int(place.group(1)), int(place.group(2))) if place else (None, None)
+        where = f"line {line}, column {column}: " if place else ""
+        message = _GML_PLACE.sub("", str(error)) or type(error).__name__
+        raise GraphError(f"{where}networkx cannot read this GML: {message}", line=line, column=column) from error
+    return from_networkx(graph)
+
+
+def parse_graphml(text: str) -> GraphRecord:
+    """Reads GraphML; names are the nodes' ids, hidden nodes and bidirected edges as in :func:`from_networkx`.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The record.
+
+    Raises:
+        GraphError: If networkx cannot read the text, with line and column where the XML is at fault, or the graph
+            is not directed.
+    """
+    from xml.etree.ElementTree import ParseError
+
+    import networkx as nx
+
+    try:
+        graph = nx.parse_graphml(text)
+    except ParseError as error:
+        line, column = error.position[0], error.position[1] + 1
+        reason = str(error).partition(":")[0]
+        message = f"line {line}, column {column}: this GraphML is no XML: {reason}"
+        raise GraphError(message, line=line, column=column) from error
+    except (nx.NetworkXError, ValueError, KeyError, TypeError) as error:
+        raise GraphError(f"networkx cannot read this GraphML: {error}") from error
+    return from_networkx(graph)
+
+
+def format_gml(graph: nx.DiGraph[str]) -> str:
+    """Writes a digraph with hidden nodes as GML that :func:`parse_gml` reads back.
+
+    Args:
+        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` gives it.
+
+    Returns:
+        The text, ASCII only.
+    """
+    import networkx as nx
+
+    return "\n".join(nx.generate_gml(graph)) + "\n"
+
+
+def format_graphml(graph: nx.DiGraph[str]) -> str:
+    """Writes a digraph with hidden nodes as GraphML that :func:`parse_graphml` reads back.
+
+    Args:
+        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` gives it.
+
+    Returns:
+        The text.
+
+    Raises:
+        GraphError: If a name has a character that XML cannot hold.
+    """
+    import networkx as nx
+
+    for name in graph:
+        if wrong := _NOT_XML.search(name):
+            raise GraphError(f"the name {name!r} has the character {wrong.group()!r}, which XML cannot hold; rename it")
+    return "\n".join(nx.generate_graphml(graph)) + "\n"
+
+
+def parse_bif(text: str) -> GraphRecord:
+    """Reads the structure of a Bayesian network in BIF through pgmpy, without its tables.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The record: variables in the order of their declarations, and an edge from every parent.
+
+    Raises:
+        GraphError: If pgmpy is not installed or cannot read the text.
+    """
+    try:
+        from pgmpy.readwrite import BIFReader
+    except ImportError as error:
+        raise GraphError(f"BIF is read by pgmpy, which does not load ({error}): pip install 'mdcm[bn]'") from error
+    # pgmpy spends nearly all its time on the tables, and holds each as an array; the end of a block it knows only
+    # by a brace that is the last character of its line
+    text = _BIF_COMMENT.sub(lambda match: match.group(1) or " ", text)
+    text = _BIF_END.sub("}\n", _BIF_TABLE.sub(r"\1{\n  table ;\n}", text))
+    if "variable" not in text:
+        raise GraphError("this BIF declares no variable")
+    try:
+        reader = BIFReader(string=text)
+    except KeyError as error:
+        raise GraphError(f"pgmpy finds no declaration of {error} in this BIF") from error
+    except Exception as error:  # whatever else it stumbles over
+        raise GraphError(f"pgmpy cannot read this BIF: {type(error).__name__}: {error}") from error
+    names: list[str] = reader.variable_names
+    folded: dict[str, str] = {}
+    for name in names:
+        # pgmpy would take the probabilities of one for those of the other
+        if folded.setdefault(name.lower(), name) != name:
+            message = f"the names {folded[name.lower()]!r} and {name!r} differ in case only, which pgmpy does not see"
+            raise GraphError(f"{message}; rename one")
+    if lost := [name for name in names if name not in reader.variable_parents]:
+        raise GraphError(f"pgmpy finds no probabilities of {', '.join(map(repr, lost))} in this BIF")
+    return GraphRecord(tuple(names), tuple((parent, child) for parent, child in reader.variable_edges))
