@@ -262,7 +262,7 @@ class Model:
                 fewest = min(fewest, rows)
                 if query.kind == "E":
                     values = self._numbers(expression, query.outcomes[0], drawn[names[0]])
-                    stderr = float(values.std() / math.sqrt(rows))
+                    stderr = math.sqrt(_smoothed_variance(values, self._step(expression, query)) / rows)
                     records.append({**do, **given, "mean": float(values.mean()), "stderr": stderr})
                     continue
                 for outcome in self._choices(expression, query.outcomes):
@@ -283,11 +283,20 @@ class Model:
             return self._numeric_levels(expression, term)[values]
         return values.double()
 
+    def _step(self, expression: language.Expression, query: language.Query) -> float:
+        """Smallest difference between two values that a row can have; 0 where there is none."""
+        if query.kind == "P":
+            return 1.0
+        if self.schema[query.outcomes[0].variable].kind != "categorical":
+            return 0.0
+        levels = self._numeric_levels(expression, query.outcomes[0]).sort().values
+        return float(levels.diff().min()) if len(levels) > 1 else 0.0
+
     def _number(self, expression: language.Expression, num_samples: int, seed: int) -> Answer:
         paired = not any(query.given for query in expression.queries)
         total: Tensor | None = None
         value = variance = 0.0
-        fewest = math.inf
+        fewest = step = math.inf
         for sign, query in expression.terms:
             do = self._choices(expression, query.do)[0]
             given = self._choices(expression, query.given)[0]
@@ -301,12 +310,13 @@ class Model:
                 numbers = torch.stack(agree).all(0).double()
             fewest = min(fewest, len(numbers))
             value += sign * float(numbers.mean())
-            variance += float(numbers.var()) / len(numbers)
+            step = min(step, self._step(expression, query))
+            variance += _smoothed_variance(numbers, step) / len(numbers)
             if paired:
                 total = sign * numbers if total is None else total + sign * numbers
         if total is not None:
             # the same rows have the same noise in every term, so errors of the terms cancel row by row
-            variance = float(total.var()) / len(total)
+            variance = _smoothed_variance(total, step) / len(total)
         table = pd.DataFrame({"value": [value], "stderr": [math.sqrt(variance)]})
         return Answer(str(expression), table, value, math.sqrt(variance), float(fewest))
 
@@ -336,6 +346,16 @@ class Model:
             "versions": _versions(),
         }
         write_run(path, description, self.dcm.state_dict(), self.history)
+
+
+def _smoothed_variance(values: Tensor, step: float) -> float:
+    """Variance after one more row a step above the mean and one a step below it.
+
+    Where values are few and most rows agree, all rows of a small sample may, and their own variance would claim
+    certainty.
+    """
+    squares = float((values - values.mean()).square().sum())
+    return (squares + 2 * step**2) / (len(values) + 2)
 
 
 def _check_number(num_samples: object, least: int, why: str = "") -> None:
@@ -416,6 +436,7 @@ def fit(
             objective=objective,
             method=method,
             kinds=schema.kinds,
+            levels=schema.levels,
         )
     elif plan.graph != graph:
         raise PlanError("the plan is for another graph; make it with mdcm.plan from this one")

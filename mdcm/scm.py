@@ -116,14 +116,16 @@ class DiscreteSCM:
         setting = {name: self._do_codes(name, value, n) for name, value in (do or {}).items()}
         states: dict[str, NDArray[np.int64]] = {}
         for place, (name, _) in enumerate(self.graph.confounders):
-            uniform = np.random.default_rng([seed, 0, place]).random(n)
+            # the last number is never 0: numpy takes [seed, 0] for the seed itself, and whoever uses that would draw
+            # the same numbers as the confounder
+            uniform = np.random.default_rng([seed, place, 1]).random(n)
             bounds = np.cumsum(self.priors[name])[:-1]
             states[name] = np.searchsorted(bounds, uniform, side="right")
         for node in self._order:
             if node in setting:
                 states[node] = setting[node]
                 continue
-            uniform = np.random.default_rng([seed, 1, self.graph.index(node)]).random(n)
+            uniform = np.random.default_rng([seed, self.graph.index(node), 2]).random(n)
             rows = tuple(states[name] for name in self.axes(node)[:-1])
             bounds = self._upper[node][rows][..., :-1]
             states[node] = (uniform[:, None] >= bounds).sum(axis=-1)

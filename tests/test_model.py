@@ -228,7 +228,15 @@ class TestQueries:
         shares = model.query("P(Y | do(X=1))", 5000, seed=3).table
         assert mean.value == pytest.approx((shares["Y"] * shares["probability"]).sum(), abs=1e-12)
         variance = (shares["Y"] ** 2 * shares["probability"]).sum() - mean.value**2
-        assert mean.stderr == pytest.approx(math.sqrt(variance / 4999), rel=1e-9)
+        # with a row a level above the mean and one a level below it
+        assert mean.stderr == pytest.approx(math.sqrt((5000 * variance + 2) / 5002 / 5000), rel=1e-9)
+
+    def test_a_difference_of_equal_rows_does_not_claim_certainty(self, model):
+        # Z has no effect on X, so both sides agree in every row
+        for rows in (10, 1000):
+            answer = model.query("E[X | do(Z=high)] - E[X | do(Z=low)]", rows)
+            assert answer.value == 0
+            assert answer.stderr == pytest.approx(math.sqrt(2 / (rows + 2) / rows))
 
     def test_expectations_by_level_are_those_of_each_level(self, model):
         table = model.query("E[Y | do(X)]", 2000).table
@@ -267,7 +275,8 @@ class TestQueries:
         assert abs(np.sum(scores)) < stats.norm.ppf(1 - 5e-5) * math.sqrt(runs)
 
     def test_an_event_that_never_happened_is_not_claimed_to_be_impossible(self, model):
-        rows = 50
+        # 12 combinations of levels, so that some do not occur
+        rows = 10
         answer = model.query("P(X, Z, Y)", rows)
         assert (answer.table["probability"] == 0).any()
         for _, row in answer.table.iterrows():
