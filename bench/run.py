@@ -2,12 +2,12 @@
 
 Usage, from anywhere, with mdcm and its test requirements installed:
 
-    python bench/run.py NAME...          # tables, philox, quality-chain, ..., or quality, or all
+    python bench/run.py NAME...          # tables, philox, quality-chain, ..., or graphs, quality, or all
     python bench/run.py --dry NAME...    # prints without writing to results.csv
 
 Times are CPU seconds of one thread, which a busy machine changes less than the wall clock. The two sides take turns,
 so that a change of the machine's speed meets both; p20, p50 and p80 are over the turns. A row whose check fails is not
-written, and the exit code is 1.
+written, and the exit code is 1. What graphs are measured against is not required by mdcm: see graphs.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 # problems and exact estimates are those of the tests, so that the two cannot drift apart
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+import graphs  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import workloads  # noqa: E402
@@ -92,6 +93,21 @@ def timed(name: str) -> Iterator[dict[str, object]]:
         yield row(work.name, work.size, str(work.seed), "CPU ms", ours, baseline, None)
 
 
+def compared(name: str) -> Iterator[dict[str, object]]:
+    for work in graphs.GRAPHS[name]():
+        if isinstance(work, str):
+            print(work, flush=True)
+            continue
+        fault = work.fault()
+        if fault is not None:
+            print(
+                f"{work.name:18} {work.size}; seed {work.seed}\n    the peer is WRONG: {fault}; not timed", flush=True
+            )
+            continue
+        ours, peer = time_in_turns(work.ours, work.peer)
+        yield row(work.name, work.size, str(work.seed), "CPU ms", ours, peer, work.bar)
+
+
 def quality(name: str) -> Iterator[dict[str, object]]:
     for one in workloads.QUALITY[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
@@ -111,8 +127,13 @@ def row(
 
 def main() -> int:
     """Run what the command line names."""
-    groups = {"quality": list(workloads.QUALITY), "all": [*workloads.TIMED, *workloads.QUALITY]}
-    known = [*workloads.TIMED, *workloads.QUALITY, *groups]
+    measured = {
+        **dict.fromkeys(workloads.TIMED, timed),
+        **dict.fromkeys(graphs.GRAPHS, compared),
+        **dict.fromkeys(workloads.QUALITY, quality),
+    }
+    groups = {"graphs": list(graphs.GRAPHS), "quality": list(workloads.QUALITY), "all": list(measured)}
+    known = [*measured, *groups]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
     parser.add_argument("--out", type=Path, default=HERE / "results.csv", help="CSV file that rows are added to")
@@ -121,7 +142,7 @@ def main() -> int:
     torch.set_num_threads(1)
     failed = 0
     for name in dict.fromkeys(one for given in arguments.names for one in groups.get(given, [given])):
-        for found in (timed if name in workloads.TIMED else quality)(name):
+        for found in measured[name](name):
             missed = bool(found["bar"]) and float(str(found["ratio"])) > float(str(found["bar"]).removeprefix("<= "))
             failed += missed
             print(

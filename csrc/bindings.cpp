@@ -192,12 +192,67 @@ struct BoundHGraph {
   HGraph hgraph;
 };
 
-std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph,
-                                         const py::array_t<std::uint8_t, py::array::c_style>& adversarial) {
-  const std::span<const std::uint8_t> flags(adversarial.data(), static_cast<std::size_t>(adversarial.size()));
+DatasetGroup group_from(const py::dict& source, Node n) {
+  DatasetGroup group;
+  const NodesIn targets(source["targets"], n);
+  const Nodes view = targets;
+  group.targets.assign(view.begin(), view.end());
+  if (!source["columns"].is_none()) {
+    const auto flags = source["columns"].cast<py::array_t<std::uint8_t, py::array::c_style>>();
+    if (flags.size() != n) throw py::value_error("one flag per node is needed");
+    group.columns.assign(flags.data(), flags.data() + flags.size());
+  }
+  group.domain = source["domain"].cast<std::vector<std::int32_t>>();
+  for (const auto& levels : source["boxes"].cast<std::vector<std::vector<std::vector<std::int32_t>>>>()) {
+    if (levels.size() != view.size()) throw py::value_error("one list of levels per target is needed");
+    group.boxes.push_back({levels});
+  }
+  if (group.domain.size() != view.size()) throw py::value_error("one number of levels per target is needed");
+  if (!std::is_sorted(view.begin(), view.end())) throw py::value_error("targets must be ascending");
+  group.rows = source["rows"].cast<std::int64_t>();
+  return group;
+}
+
+std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph, py::handle parts,
+                                         const py::array_t<std::uint8_t, py::array::c_style>& training,
+                                         const std::vector<py::dict>& groups, bool paper) {
+  const NodesIn parts_in(parts, static_cast<Node>(training.size()));
+  const Nodes labels = parts_in;
+  if (static_cast<Node>(labels.size()) != graph->size()) throw py::value_error("one part per node is needed");
+  std::vector<Training> ways;
+  for (py::ssize_t i = 0; i < training.size(); ++i) {
+    if (training.data()[i] > static_cast<std::uint8_t>(Training::kGiven)) throw py::value_error("no such training");
+    ways.push_back(static_cast<Training>(training.data()[i]));
+  }
+  std::vector<DatasetGroup> data;
+  for (const py::dict& group : groups) data.push_back(group_from(group, graph->size()));
   const py::gil_scoped_release release;
-  HGraph hgraph(*graph, flags);
+  Components initial{std::vector<Node>(labels.begin(), labels.end()), static_cast<Node>(ways.size())};
+  HGraph hgraph(*graph, std::move(initial), std::move(ways), std::move(data),
+                paper ? Method::kPaper : Method::kMinimal);
   return std::make_unique<BoundHGraph>(BoundHGraph{std::move(graph), std::move(hgraph)});
+}
+
+py::list fits_of(const BoundHGraph& self, Node h) {
+  if (h < 0 || h >= self.hgraph.size()) throw py::index_error("no such h-node");
+  py::list found;
+  if (self.hgraph.has_plain_fits()) return found;
+  for (const PlannedFit& fit : self.hgraph.fits(h)) {
+    found.append(py::make_tuple(moved(std::vector<Node>(fit.variables)), moved(std::vector<std::int32_t>(fit.groups))));
+  }
+  return found;
+}
+
+// The h-node that no data can teach and what every group lacks, or None.
+py::object untrained_of(const BoundHGraph& self) {
+  const Untrained& untrained = self.hgraph.untrained();
+  if (untrained.hnode < 0) return py::none();
+  static constexpr const char* kNames[] = {"nothing", "columns", "inside", "values", "factor"};
+  py::list lacks;
+  for (const Lack& lack : untrained.lacks) {
+    lacks.append(py::make_tuple(kNames[static_cast<std::size_t>(lack.kind)], moved(std::vector<Node>(lack.nodes))));
+  }
+  return py::make_tuple(untrained.hnode, lacks);
 }
 
 py::array_t<Node> edge_array(const BoundHGraph& self) {
@@ -368,7 +423,19 @@ void bind_graph(py::module_& m) {
             }
             return moved(std::move(added));
           },
-          py::arg("nodes"), py::arg("into") = py::tuple());
+          py::arg("nodes"), py::arg("into") = py::tuple())
+      .def(
+          "paper_set",
+          [](const Admg& graph, py::handle nodes) {
+            const NodesIn nodes_in(nodes, graph.size());
+            std::vector<Node> added;
+            {
+              const py::gil_scoped_release release;
+              added = paper_set(graph, nodes_in);
+            }
+            return moved(std::move(added));
+          },
+          py::arg("nodes"));
 }
 
 void bind_planning(py::module_& m) {
@@ -382,13 +449,25 @@ void bind_planning(py::module_& m) {
       .def("witness", &closure_witness, py::arg("node"));
 
   py::class_<BoundHGraph>(m, "HGraph", "Sets of nodes that are trained together, and what each needs.")
-      .def(py::init(&make_hgraph), py::arg("graph"), py::arg("adversarial"))
+      .def(py::init(&make_hgraph), py::arg("graph"), py::arg("parts"), py::arg("training"), py::arg("groups"),
+           py::arg("paper") = false)
       .def("__len__", [](const BoundHGraph& self) { return self.hgraph.size(); })
       .def_property_readonly(
           "labels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.labels(), self); })
       .def_property_readonly(
           "levels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.levels(), self); })
+      .def_property_readonly("training",
+                             [](const BoundHGraph& self) {
+                               std::vector<std::uint8_t> ways;
+                               for (Node h = 0; h < self.hgraph.size(); ++h) {
+                                 ways.push_back(static_cast<std::uint8_t>(self.hgraph.training(h)));
+                               }
+                               return moved(std::move(ways));
+                             })
       .def_property_readonly("rounds", [](const BoundHGraph& self) { return self.hgraph.rounds(); })
+      .def_property_readonly("plain", [](const BoundHGraph& self) { return self.hgraph.has_plain_fits(); })
+      .def_property_readonly("untrained", &untrained_of)
+      .def("fits", &fits_of, py::arg("hnode"))
       .def("edges", &edge_array);
 }
 

@@ -1,122 +1,98 @@
 #include "planning.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
+#include <stdexcept>
+
+#include "separation.hpp"
 
 namespace mdcm {
 namespace {
 
-// A reached node is entered from itself (a member of S), from a parent p >= 0, or from a sibling s, stored as ~s.
-constexpr Node kItself = std::numeric_limits<Node>::min();
+std::size_t at(Node v) { return static_cast<std::size_t>(v); }
 
 }  // namespace
 
-ModularityClosure::ModularityClosure(const Admg& graph)
-    : graph_(graph),
-      target_at_(index(graph.size()), 0),
-      closed_at_(index(graph.size()), 0),
-      parent_at_(index(graph.size()), 0),
-      reached_at_(index(graph.size()), 0),
-      hub_at_(index(graph.num_hubs()), 0),
-      child_(index(graph.size()), 0),
-      from_(index(graph.size()), 0) {}
-
-Nodes ModularityClosure::run(Nodes set, Nodes targets) {
-  ++epoch_;
-  closed_.clear();
-  last_position_ = -1;
-  const Nodes position = graph_.positions();
-  for (const Node v : targets) target_at_[index(v)] = epoch_;
-  for (const Node v : set) {
-    if (target_at_[index(v)] == epoch_) continue;
-    last_position_ = std::max(last_position_, position[index(v)]);
-    close(v);
-  }
-  num_given_ = closed_.size();
-  for (std::size_t i = 0; i < closed_.size(); ++i) {
-    const Node v = closed_[i];
-    for (const Node p : graph_.parents(v)) {
-      if (target_at_[index(p)] == epoch_ || parent_at_[index(p)] == epoch_) continue;
-      parent_at_[index(p)] = epoch_;
-      child_[index(p)] = v;
-      if (reached_at_[index(p)] == epoch_) close(p);
+std::vector<Node> paper_set(const Admg& graph, Nodes set) {
+  std::vector<Node> inside(set.begin(), set.end());
+  std::vector<bool> is_inside(at(graph.size()), false);
+  for (const Node v : inside) is_inside[at(v)] = true;
+  std::vector<Node> outside;
+  for (;;) {
+    outside.clear();
+    std::vector<bool> seen = is_inside;
+    for (const Node v : inside) {
+      for (const Node p : graph.parents(v)) {
+        if (seen[at(p)]) continue;
+        seen[at(p)] = true;
+        outside.push_back(p);
+      }
     }
-    reach(v, kItself);
-    for (const Node s : graph_.siblings(v)) reach(s, ~v);
-    for (const Node hub : graph_.hubs(v)) {
-      if (hub_at_[index(hub)] == epoch_) continue;
-      hub_at_[index(hub)] = epoch_;
-      for (const Node s : graph_.hub_children(hub)) reach(s, ~v);
-    }
+    if (outside.empty() || rule2(graph, inside, outside, {}, {})) break;
+    for (const Node p : outside) is_inside[at(p)] = true;
+    inside.insert(inside.end(), outside.begin(), outside.end());
   }
-  return closed_;
-}
-
-void ModularityClosure::close(Node v) {
-  if (closed_at_[index(v)] == epoch_) return;
-  closed_at_[index(v)] = epoch_;
-  closed_.push_back(v);
-}
-
-// Visits the descendants of `source` that precede the last member of the set: later ones are ancestors of nothing
-// in S.
-void ModularityClosure::reach(Node source, Node came_from) {
-  const Nodes position = graph_.positions();
-  const auto visit = [&](Node v, Node from) {
-    if (reached_at_[index(v)] == epoch_ || target_at_[index(v)] == epoch_) return;
-    if (position[index(v)] > last_position_) return;
-    reached_at_[index(v)] = epoch_;
-    from_[index(v)] = from;
-    if (parent_at_[index(v)] == epoch_) close(v);
-    open_.push_back(v);
-  };
-  visit(source, came_from);
-  while (!open_.empty()) {
-    const Node v = open_.back();
-    open_.pop_back();
-    for (const Node c : graph_.children(v)) visit(c, v);
-  }
-}
-
-Witness ModularityClosure::witness(Node q) const {
-  Witness result;
-  result.path = {child_[index(q)], q};
-  for (Node v = q;;) {
-    const Node from = from_[index(v)];
-    if (from < 0) {
-      result.path.push_back(~from);
-      result.ends_bidirected = true;
-      return result;
-    }
-    result.path.push_back(from);
-    if (contains(from)) return result;
-    v = from;
-  }
+  std::vector<Node> added(inside.begin() + static_cast<std::ptrdiff_t>(set.size()), inside.end());
+  std::sort(added.begin(), added.end());
+  return added;
 }
 
 // The h-nodes that an h-node needs, recomputed on every call.
 class HGraph::Needs {
  public:
-  explicit Needs(const HGraph& h) : h_(h), closure_(h.graph_), seen_at_(static_cast<std::size_t>(h.size()), 0) {}
+  explicit Needs(const HGraph& h) : h_(h), closure_(h.graph_), seen_at_(at(h.size()), 0) {}
 
   const std::vector<Node>& operator()(Node h) {
     found_.clear();
-    if (!h_.is_adversarial(h)) return found_;
+    if (h_.training(h) != Training::kAdversarial) return found_;
     ++epoch_;
-    seen_at_[static_cast<std::size_t>(h)] = epoch_;
-    closure_.run(h_.members(h), {});
-    for (const Node v : closure_.added()) {
-      const Node needed = h_.hnodes_.label[static_cast<std::size_t>(v)];
-      auto& seen = seen_at_[static_cast<std::size_t>(needed)];
-      if (seen == epoch_) continue;
-      seen = epoch_;
-      found_.push_back(needed);
+    seen_at_[at(h)] = epoch_;
+    if (h_.method_ == Method::kPaper) {
+      paper(h);
+    } else if (h_.plain_ || h_.fits(h).empty()) {
+      // no data can teach an h-node without fits, which is reported once the partition is known
+      closure_.run(h_.members(h), {});
+      need(closure_.added());
+    } else {
+      for (const PlannedFit& fit : h_.fits(h)) {
+        closure_.run(fit.variables, h_.groups_[static_cast<std::size_t>(fit.groups[0])].targets);
+        need(closure_.added());
+      }
     }
     return found_;
   }
 
  private:
+  void need(Nodes nodes) {
+    for (const Node v : nodes) {
+      const Node needed = h_.hnodes_.label[at(v)];
+      auto& seen = seen_at_[at(needed)];
+      if (seen == epoch_) continue;
+      seen = epoch_;
+      // what was trained elsewhere is there from the start
+      if (h_.training(needed) != Training::kGiven) found_.push_back(needed);
+    }
+  }
+
+  void paper(Node h) {
+    const Nodes members = h_.members(h);
+    need(paper_set(h_.graph_, members));
+    // Def. 4.3: the parents in one h-node at a time
+    std::vector<std::pair<Node, Node>> parents;
+    for (const Node v : members) {
+      for (const Node p : h_.graph_.parents(v)) parents.emplace_back(h_.hnodes_.label[at(p)], p);
+    }
+    std::sort(parents.begin(), parents.end());
+    parents.erase(std::unique(parents.begin(), parents.end()), parents.end());
+    std::vector<Node> joint;
+    for (std::size_t i = 0; i < parents.size();) {
+      const Node source = parents[i].first;
+      joint.clear();
+      for (; i < parents.size() && parents[i].first == source; ++i) joint.push_back(parents[i].second);
+      if (seen_at_[at(source)] != epoch_ && !rule2(h_.graph_, members, joint, {}, {})) need(joint);
+    }
+  }
+
   const HGraph& h_;
   ModularityClosure closure_;
   std::vector<std::uint32_t> seen_at_;
@@ -124,38 +100,47 @@ class HGraph::Needs {
   std::vector<Node> found_;
 };
 
-HGraph::HGraph(const Admg& graph, std::span<const std::uint8_t> adversarial)
+HGraph::HGraph(const Admg& graph, Components initial, std::vector<Training> training, std::vector<DatasetGroup> groups,
+               Method method)
     : graph_(graph),
-      hnodes_(c_components(graph)),
+      hnodes_(std::move(initial)),
       parts_(hnodes_, graph.topological_order()),
-      adversarial_(adversarial.begin(), adversarial.end()) {
-  if (adversarial_.size() != static_cast<std::size_t>(hnodes_.count)) {
-    throw std::invalid_argument("one objective per c-component is needed");
-  }
+      training_(std::move(training)),
+      groups_(std::move(groups)),
+      method_(method),
+      plain_(method == Method::kPaper ||
+             (groups_.size() == 1 && groups_[0].targets.empty() && groups_[0].columns.empty())) {
+  if (training_.size() != at(hnodes_.count)) throw std::invalid_argument("one way of training per part is needed");
   // four times what one h-node can need at most, so that dropping one h-node's needs was paid for by others'
-  const std::size_t budget = 4 * static_cast<std::size_t>(graph.size());
+  const std::size_t budget = 4 * at(graph.size());
   for (;;) {
     ++rounds_;
+    choose_fits();
     const Components merged = strongly_connected(size(), Needs(*this), budget);
     if (merged.count == size()) {
       number(merged);
       return;
     }
     // only h-nodes that need something can lie on a cycle, so a contracted one is adversarial throughout
-    std::vector<std::uint8_t> next(static_cast<std::size_t>(merged.count), 0);
-    for (Node h = 0; h < size(); ++h) {
-      next[static_cast<std::size_t>(merged.label[static_cast<std::size_t>(h)])] = is_adversarial(h) ? 1 : 0;
-    }
-    for (Node& label : hnodes_.label) label = merged.label[static_cast<std::size_t>(label)];
+    std::vector<Training> next(at(merged.count), Training::kAdversarial);
+    for (Node h = 0; h < size(); ++h) next[at(merged.label[at(h)])] = training_[at(h)];
+    for (Node& label : hnodes_.label) label = merged.label[at(label)];
     hnodes_.count = merged.count;
-    adversarial_ = std::move(next);
+    training_ = std::move(next);
     parts_ = Parts(hnodes_, graph_.topological_order());
   }
 }
 
+void HGraph::choose_fits() {
+  if (plain_) return;
+  FitChooser chooser(graph_, groups_);
+  all_untrained_ = chooser.choose(hnodes_, parts_, training_);
+  fits_.clear();
+  for (Node h = 0; h < size(); ++h) fits_.push_back(chooser.fits(h));
+}
+
 // `order` numbers the h-nodes so that what an h-node needs comes before it.
 void HGraph::number(const Components& order) {
-  const auto at = [](Node h) { return static_cast<std::size_t>(h); };
   std::vector<Node> sequence(at(size()));
   for (Node h = 0; h < size(); ++h) sequence[at(order.label[at(h)])] = h;
   std::vector<Node> level(at(size()), 0);
@@ -169,16 +154,23 @@ void HGraph::number(const Components& order) {
     return position[at(members(a)[0])] < position[at(members(b)[0])];
   });
   std::vector<Node> number(at(size()));
-  std::vector<std::uint8_t> adversarial(at(size()));
+  std::vector<Training> training(at(size()));
+  std::vector<std::vector<PlannedFit>> fits(plain_ ? 0 : at(size()));
   level_.resize(at(size()));
   for (Node k = 0; k < size(); ++k) {
     const Node h = sequence[at(k)];
     number[at(h)] = k;
-    adversarial[at(k)] = adversarial_[at(h)];
+    training[at(k)] = training_[at(h)];
     level_[at(k)] = level[at(h)];
+    if (!plain_) fits[at(k)] = std::move(fits_[at(h)]);
   }
   for (Node& label : hnodes_.label) label = number[at(label)];
-  adversarial_ = std::move(adversarial);
+  for (Untrained& one : all_untrained_) {
+    one.hnode = number[at(one.hnode)];
+    if (untrained_.hnode < 0 || one.hnode < untrained_.hnode) untrained_ = one;
+  }
+  training_ = std::move(training);
+  fits_ = std::move(fits);
   parts_ = Parts(hnodes_, graph_.topological_order());
 }
 

@@ -24,7 +24,7 @@ from mdcm.errors import (
 from mdcm.plan import DatasetSpec, Plan, plan
 
 if TYPE_CHECKING:
-    from mdcm import metrics, scm
+    from mdcm import check, metrics, scm
     from mdcm.data import Dataset
     from mdcm.graph import ADMG, read_graph
     from mdcm.model import Model, fit, load
@@ -49,6 +49,7 @@ __all__ = [
     "TrainConfig",
     "UntrainableError",
     "__version__",
+    "check",
     "fit",
     "load",
     "metrics",
@@ -66,7 +67,7 @@ _HOME = {
     "Model": "model",
     "load": "model",
 }
-_SUBMODULES = {"metrics", "scm"}
+_SUBMODULES = {"check", "metrics", "scm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -129,48 +129,83 @@ def plan(
         ),
     ] = None,
     objective: Annotated[str, typer.Option(help="auto, adversarial or likelihood")] = "auto",
-    method: Annotated[str, typer.Option(help="how h-nodes are found")] = "minimal",
+    method: Annotated[str, typer.Option(help="minimal, paper or joint")] = "minimal",
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="F", help="write the plan as JSON, to stdout for -")
     ] = None,
     svg: Annotated[str | None, typer.Option(metavar="F", help="draw the plan, to stdout for -")] = None,
+    dot: Annotated[str | None, typer.Option(metavar="F", help="write it for Graphviz, to stdout for -")] = None,
 ) -> None:
     """Show what is trained together, in which order, and on which data."""
     from mdcm.graph import ADMG
     from mdcm.plan import plan as make_plan
 
-    if json_file == svg == "-":
-        raise typer.BadParameter("only one of --json and --svg can go to stdout")
+    if [json_file, svg, dot].count("-") > 1:
+        raise typer.BadParameter("only one of --json, --svg and --dot can go to stdout")
     admg = ADMG.parse_or_read(graph)
-    specs, kinds = None, None
+    specs, kinds, levels = None, None, None
     if data:
         from mdcm.data import Schema, validate
 
         datasets = validate(_datasets(data), admg.nodes)
-        kinds = Schema.infer(datasets).kinds
+        schema = Schema.infer(datasets)
+        kinds, levels = schema.kinds, schema.levels
         specs = [dataset.spec(admg.nodes) for dataset in datasets]
     # what is not among the words that the types list is refused by the planner
     objective_, method_ = cast("Objective", objective), cast("Method", method)
-    made = make_plan(admg, specs, objective=objective_, method=method_, kinds=kinds)
-    if "-" not in {json_file, svg}:
+    made = make_plan(admg, specs, objective=objective_, method=method_, kinds=kinds, levels=levels)
+    if "-" not in {json_file, svg, dot}:
         _out(str(made))
     if json_file is not None:
         _write(json_file, made.to_json(indent=1))
     if svg is not None:
         _write(svg, made.to_svg())
+    if dot is not None:
+        _write(dot, made.to_dot())
 
 
-def _datasets(options: list[str]) -> list[Dataset]:
-    """Data sets of options ``FILE[:do=X,Y]``."""
+@app.command(
+    epilog=_example('mdcm check "D -> I -> A; D <-> A" data.csv', "mdcm check graph.txt a.csv b.csv:do=D --json")
+)
+def check(
+    graph: Annotated[str, typer.Argument(metavar="GRAPH", help="graph file, or the text itself", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE[:do=X,Y]...", help="table, perhaps of an experiment that set X and Y", show_default=False
+        ),
+    ],
+    level: Annotated[float, typer.Option(help="probability of any rejection if the graph is right")] = 0.05,
+    max_tests: Annotated[int, typer.Option(min=1, help="tests at most; beyond, pairs are drawn at random")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Test the independences that a graph implies on data, worst first.
+
+    The exit code is 1 if any is rejected.
+    """
+    from mdcm.check import check as check_graph
+    from mdcm.graph import ADMG
+
+    if not 0 < level < 1:
+        raise typer.BadParameter("--level must lie between 0 and 1")
+    admg = ADMG.parse_or_read(graph)
+    found = check_graph(admg, _datasets(data, ""), level=level, max_tests=max_tests)
+    _out(json.dumps(found.to_json(), indent=1, allow_nan=False) if as_json else str(found))
+    if len(found.rejected):
+        raise typer.Exit(1)
+
+
+def _datasets(options: list[str], flag: str = "--data ") -> list[Dataset]:
+    """Data sets of options, or of arguments, ``FILE[:do=X,Y]``."""
     from mdcm.data import Dataset, read_table
     from mdcm.spec import dataset_names
 
-    parts = [_path_and_targets(option) for option in options]
+    parts = [_path_and_targets(option, flag) for option in options]
     names = dataset_names([path for path, _ in parts])
     return [Dataset(read_table(path), do=do, name=name) for (path, do), name in zip(parts, names, strict=True)]
 
 
-def _path_and_targets(option: str) -> tuple[str, list[str]]:
+def _path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
     from mdcm.errors import DataError
 
     path, separator, targets = option.rpartition(":do=")
@@ -178,11 +213,11 @@ def _path_and_targets(option: str) -> tuple[str, list[str]]:
         return option, []
     if not separator:
         if ":" in Path(option).name:
-            raise DataError(f"--data {option}: there is no such file, and after a colon do=X,Y is expected")
+            raise DataError(f"{flag}{option}: there is no such file, and after a colon do=X,Y is expected")
         return option, []
     do = [name.strip() for name in targets.split(",")]
     if not all(do):
-        raise DataError(f"--data {option}: a name is missing after do=, as in {path}:do=X,Y")
+        raise DataError(f"{flag}{option}: a name is missing after do=, as in {path}:do=X,Y")
     return path, do
 
 

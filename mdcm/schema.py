@@ -78,6 +78,11 @@ class Schema(Mapping[str, Variable]):
         """Kind of every variable by name, as the planner takes it."""
         return {name: variable.kind for name, variable in self.items()}
 
+    @property
+    def levels(self) -> dict[str, tuple[Level, ...]]:
+        """Levels of every categorical variable by name, as the planner takes them."""
+        return {name: variable.levels for name, variable in self.items() if variable.levels is not None}
+
     def code(self, name: str, value: Any) -> int | float:
         """:meth:`Variable.code` of the variable called ``name``.
 

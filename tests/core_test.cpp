@@ -12,6 +12,8 @@
 
 #include "admg.hpp"
 #include "components.hpp"
+#include "fits.hpp"
+#include "modularity.hpp"
 #include "planning.hpp"
 #include "separation.hpp"
 
@@ -456,13 +458,28 @@ TEST(Modularity, WitnessIsABackdoorPathOutsideTheSet) {
   EXPECT_GT(seen, 1000);
 }
 
-std::vector<std::uint8_t> all_adversarial(const Admg& graph) {
-  return std::vector<std::uint8_t>(at(c_components(graph).count), 1);
+bool holds(const Set& set, Node v) { return std::find(set.begin(), set.end(), v) != set.end(); }
+
+HGraph hgraph(const Admg& graph, Training training = Training::kAdversarial,
+              std::vector<DatasetGroup> groups = {DatasetGroup{}}, Method method = Method::kMinimal) {
+  const Components components = c_components(graph);
+  return {graph, components, std::vector<Training>(at(components.count), training), std::move(groups), method};
+}
+
+// Data in which every value of the targets is set.
+DatasetGroup group(Set targets, std::vector<std::uint8_t> columns = {}, std::int64_t rows = -1) {
+  DatasetGroup found;
+  found.domain.assign(targets.size(), 2);
+  found.boxes.push_back({std::vector<std::vector<std::int32_t>>(targets.size())});
+  found.targets = std::move(targets);
+  found.columns = std::move(columns);
+  found.rows = rows;
+  return found;
 }
 
 TEST(HGraph, FrontDoor) {
   const Admg graph = make(3, {{0, 1}, {1, 2}}, {{0, 2}});
-  const HGraph h(graph, all_adversarial(graph));
+  const HGraph h = hgraph(graph);
   ASSERT_EQ(h.size(), 2);
   EXPECT_EQ(to_set(h.members(0)), (Set{1}));
   EXPECT_EQ(to_set(h.members(1)), (Set{0, 2}));
@@ -472,7 +489,7 @@ TEST(HGraph, FrontDoor) {
 
 TEST(HGraph, LikelihoodNeedsNoOrder) {
   const Admg graph = make(3, {{0, 1}, {1, 2}}, {{0, 2}});
-  const HGraph h(graph, std::vector<std::uint8_t>{0, 0});
+  const HGraph h = hgraph(graph, Training::kLikelihood);
   EXPECT_EQ(h.size(), 2);
   EXPECT_TRUE(h.edges().empty());
   EXPECT_EQ(h.levels(), (Set{0, 0}));
@@ -482,7 +499,7 @@ TEST(HGraph, LikelihoodNeedsNoOrder) {
 TEST(HGraph, MutualNeedsAreMerged) {
   // a -> p -> y, q -> r -> y' with a <-> y, and p, r so placed that each c-component needs the other
   const Admg graph = make(4, {{0, 1}, {1, 2}, {2, 3}}, {{0, 2}, {1, 3}});
-  const HGraph h(graph, all_adversarial(graph));
+  const HGraph h = hgraph(graph);
   ASSERT_EQ(h.size(), 1);
   EXPECT_EQ(h.rounds(), 2);
 }
@@ -493,7 +510,7 @@ TEST(HGraph, NeedsComeFirstOnRandomGraphs) {
   for (int trial = 0; trial < 500; ++trial) {
     const RandomGraph g(6 + static_cast<Node>(rng() % 14), 0.3, 0.06, rng, trial % 2);
     const Admg graph = g.admg();
-    const HGraph h(graph, all_adversarial(graph));
+    const HGraph h = hgraph(graph);
     ModularityClosure closure(graph);
     Set longest(at(h.size()), 0);
     for (Node k = 0; k < h.size(); ++k) {
@@ -510,6 +527,124 @@ TEST(HGraph, NeedsComeFirstOnRandomGraphs) {
   EXPECT_GT(merged, 50);
 }
 
+TEST(HGraph, WhatIsGivenIsThereFromTheStart) {
+  const Admg graph = make(3, {{0, 1}, {1, 2}}, {{0, 2}});
+  const HGraph h(graph, c_components(graph), {Training::kAdversarial, Training::kGiven}, {group({}, {1, 1, 1})});
+  EXPECT_TRUE(h.edges().empty());
+  EXPECT_EQ(h.untrained().hnode, -1);
+  EXPECT_TRUE(h.fits(1).empty());
+  EXPECT_EQ(h.fits(0).size(), 1U);
+}
+
+TEST(DatasetGroup, CoversEveryCombinationOrNot) {
+  DatasetGroup g = group({3, 7});
+  const Set both{3, 7};
+  const Set first{3};
+  EXPECT_TRUE(g.covers(both));
+  g.boxes = {{{{0}, {0, 1}}}, {{{1}, {0}}}};
+  EXPECT_TRUE(g.covers(first));
+  EXPECT_FALSE(g.covers(both));
+  g.boxes.push_back({{{}, {1}}});
+  EXPECT_TRUE(g.covers(both));
+  EXPECT_TRUE(g.covers({}));
+  // without a number of levels only a box of every value counts
+  g.domain = {0, 2};
+  EXPECT_TRUE(g.covers(first));
+  EXPECT_FALSE(g.covers(both));
+  g.boxes.push_back({{{}, {0}}});
+  EXPECT_TRUE(g.covers(both));
+  g.domain = {1 << 15, 1 << 15};
+  g.boxes = {{{{0}, {0}}}};
+  EXPECT_FALSE(g.covers(both));
+}
+
+TEST(FitChooser, InterventionsShrinkWhatMustBeGenerated) {
+  // the graph of Fig. 2: X1 Z1 Z2 Z3 X2
+  const Admg graph = make(5, {{0, 1}, {3, 1}, {1, 2}, {1, 4}}, {{0, 4}, {1, 2}, {1, 3}});
+  const HGraph h = hgraph(graph, Training::kAdversarial, {group({}), group({1})});
+  ASSERT_EQ(h.size(), 2);
+  EXPECT_TRUE(h.edges().empty());
+  EXPECT_EQ(h.untrained().hnode, -1);
+  for (Node k = 0; k < 2; ++k) {
+    if (h.labels()[0] == k) {
+      ASSERT_EQ(h.fits(k).size(), 1U);
+      EXPECT_EQ(h.fits(k)[0].groups, (std::vector<std::int32_t>{1}));
+    } else {
+      ASSERT_EQ(h.fits(k).size(), 2U);
+      EXPECT_EQ(to_set(h.fits(k)[1].variables).size(), 2U);
+    }
+  }
+}
+
+TEST(FitChooser, SaysWhatEveryGroupLacks) {
+  const Admg graph = make(3, {{0, 1}, {1, 2}}, {{0, 2}});
+  DatasetGroup one_value = group({1});
+  one_value.boxes = {{{{0}}}};
+  const HGraph h = hgraph(graph, Training::kAdversarial, {group({}, {1, 0, 1}), group({2}), one_value});
+  ASSERT_GE(h.untrained().hnode, 0);
+  EXPECT_EQ(to_set(h.members(h.untrained().hnode)), (Set{0, 2}));
+  const auto& lacks = h.untrained().lacks;
+  EXPECT_EQ(lacks[0].kind, Lack::Kind::kColumns);
+  EXPECT_EQ(lacks[0].nodes, (Set{1}));
+  EXPECT_EQ(lacks[1].kind, Lack::Kind::kInside);
+  EXPECT_EQ(lacks[1].nodes, (Set{2}));
+  EXPECT_EQ(lacks[2].kind, Lack::Kind::kValues);
+  EXPECT_EQ(lacks[2].nodes, (Set{1}));
+}
+
+TEST(FitChooser, EveryFitOfRandomDataSatisfiesRuleTwo) {
+  std::mt19937 rng(9);
+  int under_do = 0;
+  for (int trial = 0; trial < 300; ++trial) {
+    const Node n = 4 + static_cast<Node>(rng() % 8);
+    const RandomGraph g(n, 0.3, 0.08, rng, trial % 2);
+    const Admg graph = g.admg();
+    std::vector<DatasetGroup> groups{group({})};
+    for (int k = 0; k < 2; ++k) {
+      Set targets;
+      std::vector<std::uint8_t> columns(at(n), 1);
+      for (Node v = 0; v < n; ++v) {
+        if (rng() % 4 == 0) targets.push_back(v);
+        if (rng() % 5 == 0) columns[at(v)] = 0;
+      }
+      groups.push_back(group(targets, columns));
+    }
+    const HGraph h = hgraph(graph, Training::kAdversarial, groups);
+    EXPECT_EQ(h.untrained().hnode, -1);
+    ModularityClosure closure(graph);
+    for (Node k = 0; k < h.size(); ++k) {
+      for (const PlannedFit& fit : h.fits(k)) {
+        for (const std::int32_t j : fit.groups) {
+          const DatasetGroup& data = groups[static_cast<std::size_t>(j)];
+          const Nodes closed = closure.run(fit.variables, data.targets);
+          const Set inside(closed.begin(), closed.end());
+          Set outside;
+          for (const Node v : inside) {
+            EXPECT_TRUE(data.observes(v));
+            EXPECT_TRUE(h.labels()[at(v)] <= k);
+            for (const Node p : graph.parents(v)) {
+              if (!holds(inside, p) && !data.is_target(p) && !holds(outside, p)) outside.push_back(p);
+            }
+          }
+          for (const Node p : outside) EXPECT_TRUE(data.observes(p));
+          EXPECT_TRUE(rule2(graph, inside, outside, data.targets, {}));
+          under_do += data.targets.empty() ? 0 : 1;
+        }
+      }
+    }
+  }
+  EXPECT_GT(under_do, 300);
+}
+
+TEST(HGraph, PaperMethodTakesAllParentsAndIsOrdered) {
+  // X -> Z1 -> Z2 -> Y, X <-> Y
+  const Admg graph = make(4, {{0, 1}, {1, 2}, {2, 3}}, {{0, 3}});
+  const HGraph h = hgraph(graph, Training::kAdversarial, {group({})}, Method::kPaper);
+  EXPECT_EQ(h.edges(), (Pairs{{0, 2}, {1, 2}}));
+  const Set both{0, 3};
+  EXPECT_EQ(paper_set(graph, both), (Set{1, 2}));
+}
+
 TEST(Scale, LongChainsNeedNoStack) {
   const Node n = 300000;
   Pairs chain;
@@ -519,7 +654,7 @@ TEST(Scale, LongChainsNeedNoStack) {
   const Set last{n - 1};
   EXPECT_EQ(descendants(graph, first).size(), at(n));
   EXPECT_FALSE(m_separated(graph, first, last, {}));
-  const HGraph h(graph, all_adversarial(graph));
+  const HGraph h = hgraph(graph);
   EXPECT_EQ(h.size(), n - 1);
   ModularityClosure closure(graph);
   closure.run(h.members(n - 2), {});

@@ -7,6 +7,7 @@ with its children.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,104 @@ def plan_adversarial(
         if merged == parts:
             return parts, edges
         parts = merged
+
+
+# ---------------------------------------------------------------------- data sets
+
+
+def parts_within(graph: Mixed, group: Iterable[str]) -> set[frozenset[str]]:
+    """C-components of the graph over some nodes alone."""
+    inside = set(group)
+    return c_components(Mixed(tuple(sorted(inside)), frozenset(), frozenset(p for p in graph.pairs if p <= inside)))
+
+
+def identifiable(graph: Mixed, factor: frozenset[str], source: frozenset[str]) -> bool:
+    """Whether Q[factor] is a function of Q[source], by Tian's recursion; the factor is one c-component by itself."""
+    part = next(part for part in parts_within(graph, source) if factor <= part)
+    within = Mixed(tuple(part), frozenset(e for e in graph.directed if set(e) <= part), frozenset())
+    above = frozenset(within.ancestors(factor))
+    if above == factor:
+        return True
+    return above != part and identifiable(graph, factor, above)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: what it sets, to which combinations of values, and what it observes."""
+
+    targets: tuple[str, ...]
+    values: frozenset[tuple[int, ...]]
+    columns: frozenset[str]
+
+    def known(self) -> set[str]:
+        return self.columns | set(self.targets)
+
+    def sets_all(self, group: set[str], levels: int) -> bool:
+        places = [k for k, name in enumerate(self.targets) if name in group]
+        return len({tuple(value[k] for k in places) for value in self.values}) == levels ** len(places)
+
+    def pooled(self, others: Iterable[Data]) -> Data:
+        """All values of the data sets with the same targets and columns."""
+        alike = [d for d in others if (d.targets, d.known()) == (self.targets, self.known())]
+        return Data(self.targets, frozenset().union(*(d.values for d in alike)), self.columns)
+
+
+def determined(graph: Mixed, extra: set[str], data: Data, shown: Iterable[tuple[frozenset[str], Data, bool]]) -> bool:
+    """Whether every c-component of A under do() is a function of what is trained: the c-factors of all c-components,
+    and those that data sets show, each at the values that its data set sets or, where it says so, at all."""
+    cut = graph.without_into(data.targets)
+    components = c_components(graph)
+    for factor in parts_within(cut, extra):
+        whole = next(part for part in components if factor <= part)
+        sources = [whole] + [s for s, by, everywhere in shown if everywhere or by == data]
+        if not any(factor <= source and identifiable(graph, factor, source) for source in sources):
+            return False
+    return True
+
+
+def brute_force_servers(
+    graph: Mixed, group: set[str], datasets: Sequence[Data], levels: int
+) -> list[tuple[Data, set[str]]]:
+    """Every data set and every A with which it can teach the observational c-factor of a group."""
+    datasets = list(dict.fromkeys(data.pooled(datasets) for data in datasets))
+    shown: list[tuple[frozenset[str], Data, bool]] = []
+
+    @functools.cache
+    def candidates(target: frozenset[str], data: Data) -> list[tuple[set[str], bool]]:
+        found = []
+        outside = set(graph.nodes) - target - set(data.targets)
+        for extra in subsets(outside):
+            inside = target | extra
+            parents = graph.parents(inside) - inside
+            if not inside | parents <= data.known() or not inside <= data.columns:
+                continue
+            if satisfies_rule2(graph.without_into(data.targets), set(inside), set(data.targets)):
+                found.append((extra, data.sets_all(parents & set(data.targets), levels)))
+        return found
+
+    def ways(target: set[str], data: Data) -> list[tuple[set[str], bool]]:
+        return [way for way in candidates(frozenset(target), data) if determined(graph, way[0], data, shown)]
+
+    grown = True
+    while grown:
+        grown = False
+        for part in c_components(graph):
+            for data in datasets:
+                kept = part - set(data.targets)
+                if not kept or kept == part:
+                    continue
+                for factor in [kept, *parts_within(graph.without_into(data.targets), kept)]:
+                    for _, everywhere in ways(set(factor), data):
+                        if (frozenset(factor), data, everywhere) not in shown:
+                            shown.append((frozenset(factor), data, everywhere))
+                            grown = True
+    return [
+        (data, extra)
+        for data in datasets
+        if not group & set(data.targets)
+        for extra, everywhere in ways(group, data)
+        if everywhere
+    ]
 
 
 # ---------------------------------------------------------------------- exact distributions by enumeration

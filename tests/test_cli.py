@@ -23,7 +23,7 @@ from mdcm.progress import bars
 from mdcm.scm import random_discrete
 
 FRONT_DOOR = "X -> Z -> Y; X <-> Y"
-COMMANDS = ["plan", "train", "query", "sample", "demo"]
+COMMANDS = ["plan", "check", "train", "query", "sample", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ class TestUsage:
             (["query", "run", "P(Y)", "--num-samples", "many"], "Invalid value for '--num-samples'"),
             (["query", "run", "P(Y)", "--num-samples", "1"], "Invalid value for '--num-samples'"),
             (["sample", "run", "--out", "x.csv", "--seed", "-1"], "Invalid value for '--seed'"),
-            (["plan", "X -> Y", "--json", "-", "--svg", "-"], "only one of --json and --svg can go to stdout"),
+            (["plan", "X -> Y", "--json", "-", "--svg", "-"], "only one of --json, --svg and --dot can go to stdout"),
             (["plan", "X -> Y", "--objective", "gan"], "objective is 'gan'; it must be one of 'auto'"),
             (["plan", "X -> Y", "--method", "best"], "method is 'best'; it must be one of 'minimal'"),
         ],
@@ -147,6 +147,26 @@ class TestPlan:
         result = succeed("plan", 'A -> "<&>"', "--svg", "-")
         assert "<&>" in "".join(ET.fromstring(result.out).itertext())
 
+    def test_plans_for_observations_and_experiments_together(self, tmp_path):
+        pd.DataFrame({"D": [0, 1, 0, 1], "I": [0, 0, 1, 1], "A": [1, 0, 1, 1]}).to_csv(tmp_path / "o.csv", index=False)
+        pd.DataFrame({"D": [0, 1, 1], "A": [1, 0, 1], "I": [1, 0, 0]}).to_csv(tmp_path / "e.csv", index=False)
+        pd.DataFrame({"I": [0, 0], "A": [1, 0], "D": [1, 0]}).to_csv(tmp_path / "half.csv", index=False)
+        data = [part for name in ("o.csv", "e.csv:do=D", "half.csv:do=I") for part in ("--data", tmp_path / name)]
+        result = succeed(
+            "plan", "D -> I -> A; D <-> A", "--objective", "adversarial", *data, "--dot", tmp_path / "p.dot"
+        )
+        assert "adversarial: P(A | I, do(D)) from e.csv\n" in result.out
+        # do(I) sets one of the two levels that the data have, so it teaches nothing alone
+        assert "adversarial: P(A, D, I) from o.csv\n" in result.out
+        assert (tmp_path / "p.dot").read_text().startswith("digraph plan {")
+        joint = succeed("plan", "D -> I -> A; D <-> A", "--method", "joint", *data).out
+        assert "adversarial: P(A, D | I, do(I)) from half.csv" in joint
+
+    def test_what_no_data_can_teach_is_a_no(self, tmp_path):
+        pd.DataFrame({"D": [0, 1], "A": [1, 0]}).to_csv(tmp_path / "e.csv", index=False)
+        error = fail(1, "plan", "D -> A; D <-> A", "--data", f"{tmp_path / 'e.csv'}:do=D")
+        assert error == "error: no dataset can teach {A, D}: e.csv sets D by do(), which is inside it\n"
+
     def test_takes_kinds_and_names_from_the_data(self, tmp_path):
         rng = np.random.default_rng(0)
         pd.DataFrame({"X": [0, 1] * 50, "Y": rng.normal(size=100), "extra": 1}).to_csv(tmp_path / "a.csv", index=False)
@@ -163,7 +183,6 @@ class TestPlan:
             ("{}/a.csv:do=X,,Y", "a name is missing after do="),
             ("{}/a.csv:X", "there is no such file, and after a colon do=X,Y is expected"),
             ("{}/none.csv", "none.csv: No such file or directory"),
-            ("{}/a.csv:do=X", "this version plans for one observational dataset, without do()"),
         ],
     )
     def test_experiments(self, tmp_path, option, message):
@@ -184,6 +203,54 @@ class TestPlan:
             result = process("plan", FRONT_DOOR, *more, python=("-c", program))
             assert result.err == "False\n"
             assert "likelihood: P(Z | X)" in result.out
+
+
+class TestCheck:
+    CHAIN = "X -> Z -> Y"
+
+    @pytest.fixture
+    def tables(self, tmp_path):
+        truth = random_discrete(mdcm.ADMG.from_string("X -> Z -> Y; X -> Y"), levels=2, seed=3)
+        truth.sample(2_000, seed=0).to_csv(tmp_path / "a.csv", index=False)
+        truth.sample(2_000, do={"Z": np.arange(2_000) % 2}, seed=1).to_csv(tmp_path / "b.csv", index=False)
+        return tmp_path
+
+    def test_says_which_pair_is_dependent_and_answers_no(self, tables):
+        result = call("check", self.CHAIN, tables / "a.csv")
+        assert (result.code, result.err) == (1, "")
+        first, second = result.out.splitlines()
+        assert first == "1 independence tested, 1 rejected at level 0.05, worst first:"
+        assert second.startswith("  1. the graph says X is independent of Y given Z; the data say otherwise (p = ")
+
+    def test_says_that_nothing_is_rejected(self, tables):
+        result = call("check", "X -> Z -> Y; X -> Y", tables / "b.csv:do=Z")
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith("1 independence tested, none rejected at level 0.05 (smallest adjusted p = ")
+
+    def test_prints_json_and_takes_experiments(self, tables):
+        result = call("check", self.CHAIN, tables / "a.csv", f"{tables}/b.csv:do=Z", "--json", "--max-tests", "9")
+        content = json.loads(result.out)
+        assert (result.code, content["level"], content["tests"], content["notes"]) == (1, 0.05, 3, [])
+        rows = {(row["dataset"], row["x"], row["y"], *row["given"]): row["rejected"] for row in content["table"]}
+        pairs = {("a.csv", "X", "Y", "Z"): True, ("b.csv", "X", "Y"): True, ("b.csv", "X", "Z"): False}
+        assert rows == pairs
+        assert content["rejected"] == sum(rows.values())
+        assert call("check", self.CHAIN, tables / "a.csv", "--level", "1e-300").code == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["X -> Z -> Y", "{}/none.csv"], "none.csv: No such file or directory"),
+            (["X -> Z -> Y", "{}/a.csv:do=Q"], "dataset 'a.csv': do=['Q'], but there is no column 'Q'"),
+            (["X -> Z -> Y", "{}/a.csv:do="], "error: {}/a.csv:do=: a name is missing after do=, as in "),
+            (["X -> X", "{}/a.csv"], "joins a node to itself"),
+            (["X -> Z -> Y"], "Missing argument 'FILE[:do=X,Y]...'"),
+            (["X -> Z -> Y", "{}/a.csv", "--level", "2"], "--level must lie between 0 and 1"),
+            (["X -> Z -> Y", "{}/a.csv", "--max-tests", "0"], "Invalid value for '--max-tests'"),
+        ],
+    )
+    def test_slips(self, tables, arguments, message):
+        assert message.format(tables) in fail(2, "check", *(text.format(tables) for text in arguments))
 
 
 class TestTrain:

@@ -207,7 +207,11 @@ SLIPS = {
         "objective: an objective is one of auto, adversarial, likelihood, for all variables or by variable",
     ),
     "objective of a variable": (GRAPH_AND_DATA + "objective: {X: gan}", "3:1", "objective: an objective is one of"),
-    "method": (GRAPH_AND_DATA + "method: fastest", "3:1", "method must be 'minimal', not 'fastest'"),
+    "method": (
+        GRAPH_AND_DATA + "method: fastest",
+        "3:1",
+        "method must be 'minimal', 'paper' or 'joint', not 'fastest'",
+    ),
     "unknown variable": (
         GRAPH_AND_DATA + "variables:\n  Y: {kind: continuous}\n  Z: {kind: continuous}",
         "5:3",

@@ -1,27 +1,25 @@
-"""Plans: which mechanisms are trained together, in which order, and against which distribution of the data."""
+"""What a plan is made of: data sets as the planner sees them, fits, h-nodes, and the plan itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, cast
 
 from mdcm import _core
 from mdcm.diagram import Arrow, Box, Diagram
-from mdcm.errors import GraphError, PlanError, UntrainableError
+from mdcm.errors import PlanError
 from mdcm.graph import ADMG
+from mdcm.plan.explain import braced, closure_of, membership, path_text, witness_lines
 
-__all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "plan"]
+__all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "Pretrained"]
 
 Kind = Literal["categorical", "continuous", "implicit", "image"]
 Objective = Literal["auto", "adversarial", "likelihood"]
-Method = Literal["minimal"]
+Method = Literal["minimal", "paper", "joint"]
+Pretrained = Literal["mechanism", "black box"]
 
-_DENSITY = {"categorical": True, "continuous": True, "implicit": False, "image": False}
 _FORMAT = "mdcm-plan"
 _VERSION = 1
 
@@ -35,12 +33,14 @@ class DatasetSpec:
         columns: Names of the observed variables; None means every variable.
         do: Variables that were set by intervention: a mapping to the values set, or names alone for every value.
         rows: Number of rows; None means unknown.
+        covers: Whether the values set stand for every combination of values, whatever their number.
 
     Attributes:
         name: Name.
         columns: Names as a tuple, or None.
         do: For each target the tuple of values set, or None for every value.
         rows: Number of rows, or None.
+        covers: As given.
 
     Raises:
         PlanError: If the name is empty, the columns or targets are no names, or rows is negative.
@@ -54,6 +54,7 @@ class DatasetSpec:
     columns: tuple[str, ...] | None
     do: dict[str, tuple[Any, ...] | None]
     rows: int | None
+    covers: bool
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -63,6 +64,8 @@ class DatasetSpec:
         columns: Iterable[str] | None = None,
         do: Mapping[str, Iterable[Any] | None] | Iterable[str] = (),
         rows: int | None = None,
+        *,
+        covers: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise PlanError(f"a dataset's name must be text that is not empty, not {name!r}")
@@ -84,6 +87,7 @@ class DatasetSpec:
         object.__setattr__(self, "columns", None if columns is None else tuple(columns))
         object.__setattr__(self, "do", values)
         object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "covers", covers)
 
 
 class Fit:
@@ -263,16 +267,20 @@ class Plan:
         self.graph.index(variable)
         hnode = self.hnodes[index]
         if variable in hnode.variables:
-            return _explain_member(self.graph, hnode, variable)
+            return membership(self.graph, hnode.variables, variable, self.method)
         lines = []
         for fit in hnode.fits:
             if variable in fit.ancestors:
                 under = f" under do({', '.join(fit.do)})" if fit.do else ""
                 lines.append(
-                    f"{variable} is trained before {_braced(hnode.variables)} and generates along with them{under}: "
+                    f"{variable} is trained before {braced(hnode.variables)} and generates along with them{under}: "
                     f"conditioning on {variable} is not intervening on it."
                 )
-                lines += _witness_lines(self.graph, fit.variables, fit.do, variable)
+                closure = self._closure(fit)
+                if self.graph.index(variable) in closure.added:
+                    lines += witness_lines(self.graph, closure, set(fit.variables), variable)
+                else:
+                    lines[-1] = f"{variable} is a parent that the printed algorithm adds to {braced(hnode.variables)}."
         if lines:
             return "\n".join(lines)
         if any(variable in fit.parents for fit in hnode.fits):
@@ -280,7 +288,12 @@ class Plan:
                 f"{variable} is a parent, and the data's own values stand in for it: "
                 f"no backdoor path tells conditioning on it from intervening on it."
             )
-        return f"{variable} plays no part in training {_braced(hnode.variables)}."
+        return f"{variable} plays no part in training {braced(hnode.variables)}."
+
+    def _closure(self, fit: Fit) -> _core.ModularityClosure:
+        """The closure that forces the ancestors of a fit; those of its data sets agree."""
+        do = next((tuple(spec.do) for spec in self.datasets if spec.name in fit.datasets[:1]), ())
+        return closure_of(self.graph, fit.variables, do)
 
     def to_json(self, indent: int | None = None) -> str:
         """Writes the plan as JSON.
@@ -302,6 +315,7 @@ class Plan:
                     "columns": spec.columns,
                     "do": spec.do,
                     "rows": spec.rows,
+                    "covers": spec.covers,
                 }
                 for spec in self.datasets
             ],
@@ -373,7 +387,7 @@ class Plan:
         return loaded
 
     def diagram(self) -> Diagram:
-        """The h-graph as boxes in columns, one column per level, every edge with the backdoor path that it rests on."""
+        """The h-graph as boxes in columns, one column per level, edges with the backdoor path they rest on."""
         boxes = [
             Box(", ".join(h.variables), tuple(str(fit) for fit in h.fits), h.level, f"h-node {i}")
             for i, h in enumerate(self.hnodes)
@@ -382,17 +396,16 @@ class Plan:
         for i, hnode in enumerate(self.hnodes):
             for name in hnode.variables:
                 label[self.graph.index(name)] = i
-        arrows = []
+        paths: dict[tuple[int, int], str] = {}
         for t, hnode in enumerate(self.hnodes):
-            paths: dict[int, str] = {}
             for fit in hnode.fits:
                 if not fit.ancestors:
                     continue
-                closure = _closure(self.graph, fit.variables, fit.do)
+                closure = self._closure(fit)
                 for q in closure.added.tolist():
-                    if label[q] != t and label[q] not in paths:
-                        paths[label[q]] = _path_text(self.graph, *closure.witness(q))
-            arrows += [Arrow(s, t, path) for s, path in paths.items()]
+                    if (label[q], t) not in paths:
+                        paths[label[q], t] = path_text(self.graph, *closure.witness(q))
+        arrows = [Arrow(s, t, paths.get((s, t), "")) for s, t in self.edges]
         return Diagram(tuple(boxes), tuple(sorted(arrows)))
 
     def to_dot(self) -> str:
@@ -436,259 +449,7 @@ class Plan:
             lines.append(f"level {k}")
             for i in level:
                 hnode = self.hnodes[i]
-                lines.append(f"  {i}: {_braced(hnode.variables)}")
+                lines.append(f"  {i}: {braced(hnode.variables)}")
                 lines += [f"       {fit}" for fit in hnode.fits]
         lines += [f"unused: {text}" for text in self.unused]
         return "\n".join(lines)
-
-
-def plan(
-    graph: ADMG | str,
-    datasets: Sequence[DatasetSpec] | None = None,
-    *,
-    objective: Objective | Mapping[str, Objective] = "auto",
-    method: Method = "minimal",
-    kinds: Mapping[str, Kind] | None = None,
-) -> Plan:
-    """Finds what must be trained together, in which order, and what each part is matched to.
-
-    A c-component whose mechanisms all have a density can be fitted by likelihood, alone and without order, because
-    the likelihood of the data splits into one term per c-component. Where there is no density, generators are
-    matched on samples, and an h-node needs the mechanisms in its smallest modularity set trained before it; h-nodes
-    that need each other are merged.
-
-    Args:
-        graph: The graph, or its arrow text.
-        datasets: What was observed; None means one observational dataset of all variables, called ``d1``.
-        objective: ``"auto"`` takes likelihood wherever all mechanisms of the c-component have a density;
-            ``"likelihood"`` insists on it, ``"adversarial"`` does without; or one of these by variable.
-        method: How h-nodes are found; ``"minimal"`` gives the finest partition.
-        kinds: Kind of each variable, categorical unless said. Categorical and continuous mechanisms have a density,
-            implicit ones and images have none.
-
-    Returns:
-        The plan.
-
-    Raises:
-        GraphError: If a name in ``objective`` or ``kinds`` is unknown.
-        PlanError: If the options contradict each other or the graph.
-        UntrainableError: If no dataset can teach an h-node.
-
-    Complexity:
-        O(nodes + edges) per h-node at worst, far less where ancestors are few; memory linear in the graph.
-
-    References:
-        Rahman & Kocaoglu (2024), Modular Learning of Deep Causal Generative Models for High-dimensional Causal
-        Inference, Algorithms 1 and 2; Tian & Pearl (2002) for the likelihood.
-
-    Example:
-        >>> print(plan("D -> I -> A; D <-> A", objective="adversarial"))
-        2 h-nodes, at most 2 mechanisms trained together
-        level 0
-          0: {I}
-               adversarial: P(I | D) from d1
-        level 1
-          1: {A, D}
-               adversarial: P(A, D, I) from d1
-    """
-    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
-    if method not in get_args(Method):
-        raise PlanError(f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}")
-    spec = _one_observational(graph, datasets)
-    adversarial = _adversarial(graph, objective, kinds or {})
-    hgraph = _core.HGraph(graph._core, adversarial)
-    labels = hgraph.labels
-    level_of = hgraph.levels
-    levels = [np.flatnonzero(level_of == k).tolist() for k in range(int(level_of.max(initial=-1)) + 1)]
-    is_adversarial = np.zeros(len(hgraph), dtype=bool)
-    is_adversarial[labels] = adversarial[graph._core.c_components()]
-
-    def find_hnodes() -> tuple[HNode, ...]:
-        members: list[list[str]] = [[] for _ in range(len(hgraph))]
-        for name, h in zip(graph.nodes, labels.tolist(), strict=True):
-            members[h].append(name)
-        found = []
-        for h, group in enumerate(members):
-            variables = tuple(sorted(group))
-            sample_based = bool(is_adversarial[h])
-            kind = "adversarial" if sample_based else "likelihood"
-            fit = Fit((spec.name,), (), variables, kind, _finder(graph, variables, sample_based))
-            found.append(HNode(variables, int(level_of[h]), (fit,)))
-        return tuple(found)
-
-    def find_edges() -> tuple[tuple[int, int], ...]:
-        return tuple((s, t) for s, t in hgraph.edges().tolist())
-
-    result = Plan(graph, (spec,), method, levels, int(np.bincount(labels).max(initial=0)), find_hnodes, find_edges)
-    _check_served(result, spec)
-    return result
-
-
-def _finder(
-    graph: ADMG, variables: tuple[str, ...], sample_based: bool
-) -> Callable[[], tuple[tuple[str, ...], tuple[str, ...]]]:
-    def find() -> tuple[tuple[str, ...], tuple[str, ...]]:
-        ancestors = graph.modularity_set(variables) if sample_based else set()
-        inside = ancestors.union(variables)
-        return tuple(sorted(ancestors)), tuple(sorted(graph.parents(inside) - inside))
-
-    return find
-
-
-def _one_observational(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> DatasetSpec:
-    specs = [DatasetSpec("d1")] if datasets is None else list(datasets)
-    if not specs:
-        raise PlanError("there is no dataset to plan for")
-    for spec in specs:
-        if not isinstance(spec, DatasetSpec):
-            raise PlanError(f"datasets holds {spec!r}; it takes DatasetSpec objects")
-    if len(specs) > 1 or specs[0].do:
-        raise PlanError("this version plans for one observational dataset, without do()")
-    return specs[0]
-
-
-def _check_served(result: Plan, spec: DatasetSpec) -> None:
-    """Refuses the first h-node whose fit needs a column that the dataset lacks."""
-    if spec.columns is None or set(spec.columns) >= set(result.graph.nodes):
-        return
-    for hnode in result.hnodes:
-        (fit,) = hnode.fits
-        lacking = sorted({*fit.variables, *fit.ancestors, *fit.parents} - set(spec.columns))
-        if lacking:
-            missing = f"the columns {', '.join(lacking)}" if len(lacking) > 1 else f"the column {lacking[0]}"
-            raise UntrainableError(
-                f"no dataset can teach {_braced(hnode.variables)}: {spec.name} lacks {missing}",
-                hnode=hnode.variables,
-                missing={spec.name: missing},
-            )
-
-
-def _adversarial(
-    graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
-) -> NDArray[np.uint8]:
-    """For every c-component whether it is trained adversarially."""
-    wanted = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
-    density = [_DENSITY[kind] for kind in _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")]
-    labels = graph._core.c_components()
-    count = int(labels.max(initial=-1)) + 1
-
-    def first_with(flags: Iterable[bool]) -> NDArray[np.int64]:
-        """For every c-component the first member that is flagged, or -1."""
-        found = np.full(count, -1)
-        members = np.flatnonzero(np.fromiter(flags, dtype=bool, count=len(labels)))[::-1]
-        found[labels[members]] = members
-        return found
-
-    insists = first_with(want == "likelihood" for want in wanted)
-    refuses = first_with(want == "adversarial" for want in wanted)
-    without = first_with(not has for has in density)
-    for other, why in ((refuses, "asks for 'adversarial'"), (without, "has no density")):
-        clash = np.flatnonzero((insists >= 0) & (other >= 0))
-        if clash.size:
-            a, b = graph.nodes[insists[clash[0]]], graph.nodes[other[clash[0]]]
-            same = "" if a == b else f" {a} and {b} are in one c-component and are trained together."
-            kind = dict(kinds).get(b)
-            detail = f"{b} {why}" + (f" (it is {kind})" if why == "has no density" else "")
-            raise PlanError(f"objective 'likelihood' of {a} is impossible: {detail}.{same}")
-    return ((refuses >= 0) | (without >= 0)).astype(np.uint8)
-
-
-def _by_variable(
-    graph: ADMG, what: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
-) -> list[str]:
-    """One of the allowed words for every variable."""
-    chosen: Mapping[str, str] = {} if isinstance(given, str) else given
-    if isinstance(given, str):
-        default = given
-    for name, word in {"": default, **chosen}.items():
-        if word not in allowed:
-            of = f" of {name}" if name else ""
-            raise PlanError(f"{what}{of} is {word!r}; it must be one of {', '.join(map(repr, allowed))}")
-    for name in chosen:
-        try:
-            graph.index(name)
-        except GraphError as error:
-            raise GraphError(f"{what}: {error}") from None
-    return [chosen.get(name, default) for name in graph.nodes]
-
-
-def _closure(graph: ADMG, variables: Iterable[str], do: Iterable[str]) -> _core.ModularityClosure:
-    index = graph._index
-    return _core.ModularityClosure(graph._core, [index[v] for v in variables], [index[v] for v in do])
-
-
-def _path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
-    names = [graph.nodes[v] for v in path.tolist()]
-    if ends_bidirected:
-        return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
-    return " ← ".join(names)
-
-
-def _witness_lines(graph: ADMG, variables: Sequence[str], do: Sequence[str], name: str) -> list[str]:
-    """The backdoor path that forces a variable, then those that force what it starts and ends at."""
-    closure = _closure(graph, variables, do)
-    given = set(variables)
-    lines: list[str] = []
-    pending, seen = [graph._index[name]], set()
-    while pending:
-        q = pending.pop()
-        if q in seen:
-            continue
-        seen.add(q)
-        path, ends_bidirected = closure.witness(q)
-        lines.append(f"  {_path_text(graph, path, ends_bidirected)}")
-        pending += [v for v in (int(path[-1]), int(path[0])) if graph.nodes[v] not in given]
-    return lines
-
-
-def _explain_member(graph: ADMG, hnode: HNode, variable: str) -> str:
-    if len(hnode.variables) == 1:
-        return f"{variable} is alone in its h-node: it shares no confounder, and nothing needs it in return."
-    inside = set(hnode.variables)
-    parts = [part for part in graph.c_components() if part <= inside]
-    own = next(part for part in parts if variable in part)
-    lines = []
-    if len(own) > 1:
-        shared = sorted(graph.siblings(variable))
-        lines.append(
-            f"{variable} is in the c-component {_braced(sorted(own))}, which is trained together: "
-            f"it shares a hidden confounder with {', '.join(shared)}."
-        )
-    if len(parts) == 1:
-        return "\n".join(lines)
-    lines.append(f"{_braced(hnode.variables)} holds {len(parts)} c-components, which need each other trained before:")
-    return "\n".join(lines + _merge_lines(graph, parts))
-
-
-def _merge_lines(graph: ADMG, parts: list[set[str]]) -> list[str]:
-    """Replays the contractions inside one h-node, with a witness for every need."""
-    lines: list[str] = []
-    while len(parts) > 1:
-        where = {name: k for k, part in enumerate(parts) for name in part}
-        needs: list[set[int]] = []
-        for k, part in enumerate(parts):
-            closure = _closure(graph, sorted(part), ())
-            found: dict[int, str] = {}
-            for q in closure.added.tolist():
-                other = where.get(graph.nodes[q], k)
-                if other != k and other not in found:
-                    found[other] = _path_text(graph, *closure.witness(q))
-            lines += [f"  {_braced(sorted(part))} needs {_braced(sorted(parts[o]))}: {p}" for o, p in found.items()]
-            needs.append(set(found))
-        parts = _contracted(parts, needs)
-    return lines
-
-
-def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
-    """Unites parts that reach each other; inside an h-node every round unites some."""
-    reach = [set(direct) for direct in needs]
-    for k in range(len(parts)):
-        for i in range(len(parts)):
-            if k in reach[i]:
-                reach[i] |= reach[k]
-    groups = {frozenset({i, *(j for j in reach[i] if i in reach[j])}) for i in range(len(parts))}
-    return [set().union(*(parts[i] for i in group)) for group in sorted(groups, key=min)]
-
-
-def _braced(names: Iterable[str]) -> str:
-    return f"{{{', '.join(names)}}}"

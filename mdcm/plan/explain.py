@@ -1,0 +1,106 @@
+"""Why a plan is as it is, in words: backdoor paths, and which c-components need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdcm import _core
+from mdcm.graph import ADMG
+
+__all__ = ["braced", "closure_of", "membership", "path_text", "witness_lines"]
+
+
+def closure_of(graph: ADMG, variables: Iterable[str], do: Iterable[str]) -> _core.ModularityClosure:
+    """The closure that finds the smallest modularity set of some variables under do()."""
+    index = graph._index
+    return _core.ModularityClosure(graph._core, [index[v] for v in variables], [index[v] for v in do])
+
+
+def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
+    """A backdoor path in names, from the child that it was met through to where it starts."""
+    names = [graph.nodes[v] for v in path.tolist()]
+    if ends_bidirected:
+        return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
+    return " ← ".join(names)
+
+
+def witness_lines(graph: ADMG, closure: _core.ModularityClosure, given: set[str], name: str) -> list[str]:
+    """The backdoor path that forces a variable, then those that force what it starts and ends at."""
+    lines: list[str] = []
+    pending, seen = [graph._index[name]], set()
+    while pending:
+        q = pending.pop()
+        if q in seen:
+            continue
+        seen.add(q)
+        path, ends_bidirected = closure.witness(q)
+        lines.append(f"  {path_text(graph, path, ends_bidirected)}")
+        pending += [v for v in (int(path[-1]), int(path[0])) if graph.nodes[v] not in given]
+    return lines
+
+
+def membership(graph: ADMG, variables: Sequence[str], variable: str, method: str) -> str:
+    """Why a variable is trained together with the others of its h-node."""
+    if len(variables) == 1:
+        return f"{variable} is alone in its h-node: it shares no confounder, and nothing needs it in return."
+    if method == "joint":
+        return f"{variable} is trained together with all other variables: the plan is joint."
+    inside = set(variables)
+    parts = [part for part in graph.c_components() if part <= inside]
+    own = next(part for part in parts if variable in part)
+    lines = []
+    if len(own) > 1:
+        shared = sorted(graph.siblings(variable))
+        lines.append(
+            f"{variable} is in the c-component {braced(sorted(own))}, which is trained together: "
+            f"it shares a hidden confounder with {', '.join(shared)}."
+        )
+    if len(parts) == 1:
+        return "\n".join(lines)
+    lines.append(f"{braced(variables)} holds {len(parts)} c-components, which need each other trained before:")
+    replayed, left = _merge_lines(graph, parts)
+    if len(left) > 1:
+        why = "the printed edge condition joins" if method == "paper" else "merged by hand were"
+        replayed.append(f"  {why} {' and '.join(braced(sorted(part)) for part in left)}")
+    return "\n".join(lines + replayed)
+
+
+def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[set[str]]]:
+    """Replays the contractions inside one h-node, with a witness for every need, and says what they leave apart."""
+    lines: list[str] = []
+    while len(parts) > 1:
+        where = {name: k for k, part in enumerate(parts) for name in part}
+        needs: list[set[int]] = []
+        for k, part in enumerate(parts):
+            closure = closure_of(graph, sorted(part), ())
+            found: dict[int, str] = {}
+            for q in closure.added.tolist():
+                other = where.get(graph.nodes[q], k)
+                if other != k and other not in found:
+                    found[other] = path_text(graph, *closure.witness(q))
+            lines += [f"  {braced(sorted(part))} needs {braced(sorted(parts[o]))}: {p}" for o, p in found.items()]
+            needs.append(set(found))
+        merged = _contracted(parts, needs)
+        if len(merged) == len(parts):
+            break
+        parts = merged
+    return lines, parts
+
+
+def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
+    """Unites parts that reach each other; inside an h-node every round unites some."""
+    reach = [set(direct) for direct in needs]
+    for k in range(len(parts)):
+        for i in range(len(parts)):
+            if k in reach[i]:
+                reach[i] |= reach[k]
+    groups = {frozenset({i, *(j for j in reach[i] if i in reach[j])}) for i in range(len(parts))}
+    return [set().union(*(parts[i] for i in group)) for group in sorted(groups, key=min)]
+
+
+def braced(names: Iterable[str]) -> str:
+    """Names in braces, as a set is written."""
+    return f"{{{', '.join(names)}}}"

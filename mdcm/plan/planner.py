@@ -1,0 +1,536 @@
+"""Planning: options and data sets in names to the compiled planner, and back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdcm import _core
+from mdcm.errors import GraphError, PlanError, UntrainableError
+from mdcm.graph import ADMG
+from mdcm.plan.explain import braced
+from mdcm.plan.records import DatasetSpec, Fit, HNode, Kind, Method, Objective, Plan, Pretrained
+
+__all__ = ["plan"]
+
+_DENSITY = {"categorical": True, "continuous": True, "implicit": False, "image": False}
+# ways of training, as the compiled planner numbers them
+_LIKELIHOOD, _ADVERSARIAL, _GIVEN = 0, 1, 2
+# so many distinct values of a continuous variable can stand for all of them
+_FEWEST_VALUES = 20
+
+
+def plan(
+    graph: ADMG | str,
+    datasets: Sequence[DatasetSpec] | None = None,
+    *,
+    objective: Objective | Mapping[str, Objective] = "auto",
+    method: Method = "minimal",
+    kinds: Mapping[str, Kind] | None = None,
+    pretrained: Mapping[str, Pretrained] | None = None,
+    together: Iterable[Iterable[str]] = (),
+    levels: Mapping[str, Sequence[Any]] | None = None,
+) -> Plan:
+    """Finds what must be trained together, in which order, and what each part is matched to.
+
+    A c-component whose mechanisms all have a density can be fitted by likelihood, alone and without order, because
+    the likelihood of the data splits into one term per c-component. Where there is no density, generators are
+    matched on samples, and an h-node needs the mechanisms in its smallest modularity set trained before it; h-nodes
+    that need each other are merged. Every c-factor is learned from the datasets that show it: those with an
+    intervention inside an h-node show what is left of it, others may ask for a smaller modularity set than
+    observations do.
+
+    Args:
+        graph: The graph, or its arrow text.
+        datasets: What was observed; None means one observational dataset of all variables, called ``d1``.
+        objective: ``"auto"`` takes likelihood wherever all mechanisms of the c-component have a density;
+            ``"likelihood"`` insists on it, ``"adversarial"`` does without; or one of these by variable.
+        method: How h-nodes are found. ``"minimal"`` gives the finest partition; ``"paper"`` the h-graph and the sets
+            as printed, from observational data, with the edges that make its order safe; ``"joint"`` one h-node that
+            holds every variable and is matched to every dataset on its own columns.
+        kinds: Kind of each variable, categorical unless said. Categorical and continuous mechanisms have a density,
+            implicit ones and images have none.
+        pretrained: Variables whose mechanisms are taken as they are: ``"mechanism"``, or ``"black box"`` for one
+            without a noise input, which can stand only for a variable without confounders.
+        together: Groups of variables whose h-nodes are merged by hand.
+        levels: Levels of variables that datasets intervene on, to judge whether they set all of them. By default
+            these are the values that any dataset sets, if there are at least two. Of a continuous variable they are
+            (lowest, highest): 20 distinct values count as all if they reach as far.
+
+    Returns:
+        The plan.
+
+    Raises:
+        GraphError: If a name in an option is unknown.
+        PlanError: If the options contradict each other or the graph.
+        UntrainableError: If no dataset can teach an h-node.
+
+    Complexity:
+        O(nodes + edges) per h-node and dataset at worst, far less where ancestors are few; memory linear in the graph.
+
+    References:
+        Rahman & Kocaoglu (2024), Modular Learning of Deep Causal Generative Models for High-dimensional Causal
+        Inference, Algorithms 1, 2, 3 and 7; Tian & Pearl (2002) for the likelihood.
+
+    Example:
+        >>> print(plan("D -> I -> A; D <-> A", objective="adversarial"))
+        2 h-nodes, at most 2 mechanisms trained together
+        level 0
+          0: {I}
+               adversarial: P(I | D) from d1
+        level 1
+          1: {A, D}
+               adversarial: P(A, D, I) from d1
+    """
+    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
+    if method not in get_args(Method):
+        raise PlanError(f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}")
+    specs = _checked_specs(graph, datasets)
+    kinds, pretrained = dict(kinds or {}), dict(pretrained or {})
+    given = _given(graph, pretrained)
+    if method == "joint":
+        return _joint(graph, specs)
+    if method == "paper" and any(spec.do for spec in specs):
+        name = next(spec.name for spec in specs if spec.do)
+        raise PlanError(
+            f"method 'paper' plans for observational data only, and dataset {name!r} has do(); use 'minimal'"
+        )
+    parts, training = _parts(graph, _adversarial(graph, objective, kinds), given)
+    groups, members = _groups(graph, specs, kinds, dict(levels or {}))
+    merged, merged_training = _merge_by_hand(graph, parts, training, together)
+    hgraph = _core.HGraph(graph._core, merged, merged_training, groups, method == "paper")
+    if merged is not parts:
+        alone = _core.HGraph(graph._core, parts, training, groups, method == "paper")
+        _check_merged(graph, merged, alone.labels, hgraph.labels)
+    if hgraph.untrained is not None:
+        _raise_untrained(graph, specs, members, hgraph)
+    return _assemble(graph, specs, members, method, hgraph)
+
+
+def _assemble(
+    graph: ADMG, specs: Sequence[DatasetSpec], members: Sequence[Sequence[int]], method: Method, hgraph: _core.HGraph
+) -> Plan:
+    labels = hgraph.labels
+    level_of = hgraph.levels
+    levels = [np.flatnonzero(level_of == k).tolist() for k in range(int(level_of.max(initial=-1)) + 1)]
+    training = hgraph.training
+
+    def fits_of(h: int, variables: tuple[str, ...]) -> tuple[Fit, ...]:
+        way = training[h]
+        if way == _GIVEN:
+            return ()
+        kind = "adversarial" if way == _ADVERSARIAL else "likelihood"
+        if method == "paper" and way == _ADVERSARIAL:
+            finder = _paper_finder(graph, variables)
+            names = _serving_names(specs, {*variables, *finder()[0], *finder()[1]})
+            return (Fit(names, (), variables, kind, finder),)
+        if hgraph.plain:
+            names = tuple(spec.name for spec in specs)
+            return (Fit(names, (), variables, kind, _finder(graph, variables, (), way == _ADVERSARIAL)),)
+        found = []
+        for fitted, groups in hgraph.fits(h):
+            used = sorted(j for g in groups.tolist() for j in members[g])
+            do = sorted({name for j in used for name in specs[j].do})
+            cut = tuple(specs[members[groups[0]][0]].do)
+            own = tuple(sorted(graph.nodes[v] for v in fitted.tolist()))
+            finder = _finder(graph, own, cut, way == _ADVERSARIAL)
+            found.append(Fit([specs[j].name for j in used], do, own, kind, finder))
+        return tuple(found)
+
+    def find_hnodes() -> tuple[HNode, ...]:
+        inside: list[list[str]] = [[] for _ in range(len(hgraph))]
+        for name, h in zip(graph.nodes, labels.tolist(), strict=True):
+            inside[h].append(name)
+        found = []
+        for h, group in enumerate(inside):
+            variables = tuple(sorted(group))
+            found.append(HNode(variables, int(level_of[h]), fits_of(h, variables)))
+        return tuple(found)
+
+    def find_edges() -> tuple[tuple[int, int], ...]:
+        return tuple((s, t) for s, t in hgraph.edges().tolist())
+
+    trained = np.bincount(labels, minlength=len(hgraph))[training != _GIVEN]
+    result = Plan(graph, specs, method, levels, int(trained.max(initial=0)), find_hnodes, find_edges)
+    if method == "paper":
+        _check_served(result)
+    if not hgraph.plain or len(specs) > 1:
+        result.unused = _unused(result)
+    return result
+
+
+_Sets = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _finder(graph: ADMG, variables: tuple[str, ...], cut: tuple[str, ...], sample_based: bool) -> Callable[[], _Sets]:
+    def find() -> _Sets:
+        ancestors = graph.modularity_set(variables, cut) if sample_based else set()
+        inside = ancestors.union(variables)
+        return tuple(sorted(ancestors)), tuple(sorted(graph.parents(inside) - inside))
+
+    return find
+
+
+def _paper_finder(graph: ADMG, variables: tuple[str, ...]) -> Callable[[], _Sets]:
+    def find() -> _Sets:
+        ancestors = graph._named(graph._core.paper_set(graph._indices(variables)))
+        inside = ancestors.union(variables)
+        return tuple(sorted(ancestors)), tuple(sorted(graph.parents(inside) - inside))
+
+    return find
+
+
+def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
+    """One h-node of every variable, and a fit per dataset on what that dataset observes."""
+    variables = tuple(sorted(graph.nodes))
+    observed = {name for spec in specs for name in _columns(graph, spec) - spec.do.keys()}
+    never = sorted(set(graph.nodes) - observed)
+    if never:
+        missing = {spec.name: _of_columns(sorted(set(graph.nodes) - _columns(graph, spec))) for spec in specs}
+        raise UntrainableError(
+            f"no dataset can teach {braced(variables)}: {', '.join(never)} is never observed except where it is set",
+            hnode=variables,
+            missing={name: text for name, text in missing.items() if text},
+        )
+
+    def sets(spec: DatasetSpec) -> Callable[[], _Sets]:
+        # what is not observed is generated all the same, and not compared
+        free = set(graph.nodes) - spec.do.keys()
+        return lambda: ((), tuple(sorted(graph.parents(free) - free)))
+
+    fits = tuple(
+        Fit((s.name,), sorted(s.do), sorted(_columns(graph, s) - s.do.keys()), "adversarial", sets(s)) for s in specs
+    )
+    hnodes = (HNode(variables, 0, fits),) if variables else ()
+    levels = ((0,),) if variables else ()
+    return Plan(graph, specs, "joint", levels, len(variables), lambda: hnodes, tuple)
+
+
+# ---------------------------------------------------------------------- what the compiled planner takes
+
+
+def _checked_specs(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[DatasetSpec, ...]:
+    specs = (DatasetSpec("d1"),) if datasets is None else tuple(datasets)
+    if not specs:
+        raise PlanError("there is no dataset to plan for")
+    seen: set[str] = set()
+    for spec in specs:
+        if not isinstance(spec, DatasetSpec):
+            raise PlanError(f"datasets holds {spec!r}; it takes DatasetSpec objects")
+        if spec.name in seen:
+            raise PlanError(f"two datasets are called {spec.name!r}; give each a name of its own")
+        seen.add(spec.name)
+        for target in spec.do:
+            if target not in graph:
+                close = difflib.get_close_matches(target, graph.nodes, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise PlanError(f"dataset {spec.name!r} has do({target}), which is not a node of the graph{hint}")
+    return specs
+
+
+def _columns(graph: ADMG, spec: DatasetSpec) -> set[str]:
+    """Variables that a dataset observes; those that it sets are known as well."""
+    return set(graph.nodes) if spec.columns is None else {name for name in spec.columns if name in graph}
+
+
+def _given(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
+    for name, what in pretrained.items():
+        try:
+            graph.index(name)
+        except GraphError as error:
+            raise GraphError(f"pretrained: {error}") from None
+        if what not in get_args(Pretrained):
+            words = ", ".join(map(repr, get_args(Pretrained)))
+            raise PlanError(f"pretrained of {name} is {what!r}; it must be one of {words}")
+        siblings = sorted(graph.siblings(name))
+        if what == "black box" and siblings:
+            raise PlanError(
+                f"{name} cannot be a black box: {name} <-> {siblings[0]} is a hidden confounder, which a mechanism "
+                f"without noise input cannot take part in"
+            )
+    return set(pretrained)
+
+
+def _parts(graph: ADMG, adversarial: NDArray[np.uint8], given: set[str]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """C-components as labels, and how each is trained."""
+    labels = graph._core.c_components()
+    training = adversarial.copy()
+    if given:
+        is_given = np.fromiter((name in given for name in graph.nodes), dtype=bool, count=len(labels))
+        size = np.bincount(labels, minlength=len(training))
+        training[np.bincount(labels[is_given], minlength=len(training)) == size] = _GIVEN
+    return labels, training
+
+
+def _groups(
+    graph: ADMG, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
+) -> tuple[list[_core.DatasetGroup], list[list[int]]]:
+    """Datasets pooled by targets and columns, and the indices of the datasets in every group."""
+    for name in levels:
+        try:
+            graph.index(name)
+        except GraphError as error:
+            raise GraphError(f"levels: {error}") from None
+    everything = frozenset(graph.nodes)
+    pooled: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
+    for j, spec in enumerate(specs):
+        columns = everything if spec.columns is None else everything.intersection(spec.columns)
+        pooled.setdefault((frozenset(spec.do), columns.union(spec.do)), []).append(j)
+    domains = _domains(specs, kinds, levels)
+    groups: list[_core.DatasetGroup] = []
+    for (do, columns), members in pooled.items():
+        targets = sorted(do, key=graph.index)
+        covered = {name for name in targets if _spans(name, [specs[j] for j in members], kinds, levels)}
+        boxes = []
+        for j in members:
+            values = specs[j].do
+            every = specs[j].covers
+            boxes.append(
+                [
+                    [] if every or name in covered or values[name] is None else domains[name].codes(values[name] or ())
+                    for name in targets
+                ]
+            )
+        rows = [specs[j].rows for j in members]
+        total = -1 if None in rows else sum(row for row in rows if row is not None)
+        flags = None
+        if columns != everything:
+            flags = np.fromiter((name in columns for name in graph.nodes), dtype=np.uint8, count=len(graph))
+        groups.append(
+            {
+                "targets": [graph.index(name) for name in targets],
+                "columns": flags,
+                "domain": [domains[name].size for name in targets],
+                "boxes": boxes,
+                "rows": total,
+            }
+        )
+    return groups, list(pooled.values())
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """The levels of a variable that is intervened on; size 0 where only every value covers it."""
+
+    size: int
+    order: tuple[Any, ...]
+
+    def codes(self, values: Iterable[Any]) -> list[int]:
+        # a value that is no level stands for none of them, and a list must not become empty: that means every level
+        return [self.order.index(value) if value in self.order else self.size for value in values]
+
+
+def _domains(
+    specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
+) -> dict[str, _Domain]:
+    set_values: dict[str, dict[Any, None]] = {}
+    for spec in specs:
+        for name, values in spec.do.items():
+            set_values.setdefault(name, {}).update(dict.fromkeys(values or ()))
+    domains = {}
+    for name, found in set_values.items():
+        finite = kinds.get(name, "categorical") == "categorical"
+        order = tuple(levels[name]) if finite and name in levels else tuple(found)
+        # one value alone is no reason to believe that there are no others
+        size = len(order) if finite and (name in levels or len(order) > 1) else 0
+        domains[name] = _Domain(size, order)
+    return domains
+
+
+def _spans(
+    name: str, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
+) -> bool:
+    """Whether the values that datasets set of a continuous variable stand for all of them."""
+    if kinds.get(name, "categorical") != "continuous":
+        return False
+    values = {value for spec in specs for value in spec.do[name] or ()}
+    if len(values) < _FEWEST_VALUES:
+        return False
+    low, high = (min(levels[name]), max(levels[name])) if levels.get(name) else (min(values), max(values))
+    return bool(min(values) <= low and max(values) >= high)
+
+
+def _merge_by_hand(
+    graph: ADMG, parts: NDArray[np.int32], training: NDArray[np.uint8], together: Iterable[Iterable[str]]
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Parts after the unions asked for; the same objects where none is."""
+    leader = np.arange(len(training))
+    asked = False
+    for group in together:
+        if isinstance(group, str):
+            raise PlanError(f"together holds the text {group!r}; it takes groups of names, as in [['A', 'B']]")
+        try:
+            labels = parts[[graph.index(name) for name in group]]
+        except GraphError as error:
+            raise GraphError(f"together: {error}") from None
+        if len(labels):
+            asked = True
+            found = np.unique(leader[labels])
+            leader[np.isin(leader, found)] = found[0]
+    if not asked:
+        return parts, training
+    kept, number = np.unique(leader, return_inverse=True)
+    ways = np.full(len(kept), _LIKELIHOOD, dtype=np.uint8)
+    np.maximum.at(ways, number, np.where(training == _GIVEN, _LIKELIHOOD, training))
+    alone = np.bincount(number, weights=training == _GIVEN) == np.bincount(number)
+    ways[alone] = _GIVEN
+    return number[parts].astype(np.int32), ways
+
+
+def _check_merged(graph: ADMG, merged: NDArray[np.int32], alone: NDArray[np.int32], found: NDArray[np.int32]) -> None:
+    """Refuses merging by hand that makes further h-nodes need each other."""
+    # h-nodes that the given groups touch, and what they hold between them
+    leader = np.arange(int(alone.max(initial=-1)) + 1)
+    for part in range(int(merged.max(initial=-1)) + 1):
+        touched = np.unique(leader[alone[merged == part]])
+        leader[np.isin(leader, touched)] = touched[0]
+    expected = leader[alone]
+    for h in range(int(found.max(initial=-1)) + 1):
+        inside = np.flatnonzero(found == h)
+        if len(np.unique(expected[inside])) > 1:
+            names = sorted(graph.nodes[v] for v in inside.tolist())
+            raise PlanError(
+                f"together: merging by hand makes a cycle, because h-nodes would need each other trained before; all "
+                f"of {braced(names)} would have to be one h-node"
+            )
+
+
+# ---------------------------------------------------------------------- what cannot be trained, what is not used
+
+
+def _of_columns(names: Sequence[str]) -> str:
+    return f"the column{'s' * (len(names) > 1)} {', '.join(names)}" if names else ""
+
+
+def _raise_untrained(
+    graph: ADMG, specs: Sequence[DatasetSpec], members: Sequence[Sequence[int]], hgraph: _core.HGraph
+) -> NoReturn:
+    assert hgraph.untrained is not None
+    h, lacks = hgraph.untrained
+    variables = tuple(sorted(graph.nodes[v] for v in np.flatnonzero(hgraph.labels == h).tolist()))
+    missing: dict[str, str] = {}
+    reasons: list[tuple[int, str]] = []
+    for group, (kind, nodes) in zip(members, lacks, strict=True):
+        names = [graph.nodes[v] for v in nodes.tolist()]
+        for j in group:
+            spec = specs[j]
+            if kind == "columns":
+                missing[spec.name], reason = _of_columns(names), f"lacks {_of_columns(names)}"
+            elif kind == "inside":
+                missing[spec.name] = reason = f"sets {', '.join(names)} by do(), which is inside it"
+            elif kind == "values":
+                values = "; ".join(f"{name} only to {_listed(spec.do[name])}" for name in names if spec.do.get(name))
+                missing[spec.name] = reason = f"sets {values or ', '.join(names)}, not to every combination of values"
+            else:
+                missing[spec.name] = reason = f"would need {braced(names)} trained before, and no data determine it"
+            reasons.append((j, f"{spec.name} {reason}"))
+    text = "; ".join(reason for _, reason in sorted(reasons))
+    lacking = {graph.nodes[v] for kind, nodes in lacks if kind == "columns" for v in nodes.tolist()}
+    seen = set().union(*(_columns(graph, spec) for spec in specs if not set(spec.do) & set(variables)))
+    if lacking <= seen and all(kind in {"columns", "inside"} for kind, _ in lacks):
+        text += f"; {', '.join(sorted(lacking.union(variables)))} are never seen together" if lacking else ""
+    raise UntrainableError(f"no dataset can teach {braced(variables)}: {text}", hnode=variables, missing=missing)
+
+
+def _listed(values: Iterable[Any] | None) -> str:
+    return ", ".join(map(str, values or ()))
+
+
+def _serving_names(specs: Sequence[DatasetSpec], needed: set[str]) -> tuple[str, ...]:
+    return tuple(spec.name for spec in specs if spec.columns is None or needed <= set(spec.columns))
+
+
+def _check_served(result: Plan) -> None:
+    """Refuses the first h-node that no observational dataset serves."""
+    for hnode in result.hnodes:
+        for fit in hnode.fits:
+            if fit.datasets:
+                continue
+            needed = {*fit.variables, *fit.ancestors, *fit.parents}
+            missing = {s.name: _of_columns(sorted(needed - _columns(result.graph, s))) for s in result.datasets}
+            text = "; ".join(f"{name} lacks {columns}" for name, columns in missing.items())
+            raise UntrainableError(
+                f"no dataset can teach {braced(hnode.variables)}: {text}", hnode=hnode.variables, missing=missing
+            )
+
+
+def _unused(result: Plan) -> tuple[str, ...]:
+    """Datasets and columns that no fit makes use of, in words."""
+    names = [spec.name for spec in result.datasets]
+    used: dict[str, set[str]] = {name: set() for name in names}
+    fits = [fit for hnode in result.hnodes for fit in hnode.fits]
+    for fit in fits:
+        for name in fit.datasets:
+            used[name].update(fit.variables, fit.do)
+    observed = {spec.name: _columns(result.graph, spec) for spec in result.datasets}
+    for fit in fits:
+        # ancestors and parents cost a search; most often the variables alone use everything
+        if any(not observed[name] <= used[name] for name in fit.datasets):
+            for name in fit.datasets:
+                used[name].update(fit.ancestors, fit.parents)
+    lines = []
+    served = {name for fit in fits for name in fit.datasets}
+    for name in names:
+        left = sorted(observed[name] - used[name])
+        if name not in served:
+            lines.append(f"dataset {name}")
+        elif left:
+            lines.append(f"{'columns' if len(left) > 1 else 'column'} {', '.join(left)} of dataset {name}")
+    return tuple(lines)
+
+
+# ---------------------------------------------------------------------- objectives
+
+
+def _adversarial(
+    graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
+) -> NDArray[np.uint8]:
+    """For every c-component whether it is trained adversarially."""
+    wanted = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
+    density = [_DENSITY[kind] for kind in _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")]
+    labels = graph._core.c_components()
+    count = int(labels.max(initial=-1)) + 1
+
+    def first_with(flags: Iterable[bool]) -> NDArray[np.int64]:
+        """For every c-component the first member that is flagged, or -1."""
+        found = np.full(count, -1)
+        members = np.flatnonzero(np.fromiter(flags, dtype=bool, count=len(labels)))[::-1]
+        found[labels[members]] = members
+        return found
+
+    insists = first_with(want == "likelihood" for want in wanted)
+    refuses = first_with(want == "adversarial" for want in wanted)
+    without = first_with(not has for has in density)
+    for other, why in ((refuses, "asks for 'adversarial'"), (without, "has no density")):
+        clash = np.flatnonzero((insists >= 0) & (other >= 0))
+        if clash.size:
+            a, b = graph.nodes[insists[clash[0]]], graph.nodes[other[clash[0]]]
+            same = "" if a == b else f" {a} and {b} are in one c-component and are trained together."
+            kind = dict(kinds).get(b)
+            detail = f"{b} {why}" + (f" (it is {kind})" if why == "has no density" else "")
+            raise PlanError(f"objective 'likelihood' of {a} is impossible: {detail}.{same}")
+    return ((refuses >= 0) | (without >= 0)).astype(np.uint8)
+
+
+def _by_variable(
+    graph: ADMG, what: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
+) -> list[str]:
+    """One of the allowed words for every variable."""
+    chosen: Mapping[str, str] = {} if isinstance(given, str) else given
+    if isinstance(given, str):
+        default = given
+    for name, word in {"": default, **chosen}.items():
+        if word not in allowed:
+            of = f" of {name}" if name else ""
+            raise PlanError(f"{what}{of} is {word!r}; it must be one of {', '.join(map(repr, allowed))}")
+    for name in chosen:
+        try:
+            graph.index(name)
+        except GraphError as error:
+            raise GraphError(f"{what}: {error}") from None
+    return [chosen.get(name, default) for name in graph.nodes]
