@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -268,29 +269,44 @@ py::array_t<Node> edge_array(const BoundHGraph& self) {
   return moved(std::move(flat)).reshape({rows, py::ssize_t{2}});
 }
 
-// The modularity closure of one set, and the backdoor path that forced each node that was added.
-struct BoundClosure {
-  std::shared_ptr<const Admg> graph;
-  ModularityClosure closure;
-};
+// A modularity closure with its scratch memory, for one set after another. The interpreter's lock is released while it
+// runs, so that a lock of its own keeps threads apart; it is taken only when the interpreter's is not held.
+class BoundClosure {
+ public:
+  explicit BoundClosure(std::shared_ptr<Admg> graph) : graph_(std::move(graph)), closure_(*graph_) {}
 
-std::unique_ptr<BoundClosure> make_closure(std::shared_ptr<Admg> graph, py::handle nodes, py::handle into) {
-  const NodesIn nodes_in(nodes, graph->size());
-  const NodesIn into_in(into, graph->size());
-  const py::gil_scoped_release release;
-  ModularityClosure closure(*graph);
-  closure.run(nodes_in, into_in);
-  return std::make_unique<BoundClosure>(BoundClosure{std::move(graph), std::move(closure)});
-}
-
-py::tuple closure_witness(const BoundClosure& self, Node q) {
-  const Nodes added = self.closure.added();
-  if (std::find(added.begin(), added.end(), q) == added.end()) {
-    throw py::index_error("node " + std::to_string(q) + " was not added to the set");
+  IntArray run(py::handle nodes, py::handle into) {
+    const NodesIn nodes_in(nodes, graph_->size());
+    const NodesIn into_in(into, graph_->size());
+    std::vector<Node> added;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      closure_.run(nodes_in, into_in);
+      added.assign(closure_.added().begin(), closure_.added().end());
+    }
+    return moved(std::move(added));
   }
-  Witness witness = self.closure.witness(q);
-  return py::make_tuple(moved(std::move(witness.path)), witness.ends_bidirected);
-}
+
+  py::tuple witness(Node q) {
+    Witness found;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      const Nodes added = closure_.added();
+      if (std::find(added.begin(), added.end(), q) == added.end()) {
+        throw py::index_error("node " + std::to_string(q) + " was not added to the set");
+      }
+      found = closure_.witness(q);
+    }
+    return py::make_tuple(moved(std::move(found.path)), found.ends_bidirected);
+  }
+
+ private:
+  std::shared_ptr<const Admg> graph_;
+  ModularityClosure closure_;
+  std::mutex mutex_;
+};
 
 py::dict projection(const Admg& graph, py::handle observed, bool shared) {
   const NodesIn observed_in(observed, graph.size());
@@ -409,22 +425,6 @@ void bind_graph(py::module_& m) {
           py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
       .def("latent_projection", &projection, py::arg("observed"), py::arg("shared") = false)
       .def(
-          "modularity_set",
-          [](const Admg& graph, py::handle nodes, py::handle into) {
-            const NodesIn nodes_in(nodes, graph.size());
-            const NodesIn into_in(into, graph.size());
-            std::vector<Node> added;
-            {
-              const py::gil_scoped_release release;
-              ModularityClosure closure(graph);
-              closure.run(nodes_in, into_in);
-              added.assign(closure.added().begin(), closure.added().end());
-              std::sort(added.begin(), added.end());
-            }
-            return moved(std::move(added));
-          },
-          py::arg("nodes"), py::arg("into") = py::tuple())
-      .def(
           "paper_set",
           [](const Admg& graph, py::handle nodes) {
             const NodesIn nodes_in(nodes, graph.size());
@@ -439,14 +439,10 @@ void bind_graph(py::module_& m) {
 }
 
 void bind_planning(py::module_& m) {
-  py::class_<BoundClosure>(m, "ModularityClosure", "The smallest modularity set of some nodes, with witnesses.")
-      .def(py::init(&make_closure), py::arg("graph"), py::arg("nodes"), py::arg("into") = py::tuple())
-      .def_property_readonly("added",
-                             [](const BoundClosure& self) {
-                               const Nodes added = self.closure.added();
-                               return moved(std::vector<Node>(added.begin(), added.end()));
-                             })
-      .def("witness", &closure_witness, py::arg("node"));
+  py::class_<BoundClosure>(m, "ModularityClosure", "Finds the smallest modularity sets of one set after another.")
+      .def(py::init<std::shared_ptr<Admg>>(), py::arg("graph"))
+      .def("run", &BoundClosure::run, py::arg("nodes"), py::arg("into") = py::tuple())
+      .def("witness", &BoundClosure::witness, py::arg("node"));
 
   py::class_<BoundHGraph>(m, "HGraph", "Sets of nodes that are trained together, and what each needs.")
       .def(py::init(&make_hgraph), py::arg("graph"), py::arg("parts"), py::arg("training"), py::arg("groups"),

@@ -76,7 +76,9 @@ class ADMG:
         False
     """
 
-    __slots__ = ("_bidirected", "_confounders", "_core", "_directed", "_ends", "_index", "latents", "nodes")
+    __slots__ = (
+        "_bidirected", "_closure", "_confounders", "_core", "_directed", "_ends", "_index", "latents", "nodes",
+    )  # fmt: skip
 
     nodes: tuple[str, ...]
     latents: tuple[tuple[str, tuple[str, ...]], ...]
@@ -84,6 +86,7 @@ class ADMG:
     _directed: tuple[Edge, ...] | None
     _bidirected: tuple[Edge, ...] | None
     _ends: tuple[NDArray[np.int32], ...]
+    _closure: _core.ModularityClosure | None
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class ADMG:
             directed = tuple(dict.fromkeys(directed))
         self.nodes = names
         self._confounders: tuple[tuple[str, tuple[str, ...]], ...] | None = None
+        self._closure = None
         if hidden:
             self._index = {name: i for i, name in enumerate(names)}
             self._adopt_latents(core, every, directed, bidirected)
@@ -384,6 +388,72 @@ class ADMG:
             graph.add_node(name, latent=True, **({"bidirected": True} if k >= len(self.latents) else {}))
             graph.add_edges_from((name, child) for child in children)
         return graph
+
+    # ------------------------------------------------------------------ numbers instead of names
+
+    @classmethod
+    def from_edge_index(
+        cls, nodes: int | Iterable[str], directed: NDArray[np.integer], bidirected: NDArray[np.integer] | None = None
+    ) -> ADMG:
+        """Builds a graph from integer arrays, for graphs whose edges are numbers already.
+
+        Args:
+            nodes: Names, or the number of nodes, which are then called ``"0"``, ``"1"`` and so on.
+            directed: Tails and heads, integers ``[2, m]``; int32 arrays with contiguous rows are used in place.
+            bidirected: The two ends of every bidirected edge, integers ``[2, k]``; None for no edge.
+
+        Returns:
+            The graph; names of edges are made only when asked for.
+
+        Raises:
+            GraphError: If an array has another shape or type, an edge names no node, or the edges make no ADMG.
+
+        Complexity:
+            O(nodes + edges) time and memory.
+
+        Example:
+            >>> import numpy as np
+            >>> ADMG.from_edge_index(["D", "I", "A"], np.array([[0, 1], [1, 2]]), np.array([[0], [2]])).to_string()
+            'D -> I -> A; D <-> A'
+        """
+        names = tuple(map(str, range(nodes))) if isinstance(nodes, int) else tuple(nodes)
+        graph = cls.__new__(cls)
+        graph.nodes, graph.latents, graph._confounders, graph._closure = names, (), None, None
+        graph._index = {name: i for i, name in enumerate(names)}
+        _check_names(names, {}, graph._index)
+        no_edges = np.zeros((2, 0), dtype=np.int32)
+        ends = []
+        for what, given in (("directed", directed), ("bidirected", no_edges if bidirected is None else bidirected)):
+            array = np.asarray(given)
+            if array.ndim != 2 or len(array) != 2 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
+                shape = f"{array.dtype} {list(array.shape)}"
+                raise GraphError(f"{what} must be an array of integers of the shape [2, number of edges], not {shape}")
+            if array.size and not 0 <= array.min() <= array.max() < len(names):
+                i = int(np.flatnonzero(((array < 0) | (array >= len(names))).any(0))[0])
+                edge = f"{array[0, i]} {_ARROW[what]} {array[1, i]}"
+                raise GraphError(f"{what} edge {i} is {edge}, but nodes are numbered from 0 to {len(names) - 1}")
+            ends += [np.ascontiguousarray(row, dtype=np.int32) for row in array]
+        graph._ends = tuple(ends)
+        graph._directed = graph._bidirected = None
+        try:
+            graph._core = _core.Admg(len(names), *ends, *_hub_arrays(()))
+        except _core.GraphFault as fault:
+            _raise_fault(fault, names, _name_pairs(names, *ends[:2]), _name_pairs(names, *ends[2:]), _NOWHERE)
+        if graph._core.num_directed < len(ends[0]):
+            graph._directed = tuple(dict.fromkeys(_name_pairs(names, *ends[:2])))
+        return graph
+
+    @property
+    def compiled(self) -> _core.Admg:
+        """The compiled graph, whose methods take and return node numbers, positions in :attr:`nodes`.
+
+        Arrays of type int32 go in without a copy, and what comes out is numpy's own or a read-only view.
+
+        Example:
+            >>> ADMG.from_string("D -> I -> A; D <-> A").compiled.c_components()
+            array([0, 1, 0], dtype=int32)
+        """
+        return self._core
 
     # ------------------------------------------------------------------ structure
 
@@ -646,7 +716,10 @@ class ADMG:
             >>> ADMG.from_string("D -> I -> A; D <-> A").modularity_set(["D", "A"])
             {'I'}
         """
-        return self._named(self._core.modularity_set(self._indices(names), self._indices(do)))
+        if self._closure is None:
+            # its scratch memory is as large as the graph, so one serves all calls
+            self._closure = _core.ModularityClosure(self._core)
+        return self._named(self._closure.run(self._indices(names), self._indices(do)))
 
     # ------------------------------------------------------------------ new graphs
 
@@ -700,7 +773,7 @@ class ADMG:
         graph = ADMG.__new__(ADMG)
         graph.nodes = tuple(itertools.compress(self.nodes, is_kept.tolist()))
         graph._index = {name: i for i, name in enumerate(graph.nodes)}
-        graph._confounders = None
+        graph._confounders = graph._closure = None
         hubs = [name for name, _ in self.latents]
         found = self._core.latent_projection(kept, shared=shared)
         graph._adopt_projection(found, kept, self.nodes, hubs, self.bidirected)

@@ -5,6 +5,7 @@ import itertools
 import pickle
 
 import networkx as nx
+import numpy as np
 import oracles
 import pytest
 from hypothesis import given, settings
@@ -331,3 +332,48 @@ def test_parse_or_read_takes_text_or_a_file(tmp_path):
     assert ADMG.parse_or_read("X").nodes == ("X",)
     with pytest.raises(GraphError, match=r"there is no graph file 'frontdoor\.txt'"):
         ADMG.parse_or_read("frontdoor.txt")
+
+
+# ---------------------------------------------------------------------- numbers instead of names
+
+
+@given(admgs(max_latents=0))
+@settings(max_examples=60)
+def test_numbers_and_names_build_the_same_graph(graph):
+    admg = graph.admg()
+    place = {name: i for i, name in enumerate(graph.nodes)}
+
+    def ends(pairs, dtype):
+        return np.array([[place[pair[side]] for pair in pairs] for side in (0, 1)], dtype=dtype)
+
+    for dtype in (np.int32, np.int64, np.uint8):
+        twin = ADMG.from_edge_index(graph.nodes, ends(graph.directed, dtype), ends(graph.bidirected, dtype))
+        assert twin == admg
+        assert (twin.directed, twin.bidirected) == (admg.directed, admg.bidirected)
+        assert twin.confounders == admg.confounders
+        assert np.array_equal(twin.compiled.topological_order, admg.compiled.topological_order)
+
+
+def test_numbers_name_nodes_and_are_checked():
+    graph = ADMG.from_edge_index(3, np.array([[0, 0, 1], [1, 1, 2]]))
+    assert graph.nodes == ("0", "1", "2")
+    assert graph.directed == (("0", "1"), ("1", "2"))
+    assert graph.bidirected == ()
+    assert ADMG.from_edge_index(2, np.zeros((2, 0))).directed == ()
+    order = graph.compiled.topological_order
+    assert order.dtype == np.int32
+    assert not order.flags.writeable
+    for arguments, message in [
+        (
+            (2, np.array([0, 1])),
+            r"directed must be an array of integers of the shape \[2, number of edges\], not",
+        ),
+        ((2, np.array([[0.0], [1.0]])), "directed must be an array of integers"),
+        ((2, np.array([[0], [2]])), "directed edge 0 is 0 -> 2, but nodes are numbered from 0 to 1"),
+        ((2, np.array([[0], [1]]), np.array([[-1], [1]])), "bidirected edge 0 is -1 <-> 1, but nodes"),
+        ((2, np.array([[0, 1], [1, 0]])), "the directed edges have a cycle: 0 -> 1 -> 0"),
+        ((["a", "a"], np.zeros((2, 0), dtype=int)), "the node 'a' is given twice"),
+        ((2, np.array([[0], [1]]), np.array([[0, 1], [1, 0]])), "the bidirected edge 1 <-> 0 is given twice"),
+    ]:
+        with pytest.raises(GraphError, match=message):
+            ADMG.from_edge_index(*arguments)

@@ -13,10 +13,12 @@ from mdcm.graph import ADMG
 __all__ = ["braced", "closure_of", "membership", "path_text", "witness_lines"]
 
 
-def closure_of(graph: ADMG, variables: Iterable[str], do: Iterable[str]) -> _core.ModularityClosure:
-    """The closure that finds the smallest modularity set of some variables under do()."""
-    index = graph._index
-    return _core.ModularityClosure(graph._core, [index[v] for v in variables], [index[v] for v in do])
+def closure_of(
+    graph: ADMG, variables: Iterable[str], do: Iterable[str]
+) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
+    """The smallest modularity set of some variables under do(), and the closure that has its witnesses."""
+    closure = _core.ModularityClosure(graph.compiled)
+    return closure, closure.run([graph.index(v) for v in variables], [graph.index(v) for v in do])
 
 
 def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
@@ -75,9 +77,9 @@ def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[se
         where = {name: k for k, part in enumerate(parts) for name in part}
         needs: list[set[int]] = []
         for k, part in enumerate(parts):
-            closure = closure_of(graph, sorted(part), ())
+            closure, added = closure_of(graph, sorted(part), ())
             found: dict[int, str] = {}
-            for q in closure.added.tolist():
+            for q in added.tolist():
                 other = where.get(graph.nodes[q], k)
                 if other != k and other not in found:
                     found[other] = path_text(graph, *closure.witness(q))

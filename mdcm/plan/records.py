@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mdcm import _core
 from mdcm.diagram import Arrow, Box, Diagram
 from mdcm.errors import PlanError
@@ -202,6 +205,7 @@ class Plan:
         unused: What the plan makes no use of, in words.
 
     Example:
+        >>> from mdcm.plan import plan
         >>> p = plan(ADMG.from_string("D -> I -> A; D <-> A"), objective="adversarial")
         >>> [h.variables for h in p.hnodes], p.edges
         ([('I',), ('A', 'D')], ((0, 1),))
@@ -257,7 +261,8 @@ class Plan:
             GraphError: If there is no such variable.
 
         Example:
-            >>> p = plan(ADMG.from_string("D -> I -> A; D <-> A"), objective="adversarial")
+            >>> from mdcm.plan import plan
+        >>> p = plan(ADMG.from_string("D -> I -> A; D <-> A"), objective="adversarial")
             >>> print(p.explain(1, "I"))
             I is trained before {A, D} and generates along with them: conditioning on I is not intervening on it.
               A ← I ← D
@@ -276,8 +281,8 @@ class Plan:
                     f"{variable} is trained before {braced(hnode.variables)} and generates along with them{under}: "
                     f"conditioning on {variable} is not intervening on it."
                 )
-                closure = self._closure(fit)
-                if self.graph.index(variable) in closure.added:
+                closure, added = self._closure(fit)
+                if self.graph.index(variable) in added:
                     lines += witness_lines(self.graph, closure, set(fit.variables), variable)
                 else:
                     lines[-1] = f"{variable} is a parent that the printed algorithm adds to {braced(hnode.variables)}."
@@ -290,7 +295,7 @@ class Plan:
             )
         return f"{variable} plays no part in training {braced(hnode.variables)}."
 
-    def _closure(self, fit: Fit) -> _core.ModularityClosure:
+    def _closure(self, fit: Fit) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
         """The closure that forces the ancestors of a fit; those of its data sets agree."""
         do = next((tuple(spec.do) for spec in self.datasets if spec.name in fit.datasets[:1]), ())
         return closure_of(self.graph, fit.variables, do)
@@ -401,8 +406,8 @@ class Plan:
             for fit in hnode.fits:
                 if not fit.ancestors:
                     continue
-                closure = self._closure(fit)
-                for q in closure.added.tolist():
+                closure, added = self._closure(fit)
+                for q in added.tolist():
                     if (label[q], t) not in paths:
                         paths[label[q], t] = path_text(self.graph, *closure.witness(q))
         arrows = [Arrow(s, t, paths.get((s, t), "")) for s, t in self.edges]
