@@ -30,6 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import graphs  # noqa: E402
 import numpy as np  # noqa: E402
+import plans  # noqa: E402
 import torch  # noqa: E402
 import workloads  # noqa: E402
 
@@ -109,7 +110,7 @@ def compared(name: str) -> Iterator[dict[str, object]]:
 
 
 def quality(name: str) -> Iterator[dict[str, object]]:
-    for one in workloads.QUALITY[name]():
+    for one in {**workloads.QUALITY, **plans.PLANS}[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
 
 
@@ -130,9 +131,10 @@ def main() -> int:
     measured = {
         **dict.fromkeys(workloads.TIMED, timed),
         **dict.fromkeys(graphs.GRAPHS, compared),
+        **dict.fromkeys(plans.PLANS, quality),
         **dict.fromkeys(workloads.QUALITY, quality),
     }
-    groups = {"graphs": list(graphs.GRAPHS), "quality": list(workloads.QUALITY), "all": list(measured)}
+    groups = {"graphs": [*graphs.GRAPHS, *plans.PLANS], "quality": list(workloads.QUALITY), "all": list(measured)}
     known = [*measured, *groups]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=known, metavar="NAME", help=", ".join(known))

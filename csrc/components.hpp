@@ -80,7 +80,8 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
   const auto drop_lowest = [&] {
     for (; held > budget; ++lowest) {
       held -= frames[lowest].held.size();
-      frames[lowest].held = {};
+      // assigning {} would keep the memory
+      std::vector<Node>().swap(frames[lowest].held);
       frames[lowest].dropped = true;
     }
   };
@@ -93,6 +94,8 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
         frame.held.pop_back();
         --held;
         ++frame.next;
+        // popping alone frees nothing, and a deep stack would keep all that it ever held
+        if (4 * frame.held.size() < frame.held.capacity()) frame.held.shrink_to_fit();
         if (is_new(v, w)) return w;
       }
       return kUnvisited;

@@ -492,20 +492,22 @@ def _adversarial(
 ) -> NDArray[np.uint8]:
     """For every c-component whether it is trained adversarially."""
     wanted = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
-    density = [_DENSITY[kind] for kind in _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")]
+    density = np.array([_DENSITY[kind] for kind in get_args(Kind)])[
+        _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")
+    ]
     labels = graph._core.c_components()
     count = int(labels.max(initial=-1)) + 1
 
-    def first_with(flags: Iterable[bool]) -> NDArray[np.int64]:
+    def first_with(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
         """For every c-component the first member that is flagged, or -1."""
         found = np.full(count, -1)
-        members = np.flatnonzero(np.fromiter(flags, dtype=bool, count=len(labels)))[::-1]
+        members = np.flatnonzero(flags)[::-1]
         found[labels[members]] = members
         return found
 
-    insists = first_with(want == "likelihood" for want in wanted)
-    refuses = first_with(want == "adversarial" for want in wanted)
-    without = first_with(not has for has in density)
+    insists = first_with(wanted == get_args(Objective).index("likelihood"))
+    refuses = first_with(wanted == get_args(Objective).index("adversarial"))
+    without = first_with(~density)
     for other, why in ((refuses, "asks for 'adversarial'"), (without, "has no density")):
         clash = np.flatnonzero((insists >= 0) & (other >= 0))
         if clash.size:
@@ -519,8 +521,8 @@ def _adversarial(
 
 def _by_variable(
     graph: ADMG, what: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
-) -> list[str]:
-    """One of the allowed words for every variable."""
+) -> NDArray[np.intp]:
+    """For every variable the index of one of the allowed words."""
     chosen: Mapping[str, str] = {} if isinstance(given, str) else given
     if isinstance(given, str):
         default = given
@@ -528,9 +530,10 @@ def _by_variable(
         if word not in allowed:
             of = f" of {name}" if name else ""
             raise PlanError(f"{what}{of} is {word!r}; it must be one of {', '.join(map(repr, allowed))}")
-    for name in chosen:
+    found = np.full(len(graph), allowed.index(default))
+    for name, word in chosen.items():
         try:
-            graph.index(name)
+            found[graph.index(name)] = allowed.index(word)
         except GraphError as error:
             raise GraphError(f"{what}: {error}") from None
-    return [chosen.get(name, default) for name in graph.nodes]
+    return found
