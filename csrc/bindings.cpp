@@ -14,6 +14,7 @@
 
 #include "admg.hpp"
 #include "components.hpp"
+#include "identify.hpp"
 #include "planning.hpp"
 #include "separation.hpp"
 
@@ -326,6 +327,28 @@ py::dict projection(const Admg& graph, py::handle observed, bool shared) {
   return result;
 }
 
+// (terms, None) with terms (kind, nodes, given, operands), or (None, (inner, outer)) for a hedge.
+py::tuple identification(const Admg& graph, py::handle y, py::handle x) {
+  const NodesIn y_in(y, graph.size());
+  const NodesIn x_in(x, graph.size());
+  Identification found;
+  {
+    const py::gil_scoped_release release;
+    found = identify(graph, y_in, x_in);
+  }
+  if (!found.estimand) {
+    return py::make_tuple(py::none(), py::make_tuple(moved(std::move(found.hedge.inner)),
+                                                     moved(std::move(found.hedge.outer))));
+  }
+  static constexpr const char* kNames[] = {"probability", "product", "quotient", "sum"};
+  py::list terms;
+  for (const Expression::Term& term : found.estimand->terms) {
+    terms.append(py::make_tuple(kNames[static_cast<std::size_t>(term.kind)], py::cast(term.nodes),
+                                py::cast(term.given), py::cast(term.operands)));
+  }
+  return py::make_tuple(terms, py::none());
+}
+
 void bind_graph(py::module_& m) {
   py::class_<Admg, std::shared_ptr<Admg>>(m, "Admg", "An immutable mixed graph over the nodes 0..n-1.")
       .def(py::init(&make_admg), py::arg("n"), py::arg("tails"), py::arg("heads"), py::arg("first"), py::arg("second"),
@@ -424,6 +447,7 @@ void bind_graph(py::module_& m) {
           },
           py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
       .def("latent_projection", &projection, py::arg("observed"), py::arg("shared") = false)
+      .def("identify", &identification, py::arg("y"), py::arg("x") = py::tuple())
       .def(
           "paper_set",
           [](const Admg& graph, py::handle nodes) {

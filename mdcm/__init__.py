@@ -20,7 +20,8 @@ from mdcm.errors import (
     UntrainableError,
 )
 
-# loaded at once: a module of this name exists, and would take the function's place if it were loaded later
+# loaded at once: modules of these names exist, and would take the functions' places if they were loaded later
+from mdcm.identify import Identification, identify
 from mdcm.plan import DatasetSpec, Plan, plan
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "GraphError",
+    "Identification",
     "LowSupportError",
     "MdcmError",
     "Model",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "check",
     "fit",
+    "identify",
     "load",
     "metrics",
     "plan",

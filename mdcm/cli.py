@@ -136,7 +136,7 @@ def plan(
     svg: Annotated[str | None, typer.Option(metavar="F", help="draw the plan, to stdout for -")] = None,
     dot: Annotated[str | None, typer.Option(metavar="F", help="write it for Graphviz, to stdout for -")] = None,
 ) -> None:
-    """Show what is trained together, in which order, and on which data."""
+    """Show what is trained together, in which order, on which data."""
     from mdcm.graph import ADMG
     from mdcm.plan import plan as make_plan
 
@@ -179,7 +179,7 @@ def check(
     max_tests: Annotated[int, typer.Option(min=1, help="tests at most; beyond, pairs are drawn at random")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Test the independences that a graph implies on data, worst first.
+    """Test the independences that a graph implies, worst first.
 
     The exit code is 1 if any is rejected.
     """
@@ -192,6 +192,38 @@ def check(
     found = check_graph(admg, _datasets(data, ""), level=level, max_tests=max_tests)
     _out(json.dumps(found.to_json(), indent=1, allow_nan=False) if as_json else str(found))
     if len(found.rejected):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=_example('mdcm identify "D -> I -> A; D <-> A" "P(A | do(D))" --latex'))
+def identify(
+    graph: Annotated[str, typer.Argument(metavar="GRAPH", help="graph file, or the text itself", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="P(Y | do(X), Z)", show_default=False)],
+    latex: Annotated[bool, typer.Option("--latex", help="print the estimand in LaTeX")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Decide whether observations determine an effect, and how.
+
+    The exit code is 1 if they do not.
+    """
+    from mdcm.graph import ADMG
+    from mdcm.identify import identify as decide
+
+    found = decide(ADMG.parse_or_read(graph), text)
+    if as_json:
+        estimand, hedge = found.estimand, found.witness
+        content = {
+            "identifiable": found.identifiable,
+            "estimand": None if estimand is None else {"text": str(estimand), **estimand.to_json()},
+            "hedge": None if hedge is None else {"inner": hedge.inner, "outer": hedge.outer},
+        }
+        _out(json.dumps(content, indent=1, allow_nan=False))
+    elif found.estimand is not None:
+        _out(found.estimand.latex() if latex else str(found))
+    else:
+        assert found.witness is not None
+        _say(f"{text} is {found}.\n{found.witness.explain()}")
+    if not found.identifiable:
         raise typer.Exit(1)
 
 

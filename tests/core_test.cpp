@@ -13,6 +13,7 @@
 #include "admg.hpp"
 #include "components.hpp"
 #include "fits.hpp"
+#include "identify.hpp"
 #include "modularity.hpp"
 #include "planning.hpp"
 #include "separation.hpp"
@@ -643,6 +644,53 @@ TEST(HGraph, PaperMethodTakesAllParentsAndIsOrdered) {
   EXPECT_EQ(h.edges(), (Pairs{{0, 2}, {1, 2}}));
   const Set both{0, 3};
   EXPECT_EQ(paper_set(graph, both), (Set{1, 2}));
+}
+
+TEST(Identify, BowHasAHedge) {
+  const Admg graph = make(2, {{0, 1}}, {{0, 1}});
+  const Set x{0};
+  const Set y{1};
+  const Identification found = identify(graph, y, x);
+  EXPECT_FALSE(found.estimand.has_value());
+  EXPECT_EQ(found.hedge.inner, (Set{1}));
+  EXPECT_EQ(found.hedge.outer, (Set{0, 1}));
+}
+
+TEST(Identify, FrontDoorHasAnEstimandWithoutWhatSumsToOne) {
+  // D -> I -> A, D <-> A, and a child of A that does not matter
+  const Admg graph = make(4, {{0, 1}, {1, 2}, {2, 3}}, {{0, 2}});
+  const Set x{0};
+  const Set y{2};
+  const Identification found = identify(graph, y, x);
+  ASSERT_TRUE(found.estimand.has_value());
+  for (const auto& term : found.estimand->terms) {
+    EXPECT_FALSE(holds(term.nodes, 3));
+    for (const std::int32_t operand : term.operands) EXPECT_LT(operand, &term - found.estimand->terms.data());
+  }
+  EXPECT_EQ(found.estimand->terms.back().kind, Expression::Kind::kSum);
+  EXPECT_EQ(found.estimand->terms.back().nodes, (Set{1}));
+}
+
+TEST(Identify, EveryHedgeOfARandomGraphIsOne) {
+  std::mt19937 rng(10);
+  int refused = 0;
+  for (int trial = 0; trial < 1000; ++trial) {
+    const Node n = 3 + static_cast<Node>(rng() % 10);
+    const RandomGraph g(n, 0.4, 0.15, rng, trial % 2);
+    const Admg graph = g.admg();
+    const Set x{static_cast<Node>(rng() % static_cast<unsigned>(n))};
+    const Set y{static_cast<Node>((x[0] + 1 + static_cast<Node>(rng() % static_cast<unsigned>(n - 1))) % n)};
+    const Identification found = identify(graph, y, x);
+    if (found.estimand) {
+      EXPECT_FALSE(found.estimand->terms.empty());
+      continue;
+    }
+    ++refused;
+    EXPECT_TRUE(holds(found.hedge.outer, x[0]));
+    EXPECT_FALSE(holds(found.hedge.inner, x[0]));
+    for (const Node v : found.hedge.inner) EXPECT_TRUE(holds(found.hedge.outer, v));
+  }
+  EXPECT_GT(refused, 100);
 }
 
 TEST(Scale, LongChainsNeedNoStack) {

@@ -123,6 +123,27 @@ class TestUsage:
         assert "Usage: mdcm" in result.out + result.err
 
 
+class TestIdentify:
+    def test_prints_the_estimand(self):
+        result = succeed("identify", "D -> I -> A; D <-> A", "P(A | do(D))")
+        assert result.out == "P(A | do(D)) = sum_{I} P(I | D) sum_{D'} P(D') P(A | D', I)\n"
+        assert r"\sum_{D'}" in succeed("identify", "D -> I -> A; D <-> A", "P(A | do(D))", "--latex").out
+        content = json.loads(succeed("identify", "X -> Y", "P(Y | do(X=1))", "--json").out)
+        assert content["identifiable"]
+        assert content["estimand"]["text"] == "P(Y | X)"
+
+    def test_what_is_not_determined_is_a_no_with_the_reason(self):
+        error = fail(1, "identify", "X -> Y; X <-> Y", "P(Y | do(X))")
+        assert error.startswith("P(Y | do(X)) is not identifiable from P(V): F' = {Y} inside F = {X, Y}.\n")
+        assert "Two models that agree on everything that is seen disagree on the answer." in error
+        content = json.loads(call("identify", "X -> Y; X <-> Y", "P(Y | do(X))", "--json").out)
+        assert content == {"identifiable": False, "estimand": None, "hedge": {"inner": ["Y"], "outer": ["X", "Y"]}}
+
+    def test_slips_point_at_the_place(self):
+        error = fail(2, "identify", "X -> Y", "P(Q | do(X))")
+        assert error.endswith("  P(Q | do(X))\n    ^\n")
+
+
 class TestPlan:
     def test_prints_the_plan(self):
         result = succeed("plan", "D -> I -> A; D <-> A", "--objective", "adversarial")

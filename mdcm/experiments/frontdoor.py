@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mdcm.data import Dataset
 from mdcm.experiments.digits import COLOURS, DigitJudge, digit_bank, train_judge
+from mdcm.identify import identify
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import Model, fit
 from mdcm.pictures import grid_png
@@ -426,7 +427,8 @@ def render(result: Result) -> str:
         "digits correctly.",
         "",
         f"{sum(result.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in result.seconds.items()) + ".",
-        "Whether the data determine P(A | do(D)) is not checked by the program yet; here they do.",
+        f"The graph determines the answer: {identify(GRAPH, 'P(A | do(D))')}.",
+        "The naive P(A | D) is another quantity.",
         "",
         *(f"{name:<8} {path}" for name, path in result.files.items()),
     ]
