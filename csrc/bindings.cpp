@@ -337,14 +337,14 @@ py::tuple identification(const Admg& graph, py::handle y, py::handle x) {
     found = identify(graph, y_in, x_in);
   }
   if (!found.estimand) {
-    return py::make_tuple(py::none(), py::make_tuple(moved(std::move(found.hedge.inner)),
-                                                     moved(std::move(found.hedge.outer))));
+    return py::make_tuple(py::none(),
+                          py::make_tuple(moved(std::move(found.hedge.inner)), moved(std::move(found.hedge.outer))));
   }
   static constexpr const char* kNames[] = {"probability", "product", "quotient", "sum"};
   py::list terms;
   for (const Expression::Term& term : found.estimand->terms) {
-    terms.append(py::make_tuple(kNames[static_cast<std::size_t>(term.kind)], py::cast(term.nodes),
-                                py::cast(term.given), py::cast(term.operands)));
+    terms.append(py::make_tuple(kNames[static_cast<std::size_t>(term.kind)], py::cast(term.nodes), py::cast(term.given),
+                                py::cast(term.operands)));
   }
   return py::make_tuple(terms, py::none());
 }
