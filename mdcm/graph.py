@@ -433,14 +433,14 @@ class ADMG:
                 edge = f"{array[0, i]} {_ARROW[what]} {array[1, i]}"
                 raise GraphError(f"{what} edge {i} is {edge}, but nodes are numbered from 0 to {len(names) - 1}")
             ends += [np.ascontiguousarray(row, dtype=np.int32) for row in array]
-        graph._ends = tuple(ends)
+        tails, heads, first, second = graph._ends = tuple(ends)
         graph._directed = graph._bidirected = None
         try:
-            graph._core = _core.Admg(len(names), *ends, *_hub_arrays(()))
+            graph._core = _core.Admg(len(names), tails, heads, first, second, *_hub_arrays(()))
         except _core.GraphFault as fault:
-            _raise_fault(fault, names, _name_pairs(names, *ends[:2]), _name_pairs(names, *ends[2:]), _NOWHERE)
-        if graph._core.num_directed < len(ends[0]):
-            graph._directed = tuple(dict.fromkeys(_name_pairs(names, *ends[:2])))
+            _raise_fault(fault, names, _name_pairs(names, tails, heads), _name_pairs(names, first, second), _NOWHERE)
+        if graph._core.num_directed < len(tails):
+            graph._directed = tuple(dict.fromkeys(_name_pairs(names, tails, heads)))
         return graph
 
     @property
