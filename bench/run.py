@@ -161,7 +161,7 @@ def main() -> int:
 def write(path: Path, found: dict[str, object]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(found)
