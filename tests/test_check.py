@@ -16,7 +16,8 @@ from scipy import stats
 from strategies import admgs
 
 import mdcm
-from mdcm.check import _table_test, check, implied_independences, log_f_tail, log_gamma_tail
+from mdcm.check import check, implied_independences
+from mdcm.check.statistics import log_f_tail, log_gamma_tail, table_test
 from mdcm.data import Dataset
 from mdcm.errors import DataError, GraphError
 from mdcm.graph import ADMG
@@ -200,14 +201,14 @@ class TestTables:
             return n * float((weights * (counts - np.outer(rows, columns) / n) ** 2).sum())
 
         values = np.array([direct(np.array(order)) for order in itertools.permutations(y.tolist())])
-        found = _table_test(x, y, np.zeros(n, dtype=np.int64))
+        found = table_test(x, y, np.zeros(n, dtype=np.int64))
         assert found["dof"] == pytest.approx(2 * values.mean() ** 2 / values.var())
         assert found["statistic"] == pytest.approx(direct(y) * 2 * values.mean() / values.var())
 
     def test_agree_with_pearson_where_rows_are_many(self):
         rng = np.random.default_rng(0)
         x, y = rng.integers(0, 3, 200_000), rng.integers(0, 2, 200_000)
-        found = _table_test(x, y, np.zeros(len(x), dtype=np.int64))
+        found = table_test(x, y, np.zeros(len(x), dtype=np.int64))
         classical = stats.chi2_contingency(pd.crosstab(x, y), correction=False)
         assert found["dof"] == pytest.approx(2, rel=1e-3)
         assert math.exp(found["log_p"]) == pytest.approx(classical.pvalue, rel=0.02)

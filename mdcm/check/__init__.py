@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mdcm.check.independences import Independence, Separators, implied_independences
+from mdcm.check.statistics import centred, covariance_test, products, regressed, table_test
 from mdcm.data import Dataset, encode, validate
 from mdcm.graph import ADMG
 from mdcm.schema import Schema
@@ -37,8 +39,7 @@ COLUMNS = (
 )  # fmt: skip
 
 _SHOWN = 10
-# fewer rows than this show nothing, neither in a stratum (where the variance has no formula) nor in all
-_STRATUM_ROWS = 4
+# fewer rows than this show nothing
 _FEWEST_UNITS = 30
 # a residual test keeps this many levels apart, and those this frequent; others are pooled
 _MOST_LEVELS = 6
@@ -49,29 +50,6 @@ _ROWS_PER_PRODUCT = 10
 _MOST_RAMPS = 60
 # what is left of a variable that others determine, of variance 1 before
 _DETERMINED = 1e-8
-_TINY = 1e-300
-
-
-@dataclass(frozen=True)
-class Independence:
-    """A statement that a graph implies: x and y are independent given the variables in ``given``.
-
-    Attributes:
-        x: Name of the variable that is earlier in topological order.
-        y: Name of the later one.
-        given: Names of the separating variables, in the order of the graph's nodes.
-
-    Example:
-        >>> str(Independence("X", "Y", ("Z",)))
-        'X ⊥ Y | Z'
-    """
-
-    x: str
-    y: str
-    given: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.x} ⊥ {self.y}" + (f" | {', '.join(self.given)}" if self.given else "")
 
 
 @dataclass(frozen=True)
@@ -125,130 +103,6 @@ class Check:
             if len(bad) > 1:
                 lines.append("one missing edge can break several: mend the first, then check again")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def implied_independences(
-    graph: ADMG, columns: Collection[str] | None = None, *, do: Collection[str] = ()
-) -> Iterator[Independence]:
-    """One independence per pair of observed variables that the graph separates by observed variables.
-
-    Of the pair, y is the later in topological order. The separating set is what remains of y's Markov blanket among
-    the ancestors of the pair when only those members are kept that a path from x reaches first. No member can be
-    left out of it. In a DAG whose variables are all observed it consists of parents of y, so the list implies, by the
-    rules of compositional graphoids, the ordered Markov property and with it every independence of the graph. Two
-    variables may have no edge and yet be inseparable, by an inducing path; the graph implies no independence of them.
-
-    Args:
-        graph: The graph.
-        columns: Names of the observed variables; all of them by default.
-        do: Variables set by intervention. Edges into them are removed. How several were set together is the
-            experimenter's choice, so pairs among them are left out, and others are conditioned on where that matters.
-
-    Yields:
-        Independences, in the order of the later and then the earlier variable.
-
-    Raises:
-        GraphError: If a name is unknown.
-
-    Complexity:
-        O(nodes + edges) among the ancestors of each pair.
-
-    References:
-        Richardson (2003), Markov properties for acyclic directed mixed graphs, section 3;
-        Sadeghi & Lauritzen (2014), Markov properties for mixed graphs (compositional graphoids);
-        van der Zander, Liśkiewicz & Textor (2019), Separators and adjustment sets in causal graphs.
-
-    Example:
-        >>> [str(one) for one in implied_independences(ADMG.from_string("A -> B -> C; A -> D <- C; B <-> D"))]
-        ['A ⊥ C | B']
-        >>> [str(one) for one in implied_independences(ADMG.from_string("X -> Z -> Y; X <-> Y"), do=["X"])]
-        ['X ⊥ Y | Z']
-    """
-    separators = _Separators(graph, graph.nodes if columns is None else columns, do)
-    for later in range(len(separators.columns)):
-        for earlier in range(later):
-            found = separators.independence(earlier, later)
-            if found is not None:
-                yield found
-
-
-class _Separators:
-    """Separating sets in the moral graph of a pair's ancestors, where confounders are hidden nodes.
-
-    A set of ancestors m-separates a pair if and only if it cuts every path in that graph, and a pair that can be
-    separated can be so by ancestors. The moral graph is never built: two nodes are neighbours if they belong to one
-    family, which is a node with its parents and confounders.
-    """
-
-    def __init__(self, graph: ADMG, columns: Collection[str], do: Collection[str]) -> None:
-        cut = graph.intervene(do)
-        self.graph = graph
-        observed = {graph.index(name) for name in columns}
-        # in topological order, so that of two places the larger is the later variable
-        self.columns = [v for v in map(graph.index, cut.topological_order()) if v in observed]
-        self._observed = observed
-        self._parents = [sorted(map(graph.index, cut.parents(name))) for name in graph.nodes]
-        hidden = [children for _, children in cut.confounders]
-        if len(do) > 1:
-            hidden.append(tuple(do))
-        n = len(graph.nodes)
-        self._families: list[list[int]] = [[v, *parents] for v, parents in enumerate(self._parents)]
-        # families that a node belongs to, by the node that each is named after
-        self._member: list[list[int]] = [[v] for v in range(n)] + [[] for _ in hidden]
-        for v, parents in enumerate(self._parents):
-            for parent in parents:
-                self._member[parent].append(v)
-        for k, children in enumerate(hidden, start=n):
-            for child in map(graph.index, children):
-                self._families[child].append(k)
-                self._member[k].append(child)
-
-    def independence(self, earlier: int, later: int) -> Independence | None:
-        """The pair at two places of ``columns``, or None if it is adjacent or cannot be separated."""
-        x, y = self.columns[earlier], self.columns[later]
-        if x in self._parents[y]:
-            return None
-        within = self._ancestors(x, y)
-        blanket = self._reach(y, self._observed, within)
-        if x in blanket:
-            return None
-        given = sorted(self._reach(x, blanket, within))
-        nodes = self.graph.nodes
-        return Independence(nodes[x], nodes[y], tuple(nodes[v] for v in given))
-
-    def adjacent(self, earlier: int, later: int) -> bool:
-        """Whether an edge or a confounder joins the pair."""
-        x, y = self.columns[earlier], self.columns[later]
-        n = len(self.graph.nodes)
-        hidden = {u for u in self._families[y] if u >= n}
-        return x in self._parents[y] or not hidden.isdisjoint(self._families[x])
-
-    def _ancestors(self, x: int, y: int) -> set[int]:
-        found, pending = {x, y}, [x, y]
-        while pending:
-            for parent in self._parents[pending.pop()]:
-                if parent not in found:
-                    found.add(parent)
-                    pending.append(parent)
-        return found
-
-    def _reach(self, start: int, stops: Collection[int], within: set[int]) -> set[int]:
-        """The stops that moral paths from the start reach first."""
-        reached, seen, families, pending = set(), {start}, set(), [start]
-        while pending:
-            for family in self._member[pending.pop()]:
-                if family not in within or family in families:
-                    continue
-                families.add(family)
-                for v in self._families[family]:
-                    if v in seen:
-                        continue
-                    seen.add(v)
-                    if v in stops:
-                        reached.add(v)
-                    else:
-                        pending.append(v)
-        return reached
 
 
 def check(
@@ -434,7 +288,7 @@ class _Part:
         self.weights = None if dataset.weights is None else dataset.weights / dataset.weights.mean()
         self.groups = dataset.groups
         kept = [name for name in dataset.columns if schema[name].kind != "image"]
-        self.separators = _Separators(graph, kept, dataset.do)
+        self.separators = Separators(graph, kept, dataset.do)
         self.num_pairs = len(kept) * (len(kept) - 1) // 2
         self._values = encode(dataset, {name: schema[name] for name in kept})
         self._scores: dict[str, Floats] = {}
@@ -448,7 +302,7 @@ class _Part:
         categorical = all(self.schema[name].kind == "categorical" for name in (one.x, one.y, *one.given))
         strata = self._strata(one.given) if categorical else None
         if strata is not None and self.weights is None and self.groups is None:
-            return _table_test(self._values[one.x], self._values[one.y], strata)
+            return table_test(self._values[one.x], self._values[one.y], strata)
         return self._residual_test(one, strata)
 
     def _strata(self, given: Sequence[str]) -> Codes:
@@ -467,13 +321,13 @@ class _Part:
         left: Callable[[Floats], Floats]
         if strata is not None and int(strata.max()) < most:
             fitted = int(strata.max()) + 1
-            left = functools.partial(_centred, strata=strata, weights=self.weights)
+            left = functools.partial(centred, strata=strata, weights=self.weights)
         else:
             features = self._features(one.given, most)
             if features is None:
                 return None
             fitted = features.shape[1]
-            left = functools.partial(_regressed, features=features, weights=self.weights)
+            left = functools.partial(regressed, features=features, weights=self.weights)
         residuals = [left(block) for block in columns]
         if any(not block.size or block.var() < _DETERMINED for block in residuals):
             return None
@@ -486,7 +340,7 @@ class _Part:
         products = residuals[0].shape[1] * residuals[1].shape[1]
         if units < max(_FEWEST_UNITS, _ROWS_PER_PRODUCT * products):
             return None
-        return _covariance_test(residuals[0], residuals[1], fitted, self.weights, self.groups)
+        return covariance_test(residuals[0], residuals[1], fitted, self.weights, self.groups)
 
     def _normal_scores(self, name: str) -> Floats:
         if name not in self._scores:
@@ -535,7 +389,7 @@ class _Part:
             for second in leading[:i]:
                 size += first.shape[1] * second.shape[1]
                 if size <= most:
-                    single.append(_products(first, second))
+                    single.append(products(first, second))
         if len(given) > 1 and size < most:
             # ramps in random directions: what no sum of functions of one or two variables is
             blocks = np.hstack(leading)
@@ -544,232 +398,3 @@ class _Part:
             directions = rng.normal(size=(blocks.shape[1], ramps)) / math.sqrt(len(given))
             single.append(np.maximum(blocks @ directions + rng.normal(size=ramps), 0.0))
         return np.hstack(single)
-
-
-def _products(a: Floats, b: Floats) -> Floats:
-    """All products of a column of ``a`` and one of ``b``, ``[n, p · q]``."""
-    return np.asarray((a[:, :, None] * b[:, None, :]).reshape(len(a), -1))
-
-
-def _table_test(x: Codes, y: Codes, strata: Codes) -> dict[str, Any] | None:
-    """Pearson's statistic within strata, with less weight for rare levels, and its exact mean and variance.
-
-    The statistic of a stratum of n rows is the sum of (O - E)^2 a b over the cells, where O is a cell's count, E the
-    product of its margins r and c by n, a = 1 / (r + k), and b = 1 / (c + k); with k = 0 it is Pearson's by n. One row
-    in a cell where next to none is expected would decide Pearson's alone, so k is the root of n by 2.
-    """
-    n, rows, columns, count = len(x), int(x.max()) + 1, int(y.max()) + 1, int(strata.max()) + 1
-    cells, observed = np.unique((strata * rows + x) * columns + y, return_counts=True)
-    row_totals = np.bincount(strata * rows + x, minlength=count * rows).reshape(count, rows)
-    column_totals = np.bincount(strata * columns + y, minlength=count * columns).reshape(count, columns)
-    where, row, column = cells // (rows * columns), cells // columns % rows, cells % columns
-    size = row_totals.sum(axis=1).astype(np.float64)
-    damping = np.sqrt(size)[:, None] / 2
-    left, right = _Margin(row_totals, damping, size), _Margin(column_totals, damping, size)
-    used = (size >= _STRATUM_ROWS) & (left.kinds > 1) & (right.kinds > 1)
-    if not used.any():
-        return None
-    expected = row_totals[where, row] * column_totals[where, column] / size[where]
-    information = np.bincount(where, observed * np.log(observed / expected), minlength=count)[used].sum() / n
-
-    # (O - E)^2 over the cells that hold rows, and E^2 over all others
-    weight = left.weights[where, row] * right.weights[where, column]
-    differences = np.bincount(where, weight * ((observed - expected) ** 2 - expected**2), minlength=count)
-    squares = (left.weights * row_totals**2).sum(axis=1) * (right.weights * column_totals**2).sum(axis=1) / size**2
-    mean, variance = _permutation_moments(left, right, size, used)
-    # strata count by their rows, as they do in Pearson's statistic
-    statistic = float((size * (differences + squares))[used].sum())
-    center, spread = float((size[used] * mean).sum()), float((size[used] ** 2 * variance).sum())
-    if spread <= 1e-9 * center**2 / n:
-        # every table with these margins has the same statistic
-        return None
-    dof = 2 * center**2 / spread
-    statistic *= dof / center
-    chance = ((left.kinds - 1) * (right.kinds - 1))[used].sum() / (2 * n)
-    return {
-        "test": "table",
-        "statistic": statistic,
-        "dof": dof,
-        "log_p": log_gamma_tail(dof / 2, statistic / 2),
-        "effect": max(0.0, float(information - chance)),
-    }
-
-
-class _Margin:
-    """One variable's levels in every stratum, as the kernel that is a weight where two rows have the same level.
-
-    Attributes:
-        weights: Of the levels, ``[strata, levels]``.
-        kinds: Number of levels that occur.
-        trace: Of the kernel after centring, ``[strata]``.
-        square: Sum of its squared entries.
-        diagonal: Sum of its squared diagonal entries.
-    """
-
-    def __init__(self, totals: Codes, damping: Floats, size: Floats) -> None:
-        self.weights: Floats = 1 / (totals + damping)
-        self.kinds = (totals > 0).sum(axis=1)
-        weighted, share = self.weights * totals, totals / size[:, None]
-        inner = (weighted * totals).sum(axis=1) / size
-        self.trace = (weighted * (1 - share)).sum(axis=1)
-        self.square = inner**2 + (weighted**2 * (1 - 2 * share)).sum(axis=1)
-        entries = self.weights * (1 - 2 * share) + (inner / size)[:, None]
-        self.diagonal = (totals * entries**2).sum(axis=1)
-
-
-def _permutation_moments(left: _Margin, right: _Margin, size: Floats, used: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Mean and variance of the trace of the product of two centred kernels over all permutations of the rows."""
-    n = size[used]
-    mean = left.trace[used] * right.trace[used] / (n - 1)
-    pairs, fourth = np.ones_like(n), np.ones_like(n)
-    for side in (left, right):
-        trace, square, diagonal = side.trace[used], side.square[used], side.diagonal[used]
-        pairs *= (n - 1) * square - trace**2
-        fourth *= n * (n + 1) * diagonal - (n - 1) * (trace**2 + 2 * square)
-    variance = 2 * pairs / ((n - 1) ** 2 * (n + 1) * (n - 2)) + fourth / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3))
-    return mean, variance
-
-
-def _centred(columns: Floats, strata: Codes, weights: Floats | None) -> Floats:
-    """Columns less their means within strata."""
-    mass = np.bincount(strata, weights)
-    sums = [
-        np.bincount(strata, columns[:, j] if weights is None else columns[:, j] * weights)
-        for j in range(columns.shape[1])
-    ]
-    return np.asarray(columns - np.stack([total / mass for total in sums], axis=1)[strata])
-
-
-def _regressed(columns: Floats, features: Floats, weights: Floats | None) -> Floats:
-    """Columns less their least-squares fit by the features."""
-    weighted = features if weights is None else features * weights[:, None]
-    gram = features.T @ weighted
-    scale = 1 / np.sqrt(np.maximum(np.diag(gram), _TINY))
-    inverse = np.linalg.pinv(gram * scale[:, None] * scale, rcond=1e-10, hermitian=True) * scale[:, None] * scale
-    return np.asarray(columns - features @ (inverse @ (weighted.T @ columns)))
-
-
-def _covariance_test(
-    x: Floats, y: Floats, fitted: int, weights: Floats | None, groups: Codes | None
-) -> dict[str, Any] | None:
-    """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them."""
-    n, p, q = len(x), x.shape[1], y.shape[1]
-    scores = _products(x, y)
-    if weights is not None:
-        scores *= weights[:, None]
-    if groups is not None:
-        scores = np.stack([np.bincount(groups, scores[:, j]) for j in range(p * q)], axis=1)
-    units = len(scores)
-    mean = scores.mean(axis=0)
-    # residuals are too small by what was fitted to them
-    covariance = np.atleast_2d(np.cov(scores, rowvar=False)) * (n / (n - fitted))
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > 1e-9 * max(values.max(), _TINY)
-    rank = int(kept.sum())
-    if values.max() <= 1e-12 or units <= rank:
-        return None
-    squared = units * float((((mean @ vectors)[kept]) ** 2 / values[kept]).sum())
-    log_p = log_f_tail(squared * (units - rank) / (rank * (units - 1)), rank, units - rank)
-    both = np.hstack([x, y])
-    moments = both.T @ (both if weights is None else both * weights[:, None]) / n
-    inner = _log_determinant(moments[:p, :p]) + _log_determinant(moments[p:, p:]) - _log_determinant(moments)
-    return {
-        "test": "residuals",
-        "statistic": squared,
-        "dof": float(rank),
-        "log_p": log_p,
-        "effect": max(0.0, inner / 2 - rank / (2 * units)),
-    }
-
-
-def _log_determinant(matrix: Floats) -> float:
-    """Of the correlations of what varies at all, so that the three determinants of one ratio fit."""
-    ridge = 1e-9 * np.diag(np.maximum(np.diag(matrix), 1e-9))
-    return float(np.linalg.slogdet(matrix + ridge)[1])
-
-
-def log_gamma_tail(shape: float, x: float) -> float:
-    """Log of P(G > x) for a gamma variable of unit scale, also where the probability underflows.
-
-    Args:
-        shape: Positive; half the degrees of freedom where x is half a χ² statistic.
-        x: The value.
-
-    References:
-        Abramowitz & Stegun (1964), Handbook of Mathematical Functions, 6.5.29 and 6.5.31.
-
-    Example:
-        >>> round(log_gamma_tail(1.0, 5_000.0), 9)
-        -5000.0
-    """
-    if x <= 0:
-        return 0.0
-    front = shape * math.log(x) - x - math.lgamma(shape)
-    if x < shape + 1:
-        term = total = 1 / shape
-        k = shape
-        while term > total * 1e-17:
-            k += 1
-            term *= x / k
-            total += term
-        return math.log(max(1 - math.exp(front + math.log(total)), _TINY))
-    # the continued fraction by its convergents from the front (Lentz)
-    b = x + 1 - shape
-    c, d = 1 / _TINY, 1 / b
-    fraction = d
-    for k in range(1, 100_000):
-        a = -k * (k - shape)
-        b += 2
-        d = 1 / _nonzero(a * d + b)
-        c = _nonzero(b + a / c)
-        fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return min(0.0, front + math.log(fraction))
-
-
-def log_f_tail(x: float, upper: float, lower: float) -> float:
-    """Log of P(F > x) for Fisher's F, also where the probability underflows.
-
-    Args:
-        x: The value.
-        upper: Degrees of freedom of the numerator.
-        lower: Degrees of freedom of the denominator.
-
-    References:
-        Abramowitz & Stegun (1964), Handbook of Mathematical Functions, 26.5.8 and 26.6.2.
-
-    Example:
-        >>> round(math.exp(log_f_tail(3.0, 2, 4)), 9)
-        0.16
-    """
-    if x <= 0:
-        return 0.0
-    a, b = lower / 2, upper / 2
-    inside, outside = lower / (lower + upper * x), upper * x / (lower + upper * x)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(inside) + b * math.log(outside)
-    if inside < (a + 1) / (a + b + 2):
-        return min(0.0, front + math.log(_beta_fraction(a, b, inside) / a))
-    return math.log(max(1 - math.exp(front) * _beta_fraction(b, a, outside) / b, _TINY))
-
-
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function (Lentz)."""
-    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, 100_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1 / _nonzero(1 + even * d)
-        c = _nonzero(1 + even / c)
-        fraction *= c * d
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1 / _nonzero(1 + odd * d)
-        c = _nonzero(1 + odd / c)
-        fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return fraction
-
-
-def _nonzero(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY

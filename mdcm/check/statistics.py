@@ -1,0 +1,249 @@
+"""Tests of conditional independence: tables within strata, covariances of residuals, and tails without underflow."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Codes = NDArray[np.int64]
+
+__all__ = ["centred", "covariance_test", "log_f_tail", "log_gamma_tail", "products", "regressed", "table_test"]
+
+# fewer rows than this in a stratum show nothing: the variance has no formula
+_STRATUM_ROWS = 4
+_TINY = 1e-300
+
+
+def products(a: Floats, b: Floats) -> Floats:
+    """All products of a column of ``a`` and one of ``b``, ``[n, p · q]``."""
+    return np.asarray((a[:, :, None] * b[:, None, :]).reshape(len(a), -1))
+
+
+def table_test(x: Codes, y: Codes, strata: Codes) -> dict[str, Any] | None:
+    """Pearson's statistic within strata, with less weight for rare levels, and its exact mean and variance.
+
+    The statistic of a stratum of n rows is the sum of (O - E)^2 a b over the cells, where O is a cell's count, E the
+    product of its margins r and c by n, a = 1 / (r + k), and b = 1 / (c + k); with k = 0 it is Pearson's by n. One row
+    in a cell where next to none is expected would decide Pearson's alone, so k is the root of n by 2.
+    """
+    n, rows, columns, count = len(x), int(x.max()) + 1, int(y.max()) + 1, int(strata.max()) + 1
+    cells, observed = np.unique((strata * rows + x) * columns + y, return_counts=True)
+    row_totals = np.bincount(strata * rows + x, minlength=count * rows).reshape(count, rows)
+    column_totals = np.bincount(strata * columns + y, minlength=count * columns).reshape(count, columns)
+    where, row, column = cells // (rows * columns), cells // columns % rows, cells % columns
+    size = row_totals.sum(axis=1).astype(np.float64)
+    damping = np.sqrt(size)[:, None] / 2
+    left, right = _Margin(row_totals, damping, size), _Margin(column_totals, damping, size)
+    used = (size >= _STRATUM_ROWS) & (left.kinds > 1) & (right.kinds > 1)
+    if not used.any():
+        return None
+    expected = row_totals[where, row] * column_totals[where, column] / size[where]
+    information = np.bincount(where, observed * np.log(observed / expected), minlength=count)[used].sum() / n
+
+    # (O - E)^2 over the cells that hold rows, and E^2 over all others
+    weight = left.weights[where, row] * right.weights[where, column]
+    differences = np.bincount(where, weight * ((observed - expected) ** 2 - expected**2), minlength=count)
+    squares = (left.weights * row_totals**2).sum(axis=1) * (right.weights * column_totals**2).sum(axis=1) / size**2
+    mean, variance = _permutation_moments(left, right, size, used)
+    # strata count by their rows, as they do in Pearson's statistic
+    statistic = float((size * (differences + squares))[used].sum())
+    center, spread = float((size[used] * mean).sum()), float((size[used] ** 2 * variance).sum())
+    if spread <= 1e-9 * center**2 / n:
+        # every table with these margins has the same statistic
+        return None
+    dof = 2 * center**2 / spread
+    statistic *= dof / center
+    chance = ((left.kinds - 1) * (right.kinds - 1))[used].sum() / (2 * n)
+    return {
+        "test": "table",
+        "statistic": statistic,
+        "dof": dof,
+        "log_p": log_gamma_tail(dof / 2, statistic / 2),
+        "effect": max(0.0, float(information - chance)),
+    }
+
+
+class _Margin:
+    """One variable's levels in every stratum, as the kernel that is a weight where two rows have the same level.
+
+    Attributes:
+        weights: Of the levels, ``[strata, levels]``.
+        kinds: Number of levels that occur.
+        trace: Of the kernel after centring, ``[strata]``.
+        square: Sum of its squared entries.
+        diagonal: Sum of its squared diagonal entries.
+    """
+
+    def __init__(self, totals: Codes, damping: Floats, size: Floats) -> None:
+        self.weights: Floats = 1 / (totals + damping)
+        self.kinds = (totals > 0).sum(axis=1)
+        weighted, share = self.weights * totals, totals / size[:, None]
+        inner = (weighted * totals).sum(axis=1) / size
+        self.trace = (weighted * (1 - share)).sum(axis=1)
+        self.square = inner**2 + (weighted**2 * (1 - 2 * share)).sum(axis=1)
+        entries = self.weights * (1 - 2 * share) + (inner / size)[:, None]
+        self.diagonal = (totals * entries**2).sum(axis=1)
+
+
+def _permutation_moments(left: _Margin, right: _Margin, size: Floats, used: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Mean and variance of the trace of the product of two centred kernels over all permutations of the rows."""
+    n = size[used]
+    mean = left.trace[used] * right.trace[used] / (n - 1)
+    pairs, fourth = np.ones_like(n), np.ones_like(n)
+    for side in (left, right):
+        trace, square, diagonal = side.trace[used], side.square[used], side.diagonal[used]
+        pairs *= (n - 1) * square - trace**2
+        fourth *= n * (n + 1) * diagonal - (n - 1) * (trace**2 + 2 * square)
+    variance = 2 * pairs / ((n - 1) ** 2 * (n + 1) * (n - 2)) + fourth / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3))
+    return mean, variance
+
+
+def centred(columns: Floats, strata: Codes, weights: Floats | None) -> Floats:
+    """Columns less their means within strata."""
+    mass = np.bincount(strata, weights)
+    sums = [
+        np.bincount(strata, columns[:, j] if weights is None else columns[:, j] * weights)
+        for j in range(columns.shape[1])
+    ]
+    return np.asarray(columns - np.stack([total / mass for total in sums], axis=1)[strata])
+
+
+def regressed(columns: Floats, features: Floats, weights: Floats | None) -> Floats:
+    """Columns less their least-squares fit by the features."""
+    weighted = features if weights is None else features * weights[:, None]
+    gram = features.T @ weighted
+    scale = 1 / np.sqrt(np.maximum(np.diag(gram), _TINY))
+    inverse = np.linalg.pinv(gram * scale[:, None] * scale, rcond=1e-10, hermitian=True) * scale[:, None] * scale
+    return np.asarray(columns - features @ (inverse @ (weighted.T @ columns)))
+
+
+def covariance_test(
+    x: Floats, y: Floats, fitted: int, weights: Floats | None, groups: Codes | None
+) -> dict[str, Any] | None:
+    """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them."""
+    n, p, q = len(x), x.shape[1], y.shape[1]
+    scores = products(x, y)
+    if weights is not None:
+        scores *= weights[:, None]
+    if groups is not None:
+        scores = np.stack([np.bincount(groups, scores[:, j]) for j in range(p * q)], axis=1)
+    units = len(scores)
+    mean = scores.mean(axis=0)
+    # residuals are too small by what was fitted to them
+    covariance = np.atleast_2d(np.cov(scores, rowvar=False)) * (n / (n - fitted))
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > 1e-9 * max(values.max(), _TINY)
+    rank = int(kept.sum())
+    if values.max() <= 1e-12 or units <= rank:
+        return None
+    squared = units * float((((mean @ vectors)[kept]) ** 2 / values[kept]).sum())
+    log_p = log_f_tail(squared * (units - rank) / (rank * (units - 1)), rank, units - rank)
+    both = np.hstack([x, y])
+    moments = both.T @ (both if weights is None else both * weights[:, None]) / n
+    inner = _log_determinant(moments[:p, :p]) + _log_determinant(moments[p:, p:]) - _log_determinant(moments)
+    return {
+        "test": "residuals",
+        "statistic": squared,
+        "dof": float(rank),
+        "log_p": log_p,
+        "effect": max(0.0, inner / 2 - rank / (2 * units)),
+    }
+
+
+def _log_determinant(matrix: Floats) -> float:
+    """Of the correlations of what varies at all, so that the three determinants of one ratio fit."""
+    ridge = 1e-9 * np.diag(np.maximum(np.diag(matrix), 1e-9))
+    return float(np.linalg.slogdet(matrix + ridge)[1])
+
+
+def log_gamma_tail(shape: float, x: float) -> float:
+    """Log of P(G > x) for a gamma variable of unit scale, also where the probability underflows.
+
+    Args:
+        shape: Positive; half the degrees of freedom where x is half a χ² statistic.
+        x: The value.
+
+    References:
+        Abramowitz & Stegun (1964), Handbook of Mathematical Functions, 6.5.29 and 6.5.31.
+
+    Example:
+        >>> round(log_gamma_tail(1.0, 5_000.0), 9)
+        -5000.0
+    """
+    if x <= 0:
+        return 0.0
+    front = shape * math.log(x) - x - math.lgamma(shape)
+    if x < shape + 1:
+        term = total = 1 / shape
+        k = shape
+        while term > total * 1e-17:
+            k += 1
+            term *= x / k
+            total += term
+        return math.log(max(1 - math.exp(front + math.log(total)), _TINY))
+    # the continued fraction by its convergents from the front (Lentz)
+    b = x + 1 - shape
+    c, d = 1 / _TINY, 1 / b
+    fraction = d
+    for k in range(1, 100_000):
+        a = -k * (k - shape)
+        b += 2
+        d = 1 / _nonzero(a * d + b)
+        c = _nonzero(b + a / c)
+        fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return min(0.0, front + math.log(fraction))
+
+
+def log_f_tail(x: float, upper: float, lower: float) -> float:
+    """Log of P(F > x) for Fisher's F, also where the probability underflows.
+
+    Args:
+        x: The value.
+        upper: Degrees of freedom of the numerator.
+        lower: Degrees of freedom of the denominator.
+
+    References:
+        Abramowitz & Stegun (1964), Handbook of Mathematical Functions, 26.5.8 and 26.6.2.
+
+    Example:
+        >>> round(math.exp(log_f_tail(3.0, 2, 4)), 9)
+        0.16
+    """
+    if x <= 0:
+        return 0.0
+    a, b = lower / 2, upper / 2
+    inside, outside = lower / (lower + upper * x), upper * x / (lower + upper * x)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(inside) + b * math.log(outside)
+    if inside < (a + 1) / (a + b + 2):
+        return min(0.0, front + math.log(_beta_fraction(a, b, inside) / a))
+    return math.log(max(1 - math.exp(front) * _beta_fraction(b, a, outside) / b, _TINY))
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """The continued fraction of the incomplete beta function (Lentz)."""
+    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 100_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1 / _nonzero(1 + even * d)
+        c = _nonzero(1 + even / c)
+        fraction *= c * d
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        d = 1 / _nonzero(1 + odd * d)
+        c = _nonzero(1 + odd / c)
+        fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return fraction
+
+
+def _nonzero(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY
