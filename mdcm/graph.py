@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdcm import _core
+from mdcm.edges import (
+    ARROW,
+    NO_HUBS,
+    NOWHERE,
+    Edge,
+    Places,
+    as_pairs,
+    check_names,
+    fresh_name,
+    hub_arrays,
+    latent_children,
+    name_pairs,
+    pair_ends,
+    raise_fault,
+    sorted_pairs,
+    suggestion,
+)
 from mdcm.errors import GraphError
 from mdcm.formats import (
     GraphRecord,
-    Place,
     format_arrows,
     format_dagitty,
     format_dot,
@@ -34,9 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["ADMG", "read_graph"]
 
 Names = str | Iterable[str]
-Edge = tuple[str, str]
-
-_ARROW = {"directed": "->", "bidirected": "<->"}
 
 
 class ADMG:
@@ -95,7 +107,7 @@ class ADMG:
         bidirected: Iterable[Edge] = (),
         latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None = None,
     ) -> None:
-        self._build(nodes, tuple(directed), tuple(bidirected), latents, _NOWHERE)
+        self._build(nodes, tuple(directed), tuple(bidirected), latents, NOWHERE)
 
     def _build(
         self,
@@ -103,9 +115,9 @@ class ADMG:
         directed: tuple[Edge, ...],
         bidirected: tuple[Edge, ...],
         latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None,
-        places: _Places,
+        places: Places,
     ) -> None:
-        hidden = _latent_children(latents) if latents else {}
+        hidden = latent_children(latents) if latents else {}
         if isinstance(nodes, str):
             raise GraphError(f"nodes is the text {nodes!r}; give a list of names, or use ADMG.from_string")
         if nodes is None:
@@ -115,15 +127,15 @@ class ADMG:
             names = tuple(nodes)
         every = names + tuple(hidden)
         index = {name: i for i, name in enumerate(every)}
-        _check_names(names, hidden, index)
+        check_names(names, hidden, index)
         if hidden:
             directed += tuple((name, child) for name, children in hidden.items() for child in children)
-        arrays = _pair_ends(index, "directed", directed, places) + _pair_ends(index, "bidirected", bidirected, places)
-        directed, bidirected = _as_pairs(directed), _as_pairs(bidirected)
+        arrays = pair_ends(index, "directed", directed, places) + pair_ends(index, "bidirected", bidirected, places)
+        directed, bidirected = as_pairs(directed), as_pairs(bidirected)
         try:
-            core = _core.Admg(len(every), *arrays, *_NO_HUBS)
+            core = _core.Admg(len(every), *arrays, *NO_HUBS)
         except _core.GraphFault as fault:
-            _raise_fault(fault, every, directed, bidirected, places)
+            raise_fault(fault, every, directed, bidirected, places)
         if core.num_directed < len(directed):
             directed = tuple(dict.fromkeys(directed))
         self.nodes = names
@@ -157,9 +169,9 @@ class ADMG:
         self.latents = tuple((name, tuple(group)) for name, group in children.items() if len(group) > 1)
         self._core = _core.Admg(
             len(self.nodes),
-            *_pair_ends(self._index, "directed", self._directed, _NOWHERE),
-            *_pair_ends(self._index, "bidirected", self._bidirected, _NOWHERE),
-            *_hub_arrays([[self._index[child] for child in children] for _, children in self.latents]),
+            *pair_ends(self._index, "directed", self._directed, NOWHERE),
+            *pair_ends(self._index, "bidirected", self._bidirected, NOWHERE),
+            *hub_arrays([[self._index[child] for child in children] for _, children in self.latents]),
         )
 
     def _adopt_projection(
@@ -185,7 +197,7 @@ class ADMG:
         origins = found["latent_origin"].tolist()
         if not origins:
             return
-        pairs = _sorted_pairs(bidirected, {name: i for i, name in enumerate(names)})
+        pairs = sorted_pairs(bidirected, {name: i for i, name in enumerate(names)})
         taken = set(names)
         offsets, children = (array.tolist() for array in hub_arrays)
         latents = []
@@ -195,7 +207,7 @@ class ADMG:
             elif origin < len(hubs) + len(names):
                 name = names[origin - len(hubs)]
             else:
-                name = _fresh_name(pairs[origin - len(hubs) - len(names)], taken)
+                name = fresh_name(pairs[origin - len(hubs) - len(names)], taken)
             latents.append((name, tuple(self.nodes[i] for i in children[offsets[k] : offsets[k + 1]])))
         self.latents = tuple(latents)
 
@@ -228,7 +240,7 @@ class ADMG:
     @classmethod
     def _from_record(cls, record: GraphRecord) -> ADMG:
         graph = cls.__new__(cls)
-        places = _Places(record.directed_places, record.bidirected_places)
+        places = Places(record.directed_places, record.bidirected_places)
         graph._build(record.nodes, record.directed, record.bidirected, dict.fromkeys(record.latents, ()), places)
         return graph
 
@@ -339,7 +351,7 @@ class ADMG:
         for name in positions or ():
             if name not in self._index and name not in latents:
                 known = (*self.nodes, *latents)
-                raise GraphError(f"there is a position for {name!r}, which is no node{_suggestion(name, known)}")
+                raise GraphError(f"there is a position for {name!r}, which is no node{suggestion(name, known)}")
         return GraphRecord(
             self.nodes, self.directed + from_latents, self.bidirected, latents, positions=dict(positions or {})
         )
@@ -420,7 +432,7 @@ class ADMG:
         graph = cls.__new__(cls)
         graph.nodes, graph.latents, graph._confounders, graph._closure = names, (), None, None
         graph._index = {name: i for i, name in enumerate(names)}
-        _check_names(names, {}, graph._index)
+        check_names(names, {}, graph._index)
         no_edges = np.zeros((2, 0), dtype=np.int32)
         ends = []
         for what, given in (("directed", directed), ("bidirected", no_edges if bidirected is None else bidirected)):
@@ -430,17 +442,17 @@ class ADMG:
                 raise GraphError(f"{what} must be an array of integers of the shape [2, number of edges], not {shape}")
             if array.size and not 0 <= array.min() <= array.max() < len(names):
                 i = int(np.flatnonzero(((array < 0) | (array >= len(names))).any(0))[0])
-                edge = f"{array[0, i]} {_ARROW[what]} {array[1, i]}"
+                edge = f"{array[0, i]} {ARROW[what]} {array[1, i]}"
                 raise GraphError(f"{what} edge {i} is {edge}, but nodes are numbered from 0 to {len(names) - 1}")
             ends += [np.ascontiguousarray(row, dtype=np.int32) for row in array]
         tails, heads, first, second = graph._ends = tuple(ends)
         graph._directed = graph._bidirected = None
         try:
-            graph._core = _core.Admg(len(names), tails, heads, first, second, *_hub_arrays(()))
+            graph._core = _core.Admg(len(names), tails, heads, first, second, *hub_arrays(()))
         except _core.GraphFault as fault:
-            _raise_fault(fault, names, _name_pairs(names, tails, heads), _name_pairs(names, first, second), _NOWHERE)
+            raise_fault(fault, names, name_pairs(names, tails, heads), name_pairs(names, first, second), NOWHERE)
         if graph._core.num_directed < len(tails):
-            graph._directed = tuple(dict.fromkeys(_name_pairs(names, tails, heads)))
+            graph._directed = tuple(dict.fromkeys(name_pairs(names, tails, heads)))
         return graph
 
     @property
@@ -461,14 +473,14 @@ class ADMG:
     def directed(self) -> tuple[Edge, ...]:
         """Directed edges as pairs of names, in insertion order."""
         if self._directed is None:
-            self._directed = _name_pairs(self.nodes, *self._ends[:2])
+            self._directed = name_pairs(self.nodes, *self._ends[:2])
         return self._directed
 
     @property
     def bidirected(self) -> tuple[Edge, ...]:
         """Bidirected edges as pairs of names, in insertion order; latents with a name are not among them."""
         if self._bidirected is None:
-            self._bidirected = _name_pairs(self.nodes, *self._ends[2:])
+            self._bidirected = name_pairs(self.nodes, *self._ends[2:])
         return self._bidirected
 
     @property
@@ -480,7 +492,7 @@ class ADMG:
         """
         if self._confounders is None:
             taken = {*self.nodes, *(name for name, _ in self.latents)}
-            pairs = tuple((_fresh_name(pair, taken), pair) for pair in self.bidirected)
+            pairs = tuple((fresh_name(pair, taken), pair) for pair in self.bidirected)
             self._confounders = self.latents + pairs
         return self._confounders
 
@@ -791,7 +803,7 @@ class ADMG:
             return [index[name] for name in names]
         except (KeyError, TypeError):
             unknown = next(name for name in names if not isinstance(name, str) or name not in index)
-            raise GraphError(f"the graph has no node {unknown!r}{_suggestion(unknown, self.nodes)}") from None
+            raise GraphError(f"the graph has no node {unknown!r}{suggestion(unknown, self.nodes)}") from None
 
     def _named(self, indices: NDArray[np.int32]) -> set[str]:
         return {self.nodes[v] for v in indices.tolist()}
@@ -876,163 +888,9 @@ def _hiding(record: GraphRecord, names: Names) -> GraphRecord:
     known = dict.fromkeys((*record.nodes, *record.latents))
     for name in hide:
         if name not in known:
-            raise GraphError(f"the graph has no node {name!r} to hide{_suggestion(name, known)}")
+            raise GraphError(f"the graph has no node {name!r} to hide{suggestion(name, known)}")
     return dataclasses.replace(
         record,
         nodes=tuple(name for name in record.nodes if name not in hide),
         latents=record.latents + tuple(name for name in record.nodes if name in hide),
     )
-
-
-class _Places:
-    """Where edges stand in a text; nowhere for edges that come from elsewhere."""
-
-    def __init__(self, directed: Sequence[Place] = (), bidirected: Sequence[Place] = ()) -> None:
-        self._places = {"directed": directed, "bidirected": bidirected}
-
-    def fail(
-        self,
-        message: str,
-        kind: str = "directed",
-        i: int = 0,
-        *,
-        edge: Edge | None = None,
-        cycle: tuple[str, ...] | None = None,
-    ) -> NoReturn:
-        places = self._places[kind]
-        line, column = places[i] if i < len(places) else (None, None)
-        where = f"line {line}, column {column}: " if line is not None else ""
-        raise GraphError(where + message, cycle=cycle, edge=edge, line=line, column=column)
-
-
-_NOWHERE = _Places()
-
-
-def _latent_children(
-    latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]],
-) -> dict[str, dict[str, None]]:
-    """Each latent's children, in order."""
-    hidden: dict[str, dict[str, None]] = {}
-    for name, children in latents.items() if isinstance(latents, Mapping) else latents:
-        if name in hidden:
-            raise GraphError(f"the latent {name!r} is given twice")
-        if isinstance(children, str):
-            raise GraphError(f"the children of the latent {name!r} are the text {children!r}; give a list of names")
-        hidden[name] = dict.fromkeys(children)
-    return hidden
-
-
-def _check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], index: Mapping[str, int]) -> None:
-    try:
-        fine = all(map(str.strip, index))
-    except TypeError:  # not text
-        fine = False
-    if not fine:
-        for what, group in (("node", names), ("latent", tuple(hidden))):
-            for i, name in enumerate(group):
-                if not isinstance(name, str):
-                    raise GraphError(f"{what} {i} is {name!r}: names are text")
-                if not name.strip():
-                    raise GraphError(f"{what} {i} has an empty name")
-    if len(index) < len(names) + len(hidden):
-        counted: set[str] = set()
-        for name in (*names, *hidden):
-            if name in counted:
-                both = " as a node and as a latent" if name in hidden and name in names else ""
-                raise GraphError(f"the node {name!r} is given twice{both}")
-            counted.add(name)
-    for name, children in hidden.items():
-        for child in children:
-            if child not in index:
-                message = f"the latent {name!r} has the child {child!r}, which is not a node"
-                raise GraphError(message + _suggestion(child, index), edge=(name, child))
-            if child == name:
-                raise GraphError(f"the latent {name!r} is its own child", edge=(name, name))
-
-
-def _pair_ends(
-    index: dict[str, int], kind: str, pairs: tuple[Edge, ...], places: _Places
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    ends = _core.index_pairs(index, pairs)
-    if ends is not None:
-        return ends
-    arrow = _ARROW[kind]
-    for i, pair in enumerate(pairs):
-        if isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
-            places.fail(f"{kind} edge {i} is {pair!r}: an edge is a pair of names", kind, i)
-        for name in pair:
-            if not isinstance(name, str) or name not in index:
-                edge = (str(pair[0]), str(pair[1]))
-                message = f"the edge {pair[0]} {arrow} {pair[1]} names {name!r}, which is not a node"
-                places.fail(message + _suggestion(name, index), kind, i, edge=edge)
-    raise AssertionError("every pair has two known names")
-
-
-def _raise_fault(
-    fault: _core.GraphFault,
-    names: Sequence[str],
-    directed: tuple[Edge, ...],
-    bidirected: tuple[Edge, ...],
-    places: _Places,
-) -> NoReturn:
-    """Says in names what the compiled graph refused."""
-    what, nodes, at = fault.args
-    named = tuple(names[v] for v in nodes)
-    if what == "cycle":
-        cycle = (*named, named[0])
-        steps = set(itertools.pairwise(cycle))
-        last = max(i for i, edge in enumerate(directed) if edge in steps)
-        shown = cycle if len(cycle) <= 12 else (*cycle[:8], f"... ({len(named)} nodes)", cycle[-1])
-        message = f"the directed edges have a cycle: {' -> '.join(shown)}"
-        places.fail(message, "directed", last, cycle=cycle, edge=directed[last])
-    if what == "self-loop":
-        edge = (named[0], named[0])
-        kind = "directed" if edge in directed[at : at + 1] else "bidirected"
-        places.fail(f"the edge {named[0]} {_ARROW[kind]} {named[0]} joins a node to itself", kind, at, edge=edge)
-    if what == "repeated pair":
-        message = (
-            f"the bidirected edge {named[0]} <-> {named[1]} is given twice; one edge is one hidden confounder, "
-            f"and a second one of the same pair adds nothing"
-        )
-        places.fail(message, "bidirected", at, edge=bidirected[at])
-    places.fail(f"the graph cannot be built: {what}")
-
-
-def _as_pairs(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
-    if set(map(type, edges)) <= {tuple}:
-        return edges
-    return tuple((edge[0], edge[1]) for edge in edges)
-
-
-def _hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    rows = list(hubs)
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return offsets, np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32)
-
-
-_NO_HUBS = _hub_arrays(())
-
-
-def _name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> tuple[Edge, ...]:
-    return tuple((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
-
-
-def _sorted_pairs(pairs: Iterable[Edge], index: Mapping[str, int]) -> list[Edge]:
-    """Bidirected edges in the order in which the compiled graph counts them."""
-    return sorted(
-        ((a, b) if index[a] < index[b] else (b, a) for a, b in pairs), key=lambda e: (index[e[0]], index[e[1]])
-    )
-
-
-def _fresh_name(pair: Edge, taken: set[str]) -> str:
-    name = f"U[{pair[0]},{pair[1]}]"
-    while name in taken:
-        name += "'"
-    taken.add(name)
-    return name
-
-
-def _suggestion(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -88,7 +88,7 @@ class Estimand:
 
         Example:
             >>> identify("Z -> X -> Y; Z -> Y", "P(Y | do(X))").estimand.latex()
-            '\\sum_{Z} P(Y \\mid X, Z)\\, P(Z)'
+            '\\sum_{Z} P(Z)\\, P(Y \\mid Z, X)'
         """
         return self._text(latex=True)
 
@@ -268,7 +268,7 @@ def identify(graph: ADMG | str, query: str | language.Expression) -> Identificat
 
     Example:
         >>> print(identify("D -> I -> A; D <-> A", "P(A | do(D))"))
-        P(A | do(D)) = sum_{I} P(I | D) sum_{D'} P(A | D', I) P(D')
+        P(A | do(D)) = sum_{I} P(I | D) sum_{D'} P(D') P(A | D', I)
         >>> print(identify("X -> Y; X <-> Y", "P(Y | do(X))"))
         not identifiable from P(V): F' = {Y} inside F = {X, Y}
     """

@@ -1,0 +1,199 @@
+"""Edges between the names of a text or a list and the integers of the compiled graph, with messages that say where."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdcm import _core
+from mdcm.errors import GraphError
+
+__all__ = [
+    "ARROW",
+    "NOWHERE",
+    "NO_HUBS",
+    "Edge",
+    "Places",
+    "as_pairs",
+    "check_names",
+    "fresh_name",
+    "hub_arrays",
+    "latent_children",
+    "name_pairs",
+    "pair_ends",
+    "raise_fault",
+    "sorted_pairs",
+    "suggestion",
+]
+
+Edge = tuple[str, str]
+Place = tuple[int, int]
+
+ARROW = {"directed": "->", "bidirected": "<->"}
+
+
+class Places:
+    """Where edges stand in a text; nowhere for edges that come from elsewhere."""
+
+    def __init__(self, directed: Sequence[Place] = (), bidirected: Sequence[Place] = ()) -> None:
+        self._places = {"directed": directed, "bidirected": bidirected}
+
+    def fail(
+        self,
+        message: str,
+        kind: str = "directed",
+        i: int = 0,
+        *,
+        edge: Edge | None = None,
+        cycle: tuple[str, ...] | None = None,
+    ) -> NoReturn:
+        """Raises a GraphError at the place of an edge, with its evidence."""
+        places = self._places[kind]
+        line, column = places[i] if i < len(places) else (None, None)
+        where = f"line {line}, column {column}: " if line is not None else ""
+        raise GraphError(where + message, cycle=cycle, edge=edge, line=line, column=column)
+
+
+NOWHERE = Places()
+
+
+def latent_children(
+    latents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]],
+) -> dict[str, dict[str, None]]:
+    """Each latent's children, in order."""
+    hidden: dict[str, dict[str, None]] = {}
+    for name, children in latents.items() if isinstance(latents, Mapping) else latents:
+        if name in hidden:
+            raise GraphError(f"the latent {name!r} is given twice")
+        if isinstance(children, str):
+            raise GraphError(f"the children of the latent {name!r} are the text {children!r}; give a list of names")
+        hidden[name] = dict.fromkeys(children)
+    return hidden
+
+
+def check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], index: Mapping[str, int]) -> None:
+    """Refuses names that are empty, given twice or no text, and latents whose children are no nodes."""
+    try:
+        fine = all(map(str.strip, index))
+    except TypeError:  # not text
+        fine = False
+    if not fine:
+        for what, group in (("node", names), ("latent", tuple(hidden))):
+            for i, name in enumerate(group):
+                if not isinstance(name, str):
+                    raise GraphError(f"{what} {i} is {name!r}: names are text")
+                if not name.strip():
+                    raise GraphError(f"{what} {i} has an empty name")
+    if len(index) < len(names) + len(hidden):
+        counted: set[str] = set()
+        for name in (*names, *hidden):
+            if name in counted:
+                both = " as a node and as a latent" if name in hidden and name in names else ""
+                raise GraphError(f"the node {name!r} is given twice{both}")
+            counted.add(name)
+    for name, children in hidden.items():
+        for child in children:
+            if child not in index:
+                message = f"the latent {name!r} has the child {child!r}, which is not a node"
+                raise GraphError(message + suggestion(child, index), edge=(name, child))
+            if child == name:
+                raise GraphError(f"the latent {name!r} is its own child", edge=(name, name))
+
+
+def pair_ends(
+    index: dict[str, int], kind: str, pairs: tuple[Edge, ...], places: Places
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The two ends of named edges as node numbers."""
+    ends = _core.index_pairs(index, pairs)
+    if ends is not None:
+        return ends
+    arrow = ARROW[kind]
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
+            places.fail(f"{kind} edge {i} is {pair!r}: an edge is a pair of names", kind, i)
+        for name in pair:
+            if not isinstance(name, str) or name not in index:
+                edge = (str(pair[0]), str(pair[1]))
+                message = f"the edge {pair[0]} {arrow} {pair[1]} names {name!r}, which is not a node"
+                places.fail(message + suggestion(name, index), kind, i, edge=edge)
+    raise AssertionError("every pair has two known names")
+
+
+def raise_fault(
+    fault: _core.GraphFault,
+    names: Sequence[str],
+    directed: tuple[Edge, ...],
+    bidirected: tuple[Edge, ...],
+    places: Places,
+) -> NoReturn:
+    """Says in names what the compiled graph refused."""
+    what, nodes, at = fault.args
+    named = tuple(names[v] for v in nodes)
+    if what == "cycle":
+        cycle = (*named, named[0])
+        steps = set(itertools.pairwise(cycle))
+        last = max(i for i, edge in enumerate(directed) if edge in steps)
+        shown = cycle if len(cycle) <= 12 else (*cycle[:8], f"... ({len(named)} nodes)", cycle[-1])
+        message = f"the directed edges have a cycle: {' -> '.join(shown)}"
+        places.fail(message, "directed", last, cycle=cycle, edge=directed[last])
+    if what == "self-loop":
+        edge = (named[0], named[0])
+        kind = "directed" if edge in directed[at : at + 1] else "bidirected"
+        places.fail(f"the edge {named[0]} {ARROW[kind]} {named[0]} joins a node to itself", kind, at, edge=edge)
+    if what == "repeated pair":
+        message = (
+            f"the bidirected edge {named[0]} <-> {named[1]} is given twice; one edge is one hidden confounder, "
+            f"and a second one of the same pair adds nothing"
+        )
+        places.fail(message, "bidirected", at, edge=bidirected[at])
+    places.fail(f"the graph cannot be built: {what}")
+
+
+def as_pairs(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    """Edges that were given as lists or tuples, as tuples."""
+    if set(map(type, edges)) <= {tuple}:
+        return edges
+    return tuple((edge[0], edge[1]) for edge in edges)
+
+
+def hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Children of latents as the compiled graph takes them: offsets, and one list after another."""
+    rows = list(hubs)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return offsets, np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32)
+
+
+NO_HUBS = hub_arrays(())
+
+
+def name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> tuple[Edge, ...]:
+    """Edges in names from their ends in numbers."""
+    return tuple((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
+
+
+def sorted_pairs(pairs: Iterable[Edge], index: Mapping[str, int]) -> list[Edge]:
+    """Bidirected edges in the order in which the compiled graph counts them."""
+    return sorted(
+        ((a, b) if index[a] < index[b] else (b, a) for a, b in pairs), key=lambda e: (index[e[0]], index[e[1]])
+    )
+
+
+def fresh_name(pair: Edge, taken: set[str]) -> str:
+    """Name of a bidirected edge's confounder that is not taken yet; it is taken afterwards."""
+    name = f"U[{pair[0]},{pair[1]}]"
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """The nearest known name as the end of a message, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
