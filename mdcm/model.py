@@ -281,7 +281,7 @@ class Model:
     def _numbers(self, expression: language.Expression, term: language.Term, values: Tensor) -> Tensor:
         if self.schema[term.variable].kind == "categorical":
             return self._numeric_levels(expression, term)[values]
-        return values.double()
+        return torch.from_numpy(self.schema[term.variable].restore(values.numpy()))
 
     def _step(self, expression: language.Expression, query: language.Query) -> float:
         """Smallest difference between two values that a row can have; 0 where there is none."""

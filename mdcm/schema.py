@@ -7,13 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import numpy as np
+import pandas as pd
 
 from mdcm.errors import DataError
-from mdcm.variables import Kind, Level, Variable, floats, listing, plain, refuse, sorted_levels, storage, suggestion
+from mdcm.variables import (
+    EPOCH,
+    Kind,
+    Level,
+    Variable,
+    are_dates,
+    floats,
+    listing,
+    plain,
+    refuse,
+    sorted_levels,
+    storage,
+    suggestion,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
+
+    from mdcm.variables import Storage
 
 __all__ = ["Observed", "Schema"]
 
@@ -23,6 +38,11 @@ _SEVERAL_LEVELS = 64
 _OFTEN = 50
 # a column of strings with more distinct values than this is a name or free text, not a variable
 _MAX_STRINGS = 256
+# and so is one with at least FEWEST distinct values, of which hardly any occurs twice
+_FEWEST_NAMES = 50
+_DISTINCT_SHARE = 0.9
+_BLOCK_BYTES = 1 << 24
+_DECLARED = ("kind", "levels", "shape", "dtype", "origin", "mean", "scale", "span", "size")
 
 
 class Observed(Protocol):
@@ -31,7 +51,9 @@ class Observed(Protocol):
     name: str | None
     table: pd.DataFrame
     images: dict[str, NDArray[Any]]
+    arrays: dict[str, NDArray[Any]]
     do: tuple[str, ...]
+    rows: NDArray[np.int64] | None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,8 +102,11 @@ class Schema(Mapping[str, Variable]):
 
     @property
     def levels(self) -> dict[str, tuple[Level, ...]]:
-        """Levels of every categorical variable by name, as the planner takes them."""
-        return {name: variable.levels for name, variable in self.items() if variable.levels is not None}
+        """Levels of every categorical variable and span of every real one by name, as the planner takes them."""
+        values = {
+            name: variable.span if variable.levels is None else variable.levels for name, variable in self.items()
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def code(self, name: str, value: Any) -> int | float:
         """:meth:`Variable.code` of the variable called ``name``.
@@ -124,13 +149,15 @@ class Schema(Mapping[str, Variable]):
         """Kinds and levels that the columns of all datasets show, unless they are declared.
 
         Booleans, strings, pandas categoricals and whole numbers with few distinct values are categorical; other
-        numbers and dates (in days) are continuous; image arrays are images. Levels are united over the datasets, in
-        declared order for pandas categoricals and sorted otherwise.
+        numbers, dates (in days) and vectors are continuous; image arrays are images. Levels are united over the
+        datasets, in declared order for pandas categoricals and sorted otherwise. Mean, scale and span of a continuous
+        variable are those of all rows of the observational datasets; where there are none, of those that do not set
+        it; else of all. Strings that are ISO 8601 dates are dates where the variable is declared continuous.
 
         Args:
             datasets: The datasets.
             variables: Declarations by name that overrule what is inferred: a :class:`Variable`, or a mapping with
-                some of the keys "kind", "levels" and "shape".
+                some of its attributes, such as "kind", "levels" and "shape".
             order: Names in the order of the schema; by default that of the columns, then that of the declarations.
 
         Raises:
@@ -158,10 +185,11 @@ def _declaration(name: str, value: Variable | Mapping[str, Any]) -> Mapping[str,
         value = {key: entry for key, entry in value.to_json().items() if entry is not None and key != "name"}
     if not isinstance(value, Mapping):
         raise DataError(f"variables: {name!r} must be declared by a mapping, not {value!r}", column=name)
-    unknown = sorted(set(value) - {"kind", "levels", "shape", "dtype"})
+    unknown = sorted(set(value) - set(_DECLARED))
     if unknown:
         raise DataError(
-            f"variables: {name!r} has the unknown key {unknown[0]!r}; known are kind, levels and shape", column=name
+            f"variables: {name!r} has the unknown key {unknown[0]!r}; known are kind, levels, shape and size",
+            column=name,
         )
     if "levels" in value and value.get("kind", "categorical") != "categorical":
         raise DataError(f"variables: {name!r} is declared {value['kind']} and has levels", column=name)
@@ -180,34 +208,146 @@ def _infer(name: str, datasets: Sequence[Observed], declared: Mapping[str, Any])
         # a variable without data, whose mechanism is given: only what is declared is known
         if kind is None:
             raise DataError(f"variable {name!r} is in no dataset; declare its kind in variables", column=name)
-        return Variable(name, kind, declared.get("levels"), declared.get("shape"), declared.get("dtype"))
+        return Variable.from_json({**declared, "name": name, "kind": kind})
     with_images = [dataset for dataset in datasets if name in dataset.images]
     if with_images:
         return _infer_image(name, datasets, with_images, kind, declared)
+    with_arrays = [dataset for dataset in datasets if name in dataset.arrays]
+    if with_arrays:
+        return _infer_vector(name, datasets, with_arrays, kind, declared)
     if kind == "image":
         raise DataError(
-            f"variable {name!r} is declared an image, but dataset {datasets[0].name!r} holds a column: pass the "
-            f"arrays as images={{{name!r}: array}}",
+            f"variable {name!r} is declared an image, but {datasets[0].label} holds a column: pass the arrays as "
+            f"images={{{name!r}: array}}; mdcm.data.read_pictures makes them of file names",
             dataset=datasets[0].name,
             column=name,
         )
 
-    columns = [dataset.table[name] for dataset in datasets]
-    storages = [storage(column, dataset.label, dataset.name) for column, dataset in zip(columns, datasets, strict=True)]
-    _check_same_type(name, datasets, columns, storages)
+    columns = [dataset.table[name].dropna() for dataset in datasets]
+    # rows of a dropna are not counted anew: messages name them as the user does
+    whole = [dataset.table[name] for dataset in datasets]
+    storages = [
+        storage(column, dataset.label, dataset.name, dataset.rows)
+        for column, dataset in zip(whole, datasets, strict=True)
+    ]
+    dates = kind in ("continuous", "implicit") and all(
+        found == "dates" or (found == "str" and are_dates(column))
+        for found, column in zip(storages, columns, strict=True)
+    )
+    if not dates:
+        _check_same_type(name, datasets, whole, storages)
     if kind is None:
         kind = _inferred_kind(name, datasets, columns, storages)
     if kind == "categorical":
         return _infer_categorical(name, datasets, columns, storages, declared)
-    for dataset, found in zip(datasets, storages, strict=True):
-        if found in {"str", "category"}:
+    return _infer_real(name, kind, datasets, columns, storages, declared)
+
+
+def _infer_real(
+    name: str,
+    kind: Kind,
+    datasets: Sequence[Observed],
+    columns: Sequence[pd.Series[Any]],
+    storages: Sequence[Storage],
+    declared: Mapping[str, Any],
+) -> Variable:
+    origin = declared.get("origin")
+    if origin is None and (storages[0] == "dates" or (storages[0] == "str" and are_dates(columns[0]))):
+        origin = EPOCH
+    for dataset, column, found in zip(datasets, columns, storages, strict=True):
+        if found == "category" or (found == "str" and (origin is None or not are_dates(column))):
             raise DataError(
                 f"variable {name!r} is declared {kind}, but column {name!r} of {dataset.label} holds "
                 f"{'strings' if found == 'str' else 'categories'}",
                 dataset=dataset.name,
                 column=name,
             )
-    return Variable(name, kind, dtype="datetime64[ns]" if storages[0] == "dates" else None)
+    dtypes = {str(column.dtype) for column in columns}
+    # a type that pandas can make without further packages, and that a real number fits
+    dtype = dtypes.pop() if len(dtypes) == 1 and set(storages) <= {"int", "float", "dates"} else None
+    if dtype is not None and (dtype == "object" or "pyarrow" in dtype):
+        dtype = None
+    numbers = [floats(column, origin) for column in columns]
+    if not all(len(values) for values in numbers):
+        raise DataError(f"variable {name!r}: a column holds no value; validate the datasets first", column=name)
+    for dataset, values in zip(datasets, numbers, strict=True):
+        bad = np.isinf(values)
+        refuse(bad, f"{dataset.label}: column {name!r} has infinite values", dataset.name, name, rows=dataset.rows)
+    mean, scale = _measure(_natural(name, datasets, numbers))
+    span = (float(min(values.min() for values in numbers)), float(max(values.max() for values in numbers)))
+    made = {"dtype": dtype, "origin": origin, "mean": float(mean), "scale": float(scale), "span": span}
+    return Variable.from_json({**made, **declared, "name": name, "kind": kind})
+
+
+def _infer_vector(
+    name: str,
+    datasets: Sequence[Observed],
+    with_arrays: Sequence[Observed],
+    kind: Kind | None,
+    declared: Mapping[str, Any],
+) -> Variable:
+    kind = kind or "continuous"
+    if kind not in ("continuous", "implicit"):
+        raise DataError(f"variable {name!r} is declared {kind}, but holds vectors of numbers", column=name)
+    for dataset in datasets:
+        if name not in dataset.arrays:
+            raise DataError(
+                f"variable {name!r} holds vectors in {with_arrays[0].label} and a column in {dataset.label}",
+                dataset=dataset.name,
+                column=name,
+            )
+    first = with_arrays[0]
+    size = int(declared.get("size") or first.arrays[name].shape[1])
+    for dataset in with_arrays:
+        found = dataset.arrays[name].shape[1]
+        if found != size:
+            raise DataError(
+                f"array {name!r} of {dataset.label} has {found} numbers per row, not {size} as "
+                f"{'declared' if declared.get('size') else 'in ' + first.label}",
+                dataset=dataset.name,
+                column=name,
+            )
+    mean, scale = _measure(_natural(name, datasets, [dataset.arrays[name] for dataset in datasets]))
+    made = {"mean": tuple(mean.tolist()), "scale": tuple(scale.tolist())}
+    return Variable.from_json({**made, **declared, "name": name, "kind": kind, "size": size})
+
+
+def _natural(name: str, datasets: Sequence[Observed], values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Values of the observational datasets; of those that do not set the variable; or of all."""
+    pairs = list(zip(datasets, values, strict=True))
+    for chosen in (
+        [value for dataset, value in pairs if not dataset.do],
+        [value for dataset, value in pairs if name not in dataset.do],
+    ):
+        if chosen:
+            return chosen
+    return [*values]
+
+
+def _measure(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation over the rows of all parts, per entry; a deviation of 0 becomes 1.
+
+    Parts may be memory-mapped, and are read in pieces, twice.
+    """
+    low = np.minimum.reduce([block.min(axis=0) for part in parts for block in _blocks(part)])
+    high = np.maximum.reduce([block.max(axis=0) for part in parts for block in _blocks(part)])
+    # numbers between -1 and 1, whose squares neither overflow nor vanish
+    centre, half = low / 2 + high / 2, high / 2 - low / 2
+    unit = np.where(half > 0, half, 1.0)
+    total, squares, rows = np.zeros_like(centre), np.zeros_like(centre), 0
+    for part in parts:
+        for block in _blocks(part):
+            small = (block - centre) / unit
+            total, squares, rows = total + small.sum(axis=0), squares + np.square(small).sum(axis=0), rows + len(block)
+    mean = total / rows
+    scale = unit * np.sqrt(np.maximum(squares / rows - mean**2, 0.0))
+    return centre + unit * mean, np.where(scale > 0, scale, 1.0)
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    step = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        yield np.asarray(array[start : start + step], dtype=np.float64)
 
 
 def _infer_image(
@@ -252,13 +392,22 @@ def _check_same_type(
         # the type of the categories counts: a categorical of strings fits a column of strings
         levels = {type(plain(level)) for level in column.cat.categories}
         types.append(words["bool" if levels == {bool} else "str" if str in levels else "float"])
-    for dataset, words_found in zip(datasets, types, strict=True):
+    for dataset, column, words_found in zip(datasets, columns, types, strict=True):
         if words_found != types[0]:
-            raise DataError(
-                f"column {name!r} holds {types[0]} in {datasets[0].label} and {words_found} in {dataset.label}; "
-                "convert one of them",
-                dataset=dataset.name,
-                column=name,
+            bad = column.notna()
+            if types[0] == "numbers" and words_found == "strings":
+                # where most are numbers after all, the others are what made the column one of strings
+                words_only = pd.to_numeric(column.astype(object), errors="coerce").isna() & bad
+                bad = words_only if words_only.any() else bad
+            value = plain(column[bad].iloc[0])
+            refuse(
+                bad,
+                f"column {name!r} holds {types[0]} in {datasets[0].label} and {words_found} in {dataset.label}, "
+                f"such as {value!r}",
+                dataset.name,
+                name,
+                advice="; convert one of them",
+                rows=dataset.rows,
             )
 
 
@@ -269,15 +418,8 @@ def _inferred_kind(
         return "categorical"
     if set(storages) <= {"str", "category"}:
         for dataset, column in zip(datasets, columns, strict=True):
-            distinct = column.nunique()
-            if distinct > _MAX_STRINGS:
-                raise DataError(
-                    f"column {name!r} of {dataset.label} has {distinct:,} different strings, more than the "
-                    f"{_MAX_STRINGS} that a categorical variable may have unasked: group rare ones, convert them to "
-                    f"numbers, leave {name!r} out of the graph, or declare it with kind 'categorical'",
-                    dataset=dataset.name,
-                    column=name,
-                )
+            if not isinstance(column.dtype, pd.CategoricalDtype):
+                _refuse_names(name, dataset, column)
         return "categorical"
     if "dates" in storages:
         return "continuous"
@@ -286,6 +428,32 @@ def _inferred_kind(
         return "continuous"
     few = len(numbers) <= _FEW_LEVELS or (len(numbers) <= _SEVERAL_LEVELS and counts.min() >= _OFTEN)
     return "categorical" if few else "continuous"
+
+
+def _refuse_names(name: str, dataset: Observed, column: pd.Series[Any]) -> None:
+    """Refuse strings that are hardly a variable: too many, or nearly all distinct."""
+    distinct = column.nunique()
+    if distinct > _MAX_STRINGS:
+        why = f"more than the {_MAX_STRINGS} that a categorical variable may have unasked"
+    elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
+        why = f"in {len(column):,} rows: it seems to be an identifier"
+    else:
+        return
+    numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
+    if are_dates(column):
+        advice = "they are dates: declare it with kind 'continuous'"
+    elif numeric.mean() > 0.5:
+        row = int(np.flatnonzero(~numeric)[0]) if not numeric.all() else None
+        text = "all are numbers" if row is None else f"most are numbers, but row {row} holds {column.iloc[row]!r}"
+        advice = f"{text}: convert them"
+    else:
+        advice = "group rare ones, convert them to numbers"
+    raise DataError(
+        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}: {advice}, leave {name!r} out "
+        "of the graph, or declare it with kind 'categorical'",
+        dataset=dataset.name,
+        column=name,
+    )
 
 
 def _infer_categorical(
@@ -306,31 +474,55 @@ def _infer_categorical(
     if "levels" in declared:
         levels = [plain(level) for level in declared["levels"]]
     else:
-        levels = []
-        for column, storage in zip(columns, storages, strict=True):
-            if storage == "category":
-                levels += [plain(level) for level in column.cat.categories if plain(level) not in levels]
+        ordered = dtype == "ordered"
+        orders = [
+            (dataset, [plain(level) for level in column.cat.categories])
+            for dataset, column, found in zip(datasets, columns, storages, strict=True)
+            if found == "category"
+        ]
+        levels = _merged(name, orders) if ordered else list(dict.fromkeys(level for _, own in orders for level in own))
         new = set().union(*present) - set(levels)
         # booleans and whole numbers sort among themselves; strings as text
         levels += sorted_levels(new)
     variable = Variable(name, "categorical", tuple(levels), dtype=dtype)
     known = set(levels)
-    for dataset, column, values in zip(datasets, columns, present, strict=True):
+    for dataset, values in zip(datasets, present, strict=True):
         if values - known:
-            bad = ~column.map(plain).isin(levels)
+            column = dataset.table[name].astype(object)
+            bad = column.notna() & ~column.map(plain, na_action="ignore").isin(levels)
             value = plain(column[bad].iloc[0])
-            refuse(
-                bad, f"{dataset.label}: {variable.unknown_level(value)}; column {name!r} holds it", dataset.name, name
-            )
+            message = f"{dataset.label}: {variable.unknown_level(value)}; column {name!r} holds it"
+            refuse(bad, message, dataset.name, name, rows=dataset.rows)
     _warn_about_levels(variable, datasets, present)
     return variable
+
+
+def _merged(name: str, orders: Sequence[tuple[Observed, Sequence[Level]]]) -> list[Level]:
+    """Levels of ordered categoricals in one order that agrees with each, the first that has one deciding ties."""
+    merged: list[Level] = []
+    left = [(dataset, list(order)) for dataset, order in orders]
+    while any(order for _, order in left):
+        later = {level for _, order in left for level in order[1:]}
+        lowest = next((order[0] for _, order in left if order and order[0] not in later), None)
+        if lowest is None:
+            (first, one), (second, other), *_ = [part for part in left if part[1]]
+            raise DataError(
+                f"column {name!r}: the order of its categories {listing(one)} in {first.label} contradicts "
+                f"{listing(other)} in {second.label}; declare the levels in one order",
+                dataset=second.name,
+                column=name,
+            )
+        merged.append(lowest)
+        left = [(dataset, [level for level in order if level != lowest]) for dataset, order in left]
+    return merged
 
 
 def _common_dtype(columns: Sequence[pd.Series[Any]], storages: Sequence[str]) -> str | None:
     dtypes = {str(column.dtype) for column in columns}
     if set(storages) == {"category"}:
         return "ordered" if all(column.cat.ordered for column in columns) else "category"
-    return dtypes.pop() if len(dtypes) == 1 else None
+    # one that only further packages can make may not exist where the model is loaded
+    return dtypes.pop() if len(dtypes) == 1 and "pyarrow" not in next(iter(dtypes)) else None
 
 
 def _warn_about_levels(variable: Variable, datasets: Sequence[Observed], present: Sequence[set[Level]]) -> None:

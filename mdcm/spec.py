@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,19 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mdcm.data import Dataset, Kind, read_images, read_table
+from mdcm.data import Dataset, Kind, Schema, read_array, read_images, read_pictures, read_table, validate
 from mdcm.errors import DataError, MdcmError
 from mdcm.graph import ADMG
 from mdcm.plan import Method, Objective
 from mdcm.variables import listing, suggestion
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
-    from PIL.Image import Image
     from pydantic_core import ErrorDetails
 
     from mdcm.train import TrainConfig
@@ -43,9 +43,8 @@ _EXPECTED = {
     "list_type": "must be a list",
     "string_type": "must be text",
 }
-# pillow's pixel formats by number of channels, and the other way round where it is not 3
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
+
+_NO_PATH = "no_path"
 
 
 class SpecError(MdcmError, ValueError):
@@ -98,9 +97,10 @@ class DataEntry(_Entry):
     """One data set of a spec.
 
     Attributes:
-        path: Table: .csv, .tsv or .parquet.
+        path: Table: .csv, .tsv or .parquet; may be left out where there are images or arrays.
         do: Names of the variables that were set by intervention.
-        images: Files of image arrays (.npy) by variable.
+        images: Files of image arrays by variable: .npy, or IDX, which may be packed by gzip.
+        arrays: Files of numbers by variable, of the same formats: ``[n]`` is a column, ``[n, size]`` a vector.
         name: Name in messages and in the plan; that of the file by default.
         groups: Column that says which rows belong together.
         weights: Column with the weight of every row.
@@ -108,14 +108,26 @@ class DataEntry(_Entry):
         dropna: Whether rows with missing values are left out rather than refused.
     """
 
-    path: str
+    path: str | None = None
     do: Annotated[list[str], BeforeValidator(_names)] = Field(default_factory=list)
     images: dict[str, str] = Field(default_factory=dict)
+    arrays: dict[str, str] = Field(default_factory=dict)
     name: str | None = None
     groups: str | None = None
     weights: str | None = None
     channels_last: bool = False
     dropna: bool = False
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> DataEntry:
+        if self.path is None and not self.images and not self.arrays:
+            raise PydanticCustomError(_NO_PATH, "path")
+        return self
+
+    @property
+    def file(self) -> str:
+        """The table, or the first of the other files."""
+        return self.path or [*self.images.values(), *self.arrays.values()][0]
 
 
 class VariableEntry(_Entry):
@@ -125,11 +137,13 @@ class VariableEntry(_Entry):
         kind: Kind of the variable.
         levels: Levels of a categorical variable, in the order wanted.
         shape: Channels, height and width of an image.
+        size: Number of entries of a vector.
     """
 
     kind: Kind | None = None
     levels: Annotated[list[bool | int | float | str] | None, BeforeValidator(_levels)] = None
     shape: Annotated[tuple[int, int, int] | None, BeforeValidator(_shape)] = None
+    size: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _agrees(self) -> VariableEntry:
@@ -137,6 +151,8 @@ class VariableEntry(_Entry):
             raise ValueError(f"a variable that is {self.kind} has no levels")
         if self.shape is not None and self.kind not in {None, "image"}:
             raise ValueError(f"a variable that is {self.kind} has no shape")
+        if self.size is not None and self.kind not in {None, "continuous", "implicit"}:
+            raise ValueError(f"a variable that is {self.kind} has no size")
         return self
 
 
@@ -252,45 +268,97 @@ class Spec(_Entry):
         return graph
 
     def load_data(self) -> list[Dataset]:
-        """The data sets, paths relative to the spec.
+        """The data sets, paths relative to the spec, checked against the graph and against each other.
 
         A column of file names is read as images where the variable is declared an image; those paths are relative to
         the table.
 
         Raises:
-            DataError: If a file cannot be read, or a table cannot be used.
+            DataError: With file, line and column of the spec, if a file cannot be read or a table cannot be used.
+            GraphError: If the graph is no ADMG.
+            SpecError: As :meth:`load_graph`.
         """
-        names = dataset_names([entry.path for entry in self.data])
-        return [self._load(place, entry, entry.name or names[place]) for place, entry in enumerate(self.data)]
+        graph = self.load_graph()
+        names = dataset_names([entry.file for entry in self.data])
+        datasets = [self._load(place, entry, entry.name or names[place]) for place, entry in enumerate(self.data)]
+        self._check(datasets, graph.nodes)
+        return datasets
 
     def _load(self, place: int, entry: DataEntry, label: str | None) -> Dataset:
         naming, base = self._origin.naming, self._origin.path.parent
-        with naming("data", place, "path"):
-            table = read_table(base / entry.path)
+        table = None
+        if entry.path is not None:
+            with naming("data", place, "path"):
+                table = read_table(base / entry.path)
         images: dict[str, Any] = {}
         for name, file in entry.images.items():
             with naming("data", place, "images", name):
                 images[name] = read_images(base / file)
+        arrays: dict[str, Any] = {}
+        for name, file in entry.arrays.items():
+            with naming("data", place, "arrays", name):
+                arrays[name] = read_array(base / file)
+        rows: NDArray[np.int64] | None = None
         for name, declared in self.variables.items():
-            if name in table.columns and name not in images and (declared.kind == "image" or declared.shape):
+            if table is None or entry.path is None or (declared.kind != "image" and declared.shape is None):
+                continue
+            if name in table.columns and name not in images:
                 with naming("data", place, "path"):
                     files = table.pop(name)
-                    if entry.dropna:
-                        files = files.dropna()
-                        table = table.loc[files.index]
-                    pictures = _read_pictures(files, (base / entry.path).parent, declared.shape)
+                    if entry.dropna and files.isna().any():
+                        kept = files.notna().to_numpy()
+                        files, table = files[kept], table[kept]
+                        rows = np.flatnonzero(kept) if rows is None else rows[kept]
+                        images = {key: array[kept] for key, array in images.items()}
+                        arrays = {key: array[kept] for key, array in arrays.items()}
+                    pictures = read_pictures(files, (base / entry.path).parent, declared.shape)
                     images[name] = np.moveaxis(pictures, 1, 3) if entry.channels_last else pictures
-        with naming("data", place):
-            return Dataset(
-                table if len(table.columns) else None,
+        with self._placing(place):
+            dataset = Dataset(
+                table if table is not None and len(table.columns) else None,
                 do=entry.do,
                 images=images or None,
+                arrays=arrays or None,
                 groups=entry.groups,
                 weights=entry.weights,
                 name=label,
                 channels_last=entry.channels_last,
                 dropna=entry.dropna,
             )
+        dataset.rows = rows
+        return dataset
+
+    def _check(self, datasets: Sequence[Dataset], nodes: Sequence[str]) -> None:
+        """Refuse here, where places in the file are known, what :func:`mdcm.fit` would refuse."""
+        labels = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
+        try:
+            with warnings.catch_warnings():
+                # they are given once, when the model is fitted
+                warnings.simplefilter("ignore", UserWarning)
+                Schema.infer(validate(datasets, nodes), self.declared(), order=nodes)
+        except DataError as error:
+            if error.dataset in labels:
+                with self._placing(labels.index(error.dataset)):
+                    raise
+            with self._origin.naming(*(("variables", error.column) if error.column in self.variables else ("data",))):
+                raise
+
+    @contextmanager
+    def _placing(self, place: int) -> Iterator[None]:
+        """Puts the place of what a data set says of the column in question in front of what goes wrong inside."""
+        entry = self.data[place]
+        try:
+            yield
+        except DataError as error:
+            spot: Place = ("data", place)
+            named: dict[str, Iterable[str]] = {"images": entry.images, "arrays": entry.arrays, "do": entry.do}
+            named |= {"groups": [entry.groups or ""], "weights": [entry.weights or ""]}
+            for key, columns in named.items():
+                if error.column is not None and error.column in columns:
+                    spot = (*spot, key, error.column) if key in {"images", "arrays"} else (*spot, key)
+                    break
+            with self._origin.naming(*spot):
+                raise
 
     def declared(self) -> dict[str, dict[str, Any]]:
         """What :func:`mdcm.fit` takes as ``variables``."""
@@ -381,6 +449,8 @@ def _complaint(detail: ErrorDetails) -> tuple[Place, str]:
         known = _entries(place[:-1])
         hint = suggestion(str(place[-1]), known)
         return place, f"{name}: there is no such entry; known are {', '.join(known)}{hint}"
+    if kind == _NO_PATH:
+        return place, f"the entry '{name}.path' is missing (or images, or arrays)"
     if kind == "missing":
         return place[:-1], f"the entry {name!r} is missing"
     if kind == "model_type":
@@ -400,60 +470,3 @@ def _entries(place: Sequence[str | int]) -> list[str]:
     """Names of the entries that the mapping at a place may have."""
     models: dict[str, type[BaseModel]] = {"data": DataEntry, "variables": VariableEntry, "train": TrainEntry}
     return list((models[str(place[0])] if place else Spec).model_fields)
-
-
-def _read_pictures(files: pd.Series[Any], folder: Path, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """Images that a column of file names stands for, uint8 ``[n, c, h, w]``.
-
-    Args:
-        files: Paths, relative to the folder; at least one.
-        folder: Where the table is.
-        shape: Channels, height and width; by default those of the first picture.
-
-    Raises:
-        DataError: If pillow is not installed, a name is missing, or a file is no picture or has another size.
-    """
-    column = str(files.name)
-    try:
-        import PIL.Image
-    except ImportError:
-        raise DataError(
-            f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
-            column=column,
-        ) from None
-    pictures: NDArray[np.uint8] | None = None
-    for row, file in enumerate(files):
-        where = f"column {column!r}, row {row} (counted from 0): {file!r}"
-        if not isinstance(file, str):
-            raise DataError(f"{where} is no file name", column=column, row=row)
-        try:
-            with PIL.Image.open(folder / file) as picture:
-                pixels = _pixels(picture, shape)
-        except _UnusableError as error:
-            raise DataError(f"{where} {error}", column=column, row=row) from None
-        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or "no picture that can be read"
-            raise DataError(f"{where}: {reason}", column=column, row=row) from error
-        if pictures is None:
-            shape = pixels.shape
-            pictures = np.empty((len(files), *shape), dtype=np.uint8)
-        pictures[row] = pixels
-    if pictures is None:
-        raise DataError(f"column {column!r} has no rows, so there is no picture", column=column)
-    return pictures
-
-
-class _UnusableError(Exception):
-    pass
-
-
-def _pixels(picture: Image, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one."""
-    channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
-    if shape is not None and (picture.height, picture.width) != shape[1:]:
-        # never scaled silently: whoever does it must decide how
-        raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
-    if channels not in _MODES or picture.mode.startswith(("I", "F")):
-        raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")
-    pixels = np.asarray(picture.convert(_MODES[channels]))
-    return np.moveaxis(pixels.reshape(picture.height, picture.width, channels), 2, 0)

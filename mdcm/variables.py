@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -14,12 +17,14 @@ import pandas as pd
 from mdcm.errors import DataError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "EPOCH",
     "Kind",
     "Level",
     "Variable",
+    "are_dates",
     "days",
     "floats",
     "listing",
@@ -33,6 +38,8 @@ __all__ = [
 Kind = Literal["categorical", "continuous", "implicit", "image"]
 Level = bool | int | float | str
 Storage = Literal["bool", "int", "float", "str", "category", "dates"]
+# the origin of dates, unless a schema says another one
+EPOCH = "1970-01-01"
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,20 @@ class Variable:
         shape: ``(channels, height, width)`` of an image; else None.
         dtype: Type in which draws are given back: a numpy or pandas name, or "ordered" for an ordered categorical;
             None for the natural one.
+        origin: Date from which a variable of dates counts its days, as ISO text; None where values are no dates.
+        mean: What mechanisms see as 0, a number, or one per entry of a vector; None counts as 0.
+        scale: What mechanisms see as 1 above that; None counts as 1.
+        span: Smallest and largest number seen; None where it is not known.
+        size: Number of entries of a vector of real numbers; else None.
+
+    Raises:
+        DataError: If the parts contradict each other.
 
     Example:
         >>> Variable("dose", "categorical", levels=("low", "high")).code("high")
         1
+        >>> Variable("weight", "continuous", mean=70.0, scale=10.0).code(85)
+        1.5
     """
 
     name: str
@@ -57,32 +74,66 @@ class Variable:
     levels: tuple[Level, ...] | None = None
     shape: tuple[int, int, int] | None = None
     dtype: str | None = None
+    origin: str | None = None
+    mean: float | tuple[float, ...] | None = None
+    scale: float | tuple[float, ...] | None = None
+    span: tuple[float, float] | None = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise DataError(
-                f"variable {self.name!r}: kind {self.kind!r} is none of {', '.join(get_args(Kind))}", column=self.name
-            )
+            raise self._error(f": kind {self.kind!r} is none of {', '.join(get_args(Kind))}")
         if (self.levels is not None) != (self.kind == "categorical"):
             needs = "needs its levels" if self.kind == "categorical" else f"is {self.kind} and has no levels"
-            raise DataError(f"variable {self.name!r} {needs}", column=self.name)
+            raise self._error(f" {needs}")
         if self.levels is not None:
             object.__setattr__(self, "levels", tuple(plain(level) for level in self.levels))
             if not self.levels or len(set(self.levels)) != len(self.levels):
-                raise DataError(
-                    f"variable {self.name!r}: levels must be distinct and at least one, not {list(self.levels)}",
-                    column=self.name,
-                )
+                raise self._error(f": levels must be distinct and at least one, not {list(self.levels)}")
+        self._check_shape()
+        self._check_numbers()
+
+    def _error(self, message: str) -> DataError:
+        return DataError(f"variable {self.name!r}{message}", column=self.name)
+
+    def _check_shape(self) -> None:
         if (self.shape is not None) != (self.kind == "image"):
-            needs = "needs its shape" if self.kind == "image" else f"is {self.kind} and has no shape"
-            raise DataError(f"variable {self.name!r} {needs}", column=self.name)
+            raise self._error(" needs its shape" if self.kind == "image" else f" is {self.kind} and has no shape")
         if self.shape is not None:
             if len(self.shape) != 3 or min(self.shape) < 1:
-                raise DataError(
-                    f"variable {self.name!r}: shape must be (channels, height, width), not {self.shape}",
-                    column=self.name,
-                )
+                raise self._error(f": shape must be (channels, height, width), not {self.shape}")
             object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
+            raise self._error(f": size must be a whole number of at least 1, not {self.size!r}")
+
+    def _check_numbers(self) -> None:
+        given = {key: getattr(self, key) for key in ("origin", "mean", "scale", "span", "size")}
+        if self.kind not in ("continuous", "implicit"):
+            for key, value in given.items():
+                if value is not None:
+                    raise self._error(f" is {self.kind} and has no {key}")
+            return
+        for key in ("mean", "scale"):
+            value = given[key]
+            if value is None:
+                continue
+            entries = np.asarray(value, dtype=np.float64)
+            if entries.shape != (() if self.size is None else (self.size,)) or not np.isfinite(entries).all():
+                needed = "a finite number" if self.size is None else f"{self.size} finite numbers"
+                raise self._error(f": {key} must be {needed}, not {value!r}")
+            if key == "scale" and not (entries > 0).all():
+                raise self._error(f": scale must be positive, not {value!r}")
+            object.__setattr__(self, key, float(entries) if self.size is None else tuple(entries.tolist()))
+        if self.span is not None:
+            low, high = (float(number) for number in self.span)
+            if not low <= high:
+                raise self._error(f": span must be (lowest, highest), not {self.span!r}")
+            object.__setattr__(self, "span", (low, high))
+        if self.origin is not None:
+            try:
+                _moment(self.origin)
+            except (TypeError, ValueError):
+                raise self._error(f": origin must be a date such as {EPOCH!r}, not {self.origin!r}") from None
 
     @property
     def num_levels(self) -> int:
@@ -96,34 +147,64 @@ class Variable:
         return len(self.levels)
 
     def code(self, value: Any) -> int | float:
-        """Value as a mechanism sees it: the index of a level, or a real number.
+        """Value as a mechanism sees it: the index of a level, or a number minus ``mean``, divided by ``scale``.
 
         Args:
             value: A level, a real number, or a date for a column of dates; numpy scalars count as what they hold.
 
         Raises:
             DataError: If the value is no level of a categorical variable, not a finite number for a continuous one,
-                or if the variable is an image.
+                or if the variable is an image or a vector.
         """
-        if self.kind == "image":
-            raise DataError(
-                f"variable {self.name!r} is an image: give an array of shape {self.shape}, not {value!r}",
-                column=self.name,
-            )
         if self.levels is not None:
             try:
                 return self.levels.index(plain(value))
             except ValueError:
                 raise DataError(self.unknown_level(value), column=self.name) from None
+        return (self.number(value) - cast("float", self.mean or 0.0)) / cast("float", self.scale or 1.0)
+
+    def number(self, value: Any) -> float:
+        """Real number that a value of a continuous variable stands for: itself, or days since ``origin`` of a date.
+
+        Raises:
+            DataError: If the value is no finite number, or if the variable is no single real number.
+        """
+        if self.kind == "image" or self.size is not None:
+            shape, what = (self.shape, "an image") if self.kind == "image" else ((self.size,), "a vector")
+            raise self._error(f" is {what}: give an array of shape {shape}, not {value!r}")
         try:
-            number = days(value) if self.dtype is not None and self.dtype.startswith("datetime") else float(value)
+            number = float(value) if self.origin is None else days(value, self.origin)
         except (TypeError, ValueError):
+            what = "number" if self.origin is None else "date"
             raise DataError(
-                f"variable {self.name!r} is {self.kind}: {value!r} is no number", column=self.name
+                f"variable {self.name!r} is {self.kind}: {value!r} is no {what}", column=self.name
             ) from None
         if not math.isfinite(number):
-            raise DataError(f"variable {self.name!r}: {value!r} is not finite", column=self.name)
+            raise self._error(f": {value!r} is not finite")
         return number
+
+    def standardise(self, numbers: ArrayLike) -> NDArray[np.float32]:
+        """Real numbers as mechanisms see them.
+
+        Args:
+            numbers: ``[n]``, or ``[n, size]`` of a vector.
+
+        Returns:
+            Numbers minus ``mean``, divided by ``scale``, float32 of the same shape; what does not fit becomes infinite.
+
+        Example:
+            >>> Variable("weight", "continuous", mean=70.0, scale=10.0).standardise([70, 85]).tolist()
+            [0.0, 1.5]
+        """
+        with np.errstate(over="ignore"):
+            # in double precision, because dates and large numbers lose their differences in float32
+            values = np.asarray(numbers, dtype=np.float64) - np.asarray(self.mean or 0.0)
+            return np.asarray(values / np.asarray(self.scale or 1.0), dtype=np.float32)
+
+    def restore(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Real numbers from what mechanisms see, the inverse of :meth:`standardise`; float64 of the same shape."""
+        numbers = np.asarray(values, dtype=np.float64)
+        return np.asarray(numbers * np.asarray(self.scale or 1.0) + np.asarray(self.mean or 0.0))
 
     def parse(self, value: str | float) -> Level:
         """Level or number that is meant by what somebody typed.
@@ -132,7 +213,7 @@ class Variable:
             value: Text such as ``"1"``, ``"yes"`` or ``"0.5"``, or a number.
 
         Returns:
-            One of ``levels`` for a categorical variable; a float for a continuous one.
+            One of ``levels`` for a categorical variable; else a float, which is days since ``origin`` for a date.
 
         Raises:
             DataError: If it names no level, or is no number for a continuous variable.
@@ -142,7 +223,7 @@ class Variable:
             1
         """
         if self.levels is None:
-            return self.code(value)
+            return self.number(value)
         text = str(value).strip()
         for level in self.levels:
             if str(level) == text or (isinstance(level, bool) and text.lower() == str(level).lower()):
@@ -165,25 +246,26 @@ class Variable:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values from which :meth:`from_json` builds the same variable."""
-        return {
+        values: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
             "levels": None if self.levels is None else list(self.levels),
             "shape": None if self.shape is None else list(self.shape),
             "dtype": self.dtype,
         }
+        for key in ("origin", "mean", "scale", "span", "size"):
+            value = getattr(self, key)
+            if value is not None:
+                values[key] = list(value) if isinstance(value, tuple) else value
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Variable:
         """Variable that :meth:`to_json` described."""
-        levels, shape = values.get("levels"), values.get("shape")
-        return cls(
-            name=values["name"],
-            kind=values["kind"],
-            levels=None if levels is None else tuple(levels),
-            shape=None if shape is None else tuple(shape),
-            dtype=values.get("dtype"),
-        )
+        keys = ("levels", "shape", "dtype", "origin", "mean", "scale", "span", "size")
+        optional = {key: values.get(key) for key in keys}
+        frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in optional.items()}
+        return cls(name=values["name"], kind=values["kind"], **cast("Any", frozen))
 
 
 def plain(value: Any) -> Level:
@@ -195,19 +277,41 @@ def plain(value: Any) -> Level:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def days(value: Any) -> float:
-    """Days since 1970-01-01 of a date, or a number as it is."""
+def _moment(value: Any) -> pd.Timestamp:
+    """A date without time zone, in UTC where it had one."""
+    moment = pd.Timestamp(value)
+    if pd.isna(moment):
+        raise ValueError(f"{value!r} is no date")
+    return moment if moment.tzinfo is None else moment.tz_convert(None)
+
+
+def days(value: Any, origin: str = EPOCH) -> float:
+    """Days from the origin to a date, or a number as it is.
+
+    Example:
+        >>> days("1970-01-02 12:00")
+        1.5
+    """
     try:
         return float(value)
     except (TypeError, ValueError):
-        pass
-    moment = pd.Timestamp(value)
-    moment = moment if moment.tzinfo is None else moment.tz_convert(None)
-    return float((moment - pd.Timestamp(0)) / pd.Timedelta(days=1))
+        return float((_moment(value) - _moment(origin)) / pd.Timedelta(days=1))
 
 
-def storage(column: pd.Series[Any], where: str, dataset: str | None = None) -> Storage:
-    """What sort of values a column without missing values holds."""
+def storage(
+    column: pd.Series[Any], where: str, dataset: str | None = None, rows: NDArray[np.int64] | None = None
+) -> Storage:
+    """What sort of values a column without missing values holds.
+
+    Args:
+        column: The column.
+        where: The dataset in words, for messages.
+        dataset: Its name.
+        rows: Numbers of the rows for messages, where they are not 0, 1, 2, ...
+
+    Raises:
+        DataError: If it holds values of several sorts, or of one that no variable can have.
+    """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "category"
@@ -233,22 +337,75 @@ def storage(column: pd.Series[Any], where: str, dataset: str | None = None) -> S
         "datetime64": "dates",
     }
     if inferred not in known:
-        kinds = sorted({type(value).__name__ for value in column.dropna().head(10_000)})
-        raise DataError(
-            f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({dtype}); "
-            "make them all numbers, strings, booleans or dates",
-            dataset=dataset,
-            column=str(column.name),
-        )
+        raise _mixed(column, where, dataset, rows)
     return known[inferred]
 
 
-def floats(column: pd.Series[Any]) -> NDArray[np.float64]:
-    """Numbers of a column, dates as days since 1970; float64 ``[n]``."""
-    if storage(column, "") != "dates":
+def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArray[np.int64] | None) -> DataError:
+    present = column[column.notna()]
+    sorts = present.map(_sort).astype(object)
+    kinds = sorted({type(value).__name__ for value in present.head(10_000)})
+    known = sorts.isin(["booleans", "numbers", "strings", "dates"])
+    # where some values could be a variable's, the others are those to look at
+    bad = (sorts != sorts[known].iloc[0]) if known.any() else ~known
+    advice = "make them all numbers, strings, booleans or dates"
+    if (sorts == "durations").all():
+        advice = "convert them to numbers, as with .dt.total_seconds()"
+    try:
+        refuse(
+            bad.reindex(column.index, fill_value=False),
+            f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype})",
+            dataset,
+            str(column.name),
+            advice=f"; {advice}",
+            rows=rows,
+        )
+    except DataError as error:
+        return error
+    # such as True among 0 and 1: numbers of two types
+    return DataError(
+        f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype}); {advice}",
+        dataset=dataset,
+        column=str(column.name),
+    )
+
+
+def _sort(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "booleans"
+    if isinstance(value, numbers.Real | Decimal):
+        return "numbers"
+    if isinstance(value, str):
+        return "strings"
+    if isinstance(value, datetime.date | np.datetime64):
+        return "dates"
+    return "durations" if isinstance(value, datetime.timedelta | np.timedelta64) else type(value).__name__
+
+
+def are_dates(column: pd.Series[Any]) -> bool:
+    """Whether every string of a column is a date as ISO 8601 writes it, such as 2020-03-01 or 2020-03-01T12:30."""
+    try:
+        return bool(pd.to_datetime(column, format="ISO8601", utc=True).notna().all())
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def floats(column: pd.Series[Any], origin: str | None = None) -> NDArray[np.float64]:
+    """Numbers of a column, dates as days since an origin; float64 ``[n]``, NaN where a value is missing.
+
+    Args:
+        column: Numbers, booleans or dates; strings only where an origin says that they are dates.
+        origin: Where days are counted from, 1970-01-01 by default.
+
+    Raises:
+        ValueError: If a string is no number and no date.
+    """
+    if storage(column, "") != "dates" and (origin is None or storage(column, "") != "str"):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    moments = pd.to_datetime(column, utc=True)
-    return np.asarray((moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1), dtype=np.float64)
+    form = "ISO8601" if storage(column, "") == "str" else None
+    moments = pd.to_datetime(column, utc=True, format=form)
+    since = _moment(origin or EPOCH).tz_localize("UTC")
+    return np.asarray((moments - since) / pd.Timedelta(days=1), dtype=np.float64)
 
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:
@@ -256,12 +413,30 @@ def sorted_levels(levels: Iterable[Level]) -> list[Level]:
     return sorted(levels, key=lambda level: (isinstance(level, str), level))
 
 
-def refuse(bad: pd.Series[Any], message: str, dataset: str | None, column: str | None, *, advice: str = "") -> None:
-    """Raise a DataError if any row is bad, with the first one and their number."""
-    flags = bad.to_numpy(dtype=bool)
+def refuse(
+    bad: pd.Series[Any] | NDArray[np.bool_],
+    message: str,
+    dataset: str | None,
+    column: str | None,
+    *,
+    advice: str = "",
+    rows: NDArray[np.int64] | None = None,
+) -> None:
+    """Raise a DataError if any row is bad, with the first one and their number.
+
+    Args:
+        bad: Whether each row is bad.
+        message: What is wrong with them.
+        dataset: Name of the dataset.
+        column: Name of the column.
+        advice: What to do, the end of the message.
+        rows: Numbers of the rows as the user knows them, where they are not 0, 1, 2, ...
+    """
+    flags = np.asarray(bad, dtype=bool)
     if not flags.any():
         return
-    row, count = int(flags.argmax()), int(flags.sum())
+    first, count = int(flags.argmax()), int(flags.sum())
+    row = first if rows is None else int(rows[first])
     where = f"row {row}" if count == 1 else f"{count:,} rows, the first is row {row}"
     raise DataError(
         f"{message} ({where}, counted from 0){advice}", dataset=dataset, column=column, row=row, count=count

@@ -249,10 +249,13 @@ class TestData:
 
     def test_levels_of_different_types(self, tmp_path):
         first, second = pd.DataFrame({"X": [0, 1], "Y": [0, 1]}), pd.DataFrame({"X": ["no", "yes"], "Y": [1, 0]})
-        message = "column 'X' holds numbers in dataset '.*' and strings in dataset '.*'; convert one of them"
+        message = (
+            "column 'X' holds numbers in dataset '.*' and strings in dataset '.*', such as 'no' "
+            r"\(2 rows, the first is row 0, counted from 0\); convert one of them"
+        )
         datasets = validate([Dataset(first, name="a"), Dataset(second, name="b")], ["X", "Y"])
         error = refused(DataError, message, Schema.infer, datasets)
-        assert (error.dataset, error.column) == ("b", "X")
+        assert (error.dataset, error.column, error.row, error.count) == ("b", "X", 0, 2)
         first.to_csv(tmp_path / "a.csv", index=False)
         second.to_csv(tmp_path / "b.csv", index=False)
         told(message, "plan", "X -> Y", "--data", tmp_path / "a.csv", "--data", tmp_path / "b.csv")
@@ -294,6 +297,27 @@ class TestData:
         )
         both(images, message, {"I": {"kind": "image", "shape": [3, 8, 8]}})
         both(images, "variable 'I' is declared categorical, but holds images", {"I": {"kind": "categorical"}})
+
+    def test_arrays(self, write, tmp_path):
+        table = pd.DataFrame({"X": [0, 1, 1]})
+
+        def both(array, message):
+            refused(DataError, message, lambda: validate(Dataset(table, arrays={"W": array}), ["X", "W"]))
+            np.save(tmp_path / "w.npy", array)
+            told(message, "train", write(table, "X -> W", ", arrays: {W: w.npy}"), "--out", tmp_path / "run")
+
+        where = "(the dataset|dataset '.*'): array 'W'"
+        both(np.zeros((2, 2)), f"{where} has 2 rows, but there are 3")
+        both(np.zeros((3, 2, 2)), where + r" must have the shape \[n\] or \[n, size\], not \[3, 2, 2\]")
+        both(np.full((3, 2), "a"), f"{where} has dtype <U1; a vector holds real numbers")
+        both(np.array([[0, 1], [np.nan, 1], [1, 2.0]]), r"dataset '.*': column 'W' has missing values \(row 1, ")
+        both(np.array([[0, 1], [np.inf, 1], [1, 2.0]]), r"dataset '.*': column 'W' has infinite values \(row 1, ")
+
+    def test_identifiers(self, write, tmp_path):
+        table = pd.DataFrame({"X": [0, 1] * 50, "Y": [f"id {row}" for row in range(100)]})
+        message = "column 'Y' of dataset '.*' has 100 different strings, in 100 rows: it seems to be an identifier: "
+        refused(DataError, message, mdcm.fit, "X -> Y", table)
+        told(message, "train", write(table), "--out", tmp_path / "run")
 
     def test_images_of_two_shapes(self):
         parts = [Dataset({"X": [0, 1]}, images={"I": np.zeros((2, 1, 8, size))}, name=f"d{size}") for size in (8, 16)]

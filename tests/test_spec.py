@@ -1,6 +1,7 @@
 """spec.yaml: what it says is what is trained, and every slip is answered with file, line and column."""
 
 import dataclasses
+import gzip
 import inspect
 import re
 import sys
@@ -154,7 +155,7 @@ SLIPS = {
     "unknown part of a variable": (
         GRAPH_AND_DATA + "variables: {X: {levles: [0, 1]}}",
         "3:17",
-        "variables.X.levles: there is no such entry; known are kind, levels, shape; did you mean 'levels'",
+        "variables.X.levles: there is no such entry; known are kind, levels, shape, size; did you mean 'levels'",
     ),
     "no path": ("graph: X -> Y\ndata:\n  - {do: [X]}", "3:5", "the entry 'data.0.path' is missing"),
     "data set as text": (
@@ -238,10 +239,33 @@ SLIPS = {
     ),
     "target": (
         "graph: X -> Y\ndata: [{path: obs.csv, do: [Z]}]",
-        "2:8",
+        "2:24",
         r"dataset 'obs.csv': do=\['Z'\], but there is no column 'Z'",
     ),
-    "weights": ("graph: X -> Y\ndata: [{path: obs.csv, weights: w}]", "2:8", "dataset 'obs.csv': weights='w' is no "),
+    "weights": ("graph: X -> Y\ndata: [{path: obs.csv, weights: w}]", "2:24", "dataset 'obs.csv': weights='w' is no "),
+    "array file": ("graph: X -> W\ndata: [{path: obs.csv, arrays: {W: obs.csv}}]", "2:33", ".*neither an .npy array"),
+    "groups": ("graph: X -> Y\ndata: [{path: obs.csv, groups: g}]", "2:24", "dataset 'obs.csv': groups='g' is no "),
+    "column of no data set": (
+        "graph: X -> Y -> Q\ndata:\n- path: obs.csv",
+        "3:3",
+        "variable 'Q' of the graph is",
+    ),
+    "level that is not declared": (
+        GRAPH_AND_DATA + "variables: {X: {levels: [0, 2]}}",
+        "2:8",
+        r"dataset 'obs.csv': variable 'X' has no level 1; its levels are 0, 2; .*\(2 rows, the first is row 1",
+    ),
+    "variable without data": (
+        "graph: X -> Y\ndata:\n- {path: obs.csv}\n- {path: other.csv}",
+        "4:4",
+        ".*other.csv: No such file",
+    ),
+    "size": (GRAPH_AND_DATA + "variables: {X: {size: 0}}", "3:17", "variables.X.size must be at least 1, not 0"),
+    "size of a category": (
+        GRAPH_AND_DATA + "variables: {X: {kind: categorical, size: 2}}",
+        "3:13",
+        "variables.X: a variable that is categorical has no size",
+    ),
     "image column without pictures": (
         GRAPH_AND_DATA + "variables: {X: {kind: image}}",
         "2:9",
@@ -272,7 +296,7 @@ def test_errors_keep_their_kind_and_evidence(write):
     error = refused(write("graph: X -> X\ndata: [{path: obs.csv}]"), "1:1", "line 1, column 3")
     assert isinstance(error, GraphError)
     assert (error.edge, error.line) == (("X", "X"), 1)
-    error = refused(write("graph: X -> Y\ndata: [{path: obs.csv, do: Z}]"), "2:8", "dataset")
+    error = refused(write("graph: X -> Y\ndata: [{path: obs.csv, do: Z}]"), "2:24", "dataset")
     assert isinstance(error, DataError)
     assert error.column == "Z"
 
@@ -288,6 +312,42 @@ def test_a_tag_makes_no_object(write, tmp_path):
     text = f"graph: !!python/object/apply:os.system [touch {tmp_path}/owned]\ndata: [{{path: obs.csv}}]\n"
     refused(write(text), "1:1", "graph must be text")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_data_set_may_be_arrays_alone(write, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 5, 6), dtype=np.uint8)
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 6])
+    (tmp_path / "images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pictures.tobytes()))
+    (tmp_path / "labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 4, 7, 2, 7, 1]))
+    np.save(tmp_path / "w.npy", np.arange(8.0).reshape(4, 2))
+    spec = read_spec(
+        write("""\
+            graph: D -> I; D -> W
+            data:
+              - images: {I: images-idx3-ubyte.gz}
+                arrays: {D: labels-idx1-ubyte, W: w.npy}
+            variables: {W: {size: 2}}
+            """)
+    )
+    (dataset,) = spec.load_data()
+    assert (dataset.name, dataset.columns) == ("images-idx3-ubyte.gz", ("D", "W", "I"))
+    assert dataset.table["D"].tolist() == [7, 2, 7, 1]
+    np.testing.assert_array_equal(dataset.images["I"][:, 0], pictures)
+
+
+def test_mistakes_in_the_second_data_set_are_placed_there(write, tmp_path):
+    (tmp_path / "b.csv").write_text("X,Y\n0,1.5\nyes,2.5\n1,3.5\n")
+    error = refused(
+        write("graph: X -> Y\ndata:\n  - path: obs.csv\n  - path: b.csv\n    name: second\n"),
+        "4:5",
+        r"column 'X' holds numbers in dataset 'obs.csv' and strings in dataset 'second', such as 'yes' \(row 1, ",
+    )
+    assert (error.dataset, error.column, error.row, error.count) == ("second", "X", 1, 1)
+    (tmp_path / "b.csv").write_text("X,Y\n0,1.5\n,2.5\n1,3.5\n")
+    text = "graph: X -> Y\ndata:\n  - path: obs.csv\n  - path: b.csv\n    do: X\n"
+    refused(write(text), "5:5", r"dataset 'b.csv': column 'X' has missing values \(row 1, counted from 0\)")
+    datasets = read_spec(write(text + "    dropna: true\n")).load_data()
+    assert [dataset.name for dataset in datasets] == ["obs.csv", "b.csv"]
 
 
 class TestPictures:
@@ -330,9 +390,15 @@ class TestPictures:
 
     def test_alone_make_a_data_set(self, folder):
         self.table = self.table[["I"]]
-        (dataset,) = read_spec(self.spec(folder)).load_data()
+        path = self.spec(folder)
+        path.write_text(path.read_text().replace("X -> I", "I"))
+        (dataset,) = read_spec(path).load_data()
         assert dataset.columns == ("I",)
         assert len(dataset) == 3
+
+    def test_in_an_odd_format_are_not_opened(self, folder):
+        Image.new("RGB", (6, 8)).save(folder / "pictures" / "1.png", format="GIF")
+        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: no PNG or JPEG picture that can be read")
 
     def test_missing_names_are_refused_or_dropped(self, folder):
         self.table.loc[1, "I"] = None
@@ -348,7 +414,7 @@ class TestPictures:
 
     def test_a_file_that_is_no_picture(self, folder):
         (folder / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
-        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: no picture that can be read")
+        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: no PNG or JPEG picture that can be read")
 
     def test_another_size(self, folder):
         Image.new("RGB", (7, 8)).save(folder / "pictures" / "1.png")

@@ -1,0 +1,29 @@
+"""Datasets: reading them, what is checked before anything is learned, and their values as mechanisms see them."""
+
+from mdcm.data.arrays import read_array, read_images
+from mdcm.data.dataset import Dataset
+from mdcm.data.encoding import Encoded, decode, decode_columns, encode, to_spec
+from mdcm.data.pictures import read_pictures
+from mdcm.data.validation import validate
+from mdcm.files import file_sha256, read_table
+from mdcm.schema import Schema
+from mdcm.variables import Kind, Level, Variable
+
+__all__ = [
+    "Dataset",
+    "Encoded",
+    "Kind",
+    "Level",
+    "Schema",
+    "Variable",
+    "decode",
+    "decode_columns",
+    "encode",
+    "file_sha256",
+    "read_array",
+    "read_images",
+    "read_pictures",
+    "read_table",
+    "to_spec",
+    "validate",
+]

@@ -1,0 +1,122 @@
+"""Pictures in files, whose names stand in a column of a table."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdcm.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = ["read_pictures"]
+
+# what a picture may be; other formats of pillow start programs of their own
+_FORMATS = ("PNG", "JPEG")
+# pillow's pixel formats by number of channels, and the other way round where it is not 3
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
+# pixels up to this size are held in memory, more of them in a file without a name
+_MOST_IN_MEMORY = 1 << 30
+
+
+def read_pictures(
+    names: pd.Series[Any], folder: str | Path, shape: tuple[int, int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Images that a column of file names stands for.
+
+    Args:
+        names: Paths of PNG or JPEG files, relative to the folder; at least one.
+        folder: Where the table is.
+        shape: Channels (1, 3 or 4), height and width; by default those of the first picture.
+
+    Returns:
+        Pixels, uint8 ``[n, c, h, w]``; memory-mapped from a temporary file where they are more than 1 GiB.
+
+    Raises:
+        DataError: If pillow is not installed, a name is missing, or a file is no picture or has another size.
+
+    Example:
+        >>> import pandas as pd, PIL.Image
+        >>> folder = tempfile.mkdtemp()
+        >>> PIL.Image.new("L", (6, 8)).save(Path(folder, "a.png"))
+        >>> read_pictures(pd.Series(["a.png"], name="I"), folder).shape
+        (1, 1, 8, 6)
+    """
+    column = str(names.name)
+    try:
+        import PIL.Image
+    except ImportError:
+        raise DataError(
+            f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
+            column=column,
+        ) from None
+    pictures: NDArray[np.uint8] | None = None
+    for row, file in enumerate(names):
+        where = f"column {column!r}, row {row} (counted from 0): {file!r}"
+        if not isinstance(file, str):
+            raise DataError(f"{where} is no file name", column=column, row=row, count=1)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+                with PIL.Image.open(Path(folder) / file, formats=_FORMATS) as picture:
+                    pixels = _pixels(picture, shape)
+        except _UnusableError as error:
+            raise DataError(f"{where} {error}", column=column, row=row, count=1) from None
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+            raise DataError(f"{where} is too large: {error}", column=column, row=row, count=1) from None
+        except MemoryError:
+            raise
+        # a damaged file makes pillow raise nearly anything
+        except Exception as error:
+            reason = (isinstance(error, OSError) and error.strerror) or "no PNG or JPEG picture that can be read"
+            raise DataError(f"{where}: {reason}", column=column, row=row, count=1) from error
+        if pictures is None:
+            shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+            pictures = _store((len(names), *shape), column)
+        pictures[row] = pixels
+    if pictures is None:
+        raise DataError(f"column {column!r} has no rows, so there is no picture", column=column)
+    return pictures
+
+
+def _store(shape: tuple[int, ...], column: str) -> NDArray[np.uint8]:
+    needed = math.prod(shape)
+    if needed <= _MOST_IN_MEMORY:
+        return np.empty(shape, dtype=np.uint8)
+    try:
+        with tempfile.TemporaryFile() as file:
+            # reserved at once: a mapped file on a full disk would end the process
+            os.posix_fallocate(file.fileno(), 0, needed)
+            return np.memmap(file, np.uint8, "r+", 0, shape)
+    except OSError as error:
+        raise DataError(
+            f"column {column!r}: its pictures take {needed:,} bytes, for which {tempfile.gettempdir()} has no room "
+            f"({error.strerror}); set TMPDIR to a larger disk",
+            column=column,
+        ) from None
+
+
+class _UnusableError(Exception):
+    pass
+
+
+def _pixels(picture: Image, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one."""
+    channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
+    if shape is not None and (picture.height, picture.width) != shape[1:]:
+        # never scaled silently: whoever does it must decide how
+        raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
+    if channels not in _MODES or picture.mode.startswith(("I", "F")):
+        raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")
+    pixels = np.asarray(picture.convert(_MODES[channels]))
+    return np.moveaxis(pixels.reshape(picture.height, picture.width, channels), 2, 0)

@@ -1,0 +1,174 @@
+"""What is checked of data sets before anything is learned from them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from mdcm.data.dataset import Dataset, blocks
+from mdcm.errors import DataError
+from mdcm.variables import floats, listing, plain, refuse, storage, suggestion
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["validate"]
+
+
+def validate(
+    data: pd.DataFrame | Mapping[str, Any] | Dataset | Sequence[Dataset | pd.DataFrame],
+    nodes: Sequence[str],
+    *,
+    unobserved: Collection[str] = (),
+) -> tuple[Dataset, ...]:
+    """Datasets as a model can use them: named, without extra columns, without missing values.
+
+    Args:
+        data: One table or dataset, or several.
+        nodes: Names of the graph's nodes.
+        unobserved: Nodes that no dataset needs to hold, because their mechanism is given.
+
+    Returns:
+        Datasets with the columns that are nodes. One without a name is called d1, d2, ... by its place. Columns
+        without any value are taken out, as not observed, and columns ``W[0]``, ``W[1]``, ... become the vector W.
+
+    Raises:
+        DataError: If a node is in no dataset; if values are missing or infinite; if a target is no node; if a
+            variable never varies; if two datasets have the same name.
+
+    Warns:
+        UserWarning: About columns that are no nodes, hold no value at all, or are constant in a dataset.
+
+    Example:
+        >>> first = Dataset({"X": [0, 1, 1], "Y": [2, 2, 1]})
+        >>> second = Dataset({"X": [1, 1], "Y": [1, 2]}, do="X", name="trial")
+        >>> [dataset.name for dataset in validate([first, second], ["X", "Y"])]
+        ['d1', 'trial']
+    """
+    if isinstance(data, pd.DataFrame | Dataset | Mapping):
+        data = [cast("Dataset | pd.DataFrame", data)]
+    if not isinstance(data, list | tuple) or not data:
+        kind = "an empty list" if isinstance(data, list | tuple) else type(data).__name__
+        raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}")
+    datasets = [item if isinstance(item, Dataset) else Dataset(item) for item in data]
+    names = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"{names.count(name)} datasets are called {name!r}; give each a name of its own", dataset=name
+            )
+    checked = tuple(
+        _validated(dataset.gathered(nodes), name, nodes) for dataset, name in zip(datasets, names, strict=True)
+    )
+
+    observed = {column for dataset in checked for column in dataset.columns}
+    for node in nodes:
+        if node not in observed and node not in unobserved:
+            given = [column for dataset in datasets for column in dataset.columns if column not in nodes]
+            raise DataError(
+                f"variable {node!r} of the graph is a column of no dataset ({listing(names)}){suggestion(node, given)}",
+                dataset=names[0] if len(names) == 1 else None,
+                column=node,
+            )
+    _check_variation(checked)
+    return checked
+
+
+def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
+    label = f"dataset {name!r}"
+    for target in dataset.do:
+        if target not in nodes:
+            raise DataError(
+                f"{label}: do={list(dataset.do)}, but {target!r} is no node of the graph{suggestion(target, nodes)}",
+                dataset=name,
+                column=target,
+            )
+    used = [column for column in dataset.columns if column in nodes]
+    extra = [column for column in dataset.columns if column not in nodes and column not in dataset._helpers]
+    if not used:
+        raise DataError(
+            f"{label} has none of the graph's variables: its columns are {listing(dataset.columns)}, "
+            f"the graph has {listing(nodes)}",
+            dataset=name,
+        )
+    if extra:
+        plural = "columns" if len(extra) > 1 else "column"
+        verb = "are no nodes" if len(extra) > 1 else "is no node"
+        warnings.warn(f"{label}: {plural} {listing(extra)} {verb} of the graph, ignored", stacklevel=3)
+
+    missing = dataset.table[[column for column in used if column in dataset.table.columns]].isna()
+    for column, array in dataset.arrays.items():
+        if column in used and np.issubdtype(array.dtype, np.floating):
+            missing[column] = np.concatenate([np.isnan(block).any(axis=1) for _, block in blocks(array)])
+    empty = [column for column in missing.columns if missing[column].all()]
+    for column in empty:
+        if column in dataset.do:
+            raise DataError(
+                f"{label}: column {column!r} is a target of the intervention and holds no value; "
+                "fill in the values that were set",
+                dataset=name,
+                column=column,
+            )
+        warnings.warn(f"{label}: column {column!r} holds no value, so it counts as not observed", stacklevel=3)
+    used = [column for column in used if column not in empty]
+    if not used:
+        raise DataError(f"{label}: no variable of the graph holds a value", dataset=name)
+    missing = missing.drop(columns=empty)
+    lost = missing.to_numpy(dtype=bool).any(axis=1)
+    if not dataset.dropna and lost.any():
+        column = next(column for column in missing.columns if missing[column].any())
+        refuse(
+            missing[column],
+            f"{label}: column {column!r} has missing values",
+            name,
+            column,
+            advice="; fill them in, or leave such rows out with Dataset(..., dropna=True)",
+            rows=dataset.rows,
+        )
+    if dataset.groups is not None:
+        lost |= dataset.groups < 0
+    if dataset.weights is not None:
+        lost |= np.isnan(dataset.weights)
+    if lost.all():
+        raise DataError(f"{label}: no row is without missing values, so dropna=True leaves none", dataset=name)
+    kept = dataset.restricted(name, used, np.asarray(~lost) if lost.any() else None)
+    for column in used:
+        infinite: NDArray[np.bool_] | None = None
+        if column in kept.arrays:
+            infinite = np.concatenate([np.isinf(block).any(axis=1) for _, block in blocks(kept.arrays[column])])
+        elif column in kept.table.columns and storage(kept.table[column], label, name, kept.rows) == "float":
+            infinite = np.isinf(floats(kept.table[column]))
+        if infinite is not None:
+            message = f"{label}: column {column!r} has infinite values"
+            refuse(infinite, message, name, column, rows=kept.rows)
+    return kept
+
+
+def _check_variation(datasets: Sequence[Dataset]) -> None:
+    """Warn about columns that are constant in one dataset, refuse a variable that is constant in all."""
+    constant: dict[str, list[tuple[Dataset, Any]]] = {}
+    varies = {target for dataset in datasets for target in dataset.do}
+    for dataset in datasets:
+        for column, values in dataset.table.items():
+            name = str(column)
+            if name in dataset.do:
+                continue
+            if values.nunique() == 1:
+                constant.setdefault(name, []).append((dataset, values.iloc[0]))
+            else:
+                varies.add(name)
+    for name, places in constant.items():
+        dataset, value = places[0]
+        if name not in varies:
+            raise DataError(
+                f"column {name!r} is {plain(value)!r} in every row of {dataset.label}, and varies in no dataset: "
+                "nothing can be learned about it; leave it out of the graph",
+                dataset=dataset.name,
+                column=name,
+            )
+        for dataset, value in places:
+            warnings.warn(f"{dataset.label}: column {name!r} is constant ({plain(value)!r})", stacklevel=3)
