@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -327,27 +328,98 @@ py::dict projection(const Admg& graph, py::handle observed, bool shared) {
   return result;
 }
 
-// (terms, None) with terms (kind, nodes, given, operands), or (None, (inner, outer)) for a hedge.
-py::tuple identification(const Admg& graph, py::handle y, py::handle x) {
-  const NodesIn y_in(y, graph.size());
-  const NodesIn x_in(x, graph.size());
-  Identification found;
-  {
+// A question, the data for it, and what was found.
+class BoundIdentification {
+ public:
+  BoundIdentification(std::shared_ptr<Admg> graph, const std::vector<py::dict>& groups,
+                      const std::vector<std::pair<Node, std::int32_t>>& values,
+                      const std::vector<std::vector<std::tuple<Node, Symbol, std::int32_t>>>& worlds,
+                      const std::vector<std::tuple<Symbol, std::int32_t, bool>>& atoms, bool all)
+      : graph_(std::move(graph)) {
+    const Node n = graph_->size();
+    for (const py::dict& group : groups) groups_.push_back(group_from(group, n));
+    const auto check = [](bool holds) {
+      if (!holds) throw py::index_error("the question names what does not exist");
+    };
+    const auto num_symbols = n + static_cast<Symbol>(values.size());
+    const auto num_worlds = static_cast<std::int32_t>(worlds.size());
+    for (const auto& [node, level] : values) {
+      check(graph_->contains(node) && level >= Question::kForeign);
+      question_.values.push_back({node, level});
+    }
+    for (const auto& world : worlds) {
+      auto& settings = question_.worlds.emplace_back();
+      for (const auto& [node, symbol, other] : world) {
+        check(graph_->contains(node) && symbol < num_symbols && (symbol >= 0 || (other >= 0 && other < num_worlds)));
+        settings.push_back({node, symbol, other});
+      }
+    }
+    for (const auto& [symbol, world, given] : atoms) {
+      check(symbol >= 0 && symbol < num_symbols && world >= 0 && world < num_worlds);
+      question_.atoms.push_back({symbol, world, given});
+    }
     const py::gil_scoped_release release;
-    found = identify(graph, y_in, x_in);
+    found_ = std::make_unique<Identification>(*graph_, groups_, question_, all);
   }
-  if (!found.estimand) {
-    return py::make_tuple(py::none(),
-                          py::make_tuple(moved(std::move(found.hedge.inner)), moved(std::move(found.hedge.outer))));
+
+  const char* verdict() const {
+    static constexpr const char* kNames[] = {"yes", "no", "impossible"};
+    return kNames[static_cast<std::size_t>(found_->verdict())];
   }
-  static constexpr const char* kNames[] = {"probability", "product", "quotient", "sum"};
-  py::list terms;
-  for (const Expression::Term& term : found.estimand->terms) {
-    terms.append(py::make_tuple(kNames[static_cast<std::size_t>(term.kind)], py::cast(term.nodes), py::cast(term.given),
-                                py::cast(term.operands)));
+
+  py::list failures() const {
+    static constexpr const char* kNames[] = {"none", "inside", "columns", "hedge", "values"};
+    py::list result;
+    for (const Identification::Failure& failure : found_->failures()) {
+      py::list obstacles;
+      for (const Obstacle& obstacle : failure.obstacles) {
+        obstacles.append(py::make_tuple(kNames[static_cast<std::size_t>(obstacle.kind)], py::cast(obstacle.nodes)));
+      }
+      py::object conflict = py::none();
+      if (failure.conflict) {
+        py::list members;
+        for (const auto& member : failure.conflict->members) {
+          members.append(py::make_tuple(member.value, py::cast(member.parents)));
+        }
+        conflict = py::make_tuple(failure.conflict->variable, failure.conflict->first, failure.conflict->second,
+                                  std::move(members));
+      }
+      result.append(py::make_tuple(py::cast(failure.factor), std::move(obstacles), std::move(conflict)));
+    }
+    return result;
   }
-  return py::make_tuple(terms, py::none());
-}
+
+  py::list symbols() const {
+    py::list result;
+    const auto& nodes = found_->symbols().nodes();
+    for (std::size_t s = static_cast<std::size_t>(graph_->size()); s < nodes.size(); ++s) result.append(nodes[s]);
+    return result;
+  }
+
+  py::list terms() {
+    static constexpr const char* kNames[] = {"probability", "product", "quotient", "sum", "any", "cases", "equal"};
+    if (found_->verdict() != Identification::Verdict::kYes) throw py::value_error("there is no estimand");
+    Expression expression;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      expression = found_->express();
+    }
+    py::list result;
+    for (const Expression::Term& term : expression.terms) {
+      result.append(py::make_tuple(kNames[static_cast<std::size_t>(term.kind)], term.source, py::cast(term.symbols),
+                                   py::cast(term.given), py::cast(term.set), py::cast(term.operands)));
+    }
+    return result;
+  }
+
+ private:
+  std::shared_ptr<const Admg> graph_;
+  std::vector<DatasetGroup> groups_;
+  Question question_;
+  std::unique_ptr<Identification> found_;
+  std::mutex mutex_;
+};
 
 void bind_graph(py::module_& m) {
   py::class_<Admg, std::shared_ptr<Admg>>(m, "Admg", "An immutable mixed graph over the nodes 0..n-1.")
@@ -447,7 +519,6 @@ void bind_graph(py::module_& m) {
           },
           py::arg("y"), py::arg("z"), py::arg("x"), py::arg("w"))
       .def("latent_projection", &projection, py::arg("observed"), py::arg("shared") = false)
-      .def("identify", &identification, py::arg("y"), py::arg("x") = py::tuple())
       .def(
           "paper_set",
           [](const Admg& graph, py::handle nodes) {
@@ -491,6 +562,20 @@ void bind_planning(py::module_& m) {
       .def("edges", &edge_array);
 }
 
+void bind_identification(py::module_& m) {
+  py::class_<BoundIdentification>(m, "Identification", "Whether data determine the answer to a question, and how.")
+      .def(py::init<std::shared_ptr<Admg>, const std::vector<py::dict>&,
+                    const std::vector<std::pair<Node, std::int32_t>>&,
+                    const std::vector<std::vector<std::tuple<Node, Symbol, std::int32_t>>>&,
+                    const std::vector<std::tuple<Symbol, std::int32_t, bool>>&, bool>(),
+           py::arg("graph"), py::arg("groups"), py::arg("values"), py::arg("worlds"), py::arg("atoms"),
+           py::arg("all") = false)
+      .def_property_readonly("verdict", &BoundIdentification::verdict)
+      .def_property_readonly("failures", &BoundIdentification::failures)
+      .def_property_readonly("symbols", &BoundIdentification::symbols)
+      .def("terms", &BoundIdentification::terms);
+}
+
 }  // namespace
 }  // namespace mdcm
 
@@ -511,4 +596,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("index_pairs", &mdcm::index_pairs, py::arg("index"), py::arg("pairs"));
   mdcm::bind_graph(m);
   mdcm::bind_planning(m);
+  mdcm::bind_identification(m);
 }

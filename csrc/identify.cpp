@@ -1,332 +1,234 @@
 #include "identify.hpp"
 
 #include <algorithm>
-#include <iterator>
-#include <map>
-#include <tuple>
 #include <utility>
 
 namespace mdcm {
 namespace {
 
-using Kind = Expression::Kind;
-using Term = Expression::Term;
+constexpr std::size_t kMostCombinations = std::size_t{1} << 20;
 
-std::size_t at(Node v) { return static_cast<std::size_t>(v); }
+std::size_t at(std::int32_t v) { return static_cast<std::size_t>(v); }
 
-// Subsets of the nodes as marks that are cleared by a new epoch, and searches inside them.
-class Subgraph {
- public:
-  explicit Subgraph(const Admg& graph)
-      : graph_(graph), inside_(at(graph.size()), 0), seen_(at(graph.size()), 0), used_(at(graph.num_hubs()), 0) {}
-
-  void restrict_to(Nodes set) {
-    ++epoch_;
-    for (const Node v : set) inside_[at(v)] = epoch_;
-  }
-
-  // Ancestors of `nodes` in the graph over the set, in topological order.
-  std::vector<Node> ancestors(Nodes nodes) {
-    ++search_;
-    std::vector<Node> found;
-    const auto reach = [&](Node v) {
-      if (inside_[at(v)] != epoch_ || seen_[at(v)] == search_) return;
-      seen_[at(v)] = search_;
-      found.push_back(v);
-    };
-    for (const Node v : nodes) reach(v);
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      for (const Node p : graph_.parents(found[i])) reach(p);
-    }
-    sort(found);
-    return found;
-  }
-
-  // The c-components of the graph over the set, each in topological order, by their first members.
-  std::vector<std::vector<Node>> parts(Nodes set) {
-    restrict_to(set);
-    ++search_;
-    std::vector<std::vector<Node>> found;
-    for (const Node root : set) {
-      if (seen_[at(root)] != search_) found.push_back(part_from(root));
-    }
-    return found;
-  }
-
-  // The c-component of the graph over the set that holds `root`, in topological order.
-  std::vector<Node> part_of(Node root) {
-    ++search_;
-    return part_from(root);
-  }
-
-  void sort(std::vector<Node>& nodes) const {
-    const Nodes position = graph_.positions();
-    std::sort(nodes.begin(), nodes.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
-  }
-
- private:
-  std::vector<Node> part_from(Node root) {
-    std::vector<Node> part;
-    const auto reach = [&](Node v) {
-      if (inside_[at(v)] != epoch_ || seen_[at(v)] == search_) return;
-      seen_[at(v)] = search_;
-      part.push_back(v);
-    };
-    reach(root);
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for (const Node w : graph_.siblings(part[i])) reach(w);
-      for (const Node hub : graph_.hubs(part[i])) {
-        if (used_[at(hub)] == search_) continue;
-        used_[at(hub)] = search_;
-        for (const Node w : graph_.hub_children(hub)) reach(w);
-      }
-    }
-    sort(part);
-    return part;
-  }
-
-  const Admg& graph_;
-  std::vector<std::uint32_t> inside_;
-  std::vector<std::uint32_t> seen_;
-  std::vector<std::uint32_t> used_;
-  std::uint32_t epoch_ = 0;
-  std::uint32_t search_ = 0;
-};
-
-// Builds an expression; equal terms are shared.
-class Builder {
- public:
-  std::int32_t probability(std::vector<Node> nodes, std::vector<Node> given) {
-    std::sort(nodes.begin(), nodes.end());
-    std::sort(given.begin(), given.end());
-    return add({Kind::kProbability, std::move(nodes), std::move(given), {}});
-  }
-
-  std::int32_t product(const std::vector<std::int32_t>& factors) {
-    std::vector<std::int32_t> operands;
-    for (const std::int32_t factor : factors) {
-      const Term& term = terms_[static_cast<std::size_t>(factor)];
-      if (term.kind == Kind::kProduct) {
-        operands.insert(operands.end(), term.operands.begin(), term.operands.end());
-      } else {
-        operands.push_back(factor);
-      }
-    }
-    if (operands.size() == 1) return operands[0];
-    return add({Kind::kProduct, {}, {}, std::move(operands)});
-  }
-
-  std::int32_t quotient(std::int32_t top, std::int32_t bottom) { return add({Kind::kQuotient, {}, {}, {top, bottom}}); }
-
-  // Factors P(v | ...) sum to one over v where no other factor mentions v; last nodes first, so that one makes way for
-  // the one before it.
-  std::int32_t sum(std::vector<Node> nodes, std::int32_t operand) {
-    if (nodes.empty()) return operand;
-    const Term whole = terms_[static_cast<std::size_t>(operand)];
-    if (whole.kind == Kind::kSum) {
-      nodes.insert(nodes.end(), whole.nodes.begin(), whole.nodes.end());
-      return sum(std::move(nodes), whole.operands[0]);
-    }
-    std::vector<std::int32_t> factors = whole.kind == Kind::kProduct ? whole.operands : std::vector{operand};
-    const auto is_simple = [&](std::int32_t f) { return term(f).kind == Kind::kProbability; };
-    if (std::all_of(factors.begin(), factors.end(), is_simple)) {
-      std::map<Node, int> mentions;
-      std::map<Node, std::size_t> own;
-      for (std::size_t k = 0; k < factors.size(); ++k) {
-        for (const Node v : term(factors[k]).nodes) ++mentions[v];
-        for (const Node v : term(factors[k]).given) ++mentions[v];
-        if (term(factors[k]).nodes.size() == 1) own[term(factors[k]).nodes[0]] = k;
-      }
-      std::vector<bool> gone(factors.size(), false);
-      std::vector<Node> kept;
-      for (std::size_t i = nodes.size(); i-- > 0;) {
-        const auto place = own.find(nodes[i]);
-        if (mentions[nodes[i]] != 1 || place == own.end()) {
-          kept.push_back(nodes[i]);
-          continue;
-        }
-        gone[place->second] = true;
-        for (const Node w : term(factors[place->second]).given) --mentions[w];
-      }
-      std::vector<std::int32_t> left;
-      for (std::size_t k = 0; k < factors.size(); ++k) {
-        if (!gone[k]) left.push_back(factors[k]);
-      }
-      factors = std::move(left);
-      nodes = std::move(kept);
-      operand = product(factors);
-      if (nodes.empty()) return operand;
-    }
-    std::sort(nodes.begin(), nodes.end());
-    return add({Kind::kSum, std::move(nodes), {}, {operand}});
-  }
-
-  const Term& term(std::int32_t number) const { return terms_[static_cast<std::size_t>(number)]; }
-
-  // What `last` is made of, and nothing else.
-  Expression take(std::int32_t last) {
-    std::vector<bool> needed(terms_.size(), false);
-    needed[static_cast<std::size_t>(last)] = true;
-    for (std::size_t i = terms_.size(); i-- > 0;) {
-      if (!needed[i]) continue;
-      for (const std::int32_t operand : terms_[i].operands) needed[static_cast<std::size_t>(operand)] = true;
-    }
-    std::vector<std::int32_t> number(terms_.size(), -1);
-    Expression result;
-    for (std::size_t i = 0; i <= static_cast<std::size_t>(last); ++i) {
-      if (!needed[i]) continue;
-      number[i] = static_cast<std::int32_t>(result.terms.size());
-      Term term = std::move(terms_[i]);
-      for (std::int32_t& operand : term.operands) operand = number[static_cast<std::size_t>(operand)];
-      result.terms.push_back(std::move(term));
-    }
-    return result;
-  }
-
- private:
-  struct Less {
-    bool operator()(const Term& a, const Term& b) const {
-      return std::tie(a.kind, a.operands, a.nodes, a.given) < std::tie(b.kind, b.operands, b.nodes, b.given);
-    }
-  };
-
-  std::int32_t add(Term term) {
-    const auto [place, is_new] = known_.try_emplace(term, static_cast<std::int32_t>(terms_.size()));
-    if (is_new) terms_.push_back(std::move(term));
-    return place->second;
-  }
-
-  std::vector<Term> terms_;
-  std::map<Term, std::int32_t, Less> known_;
-};
-
-// Nodes of `large` that are not in `small`; both in topological order.
-std::vector<Node> without(const std::vector<Node>& large, Nodes small, const Admg& graph) {
-  const Nodes position = graph.positions();
-  std::vector<Node> rest;
-  std::set_difference(large.begin(), large.end(), small.begin(), small.end(), std::back_inserter(rest),
-                      [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
-  return rest;
+// Place of a target in its group, or -1.
+std::ptrdiff_t target_place(const DatasetGroup& group, Node v) {
+  const auto place = std::lower_bound(group.targets.begin(), group.targets.end(), v);
+  return place == group.targets.end() || *place != v ? -1 : place - group.targets.begin();
 }
-
-class Identifier {
- public:
-  Identifier(const Admg& graph, Nodes y, Nodes x) : graph_(graph), sub_(graph), y_(y.begin(), y.end()) {
-    sub_.sort(y_);
-    sub_.restrict_to(graph.topological_order());
-    // what is no ancestor of y sums to one, and P(V) over an ancestral set is a marginal of P(V)
-    above_ = sub_.ancestors(y_);
-    x_.assign(x.begin(), x.end());
-    sub_.sort(x_);
-  }
-
-  Identification run() {
-    const std::vector<Node> free = without(above_, x_, graph_);
-    sub_.restrict_to(free);
-    const std::vector<Node> relevant = sub_.ancestors(y_);
-    const auto wholes = sub_.parts(above_);
-    std::vector<std::size_t> whole_of(at(graph_.size()), 0);
-    for (std::size_t k = 0; k < wholes.size(); ++k) {
-      for (const Node v : wholes[k]) whole_of[at(v)] = k;
-    }
-    std::vector<std::int32_t> factors;
-    for (const auto& factor : sub_.parts(relevant)) {
-      const auto found = c_factor(factor, wholes[whole_of[at(factor[0])]]);
-      if (!found) {
-        Hedge hedge{factor, stuck_};
-        std::sort(hedge.inner.begin(), hedge.inner.end());
-        std::sort(hedge.outer.begin(), hedge.outer.end());
-        return {std::nullopt, std::move(hedge)};
-      }
-      factors.push_back(*found);
-    }
-    return {builder_.take(builder_.sum(without(relevant, y_, graph_), builder_.product(factors))), {}};
-  }
-
- private:
-  // Q[factor] from Q[whole], a c-component of the ancestral graph, or nothing, with the set that it got stuck in.
-  // Tian's recursion as a loop: every round takes the ancestors of the factor, then their c-component around it.
-  std::optional<std::int32_t> c_factor(const std::vector<Node>& factor, std::vector<Node> current) {
-    // an expression for Q[current]; none while it is a c-component of an ancestral set, whose factors are simple
-    std::optional<std::int32_t> q;
-    for (;;) {
-      sub_.restrict_to(current);
-      const std::vector<Node> up = sub_.ancestors(factor);
-      if (up.size() == current.size() && up.size() != factor.size()) {
-        stuck_ = current;
-        return std::nullopt;
-      }
-      if (up.size() == factor.size()) {
-        const std::int32_t all = q ? *q : from_joint(current);
-        return builder_.sum(without(current, factor, graph_), all);
-      }
-      const std::int32_t marginal = builder_.sum(without(current, up, graph_), q ? *q : from_joint(current));
-      sub_.restrict_to(up);
-      std::vector<Node> part = sub_.part_of(factor[0]);
-      if (part.size() < up.size()) {
-        q = from_quotients(part, up, marginal);
-      } else {
-        q = marginal;
-      }
-      current = std::move(part);
-    }
-  }
-
-  // Q[part] for a c-component of an ancestral set: the product of P(v | what precedes v and matters), where T, the
-  // c-component around v among what does not follow v, and the parents of T screen off the rest (Tian & Pearl 2002).
-  std::int32_t from_joint(const std::vector<Node>& part) {
-    const Nodes position = graph_.positions();
-    std::vector<std::int32_t> factors;
-    std::vector<Node> before;
-    for (const Node v : part) {
-      before.clear();
-      for (const Node w : part) {
-        if (position[at(w)] <= position[at(v)]) before.push_back(w);
-      }
-      sub_.restrict_to(before);
-      const std::vector<Node> around = sub_.part_of(v);
-      std::vector<Node> given(around.begin(), around.end());
-      for (const Node w : around) {
-        const Nodes up = graph_.parents(w);
-        given.insert(given.end(), up.begin(), up.end());
-      }
-      std::sort(given.begin(), given.end());
-      given.erase(std::unique(given.begin(), given.end()), given.end());
-      std::erase(given, v);
-      factors.push_back(builder_.probability({v}, std::move(given)));
-    }
-    return builder_.product(factors);
-  }
-
-  // Q[part] from Q[set], of which it is a c-component: the product over its members of Q of the set up to the member
-  // by Q of the set before it.
-  std::int32_t from_quotients(const std::vector<Node>& part, const std::vector<Node>& set, std::int32_t q) {
-    std::vector<std::int32_t> factors;
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < set.size() && next < part.size(); ++i) {
-      if (set[i] != part[next]) continue;
-      ++next;
-      const auto after = [&](std::size_t from) {
-        return std::vector<Node>(set.begin() + static_cast<std::ptrdiff_t>(from), set.end());
-      };
-      const std::int32_t top = builder_.sum(after(i + 1), q);
-      // the first member's denominator is Q of nothing, which is one
-      factors.push_back(i == 0 ? top : builder_.quotient(top, builder_.sum(after(i), q)));
-    }
-    return builder_.product(factors);
-  }
-
-  const Admg& graph_;
-  Subgraph sub_;
-  Builder builder_;
-  std::vector<Node> y_;
-  std::vector<Node> x_;
-  std::vector<Node> above_;
-  std::vector<Node> stuck_;
-};
 
 }  // namespace
 
-Identification identify(const Admg& graph, Nodes y, Nodes x) { return Identifier(graph, y, x).run(); }
+Identification::Identification(const Admg& graph, const std::vector<DatasetGroup>& groups, const Question& question,
+                               bool all)
+    : graph_(graph), groups_(groups), question_(question), symbols_(graph.size(), question.values) {
+  if (find_direct()) return;
+  const bool conditional =
+      std::any_of(question.atoms.begin(), question.atoms.end(), [](const auto& atom) { return atom.given; });
+  const Copies copies(graph, question, symbols_, false);
+  std::optional<Copies> given;
+  std::vector<bool> keep(copies.size(), true);
+  std::vector<bool> keep_given;
+  if (conditional) {
+    given.emplace(graph, question, symbols_, true);
+    if (given->contradiction()) {
+      verdict_ = Verdict::kImpossible;
+      return;
+    }
+    // factors that are connected with no outcome are the same in P(outcomes, given) and in P(given)
+    const std::vector<std::int32_t> label = copies.dependent();
+    std::vector<bool> has_outcome(copies.size(), false);
+    const auto copy_of = [&](std::size_t i) { return copies.atom_copies()[i]; };
+    for (std::size_t i = 0; i < question.atoms.size(); ++i) {
+      // an outcome that is given as well is no question, or one of two values being equal
+      if (question.atoms[i].given || copy_of(i) < 0 || copies.is_given(copy_of(i))) continue;
+      has_outcome[at(label[at(copy_of(i))])] = true;
+    }
+    for (std::size_t c = 0; c < copies.size(); ++c) keep[c] = has_outcome[at(label[c])];
+    const std::vector<std::int32_t> given_label = given->dependent();
+    std::vector<bool> is_near(given->size(), false);
+    for (std::size_t i = 0; i < question.atoms.size(); ++i) {
+      const std::int32_t copy = given->atom_copies()[i];
+      if (copy >= 0 && copy_of(i) >= 0 && keep[at(copy_of(i))]) is_near[at(given_label[at(copy)])] = true;
+    }
+    for (std::size_t c = 0; c < given->size(); ++c) keep_given.push_back(is_near[at(given_label[c])]);
+  }
+  if (copies.contradiction()) {
+    zero_ = copies.contradiction();
+    return;
+  }
+  sources_.reserve(groups.size());
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    sources_.emplace_back(graph, groups[g], static_cast<std::int32_t>(g));
+  }
+  if (!factorise(copies, keep, numerator_, all) && !all) return;
+  if (std::find(keep_given.begin(), keep_given.end(), true) == keep_given.end()) return;
+  denominator_.emplace();
+  factorise(*given, keep_given, *denominator_, all);
+}
+
+// Data sets that intervene as the question does show the answer as it stands.
+bool Identification::find_direct() {
+  if (question_.worlds.size() != 1) return false;
+  std::vector<CFactors::Argument> settings;
+  for (const Question::Setting& setting : question_.worlds[0]) settings.push_back({setting.node, setting.symbol});
+  std::sort(settings.begin(), settings.end(), [](const auto& a, const auto& b) { return a.node < b.node; });
+  std::vector<Node> asked;
+  for (const Question::Atom& atom : question_.atoms) asked.push_back(symbols_.node(atom.symbol));
+  std::sort(asked.begin(), asked.end());
+  if (std::adjacent_find(asked.begin(), asked.end()) != asked.end()) return false;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const DatasetGroup& group = groups_[g];
+    const bool same = std::equal(settings.begin(), settings.end(), group.targets.begin(), group.targets.end(),
+                                 [](const auto& a, Node b) { return a.node == b; });
+    const bool seen =
+        std::all_of(asked.begin(), asked.end(), [&](Node v) { return group.observes(v) && !group.is_target(v); });
+    const auto number = static_cast<std::int32_t>(g);
+    if (!same || !seen || !covering(settings, {number})) continue;
+    direct_ = number;
+    return true;
+  }
+  return false;
+}
+
+bool Identification::factorise(const Copies& copies, const std::vector<bool>& keep, Part& part, bool all) {
+  part.equalities = copies.equalities();
+  if (auto conflict = copies.factorise(keep, part.factors)) {
+    failures_.push_back({{}, {}, std::move(conflict)});
+    verdict_ = Verdict::kNo;
+    return false;
+  }
+  return find_sources(part, all);
+}
+
+bool Identification::find_sources(Part& part, bool all) {
+  if (&part == &numerator_) {
+    // the nodes of the denominator are among these
+    for (std::size_t k = 0; k < part.factors.count(); ++k) {
+      for (const auto& member : part.factors.members(k)) nodes_.push_back(member.node);
+    }
+  }
+  prepared_.resize(sources_.size(), false);
+  bool found_all = true;
+  for (std::size_t k = 0; k < part.factors.count(); ++k) {
+    const auto members = part.factors.members(k);
+    const auto arguments = part.factors.arguments(k);
+    const auto parents = arguments.subspan(members.size());
+    Failure failure;
+    failure.obstacles.resize(sources_.size());
+    std::vector<std::int32_t> candidates;
+    std::optional<std::vector<std::int32_t>> chosen;
+    for (std::size_t s = 0; s < sources_.size() && !chosen; ++s) {
+      if (!prepared_[s]) sources_[s].prepare(nodes_);
+      prepared_[s] = true;
+      failure.obstacles[s] = sources_[s].examine(members, arguments);
+      if (failure.obstacles[s].kind != Obstacle::Kind::kNone) continue;
+      chosen = covering(parents, {static_cast<std::int32_t>(s)});
+      if (chosen) break;
+      candidates.push_back(static_cast<std::int32_t>(s));
+      failure.obstacles[s].kind = Obstacle::Kind::kValues;
+      for (const auto& parent : parents) {
+        if (groups_[s].is_target(parent.node)) failure.obstacles[s].nodes.push_back(parent.node);
+      }
+      std::sort(failure.obstacles[s].nodes.begin(), failure.obstacles[s].nodes.end());
+    }
+    if (!chosen && candidates.size() > 1) chosen = covering(parents, candidates);
+    if (chosen) {
+      part.sources.push_back(std::move(*chosen));
+      continue;
+    }
+    for (const auto& member : members) failure.factor.push_back(member.node);
+    std::sort(failure.factor.begin(), failure.factor.end());
+    failures_.push_back(std::move(failure));
+    verdict_ = Verdict::kNo;
+    found_all = false;
+    if (!all) return false;
+  }
+  return found_all;
+}
+
+// Which candidates together set every combination of values that the parents need; nothing if they do not.
+std::optional<std::vector<std::int32_t>> Identification::covering(std::span<const CFactors::Argument> parents,
+                                                                  const std::vector<std::int32_t>& candidates) const {
+  struct Need {
+    Node node;
+    std::int32_t level;
+    std::int32_t domain;  // number of levels to go through; 0 where only a box of every value serves
+  };
+  std::vector<Need> needs;
+  std::size_t combinations = 1;
+  for (const auto& parent : parents) {
+    std::int32_t domain = -1;
+    for (const std::int32_t s : candidates) {
+      const std::ptrdiff_t place = target_place(groups_[at(s)], parent.node);
+      if (place >= 0) domain = std::max(domain, groups_[at(s)].domain[static_cast<std::size_t>(place)]);
+    }
+    if (domain < 0) continue;
+    const std::int32_t level = symbols_.level(parent.symbol);
+    const bool every = level == Question::kFree && domain > 0;
+    needs.push_back({parent.node, level, every ? domain : 0});
+    if (every) combinations *= at(domain);
+    if (combinations > kMostCombinations) return std::nullopt;
+  }
+  if (needs.empty()) return std::vector{candidates[0]};
+  std::vector<std::int32_t> levels(needs.size());
+  const auto holds = [&](const DatasetGroup& group, const DatasetGroup::Box& box) {
+    for (std::size_t k = 0; k < needs.size(); ++k) {
+      const std::ptrdiff_t place = target_place(group, needs[k].node);
+      if (place < 0) continue;
+      const auto& set = box.levels[static_cast<std::size_t>(place)];
+      if (!set.empty() && std::find(set.begin(), set.end(), levels[k]) == set.end()) return false;
+    }
+    return true;
+  };
+  std::vector<std::int32_t> chosen;
+  for (std::size_t code = 0; code < combinations; ++code) {
+    std::size_t rest = code;
+    for (std::size_t k = 0; k < needs.size(); ++k) {
+      levels[k] = needs[k].level;
+      if (needs[k].domain == 0) continue;
+      levels[k] = static_cast<std::int32_t>(rest % at(needs[k].domain));
+      rest /= at(needs[k].domain);
+    }
+    const auto has_box = [&](std::int32_t s) {
+      const DatasetGroup& group = groups_[at(s)];
+      return std::any_of(group.boxes.begin(), group.boxes.end(),
+                         [&](const DatasetGroup::Box& box) { return holds(group, box); });
+    };
+    if (std::any_of(chosen.begin(), chosen.end(), has_box)) continue;
+    const auto source = std::find_if(candidates.begin(), candidates.end(), has_box);
+    if (source == candidates.end()) return std::nullopt;
+    chosen.push_back(*source);
+  }
+  return chosen;
+}
+
+Expression Identification::express() {
+  ExpressionBuilder builder(symbols_.nodes(), graph_.positions());
+  if (direct_) {
+    std::vector<Symbol> asked;
+    std::vector<Symbol> given;
+    std::vector<Symbol> set;
+    for (const Question::Setting& setting : question_.worlds[0]) set.push_back(setting.symbol);
+    for (const Question::Atom& atom : question_.atoms) (atom.given ? given : asked).push_back(atom.symbol);
+    return builder.take(builder.probability(*direct_, std::move(asked), std::move(given), std::move(set)));
+  }
+  if (zero_) return builder.take(builder.equal(zero_->first, zero_->second));
+  std::int32_t result = express(numerator_, builder);
+  if (denominator_) result = builder.quotient(result, express(*denominator_, builder));
+  return builder.take(result);
+}
+
+std::int32_t Identification::express(const Part& part, ExpressionBuilder& builder) {
+  std::vector<std::int32_t> terms;
+  for (std::size_t k = 0; k < part.factors.count(); ++k) {
+    std::vector<std::int32_t> cases;
+    for (const std::int32_t s : part.sources[k]) {
+      cases.push_back(sources_[at(s)].express(part.factors.members(k), part.factors.arguments(k), builder));
+    }
+    terms.push_back(builder.cases(part.sources[k], std::move(cases)));
+  }
+  for (const auto& [first, second] : part.equalities) terms.push_back(builder.equal(first, second));
+  return builder.sum(part.factors.summed, builder.product(terms));
+}
 
 }  // namespace mdcm

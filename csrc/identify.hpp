@@ -1,4 +1,5 @@
-// Identification of interventional distributions from P(V), with an estimand or a hedge.
+// Identification of observational, interventional and counterfactual distributions from observational and
+// experimental data, with an estimand or the reason why there is none.
 
 #pragma once
 
@@ -8,44 +9,71 @@
 #include <vector>
 
 #include "admg.hpp"
+#include "expression.hpp"
+#include "fits.hpp"
+#include "sources.hpp"
+#include "worlds.hpp"
 
 namespace mdcm {
 
-// An expression over P(V), as a list of terms in which operands come before what uses them; equal subexpressions are
-// one term. Its size is polynomial in the graph although the tree it stands for need not be.
-struct Expression {
-  enum class Kind : std::uint8_t {
-    kProbability,  // P(nodes | given)
-    kProduct,      // of the operands; 1 if there is none
-    kQuotient,     // first operand by the second
-    kSum,          // of the operand over nodes
+// Decides a question, and writes its estimand when asked.
+//
+// The question becomes a product of c-factors over copies of variables in their worlds (ctfID and ctfIDC; with one
+// world these are ID and IDC), and every c-factor must be a function of the distribution of some group of data sets
+// (gID), at the values that were set. Sound; complete where every group observes all nodes and sets all values
+// (Shpitser & Pearl 2006, 2007; Huang & Valtorta 2006; Lee, Correa & Bareinboim 2019; Correa, Lee & Bareinboim 2021).
+// No recursion. A decision takes O(n (n + edges)) per group and world at worst, most often O(n + edges).
+class Identification {
+ public:
+  // A c-factor that no data show.
+  struct Failure {
+    std::vector<Node> factor;         // ascending; empty if there is a conflict
+    std::vector<Obstacle> obstacles;  // by group
+    std::optional<Conflict> conflict;
   };
-  struct Term {
-    Kind kind;
-    std::vector<Node> nodes;  // ascending
-    std::vector<Node> given;  // ascending
-    std::vector<std::int32_t> operands;
-
-    bool operator==(const Term&) const = default;
+  enum class Verdict : std::uint8_t {
+    kYes,
+    kNo,
+    kImpossible,  // what is given contradicts itself
   };
-  std::vector<Term> terms;  // the last one is the expression
-};
 
-// Why a query is not identifiable: two sets that bidirected paths connect, `inner` inside `outer`, every node of
-// either an ancestor of the roots in the graph over it alone; outer meets the interventions, inner does not (Shpitser
-// & Pearl 2006). Two models that agree on P(V) disagree on the query.
-struct Hedge {
-  std::vector<Node> inner;  // ascending
-  std::vector<Node> outer;  // ascending
-};
+  // All must outlive the object. With `all` every failure is found, otherwise the first.
+  Identification(const Admg& graph, const std::vector<DatasetGroup>& groups, const Question& question,
+                 bool all = false);
 
-struct Identification {
-  std::optional<Expression> estimand;
-  Hedge hedge;  // where there is no estimand
-};
+  Verdict verdict() const { return verdict_; }
+  const std::vector<Failure>& failures() const { return failures_; }
+  const Symbols& symbols() const { return symbols_; }
+  // Only after kYes.
+  Expression express();
 
-// P(y | do(x)) from P(V): sound and complete (Tian & Pearl 2002; Shpitser & Pearl 2006; Huang & Valtorta 2006).
-// y is not empty, and the two sets are disjoint. No recursion. Decisions take O(n (n + edges)) at worst.
-Identification identify(const Admg& graph, Nodes y, Nodes x);
+ private:
+  struct Part {
+    CFactors factors;
+    std::vector<std::vector<std::int32_t>> sources;  // of every factor
+    std::vector<std::pair<Symbol, Symbol>> equalities;
+  };
+
+  bool find_direct();
+  bool factorise(const Copies& copies, const std::vector<bool>& keep, Part& part, bool all);
+  bool find_sources(Part& part, bool all);
+  std::optional<std::vector<std::int32_t>> covering(std::span<const CFactors::Argument> parents,
+                                                    const std::vector<std::int32_t>& candidates) const;
+  std::int32_t express(const Part& part, ExpressionBuilder& builder);
+
+  const Admg& graph_;
+  const std::vector<DatasetGroup>& groups_;
+  const Question& question_;
+  Symbols symbols_;
+  std::vector<DataSource> sources_;
+  std::vector<bool> prepared_;  // sources that have been asked for a factor
+  std::vector<Node> nodes_;     // of all factors
+  Verdict verdict_ = Verdict::kYes;
+  std::optional<std::int32_t> direct_;             // the group that shows the answer as it stands
+  std::optional<std::pair<Symbol, Symbol>> zero_;  // the answer is 0, because these two are not equal
+  Part numerator_;
+  std::optional<Part> denominator_;
+  std::vector<Failure> failures_;
+};
 
 }  // namespace mdcm

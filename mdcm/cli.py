@@ -24,6 +24,7 @@ from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, Untrai
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset
+    from mdcm.model import Model
     from mdcm.plan import Method, Objective
     from mdcm.schema import Schema
 
@@ -195,36 +196,81 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_example('mdcm identify "D -> I -> A; D <-> A" "P(A | do(D))" --latex'))
+@app.command(
+    epilog=_example(
+        'mdcm identify "D -> I -> A; D <-> A" "P(A | do(D))" --latex',
+        'mdcm identify "X -> Y; X <-> Y" "P(Y | do(X=1))" --experiment X=1',
+    )
+)
 def identify(
     graph: Annotated[str, typer.Argument(metavar="GRAPH", help="graph file, or the text itself", show_default=False)],
-    text: Annotated[str, typer.Argument(metavar="QUERY", help="P(Y | do(X), Z)", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="P(Y | do(X), Z), P(Y[X=1] | X=0)", show_default=False)],
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Z=1",
+            help="an experiment besides observations: what it sets, perhaps to one value",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:do=X,Y]",
+            help="what was observed instead; columns and values are read from it",
+            show_default=False,
+        ),
+    ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="print the estimand in LaTeX")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    svg: Annotated[str | None, typer.Option(metavar="F", help="draw the graph and why, to stdout for -")] = None,
 ) -> None:
-    """Decide whether observations determine an effect, and how.
+    """Decide whether data determine the answer to a query, and how.
 
     The exit code is 1 if they do not.
     """
     from mdcm.graph import ADMG
     from mdcm.identify import identify as decide
+    from mdcm.query import parse
 
-    found = decide(ADMG.parse_or_read(graph), text)
+    admg = ADMG.parse_or_read(graph)
+    query = parse(text)
+    query.check(admg.nodes)
+    specs, kinds, levels = None, None, None
+    if data:
+        from mdcm.data import Schema, validate
+
+        datasets = validate(_datasets(data), admg.nodes)
+        schema = Schema.infer(datasets)
+        kinds, levels = schema.kinds, schema.levels
+        specs = [dataset.spec(admg.nodes) for dataset in datasets]
+    experiments = [_experiment(option) for option in experiment or []]
+    found = decide(admg, query, experiments=experiments, datasets=specs, kinds=kinds, levels=levels)
+    if svg is not None:
+        _write(svg, found.to_svg())
     if as_json:
-        estimand, hedge = found.estimand, found.witness
-        content = {
-            "identifiable": found.identifiable,
-            "estimand": None if estimand is None else {"text": str(estimand), **estimand.to_json()},
-            "hedge": None if hedge is None else {"inner": hedge.inner, "outer": hedge.outer},
-        }
-        _out(json.dumps(content, indent=1, allow_nan=False))
+        _out(json.dumps(found.to_json(), indent=1, allow_nan=False))
     elif found.estimand is not None:
-        _out(found.estimand.latex() if latex else str(found))
+        if svg != "-":
+            _out(found.estimand.latex() if latex else str(found))
     else:
-        assert found.witness is not None
-        _say(f"{text} is {found}.\n{found.witness.explain()}")
+        _say(found.explain())
     if not found.identifiable:
         raise typer.Exit(1)
+
+
+def _experiment(option: str) -> dict[str, list[str] | None]:
+    """Targets of an option such as ``X,Z=1``; values are compared as text."""
+    from mdcm.errors import QueryError
+
+    targets: dict[str, list[str] | None] = {}
+    for part in option.split(","):
+        name, has_value, value = part.partition("=")
+        if not name.strip() or (has_value and not value.strip()):
+            raise QueryError(f"--experiment {option}: names are expected, perhaps with a value, as in X,Z=1")
+        known = targets.get(name.strip()) or []
+        targets[name.strip()] = [*known, value.strip()] if has_value else None
+    return targets
 
 
 def _datasets(options: list[str], flag: str = "--data ") -> list[Dataset]:
@@ -285,6 +331,7 @@ def train(
         device=device,
         seed=loaded.train.seed if seed is None else seed,
         progress=True,
+        origin=os.path.relpath(spec.resolve(), out.resolve()),
     )
     _out(str(model.plan))
     for record in model.history:
@@ -302,10 +349,16 @@ def query(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
     text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
     num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="answer even if the graph and the data do not determine it")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Answer a causal query with a trained model."""
+    """Answer a causal query with a trained model.
+
+    The exit code is 1 if the graph and the data do not determine the answer.
+    """
     from mdcm.query import parse
 
     # a slip of the pen is answered before torch is loaded
@@ -314,7 +367,9 @@ def query(
     from mdcm.model import load
 
     _one_thread()
-    answer = load(run).query(text, num_samples, seed=seed)
+    model = load(run)
+    _attach(model, run)
+    answer = model.query(text, num_samples, allow_unidentifiable=anyway, seed=seed)
     if not as_json:
         _out(str(answer))
         return
@@ -324,11 +379,24 @@ def query(
         "stderr": answer.stderr,
         "ess": answer.ess,
         "support": answer.support,
-        "identification": answer.identification,
+        "identification": answer.identification.to_json(),
         "note": answer.note,
         "table": answer.table.to_dict("records"),
+        "plug_in": None if answer.plug_in is None else answer.plug_in.to_dict("records"),
     }
     _out(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _attach(model: Model, run: Path) -> None:
+    """Gives a model the data that its spec names, if they are still there and the same."""
+    from mdcm.spec import read_spec
+
+    if model.origin is None:
+        return
+    try:
+        model.attach(read_spec(run / model.origin).load_data())
+    except (MdcmError, OSError) as error:
+        _say(f"no plug-in estimate is shown, because the training data cannot be read again: {error}")
 
 
 @app.command(

@@ -116,12 +116,14 @@ class NotIdentifiableError(MdcmError):
     """The graph and the data do not determine the answer.
 
     Attributes:
-        witness: The hedge or the failing counterfactual factor.
+        witness: The hedge, the c-factor that no data show, or the inconsistent counterfactual factor.
+        experiments: Experiments that would make it identifiable, each a tuple of the variables to be set.
     """
 
-    def __init__(self, message: str, *, witness: object = None) -> None:
+    def __init__(self, message: str, *, witness: object = None, experiments: tuple[tuple[str, ...], ...] = ()) -> None:
         super().__init__(message)
         self.witness = witness
+        self.experiments = experiments
 
 
 class LowSupportError(MdcmError):

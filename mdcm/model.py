@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ import torch
 from mdcm import query as language
 from mdcm.data import Dataset, Schema, Variable, encode, validate
 from mdcm.dcm import DCM, MechanismFactory
-from mdcm.errors import CheckpointError, DataError, PlanError, QueryError
+from mdcm.errors import CheckpointError, DataError, MdcmError, NotIdentifiableError, PlanError, QueryError
 from mdcm.graph import ADMG
+from mdcm.identify import Identification, identify
 from mdcm.mechanisms import from_config
 from mdcm.plan import Method, Objective, Plan
 from mdcm.plan import plan as make_plan
@@ -37,7 +38,8 @@ __all__ = ["Answer", "Model", "fit", "load"]
 
 # of the tables in answers, besides the variables
 _COLUMNS = ("probability", "mean", "stderr")
-_UNCHECKED = "whether the graph and the data determine this answer is not checked yet"
+# longer estimands are no help beside a number
+_LONGEST_ESTIMAND = 160
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class Answer:
         value: The number, where the answer is one number; None for a table of several rows.
         stderr: Its standard error, or None.
         ess: Smallest effective sample size behind a row of the answer.
+        identification: Whether and how the graph and the data determine the answer.
         support: Share of the draws that rest on too few training rows; None where it was not computed.
-        identification: Why the data determine the answer; None where that was not checked.
+        plug_in: The estimand's own estimate from the frequencies in the training data, row by row beside ``table``:
+            "estimate", "stderr" (from a bootstrap over the rows), and "difference", that of the model's answer from
+            it in standard errors. None where the estimand is not about discrete variables alone, or the data are not
+            at hand.
     """
 
     query: str
@@ -60,15 +66,40 @@ class Answer:
     value: float | None
     stderr: float | None
     ess: float
+    identification: Identification
     support: float | None = None
-    identification: object = None
-    note: str = field(default=_UNCHECKED, repr=False)
+    plug_in: pd.DataFrame | None = None
+
+    @property
+    def note(self) -> str:
+        """What is known of the answer's right to be believed, in one line."""
+        found = self.identification
+        if found.estimand is None:
+            doubt = "not determined" if found.identifiable is False else "not shown to be determined"
+            return (
+                f"{doubt} by the graph and the data ({found.witness}): other models that fit as well answer otherwise"
+            )
+        try:
+            text = str(found)
+        except QueryError:
+            return "identifiable"
+        return f"identifiable: {text}" if len(text) <= _LONGEST_ESTIMAND else "identifiable"
 
     def __str__(self) -> str:
+        shown = self.table
         if self.value is not None:
             body = f"{self.value:.4f} ± {self.stderr:.4f}"
+            if self.plug_in is not None:
+                beside = self.plug_in.iloc[0]
+                body += (
+                    f"\nfrequencies in the data, by the estimand: {beside['estimate']:.4f} ± {beside['stderr']:.4f} "
+                    f"({beside['difference']:+.1f} standard errors apart)"
+                )
         else:
-            body = self.table.to_string(index=False, float_format=lambda number: f"{number:.4f}")
+            if self.plug_in is not None:
+                columns = {"plug-in": "estimate", "± stderr": "stderr", "difference": "difference"}
+                shown = shown.assign(**{label: self.plug_in[name] for label, name in columns.items()})
+            body = shown.to_string(index=False, float_format=lambda number: f"{number:.4f}")
         return f"{self.query}\n{body}\n({self.note})"
 
 
@@ -84,6 +115,9 @@ class Model:
         seed: Seed of the training.
         datasets: Name, columns, targets and number of rows of each data set.
         history: Records of the training.
+        origin: Path of the spec that it was trained by, relative to the run directory; None where there was none.
+        data: The training data, if they are at hand: :func:`fit` keeps them, :meth:`attach` gives them to a model
+            that was loaded.
     """
 
     def __init__(
@@ -97,6 +131,7 @@ class Model:
         seed: int,
         datasets: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]] = (),
+        origin: str | None = None,
     ) -> None:
         self.graph = graph
         self.schema = schema
@@ -105,6 +140,9 @@ class Model:
         self.config = config
         self.seed = seed
         self.datasets = [dict(dataset) for dataset in datasets]
+        self.origin = origin
+        # what the plug-in estimate beside an answer is computed from; not saved with the model
+        self.data: tuple[Dataset, ...] = ()
         self.history = [dict(record) for record in history]
 
     def __repr__(self) -> str:
@@ -158,20 +196,54 @@ class Model:
         blocks = [block for _, block in draw(self.dcm, int(num_samples), fixed, evidence, seed, names)]
         return to_samples(self.dcm, blocks, names)
 
-    def query(self, text: str, num_samples: int = 100_000, *, seed: int = 0) -> Answer:
-        """Answer a causal query by sampling.
+    def attach(self, data: pd.DataFrame | Dataset | Sequence[Dataset | pd.DataFrame]) -> None:
+        """Give a loaded model its training data, so that answers show the plug-in estimate beside the model's.
+
+        Args:
+            data: The data that the model was trained on, as :func:`fit` took them.
+
+        Raises:
+            DataError: If they are not those data.
+        """
+        datasets = validate(data, self.graph.nodes)
+        digests = [_digest(dataset, self.schema) for dataset in datasets]
+        if digests != [dataset.get("sha256") for dataset in self.datasets]:
+            raise DataError("these are not the data that the model was trained on")
+        self.data = tuple(datasets)
+
+    def identify(self, text: str | language.Expression) -> Identification:
+        """Whether the graph and the data sets of the training determine the answer to a query, and how.
+
+        Args:
+            text: The query.
+
+        Raises:
+            QueryError: If the query is malformed.
+        """
+        return identify(
+            self.graph, text, datasets=self.plan.datasets, kinds=self.schema.kinds, levels=self.schema.levels
+        )
+
+    def query(
+        self, text: str, num_samples: int = 100_000, *, allow_unidentifiable: bool = False, seed: int = 0
+    ) -> Answer:
+        """Answer a causal query by sampling, after checking that the graph and the data determine the answer.
 
         Args:
             text: ``P(A | do(D=0))``, ``P(A | do(D))`` for every level of D, ``P(Y | do(X=1), Z=0)``,
                 ``E[Y | do(X=1)] - E[Y | do(X=0)]``. The expectation of a categorical variable needs numeric levels.
             num_samples: Draws per combination of what is set and given.
+            allow_unidentifiable: Whether to answer all the same where the answer is not determined; it then depends
+                on the model that happened to be fitted, and is marked so.
             seed: Seed of the draws; both sides of a difference use the same noise, so most of it cancels.
 
         Returns:
-            The answer with its standard error. Whether the data determine the answer is not checked yet.
+            The answer with its standard error, how it is identified and, where all that matters is discrete, the
+            plug-in estimate beside it.
 
         Raises:
             QueryError: With a caret under the place, if the query is malformed, or does not fit the model.
+            NotIdentifiableError: If the graph and the data do not determine the answer.
             LowSupportError: If too few draws agree with the evidence.
         """
         _check_number(num_samples, 2, " (a standard error needs two draws)")
@@ -179,10 +251,32 @@ class Model:
         expression.check(self.graph.nodes)
         for query in expression.queries:
             self._refuse_unanswerable(expression, query)
+        found = self.identify(expression)
+        if not found.identifiable and not allow_unidentifiable:
+            raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
         (sign, query), *others = expression.terms
         if others or sign < 0 or (query.kind == "E" and query.is_number):
-            return self._number(expression, num_samples, seed)
-        return self._table(expression, query, num_samples, seed)
+            answer = self._number(expression, found, num_samples, seed)
+        else:
+            answer = self._table(expression, found, query, num_samples, seed)
+        return replace(answer, plug_in=self._plug_in(answer, seed))
+
+    def _plug_in(self, answer: Answer, seed: int) -> pd.DataFrame | None:
+        estimand = answer.identification.estimand
+        if estimand is None or not self.data:
+            return None
+        if any(self.schema[name].kind != "categorical" for name in estimand.variables):
+            return None
+        try:
+            estimate, spread = estimand.evaluate_with_error(list(self.data), seed=seed)
+        except MdcmError:
+            # too densely connected for tables; the model's answer does not depend on it
+            return None
+        model, error = (answer.table.iloc[:, k].to_numpy(dtype=np.float64) for k in (-2, -1))
+        both = np.hypot(error, spread.to_numpy())
+        gap = model - estimate.to_numpy()
+        difference = np.divide(gap, both, out=np.zeros_like(gap), where=both > 0)
+        return pd.DataFrame({"estimate": estimate.to_numpy(), "stderr": spread.to_numpy(), "difference": difference})
 
     def _refuse_unanswerable(self, expression: language.Expression, query: language.Query) -> None:
         if query.layer == 3:
@@ -246,7 +340,14 @@ class Model:
         blocks = [block for _, block in draw(self.dcm, num_samples, fixed, evidence, seed, names)]
         return {name: torch.cat([block[name] for block in blocks]) for name in names}
 
-    def _table(self, expression: language.Expression, query: language.Query, num_samples: int, seed: int) -> Answer:
+    def _table(
+        self,
+        expression: language.Expression,
+        found: Identification,
+        query: language.Query,
+        num_samples: int,
+        seed: int,
+    ) -> Answer:
         for term in query.walk():
             if term.variable in _COLUMNS:
                 raise expression.error(
@@ -276,7 +377,7 @@ class Model:
                     records.append({**do, **given, **outcome, "probability": share, "stderr": stderr})
         table = pd.DataFrame.from_records(records)
         value, error = (float(number) for number in table.iloc[0, -2:]) if len(table) == 1 else (None, None)
-        return Answer(str(expression), table, value, error, float(fewest))
+        return Answer(str(expression), table, value, error, float(fewest), found)
 
     def _numbers(self, expression: language.Expression, term: language.Term, values: Tensor) -> Tensor:
         if self.schema[term.variable].kind == "categorical":
@@ -292,7 +393,7 @@ class Model:
         levels = self._numeric_levels(expression, query.outcomes[0]).sort().values
         return float(levels.diff().min()) if len(levels) > 1 else 0.0
 
-    def _number(self, expression: language.Expression, num_samples: int, seed: int) -> Answer:
+    def _number(self, expression: language.Expression, found: Identification, num_samples: int, seed: int) -> Answer:
         paired = not any(query.given for query in expression.queries)
         total: Tensor | None = None
         value = variance = 0.0
@@ -318,7 +419,7 @@ class Model:
             # the same rows have the same noise in every term, so errors of the terms cancel row by row
             variance = _smoothed_variance(total, step) / len(total)
         table = pd.DataFrame({"value": [value], "stderr": [math.sqrt(variance)]})
-        return Answer(str(expression), table, value, math.sqrt(variance), float(fewest))
+        return Answer(str(expression), table, value, math.sqrt(variance), float(fewest), found)
 
     def save(self, path: str | Path) -> None:
         """Save the model as a run directory, which :func:`load` reads.
@@ -343,6 +444,7 @@ class Model:
             "config": self.config.to_json(),
             "seed": self.seed,
             "datasets": self.datasets,
+            "origin": self.origin,
             "versions": _versions(),
         }
         write_run(path, description, self.dcm.state_dict(), self.history)
@@ -387,6 +489,7 @@ def fit(
     device: str = "auto",
     seed: int = 0,
     progress: bool | Progress = False,
+    origin: str | None = None,
 ) -> Model:
     """Train a deep causal generative model of a graph on data.
 
@@ -404,6 +507,7 @@ def fit(
         device: "auto" or "cpu".
         seed: Seed of everything random.
         progress: True for progress bars on a terminal, or an object that is told.
+        origin: Path of the spec that names the data, relative to ``out``, noted there.
 
     Returns:
         The trained model.
@@ -457,7 +561,8 @@ def fit(
         {"name": d.name, "rows": len(d), "columns": list(d.columns), "do": list(d.do), "sha256": _digest(d, schema)}
         for d in datasets
     ]
-    model = Model(graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history)
+    model = Model(graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin)
+    model.data = tuple(datasets)
     if out is not None:
         model.save(out)
     return model
@@ -525,8 +630,19 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
+        origin = description.get("origin")
+        if origin is not None and not isinstance(origin, str):
+            raise TypeError(f"its origin is {origin!r}")
         model = Model(
-            graph, schema, plan, dcm.eval(), config, seed=seed, datasets=description["datasets"], history=history
+            graph,
+            schema,
+            plan,
+            dcm.eval(),
+            config,
+            seed=seed,
+            datasets=description["datasets"],
+            history=history,
+            origin=origin,
         )
     except CheckpointError:
         raise

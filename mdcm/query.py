@@ -53,6 +53,11 @@ class Term:
     span: Span | None = field(default=None, compare=False, repr=False)
     value_span: Span | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def label(self) -> str:
+        """Name of the column of an answer that holds this term's values."""
+        return str(Term(self.variable, None, self.world)) if self.world else self.variable
+
     def walk(self) -> Iterator[Term]:
         """This term and all settings of its world, nested ones included."""
         yield self

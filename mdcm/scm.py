@@ -284,7 +284,7 @@ class DiscreteSCM:
         series = pd.Series(np.concatenate(values), name="probability" if query.kind == "P" else "expectation")
         shown = [term for term in (*conditions, *outcomes) if show_values or term.value is None]
         if shown:
-            series.index = _index(list(map(_label, shown)), list(map(self._choices, shown)))
+            series.index = _index([term.label for term in shown], list(map(self._choices, shown)))
         return series
 
     def _terms(self, values: Assignment | Sequence[str] | None) -> tuple[language.Term, ...]:
@@ -535,10 +535,6 @@ def _index(names: Sequence[str], levels: Sequence[Sequence[Level]]) -> pd.Index[
         return pd.Index(list(levels[0]), name=names[0])
     index: pd.MultiIndex = pd.MultiIndex.from_product([list(values) for values in levels], names=list(names))
     return index
-
-
-def _label(term: language.Term) -> str:
-    return str(language.Term(term.variable, None, term.world)) if term.world else term.variable
 
 
 def _checked_priors(graph: ADMG, priors: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:

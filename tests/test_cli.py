@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from mdcm.progress import bars
 from mdcm.scm import random_discrete
 
 FRONT_DOOR = "X -> Z -> Y; X <-> Y"
-COMMANDS = ["plan", "check", "train", "query", "sample", "demo"]
+COMMANDS = ["plan", "check", "identify", "train", "query", "sample", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +131,41 @@ class TestIdentify:
         assert r"\sum_{D'}" in succeed("identify", "D -> I -> A; D <-> A", "P(A | do(D))", "--latex").out
         content = json.loads(succeed("identify", "X -> Y", "P(Y | do(X=1))", "--json").out)
         assert content["identifiable"]
-        assert content["estimand"]["text"] == "P(Y | X)"
+        assert content["estimand"]["text"] == "P(Y | X=1)"
 
     def test_what_is_not_determined_is_a_no_with_the_reason(self):
         error = fail(1, "identify", "X -> Y; X <-> Y", "P(Y | do(X))")
         assert error.startswith("P(Y | do(X)) is not identifiable from P(V): F' = {Y} inside F = {X, Y}.\n")
         assert "Two models that agree on everything that is seen disagree on the answer." in error
+        assert error.endswith("It would be identifiable with an experiment that sets X to all values.\n")
         content = json.loads(call("identify", "X -> Y; X <-> Y", "P(Y | do(X))", "--json").out)
-        assert content == {"identifiable": False, "estimand": None, "hedge": {"inner": ["Y"], "outer": ["X", "Y"]}}
+        assert (content["identifiable"], content["estimand"], content["experiments"]) == (False, None, [["X"]])
+        assert (content["witness"]["inner"], content["witness"]["outer"]) == (["Y"], ["X", "Y"])
+
+    def test_experiments_and_the_values_that_they_set(self):
+        bow = ("identify", "X -> Y; X <-> Y", "P(Y | do(X=1))", "--experiment")
+        assert succeed(*bow, "X").out == "P(Y | do(X=1)) = P(Y | do(X=1))\n"
+        succeed(*bow, "X=1")
+        assert "do(X) does not set all values of X that are needed" in fail(1, *bow, "X=0")
+        assert "names are expected" in fail(2, *bow, "X=")
+        assert "'Q'" in fail(2, *bow, "Q")
+
+    def test_columns_and_values_of_files(self, tmp_path):
+        rng = np.random.default_rng(0)
+        pd.DataFrame(rng.integers(0, 3, (60, 4)), columns=["PKA", "Mek", "Erk", "Akt"]).to_csv(tmp_path / "seen.csv")
+        pd.DataFrame({"PKA": [2] * 30, "Mek": rng.integers(0, 3, 30)}).to_csv(tmp_path / "set.csv", index=False)
+        graph = "PKA -> Mek; PKA -> Erk; PKA -> Akt; Mek -> Erk; Erk -> Akt; PKA <-> Mek"
+        data = ("--data", tmp_path / "seen.csv", "--data", f"{tmp_path / 'set.csv'}:do=PKA")
+        out = succeed("identify", graph, "P(Akt | do(PKA=2))", *data).out
+        assert "P_{set.csv}(Mek | do(PKA=2))" in out
+        error = fail(1, "identify", graph, "P(Akt | do(PKA=0))", *data)
+        assert "set.csv does not set all values of PKA that are needed" in error
+
+    def test_draws_the_reason(self, tmp_path):
+        error = fail(1, "identify", "X -> Y; X <-> Y", "P(Y | do(X))", "--svg", tmp_path / "why.svg")
+        assert f"wrote {tmp_path / 'why.svg'}" in error
+        assert "the c-forest inside" in "".join(ET.parse(tmp_path / "why.svg").getroot().itertext())
+        assert succeed("identify", "X -> Y", "P(Y | do(X))", "--svg", "-").out.startswith("<svg")
 
     def test_slips_point_at_the_place(self):
         error = fail(2, "identify", "X -> Y", "P(Q | do(X))")
@@ -324,15 +352,37 @@ class TestTrain:
 class TestQuery:
     @pytest.mark.parametrize("text", ["P(Y | do(X))", "E[Y | do(X=1)] - E[Y | do(X=0)]", "P(Y=1 | do(X=0), Z=1)"])
     def test_answers_as_the_model_does(self, folder, text):
-        answer = mdcm.load(folder / "run").query(text, 2000, seed=6)
+        model = mdcm.load(folder / "run")
+        model.attach(pd.read_csv(folder / "obs.csv"))
+        answer = model.query(text, 2000, seed=6)
         options = (folder / "run", text, "--num-samples", 2000, "--seed", 6)
         result = succeed("query", *options)
         assert (result.out, result.err) == (f"{answer}\n", "")
         content = json.loads(succeed("query", *options, "--json").out)
         assert content["query"] == answer.query
         assert (content["value"], content["stderr"], content["ess"]) == (answer.value, answer.stderr, answer.ess)
-        assert (content["identification"], content["support"], content["note"]) == (None, None, answer.note)
+        assert content["identification"] == json.loads(json.dumps(answer.identification.to_json()))
+        assert (content["support"], content["note"]) == (None, answer.note)
         pd.testing.assert_frame_equal(pd.DataFrame(content["table"]), answer.table)
+
+    def test_data_that_have_changed_are_not_compared_with(self, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "copy")
+        with (tmp_path / "copy" / "obs.csv").open("a") as file:
+            file.write("0,0,0\n")
+        result = succeed("query", tmp_path / "copy" / "run", "P(Y | do(X))", "--num-samples", 100)
+        assert "no plug-in estimate is shown, because the training data cannot be read again" in result.err
+        assert "plug-in" not in result.out
+
+    def test_what_is_not_determined_is_a_no_unless_anyway(self, tmp_path):
+        pd.DataFrame({"X": [0, 1] * 40, "Y": [0, 1, 1, 1] * 20}).to_csv(tmp_path / "bow.csv", index=False)
+        (tmp_path / "bow.yaml").write_text(
+            'graph: "X -> Y; X <-> Y"\ndata:\n  - {path: bow.csv}\ntrain: {max_steps: 5}\n'
+        )
+        succeed("train", tmp_path / "bow.yaml", "--out", tmp_path / "run")
+        error = fail(1, "query", tmp_path / "run", "P(Y | do(X))")
+        assert "F' = {Y} inside F = {X, Y}" in error
+        out = succeed("query", tmp_path / "run", "P(Y | do(X))", "--anyway", "--num-samples", 100).out
+        assert "not determined by the graph and the data" in out
 
     def test_a_slip_in_the_query_is_shown_before_the_run_is_looked_for(self, tmp_path):
         message = fail(2, "query", tmp_path / "none", "P(Y | do(X=1)")

@@ -20,6 +20,7 @@ from mdcm import (
     DataError,
     Dataset,
     LowSupportError,
+    NotIdentifiableError,
     PlanError,
     QueryError,
     TrainConfig,
@@ -284,11 +285,56 @@ class TestQueries:
             smooth = (row["probability"] * rows + 1) / (rows + 2)
             assert row["stderr"] == pytest.approx(math.sqrt(smooth * (1 - smooth) / rows), rel=1e-12)
 
-    def test_says_that_identification_is_not_checked(self, model):
+    def test_says_how_the_answer_is_identified(self, model):
         answer = model.query("P(Y=1 | do(X=1))", 100)
-        assert answer.identification is None
-        assert "whether the graph and the data determine this answer is not checked yet" in str(answer)
+        assert str(answer.identification) == str(model.identify("P(Y=1 | do(X=1))"))
+        assert answer.note.startswith("identifiable: P(Y=1 | do(X=1)) = sum_{Z} P(Z | X=1)")
         assert str(answer).startswith("P(Y=1 | do(X=1))\n")
+
+    def test_frequencies_stand_beside_the_answer(self, model, table):
+        estimand = mdcm.identify(FRONT_DOOR, "P(Y | do(X))").estimand
+        answer = model.query("P(Y | do(X))", 20_000)
+        expected, errors = estimand.evaluate_with_error(table)
+        beside = answer.plug_in
+        assert beside["estimate"].to_numpy() == pytest.approx(expected.to_numpy())
+        assert beside["stderr"].to_numpy() == pytest.approx(errors.to_numpy())
+        gap = answer.table["probability"] - beside["estimate"]
+        both = np.hypot(answer.table["stderr"], beside["stderr"])
+        assert beside["difference"].to_numpy() == pytest.approx((gap / both).to_numpy())
+        # the model smooths what the frequencies scatter, and was trained on them
+        assert beside["difference"].abs().max() < 4
+        assert "plug-in" in str(answer)
+        difference = model.query("E[Y | do(X=1)] - E[Y | do(X=0)]", 2000)
+        assert "frequencies in the data, by the estimand: " in str(difference)
+        assert len(difference.plug_in) == 1
+
+    def test_a_loaded_model_is_given_its_data_back(self, model, table, tmp_path):
+        model.save(tmp_path / "run")
+        loaded = mdcm.load(tmp_path / "run")
+        assert loaded.query("P(Y=1 | do(X=1))", 100).plug_in is None
+        with pytest.raises(DataError, match="these are not the data that the model was trained on"):
+            loaded.attach(table.iloc[:-1])
+        loaded.attach(table)
+        pd.testing.assert_frame_equal(
+            loaded.query("P(Y=1 | do(X=1))", 100).plug_in, model.query("P(Y=1 | do(X=1))", 100).plug_in
+        )
+
+    def test_what_is_not_determined_is_refused_unless_it_is_insisted_on(self, table):
+        bow = mdcm.fit("X -> Y; X <-> Y; Z", table, config=BRIEF)
+        with pytest.raises(NotIdentifiableError, match="an experiment that sets X to all values") as refused:
+            bow.query("P(Y | do(X))", 100)
+        assert refused.value.witness == mdcm.identify("X -> Y; X <-> Y", "P(Y | do(X))").witness
+        assert refused.value.experiments == (("X",),)
+        answer = bow.query("P(Y | do(X))", 100, allow_unidentifiable=True)
+        assert answer.plug_in is None
+        assert answer.identification.identifiable is False
+        assert "not determined by the graph and the data (F' = {Y} inside F = {X, Y})" in str(answer)
+        assert bow.query("P(Y | X)", 100).identification.identifiable
+
+    def test_an_estimand_over_pictures_has_no_frequencies(self, mixed):
+        answer = mixed.query("E[N | do(T=a)]", 100)
+        assert answer.identification.identifiable
+        assert answer.plug_in is None
 
     def test_numbers_of_draws(self, model):
         for number in (1, 0, 10.0, None):
@@ -570,7 +616,7 @@ class TestSaving:
         for text in ("P(Y | do(X))", "E[Y | do(X=1)] - E[Y | do(X=0)]", "P(Y | Z=high)"):
             one, other = model.query(text, 1000), loaded.query(text, 1000)
             pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
-            assert (str(one), one.value, one.stderr, one.ess) == (str(other), other.value, other.stderr, other.ess)
+            assert (one.note, one.value, one.stderr, one.ess) == (other.note, other.value, other.stderr, other.ess)
         assert loaded.graph == model.graph
         assert loaded.graph.nodes == model.graph.nodes
         assert dict(loaded.schema) == dict(model.schema)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 import numpy as np
@@ -14,6 +12,7 @@ from mdcm import _core
 from mdcm.errors import GraphError, PlanError, UntrainableError
 from mdcm.graph import ADMG
 from mdcm.plan.explain import braced
+from mdcm.plan.pooling import checked, pooled
 from mdcm.plan.records import DatasetSpec, Fit, HNode, Kind, Method, Objective, Plan, Pretrained
 
 __all__ = ["plan"]
@@ -21,8 +20,6 @@ __all__ = ["plan"]
 _DENSITY = {"categorical": True, "continuous": True, "implicit": False, "image": False}
 # ways of training, as the compiled planner numbers them
 _LIKELIHOOD, _ADVERSARIAL, _GIVEN = 0, 1, 2
-# so many distinct values of a continuous variable can stand for all of them
-_FEWEST_VALUES = 20
 
 
 def plan(
@@ -90,7 +87,7 @@ def plan(
     graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
     if method not in get_args(Method):
         raise PlanError(f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}")
-    specs = _checked_specs(graph, datasets)
+    specs = checked(graph, datasets)
     kinds, pretrained = dict(kinds or {}), dict(pretrained or {})
     given = _given(graph, pretrained)
     if method == "joint":
@@ -101,7 +98,7 @@ def plan(
             f"method 'paper' plans for observational data only, and dataset {name!r} has do(); use 'minimal'"
         )
     parts, training = _parts(graph, _adversarial(graph, objective, kinds), given)
-    groups, members = _groups(graph, specs, kinds, dict(levels or {}))
+    groups, members = pooled(graph, specs, kinds, dict(levels or {}))
     merged, merged_training = _merge_by_hand(graph, parts, training, together)
     hgraph = _core.HGraph(graph._core, merged, merged_training, groups, method == "paper")
     if merged is not parts:
@@ -214,25 +211,6 @@ def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
 # ---------------------------------------------------------------------- what the compiled planner takes
 
 
-def _checked_specs(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[DatasetSpec, ...]:
-    specs = (DatasetSpec("d1"),) if datasets is None else tuple(datasets)
-    if not specs:
-        raise PlanError("there is no dataset to plan for")
-    seen: set[str] = set()
-    for spec in specs:
-        if not isinstance(spec, DatasetSpec):
-            raise PlanError(f"datasets holds {spec!r}; it takes DatasetSpec objects")
-        if spec.name in seen:
-            raise PlanError(f"two datasets are called {spec.name!r}; give each a name of its own")
-        seen.add(spec.name)
-        for target in spec.do:
-            if target not in graph:
-                close = difflib.get_close_matches(target, graph.nodes, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise PlanError(f"dataset {spec.name!r} has do({target}), which is not a node of the graph{hint}")
-    return specs
-
-
 def _columns(graph: ADMG, spec: DatasetSpec) -> set[str]:
     """Variables that a dataset observes; those that it sets are known as well."""
     return set(graph.nodes) if spec.columns is None else {name for name in spec.columns if name in graph}
@@ -265,94 +243,6 @@ def _parts(graph: ADMG, adversarial: NDArray[np.uint8], given: set[str]) -> tupl
         size = np.bincount(labels, minlength=len(training))
         training[np.bincount(labels[is_given], minlength=len(training)) == size] = _GIVEN
     return labels, training
-
-
-def _groups(
-    graph: ADMG, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
-) -> tuple[list[_core.DatasetGroup], list[list[int]]]:
-    """Datasets pooled by targets and columns, and the indices of the datasets in every group."""
-    for name in levels:
-        try:
-            graph.index(name)
-        except GraphError as error:
-            raise GraphError(f"levels: {error}") from None
-    everything = frozenset(graph.nodes)
-    pooled: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
-    for j, spec in enumerate(specs):
-        columns = everything if spec.columns is None else everything.intersection(spec.columns)
-        pooled.setdefault((frozenset(spec.do), columns.union(spec.do)), []).append(j)
-    domains = _domains(specs, kinds, levels)
-    groups: list[_core.DatasetGroup] = []
-    for (do, columns), members in pooled.items():
-        targets = sorted(do, key=graph.index)
-        covered = {name for name in targets if _spans(name, [specs[j] for j in members], kinds, levels)}
-        boxes = []
-        for j in members:
-            values = specs[j].do
-            every = specs[j].covers
-            boxes.append(
-                [
-                    [] if every or name in covered or values[name] is None else domains[name].codes(values[name] or ())
-                    for name in targets
-                ]
-            )
-        rows = [specs[j].rows for j in members]
-        total = -1 if None in rows else sum(row for row in rows if row is not None)
-        flags = None
-        if columns != everything:
-            flags = np.fromiter((name in columns for name in graph.nodes), dtype=np.uint8, count=len(graph))
-        groups.append(
-            {
-                "targets": [graph.index(name) for name in targets],
-                "columns": flags,
-                "domain": [domains[name].size for name in targets],
-                "boxes": boxes,
-                "rows": total,
-            }
-        )
-    return groups, list(pooled.values())
-
-
-@dataclass(frozen=True)
-class _Domain:
-    """The levels of a variable that is intervened on; size 0 where only every value covers it."""
-
-    size: int
-    order: tuple[Any, ...]
-
-    def codes(self, values: Iterable[Any]) -> list[int]:
-        # a value that is no level stands for none of them, and a list must not become empty: that means every level
-        return [self.order.index(value) if value in self.order else self.size for value in values]
-
-
-def _domains(
-    specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
-) -> dict[str, _Domain]:
-    set_values: dict[str, dict[Any, None]] = {}
-    for spec in specs:
-        for name, values in spec.do.items():
-            set_values.setdefault(name, {}).update(dict.fromkeys(values or ()))
-    domains = {}
-    for name, found in set_values.items():
-        finite = kinds.get(name, "categorical") == "categorical"
-        order = tuple(levels[name]) if finite and name in levels else tuple(found)
-        # one value alone is no reason to believe that there are no others
-        size = len(order) if finite and (name in levels or len(order) > 1) else 0
-        domains[name] = _Domain(size, order)
-    return domains
-
-
-def _spans(
-    name: str, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
-) -> bool:
-    """Whether the values that datasets set of a continuous variable stand for all of them."""
-    if kinds.get(name, "categorical") != "continuous":
-        return False
-    values = {value for spec in specs for value in spec.do[name] or ()}
-    if len(values) < _FEWEST_VALUES:
-        return False
-    low, high = (min(levels[name]), max(levels[name])) if levels.get(name) else (min(values), max(values))
-    return bool(min(values) <= low and max(values) >= high)
 
 
 def _merge_by_hand(

@@ -1,0 +1,81 @@
+// Estimands: expressions over the distributions that data show.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "admg.hpp"
+
+namespace mdcm {
+
+// A value that a node takes in an expression. 0..n-1 are the nodes' own; a query that speaks of several values of one
+// node has further ones.
+using Symbol = std::int32_t;
+
+// A list of terms in which operands come before what uses them; equal subexpressions are one term. Its size is
+// polynomial in the graph although the tree it stands for need not be.
+struct Expression {
+  enum class Kind : std::uint8_t {
+    kProbability,  // P(symbols | given) under do(set), in the data of `source`; the same at all values of its other
+                   // targets
+    kProduct,      // of the operands; 1 if there is none
+    kQuotient,     // first operand by the second
+    kSum,          // of the operand over symbols
+    kAny,          // the operand, which is the same at all values of symbols
+    kCases,        // the first operand whose source, the one of the same place in `given`, has the values that it needs
+    kEqual,        // 1 where the two symbols are equal, 0 elsewhere
+  };
+  struct Term {
+    Kind kind;
+    std::int32_t source = -1;
+    std::vector<Symbol> symbols;
+    std::vector<Symbol> given;
+    std::vector<Symbol> set;
+    std::vector<std::int32_t> operands;
+
+    bool operator==(const Term&) const = default;
+  };
+  std::vector<Term> terms;  // the last one is the expression
+};
+
+// Builds an expression, shares equal terms, and simplifies: what sums to one vanishes, equal factors cancel.
+class ExpressionBuilder {
+ public:
+  // `nodes` holds the node of every symbol, `position` the place of every node in a topological order.
+  ExpressionBuilder(Nodes nodes, Nodes position) : nodes_(nodes), position_(position) {}
+
+  std::int32_t probability(std::int32_t source, std::vector<Symbol> symbols, std::vector<Symbol> given,
+                           std::vector<Symbol> set);
+  std::int32_t product(const std::vector<std::int32_t>& factors);
+  std::int32_t quotient(std::int32_t top, std::int32_t bottom);
+  std::int32_t sum(std::vector<Symbol> symbols, std::int32_t operand);
+  std::int32_t any(std::vector<Symbol> symbols, std::int32_t source, std::int32_t operand);
+  std::int32_t cases(std::vector<std::int32_t> sources, std::vector<std::int32_t> operands);
+  std::int32_t equal(Symbol first, Symbol second);
+
+  // Symbols that a term is a function of, ascending.
+  const std::vector<Symbol>& free_symbols(std::int32_t number);
+
+  // What `last` is made of, and nothing else.
+  Expression take(std::int32_t last);
+
+ private:
+  struct Less {
+    bool operator()(const Expression::Term& a, const Expression::Term& b) const;
+  };
+
+  const Expression::Term& term(std::int32_t number) const { return terms_[static_cast<std::size_t>(number)]; }
+  std::vector<std::int32_t> factors_of(std::int32_t number) const;
+  std::int32_t add(Expression::Term term);
+
+  Nodes nodes_;
+  Nodes position_;
+  std::vector<Expression::Term> terms_;
+  std::map<Expression::Term, std::int32_t, Less> known_;
+  std::vector<std::vector<Symbol>> free_;  // of the first terms, as far as they were asked for
+};
+
+}  // namespace mdcm

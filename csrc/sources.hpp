@@ -1,0 +1,103 @@
+// What one data set shows of the c-factors of a graph (Tian & Pearl 2002; Bareinboim & Pearl 2012; Lee, Correa &
+// Bareinboim 2019; Lee & Bareinboim 2020).
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "admg.hpp"
+#include "expression.hpp"
+#include "fits.hpp"
+#include "worlds.hpp"
+
+namespace mdcm {
+
+// Subsets of the nodes as marks that are cleared by a new epoch, and searches inside them.
+class Subgraph {
+ public:
+  explicit Subgraph(const Admg& graph);
+
+  void restrict_to(Nodes set);
+  bool inside(Node v) const { return inside_[static_cast<std::size_t>(v)] == epoch_; }
+  // Ancestors of `nodes` in the graph over the set, in no order.
+  std::vector<Node> ancestors(Nodes nodes);
+  // The c-component of the graph over the set that holds `root`, in no order.
+  std::vector<Node> part_of(Node root);
+  void sort(std::vector<Node>& nodes) const;  // topologically
+
+  // Whether Q[factor], a c-component, is a function of Q[from], which bidirected paths connect around it. If not,
+  // `stuck` is the set that its recursion ends in.
+  bool is_identifiable(Nodes factor, Nodes from, std::vector<Node>& stuck);
+
+ private:
+  const Admg& graph_;
+  std::vector<std::uint32_t> inside_;
+  std::vector<std::uint32_t> seen_;
+  std::vector<std::uint32_t> used_;
+  std::uint32_t epoch_ = 0;
+  std::uint32_t search_ = 0;
+};
+
+// Why a data set does not show a c-factor.
+struct Obstacle {
+  enum class Kind : std::uint8_t {
+    kNone,
+    kInside,   // nodes belong to the factor and are intervened on
+    kColumns,  // nodes are not observed
+    kHedge,    // nodes are where the recursion is stuck: a c-forest around the factor
+    kValues,   // nodes are set, and not to all values that are needed
+  };
+  Kind kind = Kind::kNone;
+  std::vector<Node> nodes;  // ascending
+};
+
+// The c-factors of a graph in the distribution of one group of data sets: P(observed | do(targets)), whose graph is
+// the projection of the mutilated one onto what is observed.
+class DataSource {
+ public:
+  // `number` is what expressions call this source.
+  DataSource(const Admg& graph, const DatasetGroup& group, std::int32_t number);
+
+  // The factors that will be asked for are among the c-components of the graph over `nodes`.
+  void prepare(Nodes nodes);
+  // Whether Q[factor] is a function of the source's distribution at the values set, and if not, why.
+  Obstacle examine(std::span<const CFactors::Argument> members, std::span<const CFactors::Argument> arguments);
+  // Q[factor] as an expression over the symbols of the arguments. Only after examine() found no obstacle.
+  std::int32_t express(std::span<const CFactors::Argument> members, std::span<const CFactors::Argument> arguments,
+                       ExpressionBuilder& builder);
+
+  const DatasetGroup& group() const { return *group_; }
+
+ private:
+  const Admg& graph() const { return projected_ ? *projected_ : *whole_; }
+  Node global(Node v) const { return known_.empty() ? v : known_[static_cast<std::size_t>(v)]; }
+  Node local(Node v) const { return known_.empty() ? v : local_[static_cast<std::size_t>(v)]; }
+  bool is_target(Node v) const { return is_target_[static_cast<std::size_t>(v)]; }  // local
+  std::vector<Node> locals(std::span<const CFactors::Argument> members) const;
+  std::vector<Node> ancestors_in_whole(Nodes factor);
+  Symbol symbol(Node v) const;
+  std::vector<Symbol> symbols(Nodes nodes) const;
+  std::int32_t from_joint(Nodes part, ExpressionBuilder& builder);
+  std::int32_t from_quotients(Nodes part, Nodes set, std::int32_t q, ExpressionBuilder& builder) const;
+
+  const Admg* whole_;
+  const DatasetGroup* group_;
+  std::int32_t number_;
+  std::vector<Node> known_;  // nodes of the projection, where some columns are missing
+  std::vector<Node> local_;
+  std::unique_ptr<Admg> projected_;
+  std::vector<bool> is_target_;
+  std::unique_ptr<Subgraph> sub_;
+  // c-components of an ancestral set
+  std::vector<std::int32_t> label_;
+  std::vector<std::vector<Node>> parts_;
+  std::vector<std::uint32_t> seen_;
+  std::uint32_t search_ = 0;
+  // the arguments of the factor that is being expressed
+  std::vector<Symbol> symbol_of_;
+};
+
+}  // namespace mdcm

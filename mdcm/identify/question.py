@@ -1,0 +1,144 @@
+"""Queries as the compiled identification takes them: worlds, and the values that their variables have there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mdcm import query as language
+from mdcm.graph import ADMG
+from mdcm.plan.pooling import Domain
+
+__all__ = ["Asked", "Question", "Symbol"]
+
+# levels of values that are none, as the compiled side numbers them
+_FREE, _FOREIGN = -1, -2
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A value that a variable takes in an estimand.
+
+    Attributes:
+        variable: Name of the variable.
+        value: The value, if it is a constant; None for one that is free or summed over.
+    """
+
+    variable: str
+    value: language.Value | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A column of the answer.
+
+    Attributes:
+        label: Its name.
+        symbol: Number of the symbol.
+        value: The only value, where the query has one.
+    """
+
+    label: str
+    symbol: int
+    value: language.Value | None
+
+
+@dataclass
+class Question:
+    """One query over the nodes of a graph, as numbers.
+
+    Attributes:
+        symbols: Symbols by number; those below the number of nodes are the nodes' own.
+        values: (node, level) of the further symbols.
+        worlds: (node, symbol, other world) of what is set in every world.
+        atoms: (symbol, world, whether it is given).
+        asked: Columns of the answer: what is set, what is given, the outcomes.
+    """
+
+    graph: ADMG
+    domains: Mapping[str, Domain]
+    values: list[tuple[int, int]] = field(default_factory=list)
+    worlds: list[list[tuple[int, int, int]]] = field(default_factory=list)
+    atoms: list[tuple[int, int, bool]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    _constants: dict[tuple[str, str], int] = field(default_factory=dict)
+    _further: list[Symbol] = field(default_factory=list)
+    _used: set[int] = field(default_factory=set)
+    _world_of: dict[tuple[tuple[int, int, int], ...], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, query: language.Query, graph: ADMG, domains: Mapping[str, Domain]) -> Question:
+        """The question that a query asks.
+
+        Args:
+            query: The query; an expectation asks for the distribution of its outcome.
+            graph: The graph; all variables of the query must be nodes.
+            domains: Levels of the variables that data sets set.
+        """
+        self = cls(graph, domains)
+        settings = []
+        for term in query.do:
+            symbol = self._symbol(term)
+            settings.append((graph.index(term.variable), symbol, -1))
+            self.asked.append(Asked(term.label, symbol, term.value))
+        actual = self._world(settings)
+        for terms, given in ((query.given, True), (query.outcomes, False)):
+            for term in terms:
+                symbol = self._symbol(term)
+                world = self._world_for(term.world) if term.world else actual
+                self.atoms.append((symbol, world, given))
+                self.asked.append(Asked(term.label, symbol, term.value))
+        return self
+
+    def symbol(self, number: int) -> Symbol:
+        """The symbol of a number that the question itself uses."""
+        n = len(self.graph)
+        return Symbol(self.graph.nodes[number]) if number < n else self._further[number - n]
+
+    def _symbol(self, term: language.Term) -> int:
+        node = self.graph.index(term.variable)
+        if term.value is None:
+            if node not in self._used:
+                self._used.add(node)
+                return node
+            return self._add(node, _FREE, Symbol(term.variable))
+        # a value typed on a command line is text, whatever the levels are
+        key = (term.variable, as_text(term.value))
+        if key not in self._constants:
+            order = self.domains[term.variable].order if term.variable in self.domains else ()
+            alike = [code for code, level in enumerate(order) if as_text(level) == key[1]]
+            symbol = Symbol(term.variable, term.value)
+            self._constants[key] = self._add(node, alike[0] if alike else _FOREIGN, symbol)
+        return self._constants[key]
+
+    def _add(self, node: int, level: int, symbol: Symbol) -> int:
+        self.values.append((node, level))
+        self._further.append(symbol)
+        return len(self.graph) + len(self._further) - 1
+
+    def _world_for(self, world: tuple[language.Term, ...]) -> int:
+        settings = []
+        # the deepest settings first; the language bounds how deep they are
+        for setting in world:
+            node = self.graph.index(setting.variable)
+            if setting.world:
+                settings.append((node, -1, self._world_for(setting.world)))
+            else:
+                settings.append((node, self._symbol(setting), -1))
+        return self._world(settings)
+
+    def _world(self, settings: list[tuple[int, int, int]]) -> int:
+        key = tuple(sorted(settings))
+        if key not in self._world_of:
+            self._world_of[key] = len(self.worlds)
+            self.worlds.append(list(key))
+        return self._world_of[key]
+
+
+def as_text(value: object) -> str:
+    """A value as a person would type it: 1 for 1.0."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

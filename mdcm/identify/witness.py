@@ -1,0 +1,129 @@
+"""Why a query is not identifiable: hedges, c-factors that no data show, worlds that cannot be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdcm.graph import ADMG
+
+__all__ = ["Hedge", "InconsistentFactor", "UnknownFactor", "Witness"]
+
+
+@dataclass(frozen=True)
+class Hedge:
+    """Two sets of variables that confounders hold together, the smaller one inside the larger one.
+
+    Every member of either set is an ancestor of the roots by directed edges inside the set. The interventions cut into
+    ``outer`` and not into ``inner``, so two models can agree on all that is seen and disagree on the answer.
+
+    Attributes:
+        inner: The smaller set F', sorted.
+        outer: The larger set F, sorted.
+        roots: Members of ``inner`` without a child inside it, sorted.
+        reasons: For several data sets: why each of them does not show the c-factor of ``inner``.
+
+    References:
+        Shpitser & Pearl (2006), Identification of joint interventional distributions, Theorem 4.
+    """
+
+    inner: tuple[str, ...]
+    outer: tuple[str, ...]
+    roots: tuple[str, ...] = field(default=(), compare=False)
+    reasons: tuple[str, ...] = field(default=(), compare=False)
+
+    def explain(self) -> str:
+        """The reason in words."""
+        held = ", ".join(self.outer)
+        cut = ", ".join(v for v in self.outer if v not in self.inner)
+        text = (
+            f"Hidden confounders hold {held} together, and all of them act on {', '.join(self.inner)}: what {cut} "
+            f"would do if it were set cannot be told from what its confounders do. Two models that agree on "
+            f"everything that is seen disagree on the answer."
+        )
+        return "\n".join([text, *self.reasons])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kind": "hedge",
+            "inner": self.inner,
+            "outer": self.outer,
+            "roots": self.roots,
+            "reasons": self.reasons,
+        }
+
+    def __str__(self) -> str:
+        return f"F' = {{{', '.join(self.inner)}}} inside F = {{{', '.join(self.outer)}}}"
+
+
+@dataclass(frozen=True)
+class UnknownFactor:
+    """A c-factor that the answer needs and no data set shows.
+
+    Attributes:
+        variables: Its variables, sorted.
+        parents: Their parents outside, sorted.
+        reasons: Why each data set does not show it.
+    """
+
+    variables: tuple[str, ...]
+    parents: tuple[str, ...]
+    reasons: tuple[str, ...] = field(default=(), compare=False)
+
+    def explain(self) -> str:
+        """The reason in words."""
+        return "\n".join([f"The answer needs {self}, which no data set shows.", *self.reasons])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kind": "unknown factor",
+            "variables": self.variables,
+            "parents": self.parents,
+            "reasons": self.reasons,
+        }
+
+    def __str__(self) -> str:
+        bar = f" | do({', '.join(self.parents)})" if self.parents else ""
+        return f"P({', '.join(self.variables)}{bar})"
+
+
+@dataclass(frozen=True)
+class InconsistentFactor:
+    """A counterfactual factor that joins worlds which share hidden causes and contradict each other.
+
+    Attributes:
+        events: Its events, each a variable in the world in which its parents are set.
+        variable: The variable that would need two values at once.
+
+    References:
+        Correa, Lee & Bareinboim (2021), Nested counterfactual identification from arbitrary surrogate experiments.
+    """
+
+    events: tuple[str, ...]
+    variable: str
+
+    def explain(self) -> str:
+        """The reason in words."""
+        return (
+            f"The answer needs {self}: its events share hidden causes and need {self.variable} to have two values at "
+            f"once, so that no single experiment shows them together."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"kind": "inconsistent factor", "events": self.events, "variable": self.variable}
+
+    def __str__(self) -> str:
+        return f"P({', '.join(self.events)})"
+
+
+Witness = Hedge | UnknownFactor | InconsistentFactor
+
+
+def roots_of(graph: ADMG, nodes: Sequence[str]) -> tuple[str, ...]:
+    """Members of a set of nodes that have no child in it, sorted."""
+    inside = set(nodes)
+    return tuple(sorted(v for v in nodes if not graph.children(v) & inside))
