@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learning import chi_square, critical_chi_square
-from mdcm.kernels import reference
+from mdcm.kernels import reference, reference_noise
 
 from mdcm import kernels
 
@@ -212,7 +212,7 @@ class TestDistributions:
         def constant(seed, rows, site, stream, count, *, step=0):
             return torch.full((len(rows), count), word)
 
-        monkeypatch.setattr(reference, "random_words", constant)
+        monkeypatch.setattr(reference_noise, "random_words", constant)
         rows = torch.arange(2)
         uniform = reference.uniform_noise(0, rows, 0, 1, 3)
         assert bool(((uniform > 0) & (uniform < 1)).all())
@@ -223,7 +223,7 @@ class TestDistributions:
 
     def test_the_fastest_clocks_of_a_race_are_told_apart(self, monkeypatch):
         # numbers made from float32 uniforms end at 16.64, with ties among the rarest winners
-        monkeypatch.setattr(reference, "random_words", lambda *address, step=0: torch.arange(64)[None])
+        monkeypatch.setattr(reference_noise, "random_words", lambda *address, step=0: torch.arange(64)[None])
         gumbel = reference.gumbel_noise(0, torch.arange(1), 0, 64)[0]
         assert float(gumbel[-1]) > 17.9
         assert bool((gumbel.diff() < 0).all())
@@ -234,3 +234,99 @@ class TestDistributions:
         assert kernels.normal_noise(0, none, 0, 3).shape == (0, 3)
         assert kernels.normal_noise(0, torch.arange(4), 0, 0).shape == (4, 0)
         assert kernels.uniform_noise(0, torch.arange(4), 0, 1, 0).shape == (4, 0)
+
+
+class TestPackedNoise:
+    @given(
+        sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+        sites=st.lists(WORDS, min_size=6, max_size=6, unique=True),
+        rows=st.lists(WORDS, min_size=1, max_size=5),
+        seed=st.integers(0, 2**64 - 1),
+        step=WORDS,
+    )
+    def test_is_the_noise_of_each_variable_by_itself(self, sizes, sites, rows, seed, step):
+        sites, place = sites[: len(sizes)], torch.tensor(rows)
+        address = kernels.NoiseAddress(kernels.rng_state(seed, step), place, torch.tensor(sites))
+        packed = kernels.packed_gumbel_noise(address, kernels.Packing(sizes))
+        apart = [
+            kernels.gumbel_noise(seed, place, site, size, step=step) for site, size in zip(sites, sizes, strict=True)
+        ]
+        assert packed.dtype == torch.float32
+        assert torch.equal(packed, torch.cat(apart, 1))
+
+    @pytest.mark.parametrize("rows_of_each", [False, True])
+    def test_stacked_modules_have_the_noise_of_their_sites(self, rows_of_each):
+        packing, sites = kernels.Packing([3, 5, 3]), torch.arange(6).reshape(2, 3)
+        rows = torch.arange(14).reshape(2, 7) if rows_of_each else torch.arange(7)
+        rng = kernels.rng_state(3, 4)
+        packed = kernels.packed_gumbel_noise(kernels.NoiseAddress(rng, rows, sites), packing)
+        for module in range(2):
+            own = kernels.NoiseAddress(rng, rows[module] if rows_of_each else rows, sites[module])
+            assert torch.equal(packed[module], kernels.packed_gumbel_noise(own, packing))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"sites": torch.arange(3)}, "sites \\[..., 2\\]"),
+            ({"rng": torch.arange(3)}, "rng \\[2\\]"),
+            ({"rows": torch.tensor(1)}, "rows \\[..., B\\]"),
+            ({"rows": torch.arange(4.0)}, "int64 throughout"),
+        ],
+    )
+    def test_an_address_that_does_not_fit_is_refused(self, change, message):
+        given = {"rng": kernels.rng_state(0), "rows": torch.arange(4), "sites": torch.arange(2)} | change
+        with pytest.raises(ValueError, match=message):
+            kernels.packed_gumbel_noise(kernels.NoiseAddress(**given), kernels.Packing([2, 3]))
+
+    @pytest.mark.parametrize(("seed", "step"), [(-1, 0), (2**64, 0), (0, -1), (0, 2**32)])
+    def test_seed_and_step_out_of_range(self, seed, step):
+        with pytest.raises(ValueError, match="must be in"):
+            kernels.rng_state(seed, step)
+
+    @pytest.mark.parametrize("sizes", [[], [2, 0]])
+    def test_a_packing_of_nothing(self, sizes):
+        with pytest.raises(ValueError, match="at least one"):
+            kernels.Packing(sizes)
+
+
+class TestDispatch:
+    """The one rule that picks a form of an operation."""
+
+    ROWS = (torch.zeros(1, 2, 3), kernels.critic_views(torch.zeros(1, kernels.critic_size([3, 4])), [3, 4]))
+
+    @pytest.mark.parametrize("asked", [None, "auto", "reference"])
+    def test_the_twin_runs_where_nothing_else_is(self, asked, monkeypatch):
+        if asked is None:
+            monkeypatch.delenv("MDCM_KERNELS", raising=False)
+        else:
+            monkeypatch.setenv("MDCM_KERNELS", asked)
+        assert torch.equal(kernels.critic_forward(*self.ROWS), torch.zeros(1, 2))
+        assert torch.equal(kernels.critic_forward(x=self.ROWS[0], params=self.ROWS[1]), torch.zeros(1, 2))
+
+    def test_a_form_that_does_not_exist_is_an_error(self, monkeypatch):
+        monkeypatch.setenv("MDCM_KERNELS", "triton")
+        monkeypatch.setattr(kernels, "_FUSED", {})
+        with pytest.raises(NotImplementedError, match="critic_forward has no Triton form: unset MDCM_KERNELS"):
+            kernels.critic_forward(*self.ROWS)
+
+    def test_an_unknown_form_is_an_error(self, monkeypatch):
+        monkeypatch.setenv("MDCM_KERNELS", "cuda")
+        with pytest.raises(ValueError, match="auto, reference or triton, not 'cuda'"):
+            kernels.critic_forward(*self.ROWS)
+
+    def test_a_fused_form_runs_when_asked_for_and_only_then_on_the_cpu(self, monkeypatch):
+        monkeypatch.setattr(kernels, "_FUSED", {"critic_forward": lambda *given: "fused"})
+        monkeypatch.setenv("MDCM_KERNELS", "triton")
+        assert kernels.critic_forward(*self.ROWS) == "fused"
+        monkeypatch.delenv("MDCM_KERNELS")
+        assert torch.equal(kernels.critic_forward(*self.ROWS), torch.zeros(1, 2))
+        assert kernels._form(reference.critic_forward, on_cuda=True)() == "fused"
+
+    def test_noise_is_left_alone(self, monkeypatch):
+        monkeypatch.setenv("MDCM_KERNELS", "triton")
+        assert kernels.gumbel_noise(0, torch.arange(2), 0, 3).shape == (2, 3)
+
+    def test_every_public_name_is_defined_and_every_operation_has_a_twin(self):
+        for name in kernels.__all__:
+            found, twin = getattr(kernels, name), getattr(reference, name)
+            assert found is twin or found.__wrapped__ is twin

@@ -1,0 +1,130 @@
+"""Adam on flat parameters and the generator's normalised layer, against PyTorch's own."""
+
+import pytest
+import torch
+from mdcm.kernels import reference
+
+from mdcm import kernels
+
+BETAS = (0.5, 0.9)
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def state(modules=3, size=11, *, dtype=torch.float64):
+    zero = torch.zeros(modules, size, dtype=dtype)
+    return {
+        "params": randn(modules, size, dtype=dtype),
+        "first": zero.clone(),
+        "second": zero.clone(),
+        "steps": torch.zeros(modules, dtype=torch.int64),
+        "lr": torch.tensor([1e-3, 1e-1, 1.0], dtype=dtype)[:modules],
+        "active": torch.ones(modules, dtype=torch.bool),
+    }
+
+
+class TestAdam:
+    @pytest.mark.parametrize("betas", [BETAS, (0.0, 0.9), (0.9, 0.999)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_is_the_adam_of_pytorch(self, dtype, betas):
+        ours = state(dtype=dtype)
+        theirs = [row.clone().requires_grad_() for row in ours["params"]]
+        optimisers = [
+            torch.optim.Adam([row], float(lr), betas=betas, foreach=False)
+            for row, lr in zip(theirs, ours["lr"], strict=True)
+        ]
+        for step in range(20):
+            # gradients of very different size, and exact zeros
+            grads = randn(3, 11, seed=step, dtype=dtype) * torch.logspace(-8, 3, 11, dtype=dtype)
+            grads[:, 3] = 0
+            kernels.adam_flat(grads=grads, **ours, betas=betas)
+            for row, grad, optimiser in zip(theirs, grads, optimisers, strict=True):
+                row.grad = grad.clone()
+                optimiser.step()
+        assert ours["steps"].tolist() == [20] * 3
+        found, true = ours["params"], torch.stack(theirs).detach()
+        # one rounding of a parameter of size 10 per step
+        assert float((found - true).abs().max()) <= 20 * 4 * 10 * torch.finfo(dtype).eps
+
+    def test_a_module_that_is_not_active_keeps_its_bits(self):
+        ours = state()
+        active = torch.tensor([True, False, True])
+        kernels.adam_flat(grads=randn(3, 11, seed=1), **ours)
+        before = {name: tensor.clone() for name, tensor in ours.items()}
+        grads = randn(3, 11, seed=2)
+        grads[1] = torch.nan
+        kernels.adam_flat(grads=grads, **(ours | {"active": active}))
+        for name in ("params", "first", "second", "steps"):
+            assert torch.equal(ours[name][1], before[name][1])
+            assert not torch.equal(ours[name][0], before[name][0])
+            assert bool(torch.isfinite(ours[name]).all())
+
+    def test_modules_do_not_see_each_other(self):
+        together, apart = state(), state()
+        for step in range(3):
+            grads = randn(3, 11, seed=step)
+            active = torch.tensor([True, step != 1, True])
+            kernels.adam_flat(grads=grads, **(together | {"active": active}))
+            for module in range(3):
+                own = {name: tensor[module : module + 1] for name, tensor in apart.items()}
+                kernels.adam_flat(grads=grads[module : module + 1], **(own | {"active": active[module : module + 1]}))
+        for name in ("params", "first", "second", "steps"):
+            assert torch.equal(together[name], apart[name])
+
+    def test_partial_gradients_are_added_up(self):
+        whole, parts = state(), state()
+        grads = randn(4, 3, 11)
+        kernels.adam_flat(grads=grads.sum(0), **whole)
+        kernels.adam_flat(grads=grads, **parts)
+        assert torch.equal(whole["params"], parts["params"])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"grads": torch.zeros(3, 10)}, "must be \\[M, P\\]"),
+            ({"grads": torch.zeros(1, 1, 3, 11)}, "must be \\[M, P\\]"),
+            ({"first": torch.zeros(2, 11)}, "must be \\[M, P\\]"),
+            ({"lr": torch.zeros(2)}, "steps, lr and active must be \\[3\\]"),
+            ({"steps": torch.zeros(3)}, "steps must be int64"),
+            ({"active": torch.ones(3)}, "active bool"),
+            ({"betas": (1.0, 0.9)}, "must be in \\[0, 1\\)"),
+            ({"betas": (0.5, -0.1)}, "must be in \\[0, 1\\)"),
+            ({"eps": 0.0}, "eps 0.0 positive"),
+        ],
+    )
+    def test_refused(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            kernels.adam_flat(**({"grads": torch.zeros(3, 11)} | state() | change))
+
+
+class TestGeneratorLayer:
+    @pytest.mark.parametrize("modules", [1, 3])
+    @pytest.mark.parametrize("rows", [2, 7, 33])
+    def test_forward_and_backward_against_autograd(self, rows, modules):
+        x, weight = randn(modules, rows, 5), randn(modules, 8, 5, seed=1)
+        gain, shift = randn(modules, 8, seed=2).add(1), randn(modules, 8, seed=3)
+        means, variances = torch.zeros(modules, 8).double(), torch.ones(modules, 8).double()
+        output, unit, inverse = kernels.lin_bn_relu_fwd(x, weight, gain, shift, means, variances)
+        upstream = randn(modules, rows, 8, seed=4)
+        grad_z, grad_gain, grad_shift = kernels.bn_relu_bwd(upstream, output, unit, inverse, gain)
+        for module in range(modules):
+            normal = torch.nn.BatchNorm1d(8, dtype=torch.float64)
+            normal.weight.data, normal.bias.data = gain[module].clone(), shift[module].clone()
+            z = (x[module] @ weight[module].T).requires_grad_()
+            true = normal(z).relu()
+            grads = torch.autograd.grad(true, [z, normal.weight, normal.bias], upstream[module])
+            assert torch.allclose(output[module], true.detach(), rtol=1e-10, atol=1e-12)
+            assert torch.allclose(means[module], normal.running_mean, rtol=1e-12)
+            assert torch.allclose(variances[module], normal.running_var, rtol=1e-12)
+            found = (grad_z[module], grad_gain[module], grad_shift[module])
+            # of two rows all but rounding cancels, magnified by the inverse deviation
+            scale = float(inverse[module].max() * gain[module].abs().max() * upstream[module].abs().max())
+            for one, other in zip(found, grads, strict=True):
+                assert float((one - other).abs().max()) <= 1e-11 * max(1.0, scale)
+
+    def test_a_single_row_has_no_variance(self):
+        one = torch.ones(1, 2)
+        with pytest.raises(ValueError, match="at least 2 rows, not 1"):
+            reference.lin_bn_relu_fwd(torch.ones(1, 1, 3), torch.ones(1, 2, 3), one, one, one.clone(), one.clone())
