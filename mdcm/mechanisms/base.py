@@ -87,6 +87,45 @@ class Mechanism(nn.Module, ABC):
         """
         raise TypeError(f"the mechanism of {self.variable.name!r} ({type(self).__name__}) has no density")
 
+    def relaxed(
+        self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
+    ) -> Tensor:
+        """Generate the variable so that a loss can be differentiated through it.
+
+        Categorical parents come as float ``[n, levels]``, of which one entry is 1, and a categorical variable is
+        returned so (straight-through: the value is hard, its gradient that of the softmax). Everything else is as in
+        :meth:`forward`, which is what this is unless a subclass says otherwise.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            latents: State of every latent confounder of the variable.
+            noise: Own noise.
+            temperature: Of the softmax, positive.
+        """
+        return self.forward(parents, latents, noise)
+
+    def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
+        """Own noise with which :meth:`forward` gives ``value``, drawn from its posterior.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            latents: State of every latent confounder of the variable.
+            value: Observed values, ``n`` rows.
+            fresh: Noise of the prior, ``[n, noise_size]``: the source of randomness where the posterior has any.
+
+        Returns:
+            Noise, ``[n, noise_size]``.
+
+        Raises:
+            TypeError: If the mechanism cannot be inverted.
+        """
+        raise TypeError(f"the mechanism of {self.variable.name!r} ({type(self).__name__}) cannot be inverted")
+
+    @property
+    def can_abduct(self) -> bool:
+        """Whether :meth:`abduct` is available."""
+        return type(self).abduct is not Mechanism.abduct
+
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
         """Set what is measured on the training rows rather than learned, such as scales; called before training."""
 
