@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -25,9 +26,19 @@ std::vector<Symbol> united(std::vector<Symbol> all) {
 
 }  // namespace
 
-bool ExpressionBuilder::Less::operator()(const Term& a, const Term& b) const {
-  return std::tie(a.kind, a.source, a.operands, a.symbols, a.given, a.set) <
-         std::tie(b.kind, b.source, b.operands, b.symbols, b.given, b.set);
+std::size_t ExpressionBuilder::Hash::operator()(std::int32_t number) const {
+  const Term& term = (*terms)[at(number)];
+  auto hash = static_cast<std::size_t>(term.kind) + 31 * static_cast<std::size_t>(term.source + 1);
+  const auto mix = [&](const std::vector<std::int32_t>& values) {
+    for (const std::int32_t v : values) hash = (hash ^ static_cast<std::size_t>(v)) * 0x9E3779B97F4A7C15ULL;
+    hash = (hash ^ (hash >> 29)) + values.size();
+  };
+  for (const auto* part : {&term.operands, &term.symbols, &term.given, &term.set}) mix(*part);
+  return hash;
+}
+
+bool ExpressionBuilder::Equal::operator()(std::int32_t a, std::int32_t b) const {
+  return (*terms)[at(a)] == (*terms)[at(b)];
 }
 
 std::int32_t ExpressionBuilder::probability(std::int32_t source, std::vector<Symbol> symbols, std::vector<Symbol> given,
@@ -179,9 +190,11 @@ Expression ExpressionBuilder::take(std::int32_t last) {
 }
 
 std::int32_t ExpressionBuilder::add(Term term) {
-  const auto [place, is_new] = known_.try_emplace(term, static_cast<std::int32_t>(terms_.size()));
-  if (is_new) terms_.push_back(std::move(term));
-  return place->second;
+  const auto number = static_cast<std::int32_t>(terms_.size());
+  terms_.push_back(std::move(term));
+  const auto [place, is_new] = known_.insert(number);
+  if (!is_new) terms_.pop_back();
+  return *place;
 }
 
 }  // namespace mdcm

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <unordered_set>
 #include <vector>
 
 #include "admg.hpp"
@@ -45,7 +45,10 @@ struct Expression {
 class ExpressionBuilder {
  public:
   // `nodes` holds the node of every symbol, `position` the place of every node in a topological order.
-  ExpressionBuilder(Nodes nodes, Nodes position) : nodes_(nodes), position_(position) {}
+  ExpressionBuilder(Nodes nodes, Nodes position)
+      : nodes_(nodes), position_(position), known_(16, Hash{&terms_}, Equal{&terms_}) {}
+  ExpressionBuilder(const ExpressionBuilder&) = delete;
+  ExpressionBuilder& operator=(const ExpressionBuilder&) = delete;
 
   std::int32_t probability(std::int32_t source, std::vector<Symbol> symbols, std::vector<Symbol> given,
                            std::vector<Symbol> set);
@@ -63,8 +66,14 @@ class ExpressionBuilder {
   Expression take(std::int32_t last);
 
  private:
-  struct Less {
-    bool operator()(const Expression::Term& a, const Expression::Term& b) const;
+  // terms are looked up by what they hold, without a second copy of it
+  struct Hash {
+    const std::vector<Expression::Term>* terms;
+    std::size_t operator()(std::int32_t number) const;
+  };
+  struct Equal {
+    const std::vector<Expression::Term>* terms;
+    bool operator()(std::int32_t a, std::int32_t b) const;
   };
 
   const Expression::Term& term(std::int32_t number) const { return terms_[static_cast<std::size_t>(number)]; }
@@ -74,7 +83,7 @@ class ExpressionBuilder {
   Nodes nodes_;
   Nodes position_;
   std::vector<Expression::Term> terms_;
-  std::map<Expression::Term, std::int32_t, Less> known_;
+  std::unordered_set<std::int32_t, Hash, Equal> known_;
   std::vector<std::vector<Symbol>> free_;  // of the first terms, as far as they were asked for
 };
 

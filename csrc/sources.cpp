@@ -289,8 +289,9 @@ std::int32_t DataSource::express(std::span<const CFactors::Argument> members,
 // c-component around v among what does not follow v, and the parents of T screen off the rest (Tian & Pearl 2002).
 std::int32_t DataSource::from_joint(Nodes part, ExpressionBuilder& builder) {
   std::vector<std::int32_t> factors;
+  sub_->restrict_to({});
   for (std::size_t i = 0; i < part.size(); ++i) {
-    sub_->restrict_to(part.first(i + 1));
+    sub_->admit(part[i]);
     std::vector<Symbol> given;
     std::vector<Symbol> set;
     const std::vector<Node> around = sub_->part_of(part[i]);

@@ -21,6 +21,7 @@ class Subgraph {
   explicit Subgraph(const Admg& graph);
 
   void restrict_to(Nodes set);
+  void admit(Node v) { inside_[static_cast<std::size_t>(v)] = epoch_; }
   bool inside(Node v) const { return inside_[static_cast<std::size_t>(v)] == epoch_; }
   // Ancestors of `nodes` in the graph over the set, in no order.
   std::vector<Node> ancestors(Nodes nodes);

@@ -117,9 +117,7 @@ class Identification(metaclass=_BoundType):
     def failures(
         self,
     ) -> list[
-        tuple[
-            list[int], list[tuple[str, list[int]]], tuple[int, int, int, list[tuple[int, list[int]]]] | None
-        ]
+        tuple[list[int], list[tuple[str, list[int]]], tuple[int, int, int, list[tuple[int, list[int]]]] | None]
     ]: ...
     @property
     def symbols(self) -> list[int]: ...

@@ -438,6 +438,17 @@ class TestEvaluation:
         with pytest.raises(DataError, match="needs data of do"):
             estimand.evaluate({frozenset(): seen})
 
+    def test_weights_of_data_sets_count(self):
+        rows = random_discrete(ADMG.from_string(BACK_DOOR), levels=2, seed=4).sample(300, seed=0)
+        weight = np.arange(1, 301) % 3 + 1.0
+        estimand = identify(BACK_DOOR, "P(Y | do(X))").estimand
+        expected = estimand.evaluate(rows, weights=weight)
+        assert not np.allclose(expected, estimand.evaluate(rows))
+        assert np.allclose(expected, estimand.evaluate([Dataset(rows, weights=weight)]))
+        assert np.allclose(expected, estimand.evaluate({frozenset(): rows}, weights={frozenset(): weight}))
+        with pytest.raises(DataError, match="weights of several tables"):
+            estimand.evaluate({frozenset(): rows}, weights=weight)
+
     def test_standard_errors_are_those_of_repeated_sampling(self):
         scm = random_discrete(ADMG.from_string(BACK_DOOR), levels=2, seed=4)
         estimand = identify(BACK_DOOR, "P(Y | do(X=1))").estimand

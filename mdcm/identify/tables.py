@@ -251,9 +251,9 @@ def _part(key: Any, table: Any, own: Any, data: Any, weights: Any) -> _Part:
     elif isinstance(table, pd.DataFrame):
         frame = table
         given = weights.get(key) if isinstance(weights, Mapping) else weights
-        if isinstance(own, str):
-            given = table[own]
-        if given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping):
+        if own is not None:
+            given = table[own] if isinstance(own, str) else own
+        elif given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping):
             raise DataError("weights of several tables are given by the same keys as the tables")
         values = np.ones(len(frame)) if given is None else np.asarray(given, dtype=np.float64)
     else:
