@@ -109,41 +109,57 @@ bool Identification::find_sources(Part& part, bool all) {
   }
   prepared_.resize(sources_.size(), false);
   bool found_all = true;
+  part.sources.reserve(part.factors.count());
+  std::vector<std::int32_t> candidates;
   for (std::size_t k = 0; k < part.factors.count(); ++k) {
-    const auto members = part.factors.members(k);
-    const auto arguments = part.factors.arguments(k);
-    const auto parents = arguments.subspan(members.size());
-    Failure failure;
-    failure.obstacles.resize(sources_.size());
-    std::vector<std::int32_t> candidates;
-    std::optional<std::vector<std::int32_t>> chosen;
-    for (std::size_t s = 0; s < sources_.size() && !chosen; ++s) {
-      if (!prepared_[s]) sources_[s].prepare(nodes_);
-      prepared_[s] = true;
-      failure.obstacles[s] = sources_[s].examine(members, arguments);
-      if (failure.obstacles[s].kind != Obstacle::Kind::kNone) continue;
-      chosen = covering(parents, {static_cast<std::int32_t>(s)});
-      if (chosen) break;
-      candidates.push_back(static_cast<std::int32_t>(s));
-      failure.obstacles[s].kind = Obstacle::Kind::kValues;
-      for (const auto& parent : parents) {
-        if (groups_[s].is_target(parent.node)) failure.obstacles[s].nodes.push_back(parent.node);
+    candidates.clear();
+    std::int32_t single = -1;
+    for (std::size_t s = 0; s < sources_.size() && single < 0; ++s) {
+      const Obstacle obstacle = examine(s, part, k);
+      if (obstacle.kind == Obstacle::Kind::kNone) single = static_cast<std::int32_t>(s);
+      if (obstacle.kind == Obstacle::Kind::kValues) candidates.push_back(static_cast<std::int32_t>(s));
+    }
+    part.sources.push_back(single);
+    if (single >= 0) continue;
+    if (candidates.size() > 1) {
+      const auto parents = part.factors.arguments(k).subspan(part.factors.sizes[k]);
+      if (auto chosen = covering(parents, candidates)) {
+        part.several[k] = std::move(*chosen);
+        continue;
       }
-      std::sort(failure.obstacles[s].nodes.begin(), failure.obstacles[s].nodes.end());
     }
-    if (!chosen && candidates.size() > 1) chosen = covering(parents, candidates);
-    if (chosen) {
-      part.sources.push_back(std::move(*chosen));
-      continue;
-    }
-    for (const auto& member : members) failure.factor.push_back(member.node);
-    std::sort(failure.factor.begin(), failure.factor.end());
-    failures_.push_back(std::move(failure));
+    failures_.push_back(failure(part, k));
     verdict_ = Verdict::kNo;
     found_all = false;
     if (!all) return false;
   }
   return found_all;
+}
+
+// As the source itself does, and whether it sets the values that are needed.
+Obstacle Identification::examine(std::size_t source, const Part& part, std::size_t factor) {
+  if (!prepared_[source]) sources_[source].prepare(nodes_);
+  prepared_[source] = true;
+  const auto members = part.factors.members(factor);
+  const auto arguments = part.factors.arguments(factor);
+  Obstacle obstacle = sources_[source].examine(members, arguments);
+  if (obstacle.kind != Obstacle::Kind::kNone || groups_[source].targets.empty()) return obstacle;
+  const auto parents = arguments.subspan(members.size());
+  if (covering(parents, {static_cast<std::int32_t>(source)})) return obstacle;
+  obstacle.kind = Obstacle::Kind::kValues;
+  for (const auto& parent : parents) {
+    if (groups_[source].is_target(parent.node)) obstacle.nodes.push_back(parent.node);
+  }
+  std::sort(obstacle.nodes.begin(), obstacle.nodes.end());
+  return obstacle;
+}
+
+Identification::Failure Identification::failure(const Part& part, std::size_t factor) {
+  Failure found;
+  for (std::size_t s = 0; s < sources_.size(); ++s) found.obstacles.push_back(examine(s, part, factor));
+  for (const auto& member : part.factors.members(factor)) found.factor.push_back(member.node);
+  std::sort(found.factor.begin(), found.factor.end());
+  return found;
 }
 
 // Which candidates together set every combination of values that the parents need; nothing if they do not.
@@ -221,11 +237,14 @@ Expression Identification::express() {
 std::int32_t Identification::express(const Part& part, ExpressionBuilder& builder) {
   std::vector<std::int32_t> terms;
   for (std::size_t k = 0; k < part.factors.count(); ++k) {
+    const auto several = part.several.find(k);
+    const std::vector<std::int32_t> sources =
+        several == part.several.end() ? std::vector{part.sources[k]} : several->second;
     std::vector<std::int32_t> cases;
-    for (const std::int32_t s : part.sources[k]) {
+    for (const std::int32_t s : sources) {
       cases.push_back(sources_[at(s)].express(part.factors.members(k), part.factors.arguments(k), builder));
     }
-    terms.push_back(builder.cases(part.sources[k], std::move(cases)));
+    terms.push_back(builder.cases(sources, std::move(cases)));
   }
   for (const auto& [first, second] : part.equalities) terms.push_back(builder.equal(first, second));
   return builder.sum(part.factors.summed, builder.product(terms));

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -50,13 +51,16 @@ class Identification {
  private:
   struct Part {
     CFactors factors;
-    std::vector<std::vector<std::int32_t>> sources;  // of every factor
+    std::vector<std::int32_t> sources;                         // of every factor; -1 where it takes several
+    std::map<std::size_t, std::vector<std::int32_t>> several;  // by factor
     std::vector<std::pair<Symbol, Symbol>> equalities;
   };
 
   bool find_direct();
   bool factorise(const Copies& copies, const std::vector<bool>& keep, Part& part, bool all);
   bool find_sources(Part& part, bool all);
+  Obstacle examine(std::size_t source, const Part& part, std::size_t factor);
+  Failure failure(const Part& part, std::size_t factor);
   std::optional<std::vector<std::int32_t>> covering(std::span<const CFactors::Argument> parents,
                                                     const std::vector<std::int32_t>& candidates) const;
   std::int32_t express(const Part& part, ExpressionBuilder& builder);

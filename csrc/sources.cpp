@@ -148,7 +148,7 @@ void DataSource::prepare(Nodes nodes) {
     if (local(v) >= 0) asked.push_back(local(v));
   }
   sub_->restrict_to(free);
-  std::vector<Node> above = sub_->ancestors(asked);
+  const std::vector<Node> above = sub_->ancestors(asked);
   sub_->restrict_to(above);
   label_.assign(at(g.size()), -1);
   parts_.clear();
@@ -205,9 +205,9 @@ Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
     obstacle.nodes = ascending(std::move(obstacle.nodes));
     return obstacle;
   }
+  const std::vector<Node>& whole = parts_[at(label_[at(local(members[0].node))])];
+  if (whole.size() == members.size()) return obstacle;
   const std::vector<Node> factor = locals(members);
-  const std::vector<Node>& whole = parts_[at(label_[at(factor[0])])];
-  if (whole.size() == factor.size()) return obstacle;
   const std::vector<Node> up = ancestors_in_whole(factor);
   if (up.size() == factor.size()) return obstacle;
   std::vector<Node> stuck;

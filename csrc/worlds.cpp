@@ -224,10 +224,11 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
   for (const Node v : kept) is_kept[at(v)] = true;
   const Nodes position = graph_.positions();
   std::uint32_t epoch = 0;
+  std::vector<Node> part;
   for (const Node root : kept) {
     if (done[at(root)]) continue;
     done[at(root)] = true;
-    std::vector<Node> part{root};
+    part.assign(1, root);
     const auto reach = [&](Node w) {
       if (!is_kept[at(w)] || done[at(w)]) return;
       done[at(w)] = true;
@@ -241,7 +242,9 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
         for (const Node w : graph_.hub_children(hub)) reach(w);
       }
     }
-    std::sort(part.begin(), part.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
+    if (part.size() > 1) {
+      std::sort(part.begin(), part.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
+    }
     ++epoch;
     std::optional<Conflict> conflict;
     const auto clash = [&](Node v, Symbol first, Symbol second) {

@@ -158,7 +158,9 @@ def identify(
     """
     graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
     expression = language.parse(query) if isinstance(query, str) else query
-    expression.check(graph.nodes)
+    if not all(name in graph for name in expression.variables):
+        # says which one, at a cost that grows with the graph
+        expression.check(graph.nodes)
     data = _Data.of(graph, experiments, datasets, kinds or {}, levels or {})
     formulas: list[Formula] = []
     for asked in expression.queries:

@@ -53,11 +53,13 @@ def pooled(
             graph.index(name)
         except GraphError as error:
             raise GraphError(f"levels: {error}") from None
-    everything = frozenset(graph.nodes)
-    found: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
+    # None where every node is known; the set of all nodes costs more than a small question to a large graph
+    found: dict[tuple[frozenset[str], frozenset[str] | None], list[int]] = {}
     for j, spec in enumerate(specs):
-        columns = everything if spec.columns is None else everything.intersection(spec.columns)
-        found.setdefault((frozenset(spec.do), columns.union(spec.do)), []).append(j)
+        known = None if spec.columns is None else frozenset(v for v in (*spec.columns, *spec.do) if v in graph)
+        if known is not None and len(known) == len(graph):
+            known = None
+        found.setdefault((frozenset(spec.do), known), []).append(j)
     domains = domains_of(specs, kinds, levels)
     groups: list[_core.DatasetGroup] = []
     for (do, columns), members in found.items():
@@ -76,7 +78,7 @@ def pooled(
         rows = [specs[j].rows for j in members]
         total = -1 if None in rows else sum(row for row in rows if row is not None)
         flags = None
-        if columns != everything:
+        if columns is not None:
             flags = np.fromiter((name in columns for name in graph.nodes), dtype=np.uint8, count=len(graph))
         groups.append(
             {
