@@ -15,7 +15,6 @@ import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from urllib.parse import quote
 
 import typer
 from typer.core import TyperGroup
@@ -299,7 +298,7 @@ def _path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
     return path, do
 
 
-@app.command(epilog=_example("mdcm train spec.yaml --out run"))
+@app.command(epilog=_example("mdcm train spec.yaml --out run", "mdcm train spec.yaml --out run --resume"))
 def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="what to train on what", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="RUN", help="directory for the trained model", show_default=False)],
@@ -307,8 +306,12 @@ def train(
         int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto or cpu")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
 ) -> None:
-    """Train a model and save it as a run directory."""
+    """Train a model and save it as a run directory.
+
+    Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
+    """
     from mdcm.rundir import reserve
     from mdcm.spec import read_spec
 
@@ -328,6 +331,7 @@ def train(
         variables=loaded.declared() or None,
         config=loaded.train.config(),
         out=out,
+        resume=resume,
         device=device,
         seed=loaded.train.seed if seed is None else seed,
         progress=True,
@@ -343,7 +347,11 @@ def train(
 
 
 @app.command(
-    epilog=_example('mdcm query run "P(A | do(D=0))"', 'mdcm query run "E[Y | do(X=1)] - E[Y | do(X=0)]" --json')
+    epilog=_example(
+        'mdcm query run "P(A | do(D=0))"',
+        'mdcm query run "P(A[D=0] | D=1)"',
+        'mdcm query run "E[Y | do(X=1)] - E[Y | do(X=0)]" --json',
+    )
 )
 def query(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
@@ -352,12 +360,15 @@ def query(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="answer even if the graph and the data do not determine it")
     ] = False,
+    low_support: Annotated[
+        bool, typer.Option("--low-support", help="answer even if it rests on combinations with few training rows")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Answer a causal query with a trained model.
+    """Answer a causal query of any layer with a trained model.
 
-    The exit code is 1 if the graph and the data do not determine the answer.
+    The exit code is 1 if the graph and the data do not determine the answer, or too few data or draws stand behind it.
     """
     from mdcm.query import parse
 
@@ -369,7 +380,7 @@ def query(
     _one_thread()
     model = load(run)
     _attach(model, run)
-    answer = model.query(text, num_samples, allow_unidentifiable=anyway, seed=seed)
+    answer = model.query(text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, seed=seed)
     if not as_json:
         _out(str(answer))
         return
@@ -403,6 +414,7 @@ def _attach(model: Model, run: Path) -> None:
     epilog=_example(
         "mdcm sample run --do D=1 --num-samples 1000 --out samples.csv",
         "mdcm sample run --do X=0 --given Z=1 --out samples.parquet",
+        "mdcm sample run --evidence X=1 --evidence Y=0 --do X=0 --out others.csv",
     )
 )
 def sample(
@@ -414,10 +426,21 @@ def sample(
     given: Annotated[
         list[str] | None, typer.Option(metavar="Z=0", help="condition on a variable", show_default=False)
     ] = None,
+    evidence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X=0",
+            help="condition on what was seen before anything was set: what would have been",
+            show_default=False,
+        ),
+    ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
 ) -> None:
-    """Draw rows from a trained model, perhaps under an intervention."""
+    """Draw rows from a trained model, in the actual world or another.
+
+    Rows are written as they are drawn, so that the disk alone limits their number.
+    """
     from mdcm.errors import DataError
 
     if out.suffix not in {".csv", ".parquet"}:
@@ -430,34 +453,23 @@ def sample(
         except ImportError:
             raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
 
-    import numpy as np
-
     from mdcm.model import load
-    from mdcm.rundir import replacing
+    from mdcm.sampling import write_samples
 
     _one_thread()
     model = load(run)
-    drawn = model.draw_samples(
+    blocks = model.stream_samples(
         num_samples,
         do=_assignments(do, model.schema, "--do"),
         given=_assignments(given, model.schema, "--given"),
+        evidence=None if evidence is None else _assignments(evidence, model.schema, "--evidence"),
         seed=seed,
     )
-    with replacing(out) as stream:
-        if out.suffix == ".csv":
-            drawn.table.to_csv(stream, index=False)
-        else:
-            drawn.table.to_parquet(stream, index=False)
-    _say(f"wrote {out} ({len(drawn):,} rows)")
-    if len(drawn) < num_samples:
-        _say(f"warning: only {len(drawn):,} of {num_samples:,} rows: what is given is rare in this model")
-    for name, array in drawn.images.items():
-        # a name may hold anything, a slash included, and must not lead elsewhere
-        safe = re.sub(r"[^\w. -]", lambda match: quote(match[0], safe="", errors="backslashreplace"), name)
-        path = out.with_name(f"{out.stem}.{safe}.npy")
-        with replacing(path) as stream:
-            np.save(stream, array, allow_pickle=False)
-        _say(f"wrote {path}")
+    written = write_samples(out, blocks, num_samples)
+    for path in written.paths:
+        _say(f"wrote {path} ({num_samples:,} rows)" if path == out else f"wrote {path}")
+    if written.ess < 0.999 * num_samples:
+        _say(f"warning: the {num_samples:,} rows are worth only {written.ess:,.0f} independent ones")
 
 
 @app.command(epilog=_example("mdcm demo --out mdcm-demo"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.errors import PlanError
-from mdcm.mechanisms import Categorical, Mechanism, RectifiedFlow
+from mdcm.mechanisms import Categorical, Flow, ImageGenerator, Implicit, Mechanism, RectifiedFlow
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable
@@ -37,17 +37,16 @@ def derived_seed(seed: int, *address: str | int) -> int:
 def default_mechanism(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
     """The mechanism that a variable gets unless the user names another one.
 
-    Raises:
-        PlanError: If there is none for a variable of this kind.
+    A table of levels for a categorical variable, a spline flow for a continuous one, a plain network for an implicit
+    one. An image is made by a rectified flow, or, where it has a confounder, by a convolutional generator.
     """
     if variable.kind == "categorical":
         return Categorical(variable, parents, latents)
-    if variable.kind == "image":
-        return RectifiedFlow(variable, parents, latents)
-    raise PlanError(
-        f"variable {variable.name!r} is {variable.kind}, and there is no mechanism of that kind yet; declare it "
-        f"categorical with levels (bin it first), or pass mechanisms={{{variable.name!r}: ...}}"
-    )
+    if variable.kind == "continuous":
+        return Flow(variable, parents, latents)
+    if variable.kind == "implicit":
+        return Implicit(variable, parents, latents)
+    return ImageGenerator(variable, parents, latents) if latents else RectifiedFlow(variable, parents, latents)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ A run holds ``weights.safetensors``, ``metrics.jsonl`` and ``model.json``, which
 checksums of the other two and of what it says itself. New weights and metrics are first written beside the old ones,
 under names that hold their checksums; the moment ``model.json`` is renamed into place the run is the new one, and only
 then do they take their usual names. Whoever reads takes of each file the one with the right checksum, so a writer may
-be killed anywhere. Loading executes nothing: JSON and safetensors only.
+be killed anywhere. Loading executes nothing: JSON and safetensors only. While a model is trained, ``checkpoints/``
+holds what is needed to go on.
 """
 
 from __future__ import annotations
@@ -24,11 +25,22 @@ from mdcm.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "MODEL", "WEIGHTS", "read_run", "replacing", "reserve", "write_run"]
+__all__ = [
+    "CHECKPOINTS",
+    "FORMAT_VERSION",
+    "MODEL",
+    "WEIGHTS",
+    "read_run",
+    "remove_checkpoints",
+    "replacing",
+    "reserve",
+    "write_run",
+]
 
 FORMAT_VERSION = 1
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
+CHECKPOINTS = "checkpoints"
 _METRICS = "metrics.jsonl"
 _STAGED = ".next"
 _TEMPORARY = ".tmp"
@@ -205,6 +217,15 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
     return description, weights, metrics
 
 
+def remove_checkpoints(path: str | Path) -> None:
+    """Remove the checkpoints of a run, whose training is finished or begins anew."""
+    directory = Path(path) / CHECKPOINTS
+    if directory.is_dir():
+        for entry in list(directory.iterdir()):
+            entry.unlink(missing_ok=True)
+        directory.rmdir()
+
+
 def _described(model: Path, advice: str = "") -> dict[str, Any]:
     """What model.json says, if it is of this format version."""
     description = _object(_read(model), str(model), model, advice)
@@ -267,7 +288,7 @@ def _staged(name: str, checksum: str) -> str:
 
 def _is_ours(name: str) -> bool:
     """Whether a file may be left of a writer that was killed before its first model.json."""
-    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS}
+    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS, CHECKPOINTS}
 
 
 def _flush(directory: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -163,11 +163,17 @@ class TrainEntry(_Entry):
     max_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    confounder: Literal["exact", "monte-carlo", "gaussian"] = "exact"
     confounder_states: int | None = None
+    draws: int = 256
     holdout: float = 0.1
     refit: bool = True
     checks: int = 30
+    patience: int = 6
     max_minutes: float | None = None
+    checkpoint_seconds: float = 60.0
+    adversarial: dict[str, Any] | None = None
+    batch_modules: bool = True
 
     def config(self) -> TrainConfig:
         """The settings without the seed.
@@ -178,7 +184,7 @@ class TrainEntry(_Entry):
         # torch takes a second to load, and a typo is answered without it
         from mdcm.train import TrainConfig
 
-        return TrainConfig(**self.model_dump(exclude={"seed"}))
+        return TrainConfig.from_json(self.model_dump(exclude={"seed"}))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from mdcm.data import Dataset
 from mdcm.graph import ADMG
+from mdcm.identify import identify
+from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.scm import DiscreteSCM, random_discrete
 
 # cells up to which a c-factor is compared as one table; beyond it, row by row on a sample
@@ -96,6 +99,51 @@ def random_problem(size: int, arcs: int, confounders: int, seed: int, rows: int 
     """A random ADMG over ternary variables with confounders of four states, and rows drawn from a random model."""
     truth = random_discrete(random_admg(size, arcs, confounders, seed), levels=3, seed=seed, latent_levels=4)
     return Problem(truth, truth.sample(rows, seed=seed))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Rows of a true model under an intervention that sets each target to every level equally often, or none.
+
+    Attributes:
+        do: Targets.
+        columns: Observed variables, the targets included.
+        rows: Number of rows.
+    """
+
+    do: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: int
+
+    def draw(self, truth: DiscreteSCM, seed: int, name: str | None = None) -> Dataset:
+        rng = np.random.default_rng([seed, 77])
+        levels = {target: truth.levels[target] for target in self.do}
+        do = {target: np.asarray(one)[rng.permutation(self.rows) % len(one)] for target, one in levels.items()}
+        table = truth.sample(self.rows, do=do or None, seed=seed)
+        return Dataset(table[list(self.columns)], do=self.do, name=name)
+
+    def distances(self, truth: DiscreteSCM, model: DiscreteSCM) -> tuple[float, float]:
+        """Distance of the model's distribution of such rows from the true one, and that of their frequencies."""
+        free = [name for name in self.columns if name not in self.do]
+        choices = list(itertools.product(*(truth.levels[target] for target in self.do)))
+        exact = []
+        for one in (truth, model):
+            parts = [one.exact(free, do=dict(zip(self.do, values, strict=True))).to_numpy() for values in choices]
+            exact.append(np.concatenate(parts) / len(choices))
+        return tv_distance(*exact), sampling_floor(exact[0], self.rows)
+
+
+def estimation_floor(truth: DiscreteSCM, query: str, experiments: Sequence[Experiment], repeats: int = 20) -> float:
+    """Mean distance to the truth of the estimand's plug-in estimate over fresh data sets; the largest over do()."""
+    specs = [one.draw(truth, 0, f"d{place}").spec(truth.graph.nodes) for place, one in enumerate(experiments)]
+    estimand = identify(truth.graph, query, datasets=specs, levels=truth.levels).estimand
+    right = truth.answer(query).to_numpy()
+    found = []
+    for seed in range(repeats):
+        data = [one.draw(truth, 10_000 + 100 * seed + place, f"d{place}") for place, one in enumerate(experiments)]
+        answer = estimand.evaluate(data).to_numpy()
+        found.append(np.abs(answer - right).sum() / 2)
+    return float(np.mean(found))
 
 
 def read_out(dcm) -> DiscreteSCM:

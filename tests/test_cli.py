@@ -362,7 +362,7 @@ class TestQuery:
         assert content["query"] == answer.query
         assert (content["value"], content["stderr"], content["ess"]) == (answer.value, answer.stderr, answer.ess)
         assert content["identification"] == json.loads(json.dumps(answer.identification.to_json()))
-        assert (content["support"], content["note"]) == (None, answer.note)
+        assert (content["support"], content["note"]) == (answer.support, answer.note)
         pd.testing.assert_frame_equal(pd.DataFrame(content["table"]), answer.table)
 
     def test_data_that_have_changed_are_not_compared_with(self, folder, tmp_path):
@@ -388,10 +388,24 @@ class TestQuery:
         message = fail(2, "query", tmp_path / "none", "P(Y | do(X=1)")
         assert message == "error: this '(' is never closed\n  P(Y | do(X=1)\n   ^\n"
 
-    def test_too_little_support_is_a_no(self, folder, monkeypatch):
-        monkeypatch.setattr("mdcm.sampling._DRAWS_PER_SAMPLE", 1)
-        message = fail(1, "query", folder / "run", "P(Y | Z=1)", "--num-samples", 40)
-        assert re.match(r"error: only \d+ of 40 draws agree with Z=1; ask for more samples", message)
+    def test_what_would_have_been(self, folder):
+        text = "P(Y[X=1] | X=0, Z=1)"
+        out = succeed("query", folder / "run", text, "--num-samples", 2000, "--anyway").out
+        model = mdcm.load(folder / "run")
+        expected = model.query(text, 2000, allow_unidentifiable=True)
+        assert all(f"{share:.4f}" in out for share in expected.table["probability"])
+        assert "Y[X=1]" in out
+
+    def test_too_little_support_is_a_no(self, tmp_path):
+        table = pd.DataFrame({"X": [0, 1] * 100, "Y": [0, 0, 1, 1] * 50})
+        table.loc[0, "X"] = 2
+        table.to_csv(tmp_path / "rare.csv", index=False)
+        (tmp_path / "rare.yaml").write_text('graph: "X -> Y"\ndata: [{path: rare.csv}]\ntrain: {max_steps: 5}\n')
+        succeed("train", tmp_path / "rare.yaml", "--out", tmp_path / "run")
+        message = fail(1, "query", tmp_path / "run", "P(Y | do(X=2))", "--num-samples", 40)
+        assert re.match(r"error: P\(Y \| do\(X=2\)\): 100.0% of the draws are combinations of values", message)
+        result = succeed("query", tmp_path / "run", "P(Y | do(X=2))", "--num-samples", 40, "--low-support", "--json")
+        assert json.loads(result.out)["support"] == 1.0
 
 
 class TestSample:
@@ -405,12 +419,25 @@ class TestSample:
         pd.testing.assert_frame_equal(table, expected)
         assert (result.out, result.err) == ("", f"wrote {file} (200 rows)\n")
 
-    def test_says_when_there_are_fewer_rows(self, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr("mdcm.sampling._DRAWS_PER_SAMPLE", 1)
-        result = succeed("sample", folder / "run", "--out", tmp_path / "s.csv", "--given", "Z=1", "--num-samples", 2000)
-        rows = len(pd.read_csv(tmp_path / "s.csv"))
-        assert 100 < rows < 2000
-        assert f"warning: only {rows:,} of 2,000 rows: what is given is rare in this model" in result.err
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_writes_block_by_block_what_would_have_been(self, folder, tmp_path, suffix):
+        file = tmp_path / f"s.{suffix}"
+        options = ["--do", "X=1", "--evidence", "X=0", "--evidence", "Y=1", "--num-samples", 9000]
+        result = succeed("sample", folder / "run", "--out", file, *options)
+        table = pd.read_csv(file) if suffix == "csv" else pd.read_parquet(file)
+        expected = mdcm.load(folder / "run").counterfactual_samples(9000, evidence={"X": 0, "Y": 1}, do={"X": 1})
+        pd.testing.assert_frame_equal(table, expected.table)
+        assert (result.out, result.err) == ("", f"wrote {file} (9,000 rows)\n")
+
+    def test_says_when_rows_are_worth_less(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("mdcm.sampling.draws._DRAWS_PER_SAMPLE", 0.25)
+        options = ["--evidence", "Z=1", "--do", "X=1", "--given", "Y=0", "--num-samples", 20_000]
+        result = succeed("sample", folder / "run", "--out", tmp_path / "s.csv", *options)
+        model = mdcm.load(folder / "run")
+        drawn = model.counterfactual_samples(20_000, evidence={"Z": 1}, do={"X": 1}, given={"Y": 0})
+        assert len(pd.read_csv(tmp_path / "s.csv")) == len(drawn) == 20_000
+        assert 100 < drawn.ess < 20_000
+        assert f"warning: the 20,000 rows are worth only {drawn.ess:,.0f} independent ones" in result.err
 
     def test_images_stay_beside_the_table_whatever_their_name(self, pictures, tmp_path):
         out = tmp_path / "deep" / "er"
@@ -578,7 +605,8 @@ class TestProcess:
         started.send_signal(signal.SIGINT)
         out, err = started.communicate(timeout=60)
         assert (started.returncode, out, err) == (130, "", "interrupted\n")
-        assert list((tmp_path / "run").iterdir()) == []
+        # at most what is needed to go on
+        assert {entry.name for entry in (tmp_path / "run").iterdir()} <= {"checkpoints"}
         succeed("train", folder / "spec.yaml", "--out", tmp_path / "run")
 
 

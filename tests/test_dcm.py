@@ -273,10 +273,24 @@ class TestConstruction:
         drawn, same = dcm.generate(ROWS[:1000], 0), again.generate(ROWS[:1000], 0)
         assert all(torch.equal(drawn[name], same[name]) for name in drawn)
 
-    def test_a_kind_without_a_mechanism_is_refused(self):
-        schema = Schema([Variable("T", "continuous")])
-        with pytest.raises(PlanError, match="variable 'T' is continuous, and there is no mechanism of that kind yet"):
-            DCM(ADMG.from_string("T"), schema, {})
+    def test_every_kind_has_a_mechanism(self):
+        image = {"shape": (1, 8, 8)}
+        kinds = {"A": ("categorical", {"levels": (0, 1)}), "B": ("continuous", {}), "C": ("continuous", {"size": 3})}
+        kinds |= {"D": ("implicit", {}), "E": ("image", image), "F": ("image", image)}
+        schema = Schema([Variable(name, kind, **more) for name, (kind, more) in kinds.items()])
+        graph = ADMG.from_string("A -> B -> C -> D -> E -> F; F <-> A")
+        dcm = DCM(graph, schema, {name: 3 for name, _ in graph.confounders})
+        chosen = {name: type(mechanism).__name__ for name, mechanism in dcm.mechanisms.items()}
+        assert chosen == {
+            "A": "Categorical",
+            "B": "Flow",
+            "C": "Flow",
+            "D": "Implicit",
+            "E": "RectifiedFlow",
+            "F": "ImageGenerator",
+        }
+        drawn = dcm.generate(torch.arange(5), seed=0)
+        assert [tuple(drawn[name].shape) for name in "ABCDEF"] == [(5,), (5,), (5, 3), (5,), (5, 1, 8, 8), (5, 1, 8, 8)]
 
     def test_a_factory_must_make_a_mechanism(self):
         schema = Schema([Variable("A", "categorical", (0, 1))])

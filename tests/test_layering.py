@@ -28,7 +28,7 @@ RANKS = {
         10: "dcm",
         11: "sampling",
         12: "engines",
-        13: "train",
+        13: "train answers",
         14: "model",
         15: "experiments report spec",
         16: "cli",

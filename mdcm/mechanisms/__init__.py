@@ -8,19 +8,46 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mdcm.mechanisms.base import Mechanism, float_pixels
 from mdcm.mechanisms.categorical import Categorical
+from mdcm.mechanisms.denoising import Diffusion
 from mdcm.mechanisms.diffusion import RectifiedFlow
+from mdcm.mechanisms.encoder import ImageEncoder, train_encoder
+from mdcm.mechanisms.flow import Flow
+from mdcm.mechanisms.generator import ImageGenerator
+from mdcm.mechanisms.implicit import Implicit
+from mdcm.mechanisms.pretrained import Frozen, Pretrained
 
 if TYPE_CHECKING:
     from mdcm.data import Variable
 
-__all__ = ["Categorical", "Mechanism", "RectifiedFlow", "float_pixels", "from_config"]
+__all__ = [
+    "Categorical",
+    "Diffusion",
+    "Flow",
+    "Frozen",
+    "ImageEncoder",
+    "ImageGenerator",
+    "Implicit",
+    "Mechanism",
+    "Pretrained",
+    "RectifiedFlow",
+    "float_pixels",
+    "from_config",
+    "train_encoder",
+]
 
 
 class _Factory(Protocol):
     def __call__(self, variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism: ...
 
 
-_TYPES: dict[str, type[Mechanism]] = {"categorical": Categorical, "rectified_flow": RectifiedFlow}
+_TYPES: dict[str, _Factory] = {
+    "categorical": Categorical,
+    "diffusion": Diffusion,
+    "flow": Flow,
+    "image_generator": ImageGenerator,
+    "implicit": Implicit,
+    "rectified_flow": RectifiedFlow,
+}
 
 
 def from_config(config: Mapping[str, Any]) -> _Factory | None:

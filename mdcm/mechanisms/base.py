@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -11,14 +12,26 @@ from torch import Tensor, nn
 
 from mdcm.data import Variable
 
-__all__ = ["Mechanism", "float_pixels"]
+__all__ = ["Mechanism", "check_depth", "float_pixels"]
 
 NoiseKind = Literal["gumbel", "normal", "none"]
+_MOST_LAYERS = 1000
 
 
 def float_pixels(value: Tensor) -> Tensor:
     """Pixels as mechanisms see them, float32 in [-1, 1], from uint8; any other tensor as it is."""
     return value.float() / 127.5 - 1.0 if value.dtype == torch.uint8 else value
+
+
+def check_depth(**numbers: int) -> None:
+    """Refuse more layers than anybody means: a description read from a file must not build modules without end.
+
+    Raises:
+        ValueError: If a number is above 1,000.
+    """
+    for name, number in numbers.items():
+        if number > _MOST_LAYERS:
+            raise ValueError(f"{name} must be at most {_MOST_LAYERS:,}, not {number:,}")
 
 
 class Mechanism(nn.Module, ABC):
@@ -37,13 +50,35 @@ class Mechanism(nn.Module, ABC):
         noise_kind: Distribution of the mechanism's own noise.
         noise_size: Number of noise values per row.
         has_density: Whether :meth:`log_prob` is available.
+        needs_critic: Whether there is no loss of its own, so that only adversarial training can fit it.
 
     References:
         Rahman & Kocaoglu (2024), Definition 4.1.
+
+    Example:
+        >>> import mdcm
+        >>> class Line(Mechanism):
+        ...     noise_size, has_density = 1, True
+        ...     def __init__(self, variable, parents, latents=()):
+        ...         super().__init__(variable, parents, latents)
+        ...         self.slope = nn.Parameter(torch.zeros(()))
+        ...     def forward(self, parents, latents, noise):
+        ...         return self.slope * parents["X"] + noise[:, 0]
+        ...     def log_prob(self, parents, latents, value):
+        ...         return torch.distributions.Normal(self.slope * parents["X"], 1.0).log_prob(value)
+        ...     def conditional_loss(self, parents, value, generator):
+        ...         return -self.log_prob(parents, (), value)
+        ...     def config(self):
+        ...         return {"type": "Line"}
+        >>> rows = {"X": [0, 1] * 50, "Y": [0.5, 1.0, 2.0, 3.5] * 25}
+        >>> model = mdcm.fit("X -> Y", rows, mechanisms={"Y": Line}, config=mdcm.TrainConfig(max_steps=5))
+        >>> len(model.draw_samples(10, do={"X": 1}))
+        10
     """
 
     noise_kind: ClassVar[NoiseKind] = "normal"
     has_density: ClassVar[bool] = False
+    needs_critic: ClassVar[bool] = False
 
     def __init__(self, variable: Variable, parents: Sequence[Variable], latents: Sequence[int] = ()) -> None:
         super().__init__()
@@ -87,14 +122,37 @@ class Mechanism(nn.Module, ABC):
         """
         raise TypeError(f"the mechanism of {self.variable.name!r} ({type(self).__name__}) has no density")
 
+    def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
+        """Log density of ``value`` at every combination of confounder states, for sums over them.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            value: Observed values of the variable, ``n`` rows.
+
+        Returns:
+            ``[n, s_1, ..., s_d]`` in nats, one axis per confounder; ``[n]`` without any.
+
+        Raises:
+            TypeError: If the mechanism has no tractable density.
+        """
+        if not self.latents:
+            return self.log_prob(parents, (), value)
+        rows, combinations = len(value), math.prod(self.latents)
+        states = torch.cartesian_prod(*(torch.arange(size, device=value.device) for size in self.latents))
+        states = states.reshape(combinations, len(self.latents)).repeat(rows, 1)
+        wide = {name: parent.repeat_interleave(combinations, 0) for name, parent in parents.items()}
+        found = self.log_prob(wide, list(states.T), value.repeat_interleave(combinations, 0))
+        return found.view(rows, *self.latents)
+
     def relaxed(
         self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
     ) -> Tensor:
         """Generate the variable so that a loss can be differentiated through it.
 
-        Categorical parents come as float ``[n, levels]``, of which one entry is 1, and a categorical variable is
-        returned so (straight-through: the value is hard, its gradient that of the softmax). Everything else is as in
-        :meth:`forward`, which is what this is unless a subclass says otherwise.
+        Categorical parents come as float ``[n, levels]``, of which one entry is 1, states of confounders likewise as
+        ``[n, states]``, and a categorical variable is returned so (straight-through: the value is hard, its gradient
+        that of the softmax). Everything else is as in :meth:`forward`, which is what this is unless a subclass says
+        otherwise.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.

@@ -10,54 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdcm import kernels
 from mdcm.data import Variable
-from mdcm.mechanisms.base import Mechanism, NoiseKind
-from mdcm.mechanisms.encoder import ImageReader
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
+from mdcm.mechanisms.inputs import ParentInput
 
-__all__ = ["Categorical", "ParentInput"]
-
-
-class ParentInput(nn.Module):
-    """First layer's share of one parent: its value mapped to ``hidden`` pre-activations.
-
-    Args:
-        parent: The parent; a categorical one is looked up, a continuous one standardised, an image read by a small
-            convolutional network.
-        hidden: Width of the layer.
-        scale: Standard deviation of the initial contribution.
-    """
-
-    def __init__(self, parent: Variable, hidden: int, scale: float) -> None:
-        super().__init__()
-        self.parent = parent
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
-        self.mean: Tensor
-        self.std: Tensor
-        self.reader: nn.Module | None = None
-        if parent.kind == "categorical":
-            assert parent.levels is not None
-            self.weight = nn.Parameter(torch.randn(len(parent.levels), hidden) * scale)
-        elif parent.kind == "image":
-            assert parent.shape is not None
-            self.reader = ImageReader(parent.shape, hidden)
-        else:
-            self.weight = nn.Parameter(torch.randn(1, hidden) * scale)
-
-    def prepare(self, value: Tensor) -> None:
-        """Measure the scale of a continuous parent on its training values."""
-        if self.parent.kind not in ("categorical", "image"):
-            self.mean.copy_(value.mean())
-            self.std.copy_(value.std().clamp_min(1e-6))
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Contribution of each row, ``[n, hidden]``."""
-        if self.parent.kind == "categorical":
-            return F.embedding(value, self.weight)
-        if self.reader is not None:
-            features: Tensor = self.reader(value)
-            return features
-        return ((value - self.mean) / self.std)[:, None] * self.weight
+__all__ = ["Categorical", "ParentInput", "winning_noise"]
 
 
 class Categorical(Mechanism):
@@ -100,6 +58,7 @@ class Categorical(Mechanism):
             raise ValueError(f"{variable.name!r} has no levels, so it is not categorical")
         if hidden < 1 or layers < 1:
             raise ValueError(f"hidden and layers must be at least 1, not {hidden} and {layers}")
+        check_depth(layers=layers)
         self.hidden = hidden
         self.layers = layers
         self.levels = len(variable.levels)
@@ -165,17 +124,60 @@ class Categorical(Mechanism):
         """Logits of each row at given confounder states, ``[rows, K]``."""
         first = self.context(parents, rows)
         for weight, state in zip(self.states, latents, strict=True):
-            first = first + F.embedding(state, weight)
+            # one-hot states carry the gradient of the prior that they were drawn from
+            first = first + (state @ weight if state.is_floating_point() else F.embedding(state, weight))
         return self._head(first)
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
         """Codes of the winning levels, int64 ``[n]``; see the base class."""
         return (self.logits(parents, latents, len(noise)) + noise).argmax(-1)
 
+    def relaxed(
+        self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
+    ) -> Tensor:
+        """One-hot rows of the winning levels, float ``[n, K]``, with the gradient of the softmax.
+
+        The level is the one that :meth:`forward` gives for the same noise; parents may come as codes or one-hot.
+
+        Raises:
+            ValueError: If the temperature is not positive.
+
+        References:
+            Jang, Gu & Poole (2017), https://arxiv.org/abs/1611.01144 (straight-through Gumbel-softmax).
+        """
+        logits = self.logits(parents, latents, len(noise))
+        drawn, _, _ = kernels.gumbel_softmax(
+            logits, kernels.Packing([self.levels], device=logits.device), temperature, noise=noise
+        )
+        return drawn
+
+    def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
+        """Log probability of each row's code at every combination of states; see the base class."""
+        table = self.table(self.context(parents, len(value)))
+        code = value.view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
+        return table.gather(-1, code).squeeze(-1)
+
     def log_prob(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor) -> Tensor:
         """Log probability of the observed codes in nats, ``[n]``."""
         table = self.logits(parents, latents, len(value)).log_softmax(-1)
         return table.gather(-1, value[:, None]).squeeze(-1)
+
+    def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
+        """Gumbel noise given the level that won, drawn exactly; see the base class.
+
+        With p the levels' probabilities and unit exponential clocks E = exp(-fresh), the race is memoryless: the
+        winner's clock becomes p_v E_v, any other one E_j + p_j E_v. The winner's own fresh clock has no other part.
+
+        Args:
+            parents: Value of every parent by name, ``n`` rows each.
+            latents: State of every confounder.
+            value: Codes, int64 ``[n]``.
+            fresh: Gumbel noise of the prior, ``[n, K]``.
+
+        References:
+            Maddison, Tarlow & Minka (2014), A* sampling, section 3; Oberst & Sontag (2019), section 3.
+        """
+        return winning_noise(self.logits(parents, latents, len(value)), value, fresh)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
         """Negative log probability of each row; see the base class."""
@@ -184,3 +186,18 @@ class Categorical(Mechanism):
     def config(self) -> dict[str, Any]:
         """Architecture as plain JSON values."""
         return {"type": "categorical", "hidden": self.hidden, "layers": self.layers}
+
+
+def winning_noise(logits: Tensor, value: Tensor, fresh: Tensor) -> Tensor:
+    """Gumbel noise ``[n, K]`` with which each row's observed level wins; see :meth:`Categorical.abduct`."""
+    chosen = torch.arange(logits.shape[-1], device=logits.device) == value[:, None]
+    own = fresh.gather(-1, value[:, None])
+    shared = logits.log_softmax(-1) - own
+    noise = -torch.where(chosen, shared, torch.logaddexp(-fresh, shared))
+    # rounding may let another level reach the winner, whose noise is then raised to just above it
+    score = logits + noise
+    top = score.masked_fill(chosen, -torch.inf).amax(-1, keepdim=True)
+    logit = logits.gather(-1, value[:, None])
+    limits = torch.finfo(score.dtype)
+    above = top + torch.maximum(top.abs(), logit.abs()).mul(4 * limits.eps).clamp_min(limits.tiny)
+    return torch.where(chosen & (score <= top), above - logit, noise)

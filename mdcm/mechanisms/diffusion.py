@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from mdcm.data import Variable
 from mdcm.errors import PlanError
-from mdcm.mechanisms.base import Mechanism, NoiseKind
-from mdcm.mechanisms.categorical import ParentInput
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
+from mdcm.mechanisms.inputs import ParentInput
+from mdcm.mechanisms.inversion import invert
 
 __all__ = ["RectifiedFlow"]
 
@@ -162,6 +164,7 @@ class RectifiedFlow(Mechanism):
                 f"width, blocks and steps must be at least 1 and channels at least 0, not {width}, {blocks}, {steps} "
                 f"and {channels}"
             )
+        check_depth(blocks=blocks)
         self.width, self.blocks, self.channels, self.steps = width, blocks, channels, steps
         self.shape = variable.shape
         self.inputs = nn.ModuleList(ParentInput(parent, _CONTEXT, 1.0) for parent in self.parents)
@@ -210,23 +213,42 @@ class RectifiedFlow(Mechanism):
         normal: Tensor = self.network((image - column * self.mean) / spread, time, context)
         return self.mean + self.std * normal
 
-    def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """Images in [-1, 1], float32 ``[n, c, h, w]``; see the base class."""
-        image = noise.view(len(noise), *self.shape)
-        context = self._context(parents, noise)
+    def _steps(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """The steps of the integration, each from the image at its time to the next."""
         length = 1 / self.steps
 
         def velocity(state: Tensor, time: float) -> Tensor:
             times = state.new_full((len(state),), time)
             return (self._predict(state, times, context) - state) / (1 - time)
 
-        for step in range(self.steps - 1):
-            slope = velocity(image, step * length)
-            ahead = velocity(image + length * slope, (step + 1) * length)
-            image = image + 0.5 * length * (slope + ahead)
-        # an Euler step to t = 1 ends at the predicted image itself, and the velocity there is not defined
-        last = image.new_full((len(image),), 1 - length)
-        return self._predict(image, last, context).clamp(-1, 1)
+        def heun(step: int, state: Tensor) -> Tensor:
+            slope = velocity(state, step * length)
+            ahead = velocity(state + length * slope, (step + 1) * length)
+            return state + 0.5 * length * (slope + ahead)
+
+        def last(state: Tensor) -> Tensor:
+            # an Euler step to t = 1 ends at the predicted image itself, and the velocity there is not defined
+            return self._predict(state, state.new_full((len(state),), 1 - length), context).clamp(-1, 1)
+
+        return [*(partial(heun, step) for step in range(self.steps - 1)), last]
+
+    def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """Images in [-1, 1], float32 ``[n, c, h, w]``; see the base class."""
+        image = noise.view(len(noise), *self.shape)
+        for step in self._steps(self._context(parents, noise)):
+            image = step(image)
+        return image
+
+    @torch.no_grad()
+    def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
+        """Noise that the integration turns into ``value``, ``[n, noise_size]``, by integrating backwards.
+
+        What the last step forgets is taken from ``fresh``. An image of the kind that the flow has learned comes back
+        up to a small error; of another image, what the flow can draw of it.
+        """
+        image, time = value.view(len(value), *self.shape), 1 - 1 / self.steps
+        start = time * image + (1 - time) * fresh.view_as(image)
+        return invert(self._steps(self._context(parents, image)), image, start).flatten(1)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error of the clean image at a random time of each row, over 1 - t, ``[n]``; see the base class.

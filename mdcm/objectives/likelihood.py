@@ -1,4 +1,4 @@
-"""Exact likelihood of a c-component whose confounders have finitely many states.
+"""Likelihood of a c-component whose confounders have finitely many states.
 
 The c-factor of a c-component C at a data row v is ``Q[C](v) = sum_u p(u) prod_{i in C} p_i(v_i | pa_i, u_i)``, where
 u runs over the joint states of the confounders of C. The sum is a tensor contraction: every variable contributes one
@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 from mdcm.mechanisms.base import Mechanism, float_pixels
 from mdcm.mechanisms.categorical import Categorical
 
-__all__ = ["ComponentLikelihood", "ComponentRows", "MemberRows", "contract", "elimination_order", "largest_clique"]
+__all__ = [
+    "ComponentLikelihood",
+    "ComponentRows",
+    "MemberRows",
+    "contract",
+    "distinct_rows",
+    "elimination_order",
+    "largest_clique",
+]
 
 _LETTERS = "abcdefghijklmnopqstuvwxyzABCDEFGHIJKLMNOPQSTUVWXYZ"
 # below this, a state's share of a row counts as this much: the slope of a logarithm there would overflow float32
@@ -85,7 +94,8 @@ def contract(
 
     Args:
         factors: Pairs of indices and a non-negative tensor ``[n, s_1, ..., s_d]`` with one axis per index.
-        priors: Probabilities of the states of every index, ``[s]`` each.
+        priors: Probabilities of the states of every index, ``[s]`` each; or ``[g, s]``, one for each of g groups of
+            n / g successive rows.
         order: Elimination order over all indices.
 
     Returns:
@@ -108,12 +118,15 @@ def contract(
         if len(bucket) > 1:
             other_scope, other = bucket[-1]
             # the prior joins the smallest operand, so that the last product is a batched matrix product
-            other = other * priors[index].view(-1, *(1,) * (len(other_scope) - 1 - other_scope.index(index)))
+            other = _weighted(other, priors[index], other_scope.index(index))
             joined = tuple(sorted({*scope, *other_scope} - {index}))
             values = _einsum((scope, other_scope), joined, values, other)
         else:
             joined = tuple(i for i in scope if i != index)
-            values = torch.tensordot(values, priors[index], dims=([1 + scope.index(index)], [0]))
+            if priors[index].dim() == 1:
+                values = torch.tensordot(values, priors[index], dims=([1 + scope.index(index)], [0]))
+            else:
+                values = _weighted(values, priors[index], scope.index(index)).sum(1 + scope.index(index))
         values = values.clamp_min(_TINY)
         if not joined:
             logs.append(values.log())
@@ -123,6 +136,16 @@ def contract(
         pending.append((joined, values / scale.view(-1, *(1,) * len(joined))))
     logs.extend(values.clamp_min(_TINY).log() for _, values in pending)
     return torch.stack(logs).sum(0) if len(logs) > 1 else logs[0]
+
+
+def _weighted(values: Tensor, prior: Tensor, place: int) -> Tensor:
+    """A factor times the prior of the index at that place of its scope."""
+    after = values.dim() - 2 - place
+    if prior.dim() == 1:
+        return values * prior.view(-1, *(1,) * after)
+    groups, states = prior.shape
+    grouped = values.view(groups, len(values) // groups, *values.shape[1:])
+    return (grouped * prior.view(groups, *(1,) * (1 + place), states, *(1,) * after)).view_as(values)
 
 
 def _einsum(scopes: tuple[tuple[int, ...], tuple[int, ...]], out: tuple[int, ...], a: Tensor, b: Tensor) -> Tensor:
@@ -156,11 +179,13 @@ class ComponentRows:
         members: Each variable's own view of the rows.
         weight: Share of the data that each row stands for, float32 ``[n]``, sums to one.
         rows: Number of rows before merging.
+        total: Sum of the weights of these rows before they were made shares.
     """
 
     members: Mapping[str, MemberRows]
     weight: Tensor
     rows: int
+    total: float = 1.0
 
     @staticmethod
     def build(
@@ -183,20 +208,20 @@ class ComponentRows:
         tabular = share and all(isinstance(m, Categorical) and m.tabular for m in mechanisms.values())
         if tabular:
             names = sorted({*mechanisms, *(p.name for m in mechanisms.values() for p in m.parents)})
-            table = np.stack([values[name].numpy() for name in names], 1)
-            distinct, inverse = np.unique(table, axis=0, return_inverse=True)
-            weights = torch.bincount(torch.from_numpy(inverse.reshape(-1)), weights=weights, minlength=len(distinct))
-            values = {name: torch.from_numpy(distinct[:, i].copy()) for i, name in enumerate(names)}
+            values, inverse = distinct_rows({name: values[name] for name in names}, count)
+            distinct = len(values[names[0]])
+            weights = torch.bincount(inverse, weights=weights, minlength=distinct)
         members = {}
         for name, mechanism in mechanisms.items():
             parents = {parent.name: values[parent.name] for parent in mechanism.parents}
             if share and isinstance(mechanism, Categorical) and mechanism.tabular:
-                parents, config = _configurations(parents, len(weights))
+                parents, config = distinct_rows(parents, len(weights))
             else:
                 config = torch.arange(len(weights))
             configs = int(config.max()) + 1
             members[name] = MemberRows(parents, configs, config, values[name])
-        return ComponentRows(members, (weights / weights.sum()).float(), count)
+        total = weights.sum()
+        return ComponentRows(members, (weights / total).float(), count, float(total))
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -211,25 +236,53 @@ class ComponentRows:
                 used, config = torch.unique(config, return_inverse=True)
                 configs, parents = len(used), {parent: value[used] for parent, value in parents.items()}
             members[name] = MemberRows(parents, configs, config, member.value[rows])
-        return ComponentRows(members, self.weight[rows], len(rows))
+        return ComponentRows(members, self.weight[rows], len(rows), self.total)
 
 
-def _configurations(parents: Mapping[str, Tensor], rows: int) -> tuple[dict[str, Tensor], Tensor]:
-    if not parents:
+def distinct_rows(columns: Mapping[str, Tensor], rows: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The distinct rows of a table of codes, in lexicographic order of the columns as given.
+
+    Args:
+        columns: Codes by name, int64 ``[rows]`` each; perhaps none, which makes all rows one.
+        rows: Number of rows.
+
+    Returns:
+        Columns of the distinct rows, and for each row the place of its own, int64 ``[rows]``.
+
+    Example:
+        >>> columns, place = distinct_rows({"A": torch.tensor([1, 0, 1]), "B": torch.tensor([0, 2, 0])}, 3)
+        >>> columns["B"].tolist(), place.tolist()
+        ([2, 0], [1, 0, 1])
+    """
+    if not columns:
         return {}, torch.zeros(rows, dtype=torch.int64)
-    table = np.stack([value.numpy() for value in parents.values()], 1)
-    distinct, inverse = np.unique(table, axis=0, return_inverse=True)
-    columns = {name: torch.from_numpy(distinct[:, i].copy()) for i, name in enumerate(parents)}
-    return columns, torch.from_numpy(inverse.reshape(-1))
+    arrays = [column.numpy() for column in columns.values()]
+    sizes = [int(array.max(initial=0)) + 1 for array in arrays]
+    if math.prod(sizes) < 2**62 and all(int(array.min(initial=0)) >= 0 for array in arrays):
+        # one number per row sorts ten times as fast as a row of numbers
+        key = np.zeros(rows, dtype=np.int64)
+        for array, size in zip(arrays, sizes, strict=True):
+            key = key * size + array
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    else:
+        _, first, inverse = np.unique(np.stack(arrays, 1), axis=0, return_index=True, return_inverse=True)
+    found = {name: torch.from_numpy(array[first]) for name, array in zip(columns, arrays, strict=True)}
+    return found, torch.from_numpy(inverse.reshape(-1))
 
 
 class ComponentLikelihood(nn.Module):
     """Log of the c-factor of a c-component at data rows, differentiable in all of its mechanisms and priors.
 
+    Rows that hold only some of the members have the c-factor of these: the others are not looked at, and the
+    confounders are shared all the same. With ``draws`` the sum over the confounders' states is not exact but the mean
+    over so many joint states drawn from the priors, the same ones for every row; its logarithm is biased low by
+    O(1 / draws).
+
     Args:
-        mechanisms: Mechanisms of the members, by name.
+        mechanisms: Mechanisms of the members, by name; every one has a density.
         latents: For each member, the indices of its confounders in ``priors``, in the order of the mechanism.
         priors: Logits of the prior over the states of each confounder.
+        draws: Number of Monte-Carlo draws, or None for the exact sum.
     """
 
     def __init__(
@@ -237,15 +290,24 @@ class ComponentLikelihood(nn.Module):
         mechanisms: Mapping[str, Mechanism],
         latents: Mapping[str, Sequence[int]],
         priors: Sequence[nn.Parameter],
+        draws: int | None = None,
     ) -> None:
         super().__init__()
         self.mechanisms = dict(mechanisms)
         self.latents = {name: tuple(latents[name]) for name in mechanisms}
         self.priors = list(priors)
         self.order = elimination_order(list(self.latents.values()))
+        self.draws = draws
+        self.generator = torch.Generator()
+        self._orders = {tuple(self.latents): self.order}
         # registered so that parameters() sees each of them once
         self._modules_seen = nn.ModuleList(mechanisms.values())
         self._priors_seen = nn.ParameterList(priors)
+
+    def _order_of(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        if names not in self._orders:
+            self._orders[names] = elimination_order([self.latents[name] for name in names])
+        return self._orders[names]
 
     def factor(self, name: str, rows: ComponentRows) -> tuple[Tensor, Tensor | None]:
         """One member's factor at each row, as the log of its largest entry and its entries divided by that.
@@ -253,10 +315,21 @@ class ComponentLikelihood(nn.Module):
         Returns:
             Log of the largest entry over the states, ``[n]``, and the entries ``[n, s_1, ..., s_d]`` in [0, 1]; None
             instead of these for a member without confounders, whose only entry is the largest.
+
+        Raises:
+            TypeError: If the member's mechanism has no density.
         """
         mechanism, member = self.mechanisms[name], rows.members[name]
         if not isinstance(mechanism, Categorical):
-            raise TypeError(f"{name!r} is not categorical")
+            if not mechanism.has_density:
+                raise TypeError(f"the mechanism of {name!r} ({type(mechanism).__name__}) has no density")
+            given = {parent: float_pixels(value[member.config]) for parent, value in member.parents.items()}
+            entries = mechanism.log_table(given, float_pixels(member.value))
+            if not self.latents[name]:
+                return entries, None
+            # a density has no bound, so each row is scaled on its own
+            top = entries.detach().flatten(1).amax(1)
+            return top, (entries - top.view(-1, *(1,) * (entries.dim() - 1))).exp()
         parents = {parent: float_pixels(value) for parent, value in member.parents.items()}
         table = mechanism.table(mechanism.context(parents, member.configs)).movedim(-1, 1).flatten(0, 1)
         slot = member.config * mechanism.levels + member.value
@@ -268,18 +341,55 @@ class ComponentLikelihood(nn.Module):
         scaled = (table - top.view(-1, *(1,) * len(self.latents[name]))).exp()
         return top.index_select(0, slot), scaled.index_select(0, slot)
 
+    def _at_states(self, name: str, member: MemberRows, states: Sequence[Tensor]) -> Tensor:
+        """Log density of one member in each row at some joint states ``[k]`` of its confounders, ``[n, k]``."""
+        mechanism, count = self.mechanisms[name], len(states[0]) if states else 1
+        if isinstance(mechanism, Categorical):
+            # once per configuration of the parents
+            parents = {p: float_pixels(v).repeat_interleave(count, 0) for p, v in member.parents.items()}
+            latents = [state.repeat(member.configs) for state in states]
+            table = mechanism.logits(parents, latents, member.configs * count).log_softmax(-1)
+            table = table.view(member.configs, count, -1).movedim(-1, 1).flatten(0, 1)
+            return table.index_select(0, member.config * mechanism.levels + member.value)
+        if not mechanism.has_density:
+            raise TypeError(f"the mechanism of {name!r} ({type(mechanism).__name__}) has no density")
+        parents = {p: float_pixels(v[member.config]).repeat_interleave(count, 0) for p, v in member.parents.items()}
+        latents = [state.repeat(len(member.value)) for state in states]
+        value = float_pixels(member.value).repeat_interleave(count, 0)
+        return mechanism.log_prob(parents, latents, value).view(-1, count)
+
     def forward(self, rows: ComponentRows) -> Tensor:
-        """Log of the c-factor in nats at each row, ``[n]``."""
+        """Log of the c-factor of the rows' members in nats at each row, ``[n]``."""
+        names = tuple(name for name in self.latents if name in rows.members)
+        if self.draws is not None and any(self.latents[name] for name in names):
+            return self._monte_carlo(names, rows)
         parts = []
         factors = []
-        for name, latents in self.latents.items():
+        for name in names:
             log_scale, values = self.factor(name, rows)
             parts.append(log_scale)
             if values is not None:
-                factors.append((latents, values))
+                factors.append((self.latents[name], values))
         if factors:
-            parts.append(contract(factors, [prior.softmax(0) for prior in self.priors], self.order))
+            priors = [prior.softmax(0) for prior in self.priors]
+            parts.append(contract(factors, priors, self._order_of(names)))
         return torch.stack(parts).sum(0)
+
+    def _monte_carlo(self, names: Sequence[str], rows: ComponentRows) -> Tensor:
+        assert self.draws is not None
+        total = torch.zeros(self.draws)
+        states: list[Tensor] = []
+        for prior in self.priors:
+            log_prior = prior.log_softmax(0)
+            drawn = torch.multinomial(log_prior.detach().exp(), self.draws, replacement=True, generator=self.generator)
+            # a weight that is 1, whose gradient is that of the prior
+            total = total + (log_prior - log_prior.detach())[drawn]
+            states.append(drawn)
+        parts: Tensor = total
+        for name in names:
+            own = [states[index] for index in self.latents[name]]
+            parts = parts + self._at_states(name, rows.members[name], own)
+        return parts.logsumexp(1) - math.log(self.draws)
 
     def loss(self, rows: ComponentRows) -> Tensor:
         """Negative mean log-likelihood per data row, a scalar; the rows' weights need not sum to one."""

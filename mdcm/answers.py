@@ -1,0 +1,465 @@
+"""Answers to causal queries of all three layers, by drawing the worlds that they are about."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mdcm import query as language
+from mdcm.errors import DataError, LowSupportError, QueryError
+from mdcm.sampling import (
+    FEWEST_ROWS,
+    Draws,
+    EvidenceError,
+    Network,
+    Setting,
+    Support,
+    check_evidence,
+    encode_setting,
+    encode_values,
+    known,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdcm.dcm import DCM
+    from mdcm.identify import Identification
+
+__all__ = ["Answer", "Answering"]
+
+# of the tables in answers, besides the variables
+_COLUMNS = ("probability", "mean", "stderr")
+# longer estimands are no help beside a number
+_LONGEST_ESTIMAND = 160
+_SUPPORT_WARNING = 0.01
+_SUPPORT_LIMIT = 0.2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer to a causal query, with its Monte-Carlo standard error.
+
+    Attributes:
+        query: The query as it was understood.
+        table: For probabilities and tables of expectations: one row per combination of levels, with columns for the
+            variables of do(), of the evidence and of the outcomes (with their worlds, ``Y[X=1]``), then "probability"
+            (or "mean") and "stderr".
+        value: The number, where the answer is one number; None for a table of several rows.
+        stderr: Its standard error, or None.
+        ess: Smallest effective sample size behind a row of the answer.
+        identification: Whether and how the graph and the data determine the answer.
+        support: Share of the sampled weight whose configuration of some c-component with its parents has fewer than
+            10 training rows, the largest over the rows of the answer; None where the data are not at hand.
+        plug_in: The estimand's own estimate from the frequencies in the training data, row by row beside ``table``:
+            "estimate", "stderr" (from a bootstrap over the rows), and "difference", that of the model's answer from
+            it in standard errors. None where the estimand is not about discrete variables alone, or the data are not
+            at hand.
+    """
+
+    query: str
+    table: pd.DataFrame
+    value: float | None
+    stderr: float | None
+    ess: float
+    identification: Identification
+    support: float | None = None
+    plug_in: pd.DataFrame | None = None
+
+    @property
+    def note(self) -> str:
+        """What is known of the answer's right to be believed, in one line."""
+        found = self.identification
+        if found.estimand is None:
+            doubt = "not determined" if found.identifiable is False else "not shown to be determined"
+            return (
+                f"{doubt} by the graph and the data ({found.witness}): other models that fit as well answer otherwise"
+            )
+        try:
+            text = str(found)
+        except QueryError:
+            return "identifiable"
+        return f"identifiable: {text}" if len(text) <= _LONGEST_ESTIMAND else "identifiable"
+
+    def __str__(self) -> str:
+        shown = self.table
+        if self.value is not None:
+            body = f"{self.value:.4f} ± {self.stderr:.4f}"
+            if self.plug_in is not None:
+                beside = self.plug_in.iloc[0]
+                body += (
+                    f"\nfrequencies in the data, by the estimand: {beside['estimate']:.4f} ± {beside['stderr']:.4f} "
+                    f"({beside['difference']:+.1f} standard errors apart)"
+                )
+        else:
+            if self.plug_in is not None:
+                columns = {"plug-in": "estimate", "± stderr": "stderr", "difference": "difference"}
+                shown = shown.assign(**{label: self.plug_in[name] for label, name in columns.items()})
+            body = shown.to_string(index=False, float_format=lambda number: f"{number:.4f}")
+        return f"{self.query}\n{body}\n({self.note})"
+
+
+# a term of a query, its value as people see it, and as mechanisms take it
+_Chosen = tuple[language.Term, Any, Setting]
+
+
+class Answering:
+    """A query about a model: what it asks of the model, and the answer from draws.
+
+    Args:
+        dcm: The model.
+        expression: The query.
+        do: Values of terms of do() that have none in the text: a list of values, one value, or a function of the
+            natural value.
+        num_samples: Draws per combination of what is set and given.
+        seed: Seed of the draws.
+        support: Counts of the training data, or None.
+
+    Raises:
+        QueryError: With a caret under the place, if the query does not fit the model.
+    """
+
+    def __init__(
+        self,
+        dcm: DCM,
+        expression: language.Expression,
+        *,
+        do: Mapping[str, Any] | None = None,
+        num_samples: int,
+        seed: int,
+        support: Support | None = None,
+    ) -> None:
+        self.dcm = dcm
+        self.schema = dcm.schema
+        self.expression = expression
+        self.num_samples = num_samples
+        self.seed = seed
+        self._support = support
+        self._low: list[float] = []
+        self._ess = math.inf
+        self._do = self._listed(do or {})
+        for query in expression.queries:
+            self._check(query)
+
+    def _listed(self, do: Mapping[str, Any]) -> dict[str, list[Any]]:
+        open_terms = {term.variable for query in self.expression.queries for term in query.do if term.value is None}
+        listed = {}
+        for name, value in do.items():
+            variable = known(self.schema, name)
+            if name not in open_terms:
+                raise QueryError(f"do={{{name!r}: ...}}: the query has no do({name}) without a value")
+            if variable.kind == "image" or variable.size is not None:
+                listed[name] = [value]
+            elif isinstance(value, list | tuple | np.ndarray | pd.Series | range):
+                listed[name] = list(value)
+            else:
+                listed[name] = [value]
+            if not listed[name]:
+                raise DataError(f"do({name}): the list of values is empty", column=name)
+            for one in listed[name]:
+                encode_setting(variable, one, 1)
+        return listed
+
+    def _check(self, query: language.Query) -> None:
+        for term in query.walk():
+            variable = self.schema[term.variable]
+            if term in query.do and term.variable in self._do:
+                continue
+            is_outcome = any(term is one for one in query.outcomes)
+            nested = term.value is None and not is_outcome and term not in (*query.do, *query.given)
+            if variable.kind == "image" or variable.size is not None:
+                if nested:
+                    continue
+                what = "an image" if variable.kind == "image" else "a vector"
+                raise self.expression.error(
+                    f"{term.variable!r} is {what}; use draw_samples to see it or to set it", term
+                )
+            if term.value is not None:
+                self._level(term)
+            if variable.kind == "categorical":
+                if is_outcome and query.kind == "E":
+                    self._numeric_levels(term)
+            elif term.value is None and not nested and not (is_outcome and query.kind == "E"):
+                raise self.expression.error(f"{term.variable!r} is {variable.kind}: give it a value, or bin it", term)
+            elif is_outcome and query.kind == "P":
+                raise self.expression.error(
+                    f"{term.variable!r} is {variable.kind}: ask for its expectation, or bin it", term
+                )
+        set_names = {term.variable for term in query.do}
+        for term in query.given:
+            if term.variable in set_names:
+                raise self.expression.error(
+                    f"{term.variable!r} is set by do() and cannot be conditioned on as well", term
+                )
+        # worlds and evidence that cannot be, before anything is drawn
+        network = Network(self.dcm)
+        do = next(self._settings(query.do))
+        given = next(self._combinations(query.given))
+        targets = [self._node(network, term, do) for term in query.outcomes]
+        self._evidence(network, given, do, targets)
+
+    def answer(self, found: Identification, *, allow_low_support: bool = False) -> Answer:
+        """The answer.
+
+        Args:
+            found: How the query is identified.
+            allow_low_support: Whether to answer all the same where training rows are few.
+
+        Raises:
+            LowSupportError: If the evidence is too improbable, or too many draws rest on few training rows.
+        """
+        value: float | None
+        error: float | None
+        (sign, query), *others = self.expression.terms
+        if others or sign < 0 or (query.kind == "E" and query.is_number):
+            table, value, error = self._number()
+        else:
+            table, value, error = self._table(query)
+        support = max(self._low) if self._low else None
+        if (
+            support is not None
+            and support > _SUPPORT_WARNING
+            and not allow_low_support
+            and any(query.layer > 1 or query.given for query in self.expression.queries)
+        ):
+            said = (
+                f"{self.expression}: {support:.1%} of the draws are combinations of values with fewer than "
+                f"{FEWEST_ROWS} training rows, where the model extrapolates"
+            )
+            if support > _SUPPORT_LIMIT:
+                raise LowSupportError(f"{said}; allow_low_support=True answers all the same", ess=self._ess)
+            warnings.warn(said, UserWarning, stacklevel=3)
+        return Answer(str(self.expression), table, value, error, float(self._ess), found, support)
+
+    def _table(self, query: language.Query) -> tuple[pd.DataFrame, float | None, float | None]:
+        for term in query.walk():
+            if term.variable in _COLUMNS:
+                raise self.expression.error(
+                    f"the answer has a column {term.variable!r} of its own; rename the variable", term
+                )
+        records = []
+        for do in self._combinations(query.do):
+            settings = {term.variable: encoded for term, _, encoded in do}
+            for given in self._combinations(query.given):
+                network = Network(self.dcm)
+                targets = [self._node(network, term, settings) for term in query.outcomes]
+                drawn = self._draw(network, targets, self._evidence(network, given, settings, targets), given)
+                shown = {term.label: value for term, value, _ in (*do, *given)}
+                shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
+                if query.kind == "E":
+                    mean, variance = drawn.mean(self._numbers(query.outcomes[0], drawn.values[0]), self._step(query))
+                    records.append({**shown, "mean": mean, "stderr": math.sqrt(variance)})
+                    continue
+                for outcome in self._combinations(query.outcomes):
+                    share, error = drawn.share([encoded for _, _, encoded in outcome])
+                    labels = {term.label: value for term, value, _ in outcome}
+                    records.append({**shown, **labels, "probability": share, "stderr": error})
+        table = pd.DataFrame.from_records(records)
+        if len(table) != 1:
+            return table, None, None
+        value, error = (float(number) for number in table.iloc[0, -2:])
+        return table, value, error
+
+    def _number(self) -> tuple[pd.DataFrame, float, float]:
+        value = variance = 0.0
+        for terms in self._alike():
+            # the same rows have the same noise in every term, so errors of the terms cancel row by row
+            network = Network(self.dcm)
+            nodes, steps = [], []
+            _, first = terms[0]
+            given = next(self._combinations(first.given))
+            for _, query in terms:
+                do = next(self._settings(query.do))
+                nodes.append([self._node(network, term, do) for term in query.outcomes])
+                steps.append(self._step(query))
+            flat = [one for some in nodes for one in some]
+            evidence = self._evidence(network, given, next(self._settings(first.do)), flat)
+            drawn = self._draw(network, flat, evidence, given)
+            total: Tensor | None = None
+            place = 0
+            for (sign, query), some in zip(terms, nodes, strict=True):
+                values = drawn.values[place : place + len(some)]
+                place += len(some)
+                if query.kind == "E":
+                    numbers = self._numbers(query.outcomes[0], values[0])
+                else:
+                    chosen = next(self._combinations(query.outcomes))
+                    agree = [
+                        torch.eq(one, _tensor(encoded)) for one, (_, _, encoded) in zip(values, chosen, strict=True)
+                    ]
+                    numbers = torch.stack(agree).all(0).double()
+                total = sign * numbers if total is None else total + sign * numbers
+            assert total is not None
+            mean, spread = drawn.mean(total, min(steps))
+            value += mean
+            variance += spread
+        error = math.sqrt(variance)
+        return pd.DataFrame({"value": [value], "stderr": [error]}), value, error
+
+    def _alike(self) -> list[list[tuple[int, language.Query]]]:
+        """Terms of the sum by what they are conditioned on, which is all that decides their rows."""
+        groups: dict[object, list[tuple[int, language.Query]]] = {}
+        for sign, query in self.expression.terms:
+            key = (frozenset(map(str, query.given)), frozenset(map(str, query.do)) if query.given else frozenset())
+            groups.setdefault(key, []).append((sign, query))
+        return list(groups.values())
+
+    def _draw(
+        self, network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], given: Sequence[_Chosen]
+    ) -> _Drawn:
+        def shown() -> str:
+            return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
+
+        draws = Draws(network, targets, evidence, self.num_samples, self.seed, resample=False, shown=shown)
+        values: list[list[Tensor]] = [[] for _ in targets]
+        weights: list[Tensor] = []
+        low: list[Tensor] = []
+        for block in draws:
+            for place, node in enumerate(targets):
+                values[place].append(block.values[node])
+            if block.weight is not None:
+                weights.append(block.weight)
+            if self._support is not None:
+                low.append(self._support.low_anywhere(network.worlds_of(block.values), block.rows))
+        drawn = _Drawn([torch.cat(parts) for parts in values], torch.cat(weights) if weights else None)
+        if low:
+            self._low.append(drawn.mean(torch.cat(low).double(), 0.0)[0])
+        self._ess = min(self._ess, drawn.ess)
+        return drawn
+
+    def _evidence(
+        self, network: Network, given: Sequence[_Chosen], do: Mapping[str, Setting], targets: Sequence[int]
+    ) -> dict[int, Tensor]:
+        evidence: dict[int, Tensor] = {}
+        terms: dict[int, language.Term] = {}
+        # the actual world first, and then worlds as they come in the text
+        for term, _, encoded in sorted(given, key=lambda chosen: len(chosen[0].world) > 0):
+            node = self._node(network, term, do)
+            seen = _tensor(encoded)
+            if not torch.equal(evidence.setdefault(node, seen), seen):
+                raise self.expression.error("the conditions contradict each other", term)
+            terms.setdefault(node, term)
+        try:
+            check_evidence(network, evidence, targets)
+        except EvidenceError as error:
+            raise self.expression.error(str(error), terms[error.node]) from None
+        return evidence
+
+    def _node(self, network: Network, term: language.Term, do: Mapping[str, Setting]) -> int:
+        settings = dict(do)
+        for setting in term.world:
+            if setting.value is None:
+                settings[setting.variable] = self._node(network, setting, do)
+            else:
+                settings[setting.variable] = encode_values(self.schema[setting.variable], self._level(setting))
+        return network.world(settings)[term.variable]
+
+    def _combinations(self, terms: Sequence[language.Term]) -> Iterator[tuple[_Chosen, ...]]:
+        """All combinations of values that a list of terms stands for."""
+        columns: list[list[_Chosen]] = []
+        for term in terms:
+            variable = self.schema[term.variable]
+            if term.value is not None:
+                values: list[Any] = [self._level(term)]
+            elif term.variable in self._do:
+                values = self._do[term.variable]
+            else:
+                values = list(variable.levels or ())
+            columns.append([(term, _shown(one), encode_setting(variable, one, 1)) for one in values])
+        return product(*columns)
+
+    def _settings(self, terms: Sequence[language.Term]) -> Iterator[dict[str, Setting]]:
+        for chosen in self._combinations(terms):
+            yield {term.variable: encoded for term, _, encoded in chosen}
+
+    def _level(self, term: language.Term) -> Any:
+        variable = self.schema[term.variable]
+        assert term.value is not None
+        try:
+            level = variable.parse(term.value)
+            variable.code(level)
+        except DataError as error:
+            raise self.expression.error(str(error), term, value=True) from None
+        return level
+
+    def _numeric_levels(self, term: language.Term) -> Tensor:
+        levels = self.schema[term.variable].levels or ()
+        if not all(isinstance(level, int | float) for level in levels):
+            raise self.expression.error(
+                f"the levels of {term.variable!r} are no numbers, so it has no expectation", term
+            )
+        return torch.tensor([float(level) for level in levels], dtype=torch.float64)
+
+    def _numbers(self, term: language.Term, values: Tensor) -> Tensor:
+        if self.schema[term.variable].kind == "categorical":
+            return self._numeric_levels(term)[values]
+        return torch.from_numpy(self.schema[term.variable].restore(values.numpy()))
+
+    def _step(self, query: language.Query) -> float:
+        """Smallest difference between two values that a row can have; 0 where there is none."""
+        if query.kind == "P":
+            return 1.0
+        if self.schema[query.outcomes[0].variable].kind != "categorical":
+            return 0.0
+        levels = self._numeric_levels(query.outcomes[0]).sort().values
+        return float(levels.diff().min()) if len(levels) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Values of the outcomes row by row, and the rows' weights where they differ."""
+
+    values: Sequence[Tensor]
+    weight: Tensor | None
+
+    @property
+    def ess(self) -> float:
+        if self.weight is None:
+            return float(len(self.values[0]))
+        return float(self.weight.sum()) ** 2 / float(self.weight.square().sum())
+
+    def mean(self, numbers: Tensor, step: float) -> tuple[float, float]:
+        """Mean over the rows and the variance of that mean.
+
+        It is the variance after one more row a step above the mean and one a step below it: where values are few and
+        most rows agree, all rows of a small sample may, and their own variance would claim certainty.
+        """
+        if self.weight is None:
+            mean, rows = float(numbers.mean()), len(numbers)
+            squares = float((numbers - mean).square().sum())
+            return mean, (squares + 2 * step**2) / (rows + 2) / rows
+        mean = float((self.weight * numbers).sum() / self.weight.sum())
+        spread = self.weight.square() * (numbers - mean).square()
+        squares = float(spread.sum() / self.weight.square().sum()) * self.ess
+        return mean, (squares + 2 * step**2) / (self.ess + 2) / self.ess
+
+    def share(self, codes: Sequence[Setting]) -> tuple[float, float]:
+        """Share of the rows whose values are those, and its standard error."""
+        agree = (
+            torch.stack([one == _tensor(code) for one, code in zip(self.values, codes, strict=True)]).all(0).double()
+        )
+        share, variance = self.mean(agree, 0.0)
+        # Laplace-smoothed inside the root, so that a share of 0 or 1 does not claim certainty
+        smooth = (share * self.ess + 1) / (self.ess + 2)
+        error = math.sqrt(smooth * (1 - smooth) / self.ess)
+        return share, error if self.weight is None else max(error, math.sqrt(variance))
+
+
+def _shown(value: Any) -> Any:
+    """A value in a table of answers: functions by their names."""
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return value
+
+
+def _tensor(setting: Setting) -> Tensor:
+    assert isinstance(setting, torch.Tensor)
+    return setting

@@ -1,0 +1,121 @@
+"""What a mechanism reads: its parents and the states of its confounders, as one vector per row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdcm.mechanisms.encoder import ImageReader
+from mdcm.variables import Variable
+
+__all__ = ["Context", "ParentInput"]
+
+
+class ParentInput(nn.Module):
+    """First layer's share of one parent: its value mapped to ``hidden`` pre-activations.
+
+    Args:
+        parent: The parent; a categorical one is looked up, a continuous one standardised, an image read by a small
+            convolutional network.
+        hidden: Width of the layer.
+        scale: Standard deviation of the initial contribution.
+    """
+
+    def __init__(self, parent: Variable, hidden: int, scale: float) -> None:
+        super().__init__()
+        self.parent = parent
+        entries = () if parent.size is None else (parent.size,)
+        self.register_buffer("mean", torch.zeros(entries))
+        self.register_buffer("std", torch.ones(entries))
+        self.mean: Tensor
+        self.std: Tensor
+        self.reader: nn.Module | None = None
+        if parent.kind == "categorical":
+            assert parent.levels is not None
+            self.weight = nn.Parameter(torch.randn(len(parent.levels), hidden) * scale)
+        elif parent.kind == "image":
+            assert parent.shape is not None
+            self.reader = ImageReader(parent.shape, hidden)
+        else:
+            size = parent.size or 1
+            self.weight = nn.Parameter(torch.randn(size, hidden) * scale / math.sqrt(size))
+
+    def prepare(self, value: Tensor) -> None:
+        """Measure the scale of a continuous parent on its training values."""
+        if self.parent.kind not in ("categorical", "image"):
+            self.mean.copy_(value.mean(0))
+            # a single row has no spread
+            self.std.copy_(value.std(0, correction=min(1, len(value) - 1)).clamp_min(1e-6))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Contribution of each row, ``[n, hidden]``.
+
+        Args:
+            value: Codes ``[n]`` or one-hot floats ``[n, levels]`` of a categorical parent, floats ``[n]`` or
+                ``[n, size]`` of a continuous one, an image ``[n, c, h, w]``.
+        """
+        if self.parent.kind == "categorical":
+            # one-hot rows, or mixtures of levels, carry a gradient that codes cannot
+            return value @ self.weight if value.is_floating_point() else F.embedding(value, self.weight)
+        if self.reader is not None:
+            features: Tensor = self.reader(value)
+            return features
+        standard = (value - self.mean) / self.std
+        return standard[:, None] * self.weight if self.parent.size is None else standard @ self.weight
+
+
+class Context(nn.Module):
+    """Parents and confounder states summed into ``width`` pre-activations per row.
+
+    Args:
+        parents: The parents, in the order of the mechanism.
+        latents: Number of states of each confounder.
+        width: Numbers per row.
+
+    Example:
+        >>> context = Context([Variable("X", "categorical", levels=("a", "b"))], (4,), width=8)
+        >>> x = torch.tensor([0, 1, 1])
+        >>> context({"X": x}, [torch.tensor([3, 0, 2])], 3).shape, context.over_states({"X": x}, 3).shape
+        (torch.Size([3, 8]), torch.Size([3, 4, 8]))
+    """
+
+    def __init__(self, parents: Sequence[Variable], latents: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.parents = tuple(parents)
+        self.width = width
+        share = 1.0 / math.sqrt(max(len(self.parents), 1))
+        self.inputs = nn.ModuleList(ParentInput(parent, width, share) for parent in self.parents)
+        self.states = nn.ParameterList(nn.Parameter(torch.randn(size, width)) for size in latents)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def prepare(self, parents: Mapping[str, Tensor]) -> None:
+        """Measure the scales of continuous parents on their training values."""
+        for module, parent in zip(self.inputs, self.parents, strict=True):
+            assert isinstance(module, ParentInput)
+            module.prepare(parents[parent.name])
+
+    def _parents_share(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+        total = self.bias.expand(rows, self.width)
+        for module, parent in zip(self.inputs, self.parents, strict=True):
+            total = total + module(parents[parent.name])
+        return total
+
+    def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
+        """Context of each row at given confounder states, ``[rows, width]``."""
+        total = self._parents_share(parents, rows)
+        for weight, state in zip(self.states, latents, strict=True):
+            # one-hot states carry the gradient of the prior that they were drawn from
+            total = total + (state @ weight if state.is_floating_point() else F.embedding(state, weight))
+        return total
+
+    def over_states(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Context of each row at every combination of confounder states, ``[rows, s_1, ..., s_d, width]``."""
+        places = len(self.states)
+        total = self._parents_share(parents, rows).reshape(rows, *(1,) * places, self.width)
+        for axis, weight in enumerate(self.states):
+            total = total + weight.view(len(weight), *(1,) * (places - 1 - axis), self.width)
+        return total

@@ -1,0 +1,181 @@
+"""Reading a diffusion pipeline that diffusers saved in a folder, as data: no code of its own, no network."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdcm.errors import MdcmError
+from mdcm.mechanisms.denoising import Network, denoise_backwards, diffusers_part, sampling_steps
+
+__all__ = ["ImagePipeline", "read_pipeline"]
+
+_INDEX = "model_index.json"
+_LONGEST_DESCRIPTION = 1 << 20
+# formats whose reading can run code
+_UNSAFE = {".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"}
+
+
+class _ClassWeights(nn.Module):
+    """Embedding of classes that takes one-hot rows, so that a gradient reaches them."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+
+    def forward(self, one_hot: Tensor) -> Tensor:
+        return one_hot @ self.weight[: one_hot.shape[1]]
+
+
+class ImagePipeline(nn.Module):
+    """A denoising network with its scheduler as a function from parents and noise to images; see ``read_pipeline``.
+
+    Args:
+        unet: A UNet2DModel.
+        scheduler: A DDIMScheduler.
+        label: Name of the categorical parent that holds the class, or None.
+        steps: Steps of the sampler.
+    """
+
+    def __init__(self, unet: Any, scheduler: Any, label: str | None, steps: int) -> None:
+        super().__init__()
+        size = unet.config.sample_size
+        height, across = (size, size) if isinstance(size, int) else size
+        self.shape = (int(unet.config.in_channels), int(height), int(across))
+        self.noise_size = math.prod(self.shape)
+        self.label, self.steps, self.scheduler = label, steps, scheduler
+        self.unet = unet
+        if label is not None:
+            self.unet.class_embedding = _ClassWeights(unet.class_embedding)
+
+    def _network(self, parents: Mapping[str, Tensor]) -> Network:
+        labels = None if self.label is None else parents[self.label]
+
+        def network(state: Tensor, time: Tensor) -> Tensor:
+            found: Tensor = self.unet(state, time, class_labels=labels).sample
+            return found
+
+        return network
+
+    def forward(self, parents: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        """Images in [-1, 1], ``[n, c, h, w]``."""
+        image = noise.view(len(noise), *self.shape)
+        for step in sampling_steps(self._network(parents), self.scheduler, self.steps):
+            image = step(image)
+        return image
+
+    def invert(self, parents: Mapping[str, Tensor], value: Tensor, fresh: Tensor) -> Tensor:
+        """Noise ``[n, noise_size]`` of which :meth:`forward` makes the images."""
+        network = self._network(parents)
+        return denoise_backwards(network, self.scheduler, self.steps, value, fresh.view_as(value)).flatten(1)
+
+
+def read_pipeline(path: Path, label: str | None, steps: int) -> ImagePipeline:
+    """The pipeline in a folder; see :meth:`mdcm.mechanisms.Pretrained.from_diffusers`.
+
+    Raises:
+        MdcmError: If diffusers is not installed, or the folder is not what it must be.
+    """
+    model, scheduler_class = diffusers_part("UNet2DModel"), diffusers_part("DDIMScheduler")
+    index = _json(path / _INDEX)
+    _check_folder(path)
+    parts = {name: part for name, part in index.items() if not name.startswith("_") and part is not None}
+    wanted = {"unet": "UNet2DModel", "scheduler": None}
+    for name, part in parts.items():
+        known = isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"
+        if name not in wanted or not known or (wanted[name] or part[1]) != part[1]:
+            raise MdcmError(
+                f"{path / _INDEX}: the part {name!r} is {part}; only a UNet2DModel and a scheduler can be read. Load "
+                "another pipeline yourself, and pass a function of it: Pretrained(function)"
+            )
+    if set(parts) != set(wanted):
+        raise MdcmError(f"{path / _INDEX} names the parts {sorted(parts)}; {sorted(wanted)} are needed")
+    config = _json(path / "unet" / "config.json")
+    present = _numbers_in(path / "unet")
+    if _too_large(config, present):
+        raise MdcmError(f"{path / 'unet'} describes a larger network than it has weights for")
+    try:
+        with torch.device("meta"):
+            asked = sum(parameter.numel() for parameter in model.from_config(config).state_dict().values())
+        if asked != present:
+            raise MdcmError(f"{path / 'unet'} describes {asked:,} weights and holds {present:,}")
+        unet = model.from_pretrained(
+            str(path / "unet"), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+        settings = _json(path / "scheduler" / "scheduler_config.json")
+        # the sampler is ours: a scheduler of another kind lends it the noise that the network was trained on
+        scheduler = scheduler_class.from_config({**settings, "clip_sample": False, "thresholding": False})
+    except MdcmError:
+        raise
+    except Exception as error:
+        # diffusers raises whatever its parts raise on values that it did not expect
+        raise MdcmError(f"{path} cannot be read as a pipeline: {error}") from error
+    classes = unet.config.num_class_embeds
+    if (label is None) != (classes is None) or unet.config.class_embed_type is not None:
+        what = f"{classes} classes; name the parent that holds them: label=..." if classes else "no classes to label"
+        raise MdcmError(f"the network in {path} has {what}")
+    size = unet.config.sample_size
+    pair = [size, size] if isinstance(size, int) else size
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise MdcmError(f"{path / 'unet'} does not say how large its images are: its sample_size is {size!r}")
+    if not isinstance(steps, int) or not 1 <= steps <= scheduler.config.num_train_timesteps:
+        raise ValueError(f"steps must be from 1 to {scheduler.config.num_train_timesteps}, not {steps!r}")
+    return ImagePipeline(unet, scheduler, label, steps)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LONGEST_DESCRIPTION:
+            raise MdcmError(f"{path} is too long to be a description")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MdcmError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise MdcmError(f"{path} is no description of a pipeline")
+    return found
+
+
+def _check_folder(path: Path) -> None:
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in _UNSAFE:
+            raise MdcmError(
+                f"{file} could run code when it is read; only JSON and safetensors are taken. Save the pipeline with "
+                "safe_serialization=True, into a new folder"
+            )
+
+
+def _numbers_in(folder: Path) -> int:
+    """How many numbers the safetensors files of a network hold, by their headers."""
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    # variants in other precisions lie beside the weights
+    plain = [file for file in files if file.stem == "diffusion_pytorch_model" or "-of-" in file.stem]
+    if not plain:
+        raise MdcmError(f"{folder} holds no diffusion_pytorch_model.safetensors")
+    total = 0
+    for file in plain:
+        try:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                if length > file.stat().st_size:
+                    raise ValueError("its header is longer than the file")
+                header = json.loads(stream.read(length))
+            total += sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            raise MdcmError(f"{file} is damaged: {error}") from error
+    return total
+
+
+def _too_large(config: Any, present: int) -> bool:
+    """Whether a description holds a number that the weights cannot bear out."""
+    if isinstance(config, dict):
+        return any(_too_large(value, present) for value in config.values())
+    if isinstance(config, list):
+        return len(config) > present or any(_too_large(value, present) for value in config)
+    return isinstance(config, int | float) and not abs(config) <= max(present, 1)

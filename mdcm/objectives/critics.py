@@ -1,0 +1,129 @@
+"""Wasserstein critics of several fits, padded to one width and stepped together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mdcm import kernels
+
+__all__ = ["Critics"]
+
+
+@dataclass
+class Critics:
+    """One critic per fit, multilayer perceptrons with leaky ReLU, trained by Adam with a gradient penalty.
+
+    Fits have different columns, so rows are padded with zeros to the widest one: a padded column changes no value, has
+    no gradient in its weights, and does not count in the penalty. All critics are then one stack, and a step of all of
+    them is one call.
+
+    Args:
+        generated: For every fit and column whether it is generated, bool ``[columns]``: the penalty is on the
+            gradient in these columns alone, because the others are the same in real and generated rows.
+        hidden: Units of each hidden layer.
+        layers: Number of hidden layers, at least 1.
+        betas: Decay of Adam's two means.
+        penalty: Factor of the penalty (norm - 1)^2.
+        generator: Source of the initial weights.
+        device: Where the critics lie.
+
+    Raises:
+        ValueError: If there is no fit, or a fit without a generated column.
+
+    References:
+        Gulrajani, Ahmed, Arjovsky, Dumoulin & Courville (2017), https://arxiv.org/abs/1704.00028. Batch normalisation
+        is not offered: it would make the penalty that of another function (section 4 there).
+
+    Example:
+        >>> masks = [torch.tensor([True, True]), torch.tensor([False, True, True])]
+        >>> critics = Critics(masks, hidden=8, layers=2, generator=torch.Generator().manual_seed(0))
+        >>> fake, real = torch.zeros(2, 5, 3), torch.ones(2, 5, 3)
+        >>> critics.step(fake, real, torch.rand(2, 5, 1), rate=1e-3).shape
+        torch.Size([2])
+    """
+
+    generated: Sequence[Tensor]
+    hidden: int = 64
+    layers: int = 2
+    betas: tuple[float, float] = (0.5, 0.9)
+    penalty: float = 10.0
+    generator: torch.Generator | None = None
+    device: torch.device | None = None
+    columns: Tensor = field(init=False)
+    flat: Tensor = field(init=False)
+    first: Tensor = field(init=False)
+    second: Tensor = field(init=False)
+    steps: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.generated or not all(bool(mask.any()) for mask in self.generated):
+            raise ValueError("every critic needs at least one generated column")
+        modules, width = len(self.generated), max(len(mask) for mask in self.generated)
+        self.columns = torch.zeros(modules, width, device=self.device)
+        for row, mask in zip(self.columns, self.generated, strict=True):
+            row[: len(mask)] = mask.to(row)
+        self._widths = [width] + [self.hidden] * self.layers
+        size = kernels.critic_size(self._widths)
+        self.flat, self.first, self.second, self._grads = torch.zeros(4, modules, size, device=self.device).unbind(0)
+        self.steps = torch.zeros(modules, dtype=torch.int64, device=self.device)
+        self._active = torch.ones(modules, dtype=torch.bool, device=self.device)
+        self._parameters = kernels.critic_views(self.flat, self._widths)
+        self._parts = kernels.critic_views(self._grads, self._widths).tensors()
+        for module, mask in enumerate(self.generated):
+            fans = [len(mask)] + [self.hidden] * self.layers
+            weights = [one[module] for one in self._parameters.weights]
+            biases = [one[module] for one in self._parameters.biases]
+            ends = [self._parameters.out[module]]
+            for fan, tensors in zip(fans, [*zip(weights, biases, strict=True), ends], strict=True):
+                for tensor in tensors:
+                    drawn = torch.rand(tensor.shape, generator=self.generator)
+                    tensor.copy_((2 * drawn - 1) / fan**0.5)
+
+    @property
+    def width(self) -> int:
+        """Columns of the widest fit, to which all rows are padded."""
+        return self._widths[0]
+
+    def step(self, fake: Tensor, real: Tensor, share: Tensor, rate: float) -> Tensor:
+        """One step of Adam for every critic.
+
+        Args:
+            fake: Generated rows ``[fits, n, width]``.
+            real: Real rows ``[fits, n, width]``.
+            share: How much of the real row each point between has, ``[fits, n, 1]`` in [0, 1].
+            rate: Learning rate.
+
+        Returns:
+            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty. Where one is not finite nothing is
+            changed.
+        """
+        x = torch.cat([fake, real, torch.lerp(fake, real, share)], 1)
+        found = kernels.critic_loss_and_grads(x, self._parameters, penalty=self.penalty, columns=self.columns)
+        torch._foreach_copy_(self._parts, found.grads.tensors())
+        loss: Tensor = found.loss
+        finite = self._grads.sum(1).isfinite()
+        if bool((finite & loss.isfinite()).all()):
+            rates = torch.full((len(self.generated),), rate, device=self.flat.device)
+            moments = (self.first, self.second, self.steps)
+            kernels.adam_flat(self.flat, self._grads, *moments, rates, self._active, betas=self.betas)
+            return loss
+        # a loss can be finite where its gradient is not
+        return loss.masked_fill(~finite, torch.nan)
+
+    def values(self, fake: Tensor) -> Tensor:
+        """Values of generated rows ``[fits, n, width]`` as ``[fits, n]``, differentiable in the rows alone."""
+        values: Tensor = kernels.critic_values(fake, self._parameters)
+        return values
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimiser state by name, copies."""
+        return {name: getattr(self, name).clone() for name in ("flat", "first", "second", "steps")}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave."""
+        for name in ("flat", "first", "second", "steps"):
+            getattr(self, name).copy_(state[name])

@@ -1,0 +1,234 @@
+"""Rows of one fit, pooled over its data sets, and how their values lie side by side as columns for a critic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdcm.mechanisms.base import float_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.data import Encoded, Variable
+
+__all__ = ["Layout", "PooledRows", "Reader", "split_rows"]
+
+Reader = Callable[[Tensor], Tensor]
+
+
+class Layout:
+    """Columns of several variables side by side: one per level of a categorical one, numbers, features of an image.
+
+    Args:
+        variables: The variables; images come after all others.
+        features: Number of features of every image, by name.
+
+    Attributes:
+        variables: The variables in their order in a row.
+        slices: Columns of each variable by name.
+        width: Number of columns.
+        tabular: Number of columns before those of images.
+
+    Example:
+        >>> from mdcm.data import Variable
+        >>> layout = Layout([Variable("X", "categorical", levels=("a", "b")), Variable("T", "continuous")])
+        >>> layout.pack({"X": torch.tensor([[0.0, 1.0]]), "T": torch.tensor([0.5])}).tolist()
+        [[0.0, 1.0, 0.5]]
+    """
+
+    def __init__(self, variables: Sequence[Variable], features: Mapping[str, int] | None = None) -> None:
+        self.variables = tuple(sorted(variables, key=lambda one: one.kind == "image"))
+        self.slices: dict[str, slice] = {}
+        self.tabular = place = 0
+        for variable in self.variables:
+            if variable.kind == "categorical":
+                size = variable.num_levels
+            elif variable.kind == "image":
+                size = (features or {})[variable.name]
+            else:
+                size = variable.size or 1
+            self.slices[variable.name] = slice(place, place + size)
+            place += size
+            if variable.kind != "image":
+                self.tabular = place
+        self.width = place
+
+    @property
+    def categorical(self) -> bool:
+        """Whether all variables are categorical."""
+        return all(variable.kind == "categorical" for variable in self.variables)
+
+    def mask(self, names: Sequence[str]) -> Tensor:
+        """Whether a column belongs to one of the variables named, bool ``[width]``."""
+        found = torch.zeros(self.width, dtype=torch.bool)
+        for name in names:
+            found[self.slices[name]] = True
+        return found
+
+    def pack(self, values: Mapping[str, Tensor], readers: Mapping[str, Reader] | None = None) -> Tensor:
+        """Values as rows of columns.
+
+        Args:
+            values: One-hot floats ``[n, levels]``, numbers ``[n]`` or ``[n, size]``, images ``[n, c, h, w]`` by name.
+            readers: For every image what turns it into its features.
+
+        Returns:
+            ``[n, width]``.
+        """
+        parts = []
+        for variable in self.variables:
+            value = values[variable.name]
+            if variable.kind == "image":
+                value = (readers or {})[variable.name](value)
+            parts.append(value[:, None] if value.dim() == 1 else value)
+        return torch.cat(parts, 1)
+
+    def unpack(self, packed: Tensor) -> dict[str, Tensor]:
+        """Values of all variables that are no images, views of ``[n, tabular]``."""
+        found = {}
+        for variable in self.variables:
+            if variable.kind != "image":
+                part = packed[:, self.slices[variable.name]]
+                plain = variable.kind != "categorical" and variable.size is None
+                found[variable.name] = part[:, 0] if plain else part
+        return found
+
+    def codes(self, packed: Tensor) -> NDArray[np.int64]:
+        """Codes of the categorical variables, int64 ``[n, variables]``."""
+        kept = [variable.name for variable in self.variables if variable.kind == "categorical"]
+        codes = [packed[:, self.slices[name]].argmax(1) for name in kept]
+        return torch.stack(codes, 1).cpu().numpy() if codes else np.zeros((len(packed), 0), dtype=np.int64)
+
+
+def split_rows(data: Encoded, share: float, seed: Sequence[int]) -> NDArray[np.bool_]:
+    """Mask of the rows of a data set that training does not see, whole groups at a time.
+
+    Args:
+        data: The rows.
+        share: Share of the groups that are held out; a row without a group is one of its own.
+        seed: Numbers that the choice is a function of.
+
+    Returns:
+        bool ``[n]``, all false where fewer than 20 rows would be held out.
+    """
+    units = np.arange(data.rows) if data.groups is None else np.asarray(data.groups)
+    names = np.unique(units)
+    count = round(share * len(names))
+    if count < 1 or count == len(names) or share * data.rows < 20:
+        return np.zeros(data.rows, dtype=np.bool_)
+    return np.isin(units, np.random.default_rng(list(seed)).permutation(names)[:count])
+
+
+@dataclass(frozen=True)
+class PooledRows:
+    """Rows of the data sets of one fit; where everything is categorical, each distinct row once, in order.
+
+    Attributes:
+        layout: Where each variable lies.
+        packed: Values of all variables that are no images, float32 ``[m, tabular]``.
+        weight: Share of the data that each row stands for, float64 ``[m]``, sums to one.
+        rows: Number of rows before merging.
+        images: For every image variable the arrays of the data sets.
+        places: Data set and row of each row, int64 ``[m, 2]``, where there are images.
+    """
+
+    layout: Layout
+    packed: Tensor
+    weight: Tensor
+    rows: int
+    images: Mapping[str, Sequence[NDArray[Any]]]
+    places: NDArray[np.int64] | None
+    cumulative: Tensor
+
+    @staticmethod
+    def build(
+        layout: Layout,
+        data: Sequence[Encoded],
+        kept: Sequence[NDArray[np.bool_]],
+        device: torch.device | None = None,
+    ) -> PooledRows:
+        """Pool data sets.
+
+        A data set counts by its number of rows, and a row within it by its weight.
+
+        Args:
+            layout: The columns; every data set observes all of these variables.
+            data: The data sets.
+            kept: For each of them which rows count.
+            device: Where the values shall lie.
+        """
+        chosen = [np.flatnonzero(mask) for mask in kept]
+        total = sum(len(rows) for rows in chosen)
+        weights = []
+        for one, rows in zip(data, chosen, strict=True):
+            weight = np.ones(len(rows)) if one.weights is None else np.asarray(one.weights, dtype=np.float64)[rows]
+            weights.append(weight * len(rows) / weight.sum() / total if len(rows) else weight)
+        weight = np.concatenate(weights)
+        names = [variable.name for variable in layout.variables if variable.kind != "image"]
+        pooled = {
+            name: np.concatenate([np.asarray(one[name])[rows] for one, rows in zip(data, chosen, strict=True)])
+            for name in names
+        }
+        levels = {v.name: v.num_levels for v in layout.variables if v.kind == "categorical"}
+        # equal rows next to each other: a batch with one row from each of equal shares of the weight is then spread
+        # evenly over the values, and its frequencies are nearly those of the data
+        if layout.categorical:
+            codes = np.stack([pooled[name] for name in names], 1)
+            distinct, inverse = np.unique(codes, axis=0, return_inverse=True)
+            weight = np.bincount(inverse.reshape(-1), weights=weight, minlength=len(distinct)).astype(np.float64)
+            pooled = {name: distinct[:, place] for place, name in enumerate(names)}
+            order = np.arange(len(distinct))
+        else:
+            order = np.lexsort([pooled[name] for name in levels]) if levels else np.arange(total)
+        packed = torch.zeros(len(order), layout.tabular, device=device)
+        for name in names:
+            value = torch.from_numpy(np.ascontiguousarray(pooled[name][order]))
+            part = packed[:, layout.slices[name]]
+            if name in levels:
+                part.scatter_(1, value[:, None].to(device), 1.0)
+            else:
+                part.copy_(value.reshape(len(order), -1))
+        images = {v.name: [one[v.name] for one in data] for v in layout.variables if v.kind == "image"}
+        places = None
+        if images:
+            places = np.concatenate([np.stack([np.full_like(r, i), r], 1) for i, r in enumerate(chosen)])[order]
+        ordered = torch.from_numpy(weight[order]).to(device)
+        return PooledRows(layout, packed, ordered, total, images, places, ordered.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def at(self, quantile: Tensor) -> Tensor:
+        """Row at each quantile of the weight, int64 ``[n]``, for numbers in [0, 1)."""
+        return torch.searchsorted(self.cumulative, quantile * self.cumulative[-1], right=True).clamp_max(len(self) - 1)
+
+    def values(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values of rows: the packed ones ``[n, tabular]``, and all of them by name, images as floats in [-1, 1]."""
+        packed = self.packed[rows]
+        found = self.layout.unpack(packed)
+        for name, arrays in self.images.items():
+            assert self.places is not None
+            places = self.places[rows.cpu().numpy()]
+            pixels = np.empty((len(places), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+            for number, array in enumerate(arrays):
+                here = places[:, 0] == number
+                pixels[here] = array[places[here, 1]]
+            found[name] = float_pixels(torch.from_numpy(pixels).to(packed.device))
+        return packed, found
+
+    def real(self, packed: Tensor, values: Mapping[str, Tensor], readers: Mapping[str, Reader]) -> Tensor:
+        """Rows for a critic ``[n, width]`` from what :meth:`values` gave."""
+        if not self.images:
+            return packed
+        return torch.cat([packed, *(readers[name](values[name]) for name in self.images)], 1)
+
+    def cells(self) -> int:
+        """Number of combinations of levels, where everything is categorical."""
+        return math.prod(variable.num_levels for variable in self.layout.variables)

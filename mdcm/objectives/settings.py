@@ -1,0 +1,105 @@
+"""Settings of adversarial training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["AdversarialConfig"]
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """Settings of adversarial training.
+
+    Attributes:
+        steps: Generator steps per h-node, at most.
+        batch_size: Rows per fit and step.
+        critic_steps: Critic steps per generator step.
+        learning_rate: Highest learning rate of generators and priors.
+        critic_learning_rate: Highest learning rate of critics.
+        decay: Whether both rates fall to a fiftieth along a cosine.
+        betas: Decay of Adam's two means, for generators and critics.
+        penalty: Factor of the gradient penalty.
+        temperature: Temperature of the softmax whose gradient a draw has, at first and at last.
+        cooling: Share of the run over which the temperature falls.
+        hidden: Units of each hidden layer of a critic.
+        layers: Hidden layers of a critic.
+        window: Averaging window of the weights that are kept, as a share of the run; 0 for none.
+        holdout: Share of the rows of every data set that training does not see.
+        checks: How many times during training generated rows are compared with held-out ones.
+        patience: Checks in a row without a new smallest distance after which training ends.
+        max_minutes: Wall-clock limit for all h-nodes together.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> AdversarialConfig(steps=100).critic_steps, AdversarialConfig.paper().hidden
+        (2, 256)
+    """
+
+    steps: int = 4000
+    batch_size: int = 200
+    critic_steps: int = 2
+    learning_rate: float = 5e-4
+    critic_learning_rate: float = 3e-3
+    decay: bool = True
+    betas: tuple[float, float] = (0.5, 0.9)
+    penalty: float = 10.0
+    temperature: tuple[float, float] = (1.0, 0.1)
+    cooling: float = 0.8
+    hidden: int = 64
+    layers: int = 2
+    window: float = 0.05
+    holdout: float = 0.1
+    checks: int = 40
+    patience: int = 20
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "critic_steps", "hidden", "layers", "checks", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name in ("learning_rate", "critic_learning_rate", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, not {value!r}")
+        if not 0 <= self.penalty < math.inf:
+            raise ValueError(f"penalty must not be negative, not {self.penalty!r}")
+        if len(self.temperature) != 2 or not all(0 < one < math.inf for one in self.temperature):
+            raise ValueError(f"temperature must be two positive numbers, not {self.temperature!r}")
+        if len(self.betas) != 2 or not all(0 <= one < 1 for one in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), not {self.betas!r}")
+        for name in ("holdout", "window", "cooling"):
+            value = getattr(self, name)
+            if not (0 <= value < 1 or (name == "cooling" and value == 1)):
+                raise ValueError(f"{name} must be in [0, 1), not {value!r}")
+
+    @classmethod
+    def paper(cls) -> AdversarialConfig:
+        """Settings of section F.1: rate 5e-4, two layers of 256 units, without decay and averaging.
+
+        What it leaves open, the number of critic steps and Adam's decays, is as in Gulrajani et al. (2017), Algorithm
+        1. The layers it names are batch-normalised, which critics cannot be.
+        """
+        return cls(
+            learning_rate=5e-4, critic_learning_rate=5e-4, critic_steps=5, hidden=256, decay=False, betas=(0.0, 0.9),
+            window=0.0, cooling=1.0,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings as plain JSON values."""
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> AdversarialConfig:
+        """Settings from :meth:`to_json`; unknown names are refused."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown adversarial settings {unknown}")
+        given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        return cls(**given)

@@ -1,0 +1,50 @@
+"""Drawing from a model: under interventions, given evidence, and in several worlds at once."""
+
+from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
+from mdcm.sampling.draws import Block, Draws
+from mdcm.sampling.requests import Request
+from mdcm.sampling.sampler import Sampler, check_number
+from mdcm.sampling.samples import Samples, to_samples
+from mdcm.sampling.settings import (
+    Rule,
+    Setting,
+    encode_evidence,
+    encode_noise,
+    encode_setting,
+    encode_values,
+    known,
+)
+from mdcm.sampling.support import FEWEST_ROWS, Support
+from mdcm.sampling.weights import effective_size, largest_share, systematic
+from mdcm.sampling.worlds import Network, Node, Units
+from mdcm.sampling.writing import Written, write_samples
+
+__all__ = [
+    "FEWEST_ROWS",
+    "Abduction",
+    "Block",
+    "Draws",
+    "EvidenceError",
+    "Network",
+    "Node",
+    "Request",
+    "Rule",
+    "Sampler",
+    "Samples",
+    "Setting",
+    "Support",
+    "Units",
+    "Written",
+    "check_evidence",
+    "check_number",
+    "effective_size",
+    "encode_evidence",
+    "encode_noise",
+    "encode_setting",
+    "encode_values",
+    "known",
+    "largest_share",
+    "systematic",
+    "to_samples",
+    "write_samples",
+]

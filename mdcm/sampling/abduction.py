@@ -1,0 +1,440 @@
+"""Abduction: rows of the model in keeping with what was seen, in one world or several.
+
+Where all that evidence depends on is categorical, what was seen is conditioned on exactly: the probability tables of
+the mechanisms are contracted once, and values and states of confounders drawn from the posterior. Otherwise rows are
+weighted by the likelihood of the evidence, with the states of confounders summed out.
+
+References:
+    Pearl (2009), Causality, theorem 7.1.7 (abduction, action, prediction); Fung & Chang (1990), Weighting and
+    integrating evidence for stochastic simulation in Bayesian networks; Casella & Robert (1996),
+    Rao-Blackwellisation of sampling schemes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from mdcm import kernels
+from mdcm.errors import QueryError
+from mdcm.mechanisms import float_pixels
+from mdcm.sampling.densities import has_density, level_probabilities, value_density
+from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, largest_table
+from mdcm.sampling.worlds import Network, Node, Units, copied
+
+__all__ = ["Abduction", "EvidenceError", "check_evidence"]
+
+# cells of the largest table of an exact posterior, 32 MB
+_LARGEST = 1 << 22
+# cells of tables that every row has its own of, at a time
+_ROW_CELLS = 1 << 23
+
+
+class EvidenceError(QueryError):
+    """Evidence that cannot be conditioned on.
+
+    Attributes:
+        node: Number of the node in its network.
+    """
+
+    def __init__(self, message: str, node: int) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+def check_evidence(network: Network, evidence: Collection[int], targets: Iterable[int]) -> None:
+    """Refuse evidence that cannot be conditioned on, before anything is drawn.
+
+    Args:
+        network: Nodes of all worlds.
+        evidence: Nodes whose value was seen.
+        targets: Nodes that will be computed.
+
+    Raises:
+        EvidenceError: If a node is set; if its variable has no density, and not all its parents are known or it has
+            confounders; if it must be inverted and cannot be; or if it is not categorical and has another value in
+            another world on which its noise depends.
+    """
+    dcm = network.dcm
+    twice = copied(network, network.closure([*evidence, *targets]))
+    earlier: set[str] = set()
+    for number in network.closure(evidence):
+        node = network.nodes[number]
+        variable, mechanism = dcm.schema[node.variable], dcm.mechanism(node.variable)
+        known = all(one in evidence or network.nodes[one].constant is not None for one in node.parents)
+        fault = None
+        if number not in evidence:
+            pass
+        elif node.is_set:
+            fault = f"{node.variable!r} is set by do() and cannot be conditioned on as well"
+        elif node.variable in earlier and variable.kind != "categorical":
+            fault = (
+                f"{node.variable!r} is {variable.kind} and takes part in two worlds in which its parents differ; "
+                "it can be conditioned on in one of them"
+            )
+        elif not has_density(mechanism) and (not known or dcm.latents[node.variable]):
+            fault = (
+                f"{node.variable!r} is {variable.kind} and has no density, so it can be conditioned on only if all "
+                "its parents are given or set and it has no confounder; to see its effect, set it: "
+                f"do({node.variable}=...)"
+            )
+        elif node.variable in twice and not mechanism.can_abduct:
+            fault = (
+                f"the mechanism of {node.variable!r} ({type(mechanism).__name__}) cannot be inverted, so what was "
+                "seen of it does not tell what it would have been"
+            )
+        if fault is not None:
+            raise EvidenceError(fault, number)
+        if not node.is_set:
+            earlier.add(node.variable)
+
+
+class Abduction:
+    """The posterior of a model's rows given evidence.
+
+    Args:
+        network: Nodes of all worlds.
+        evidence: Value seen of each node, one row each.
+        targets: Nodes that will be computed from the rows.
+
+    Attributes:
+        is_equal: Whether all rows have the same weight.
+        is_exact: Whether the posterior is known in closed form.
+
+    Raises:
+        EvidenceError: If evidence cannot be conditioned on.
+    """
+
+    def __init__(self, network: Network, evidence: Mapping[int, Tensor], targets: Iterable[int]) -> None:
+        self.network = network
+        self.dcm = network.dcm
+        self.evidence = {number: float_pixels(value) for number, value in evidence.items()}
+        self.order = network.closure(evidence)
+        self._component = _components(self.dcm.latents.values(), len(self.dcm.confounders))
+        targets = list(targets)
+        check_evidence(network, evidence, targets)
+        self._twice = copied(network, network.closure([*evidence, *targets]))
+        self._exact = self._contraction()
+        self.is_exact = self._exact is not None
+        base = set(self._base) if self.is_exact else set()
+        rest = [number for number in self.order if number not in base]
+        # constant weights: everything that the evidence depends on was seen itself, and in one world only
+        self.is_equal = not copied(network, self.order) and all(
+            number in self.evidence or network.nodes[number].constant is not None for number in rest
+        )
+        # the last evidence of every component by weighting, on a variable whose noise it decides
+        self._last: dict[int, int] = {}
+        seen = {network.nodes[number].variable for number in base}
+        for number in rest:
+            node = network.nodes[number]
+            if number in self.evidence and node.variable not in seen:
+                for index in self.dcm.latents[node.variable]:
+                    self._last[self._component[index]] = number
+            if not node.is_set:
+                seen.add(node.variable)
+        self._rest = rest
+
+    @torch.no_grad()
+    def _contraction(self) -> Eliminated | None:
+        """Contracted tables of the evidence in the first worlds, up to the first variable that occurs again."""
+        self._base: list[int] = []
+        variables: dict[str, int] = {}
+        for number in sorted(self.evidence):
+            part = self.network.closure([number], self._base)
+            names = [self.network.nodes[one].variable for one in part if not self.network.nodes[one].is_set]
+            if any(name in variables for name in names) or len(set(names)) < len(names):
+                break
+            variables.update(dict.fromkeys(names, number))
+            self._base = sorted({*self._base, *part})
+        nodes = [one for one in self._base if not self.network.nodes[one].is_set]
+        free = [one for one in nodes if one not in self.evidence]
+        seen = [one for one in nodes if one in self.evidence]
+        if not (
+            seen
+            and all(map(self._can_tabulate, free))
+            and all(has_density(self.dcm.mechanism(self.network.nodes[one].variable)) for one in seen)
+            and all(self.network.nodes[one].rule is None for one in self._base)
+        ):
+            return None
+        sizes: dict[Hashable, int] = {
+            ("value", one): self.dcm.schema[self.network.nodes[one].variable].num_levels for one in free
+        }
+        latents = sorted({index for one in nodes for index in self.dcm.latents[self.network.nodes[one].variable]})
+        sizes |= {("state", index): self.dcm.states[self.dcm.confounders[index]] for index in latents}
+        scopes = [self._scope(one) for one in nodes]
+        if max([largest_table(scopes, (), sizes), *(math.prod(sizes[x] for x in s) for s in scopes)]) > _LARGEST:
+            return None
+        factors = [self._table(one, scope, sizes) for one, scope in zip(nodes, scopes, strict=True)]
+        shift = sum(float(scale) for _, scale in factors)
+        pool = [factor for factor, _ in factors]
+        for index in latents:
+            pool.append(RowFactor((("state", index),), self.dcm.priors[index].double().softmax(0)[None]))
+        found = eliminate(pool, (), sizes)
+        return Eliminated(found.buckets, found.rest, found.log_scale + shift)
+
+    def _is_known(self, number: int) -> bool:
+        return number in self.evidence or self.network.nodes[number].constant is not None
+
+    def _can_tabulate(self, number: int) -> bool:
+        name = self.network.nodes[number].variable
+        mechanism = self.dcm.mechanism(name)
+        return (
+            self.dcm.schema[name].kind == "categorical"
+            and has_density(mechanism)
+            and (mechanism.can_abduct or name not in self._twice)
+        )
+
+    def _scope(self, number: int) -> tuple[Hashable, ...]:
+        node = self.network.nodes[number]
+        scope: list[Hashable] = [("value", one) for one in node.parents if not self._is_known(one)]
+        scope += [("state", index) for index in self.dcm.latents[node.variable]]
+        return (*scope, ("value", number)) if number not in self.evidence else tuple(scope)
+
+    def _table(
+        self, number: int, scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]
+    ) -> tuple[RowFactor, Tensor]:
+        """Table of a variable at what was seen and set, over all that was not, and the logarithm of its scale."""
+        node = self.network.nodes[number]
+        free = [one for one in node.parents if not self._is_known(one)]
+        shape = [sizes["value", one] for one in free]
+        rows = math.prod(shape)
+        grid = torch.cartesian_prod(*map(torch.arange, shape)).reshape(rows, -1) if free else None
+        parents = {}
+        for name, one in zip(self.dcm.parents(node.variable), node.parents, strict=True):
+            if one in free:
+                assert grid is not None
+                parents[name] = grid[:, free.index(one)]
+            else:
+                value = self._known_value(one)
+                parents[name] = value.expand(rows, *value.shape[1:])
+        mechanism = self.dcm.mechanism(node.variable)
+        if number in self.evidence:
+            table = value_density(mechanism, parents, self.evidence[number], rows)
+        else:
+            table = level_probabilities(mechanism, parents, rows)
+        top = table.max()
+        top = top if bool(top.isfinite()) else torch.zeros_like(top)
+        return RowFactor(scope, (table - top).exp().reshape(1, *(sizes[name] for name in scope))), top
+
+    def _known_value(self, number: int) -> Tensor:
+        if number in self.evidence:
+            return self.evidence[number]
+        constant = self.network.nodes[number].constant
+        assert constant is not None
+        return float_pixels(constant)
+
+    @torch.no_grad()
+    def __call__(self, rows: Tensor, seed: int) -> tuple[Units, Tensor]:
+        """Rows in keeping with the evidence.
+
+        Args:
+            rows: Numbers of the rows, int64 ``[n]``.
+            seed: Seed of their noise.
+
+        Returns:
+            The rows, with the values of all that the evidence depends on, and the log weight of each, float64 ``[n]``.
+        """
+        units = Units(self.network, rows, seed)
+        log_weight = torch.zeros(len(rows), dtype=torch.float64)
+        if self._exact is not None:
+            log_weight += self._exact.log_total
+            self._draw_exactly(units)
+        if self._rest:
+            messages = self._messages(units)
+            for number in self._rest:
+                self._step(number, units, messages, log_weight)
+            for message in messages.values():
+                message.close()
+        return units, log_weight
+
+    def _draw_exactly(self, units: Units) -> None:
+        assert self._exact is not None
+        chosen: dict[Hashable, Tensor] = {}
+
+        def uniform(name: Hashable) -> Tensor:
+            kind, number = cast("tuple[str, int]", name)
+            return _state_uniform(units, number) if kind == "state" else _value_uniform(units, number)
+
+        self._exact.draw(uniform, chosen)
+        for number in self._base:
+            node = self.network.nodes[number]
+            if node.is_set:
+                units.set_value(number, units.setting(node))
+            elif number in self.evidence:
+                units.set_value(number, _expand(self.evidence[number], len(units)), inferred=True)
+            else:
+                units.set_value(number, chosen["value", number], inferred=True)
+        for name, state in chosen.items():
+            kind, index = cast("tuple[str, int]", name)
+            if kind == "state":
+                units.states[index] = state
+
+    def _messages(self, units: Units) -> dict[int, _Message]:
+        members: dict[int, list[int]] = {}
+        for index, component in enumerate(self._component):
+            members.setdefault(component, []).append(index)
+        return {component: _Message(units, indices) for component, indices in members.items()}
+
+    def _step(self, number: int, units: Units, messages: Mapping[int, _Message], log_weight: Tensor) -> None:
+        node = self.network.nodes[number]
+        seen = self.evidence.get(number)
+        latents = self.dcm.latents[node.variable]
+        message = messages[self._component[latents[0]]] if latents and not node.is_set else None
+        if node.is_set or units.has_copy(node.variable):
+            # what is set needs no noise, and the noise of what occurs again has been decided
+            if message is not None:
+                message.close()
+            units.compute([number])
+            if seen is not None:
+                value = units.values[number]
+                log_weight[value != seen] = -math.inf
+                units.values[number] = _expand(seen, len(units))
+            return
+        mechanism, parents, rows = self.dcm.mechanism(node.variable), units.parents(node), len(units)
+        if message is not None and number > self._last.get(self._component[latents[0]], -1):
+            message.close()
+        if message is None or message.closed:
+            if seen is None:
+                units.compute([number])
+                return
+            value = _expand(seen, rows)
+            if has_density(mechanism):
+                log_weight += mechanism.log_prob(parents, units.latents(node.variable), value).double()
+            units.set_value(number, value, inferred=True)
+            return
+        if seen is not None:
+            log_weight += message.see(latents, value_density(mechanism, parents, seen, rows))
+            units.set_value(number, _expand(seen, rows), inferred=True)
+        else:
+            self._draw(number, node, units, message)
+
+    def _draw(self, number: int, node: Node, units: Units, message: _Message) -> None:
+        """Value of a variable that was not seen, from its distribution given what was seen of its component so far."""
+        latents, mechanism = self.dcm.latents[node.variable], self.dcm.mechanism(node.variable)
+        needs_inverse = node.variable in self._twice and not mechanism.can_abduct
+        if self.dcm.schema[node.variable].kind != "categorical" or not has_density(mechanism) or needs_inverse:
+            # with the states known the value is drawn as ever
+            message.close()
+            units.compute([number])
+            return
+        table = level_probabilities(mechanism, units.parents(node), len(units))
+        value = message.draw_value(latents, table, _value_uniform(units, number))
+        units.set_value(number, value, inferred=True)
+
+
+class _Message:
+    """What the members of a c-component that were seen tell about its confounders, row by row.
+
+    Args:
+        units: The rows.
+        indices: The confounders.
+    """
+
+    def __init__(self, units: Units, indices: list[int]) -> None:
+        self.units = units
+        self.closed = False
+        self._indices = indices
+        self._sizes: dict[Hashable, int] = {i: units.dcm.states[units.dcm.confounders[i]] for i in indices}
+        self._factors: list[RowFactor] = []
+        # states that an exact posterior has drawn already
+        for index in indices:
+            if index in units.states:
+                table = torch.nn.functional.one_hot(units.states[index], self._sizes[index]).double()
+                self._factors.append(RowFactor((index,), table))
+            else:
+                self._factors.append(RowFactor((index,), units.dcm.priors[index].double().softmax(0)[None]))
+        self._touched = False
+
+    def see(self, latents: tuple[int, ...], log_table: Tensor) -> Tensor:
+        """Take in a value; returns its log density given all that was taken in before, ``[n]``."""
+        top = log_table.flatten(1).amax(1)
+        top = torch.where(top.isfinite(), top, torch.zeros_like(top))
+        table = (log_table - top.view(-1, *(1,) * len(latents))).exp()
+        return self._take(RowFactor(latents, table)) + top
+
+    def draw_value(self, latents: tuple[int, ...], log_table: Tensor, uniform: Tensor) -> Tensor:
+        """Draw a level from its distribution given what was taken in, and take it in; int64 ``[n]``."""
+        table = log_table.exp()
+        self._sizes["value"] = table.shape[-1]
+        self._factors.append(RowFactor((*latents, "value"), table))
+        shares = torch.cat([found.rest.expand(count, -1) for found, _, count in self._eliminated(("value",))])
+        self._factors.pop()
+        value = draw_index(shares, uniform)
+        index = value.view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
+        self._take(RowFactor(latents, table.gather(-1, index).squeeze(-1)))
+        return value
+
+    def _take(self, factor: RowFactor) -> Tensor:
+        """Multiply the distribution of the states by a factor; returns the logarithm of its mean."""
+        self._touched = True
+        self._factors.append(factor)
+        total = torch.cat([found.log_total.expand(count) for found, _, count in self._eliminated(())])
+        share = torch.where(total.isfinite(), (-total).exp(), torch.zeros_like(total))
+        self._factors[-1] = RowFactor(factor.scope, factor.table * share.view(-1, *(1,) * len(factor.scope)))
+        return total
+
+    def close(self) -> None:
+        """Draw the states of the confounders; from here on they are known."""
+        if self.closed:
+            return
+        self.closed = True
+        if not self._touched:
+            # as rows without evidence do it, when they are needed
+            return
+        uniform = {index: _state_uniform(self.units, index) for index in self._indices}
+        parts: list[dict[Hashable, Tensor]] = []
+        for found, start, count in self._eliminated(()):
+            chosen: dict[Hashable, Tensor] = {}
+            part = slice(start, start + count)
+            found.draw(lambda index, part=part: uniform[cast("int", index)][part], chosen)  # type: ignore[misc]
+            parts.append(chosen)
+        for index in parts[0]:
+            assert isinstance(index, int)
+            if index not in self.units.states:
+                self.units.states[index] = torch.cat([part[index] for part in parts])
+
+    def _eliminated(self, keep: tuple[Hashable, ...]) -> Iterable[tuple[Eliminated, int, int]]:
+        rows = len(self.units)
+        each = largest_table([factor.scope for factor in self._factors], keep, self._sizes)
+        size = max(1, _ROW_CELLS // each)
+        for start in range(0, rows, size):
+            stop = min(start + size, rows)
+            factors = [
+                RowFactor(scope, table if len(table) == 1 else table[start:stop]) for scope, table in self._factors
+            ]
+            yield eliminate(factors, keep, self._sizes, rows=stop - start), start, stop - start
+
+
+def _state_uniform(units: Units, index: int) -> Tensor:
+    """Numbers in [0, 1) from which the state of a confounder is drawn, those of the prior; float64 ``[n]``."""
+    site = len(units.dcm.graph.nodes) + index
+    return kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_CONFOUNDER, 1).squeeze(1)
+
+
+def _value_uniform(units: Units, number: int) -> Tensor:
+    """Numbers in [0, 1) from which the value of a node is drawn; float64 ``[n]``."""
+    site = units.dcm.position[units.network.nodes[number].variable]
+    return kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_POSTERIOR, 1).squeeze(1)
+
+
+def _expand(value: Tensor, rows: int) -> Tensor:
+    return value.expand(rows, *value.shape[1:])
+
+
+def _components(latents: Iterable[tuple[int, ...]], count: int) -> list[int]:
+    """Number of the connected set of each confounder, where confounders of one variable are connected."""
+    parent = list(range(count))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            index = parent[index]
+        return index
+
+    for group in latents:
+        for index in group[1:]:
+            parent[root(index)] = root(group[0])
+    return [root(index) for index in range(count)]

@@ -1,0 +1,118 @@
+"""Probabilities of a variable at every state of its confounders, from whatever mechanism it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mdcm.mechanisms import Categorical, Mechanism
+
+__all__ = ["has_density", "level_probabilities", "value_density"]
+
+# rows that a mechanism is asked about at a time
+_MOST_ROWS = 1 << 18
+
+
+def has_density(mechanism: Mechanism) -> bool:
+    """Whether :meth:`Mechanism.log_prob` is available, as the mechanism says itself."""
+    return mechanism.has_density
+
+
+def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+    """Log probability of every level at every combination of states, float64 ``[n, s_1, ..., s_d, K]``.
+
+    Args:
+        mechanism: Of a categorical variable, with a density.
+        parents: Values of the parents, ``n`` rows each.
+        rows: The number n.
+    """
+    chosen, back = _distinct(mechanism, parents, rows)
+    count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
+    if isinstance(mechanism, Categorical):
+        parts = [
+            mechanism.table(mechanism.context({name: v[a:b] for name, v in chosen.items()}, b - a))
+            for a, b in _spans(count, math.prod(mechanism.latents))
+        ]
+        table = torch.cat(parts).double()
+    else:
+        levels = mechanism.variable.num_levels
+        table = _enumerated(mechanism, chosen, count, torch.arange(levels), levels)
+    return table if back is None else table[back]
+
+
+def value_density(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Tensor, rows: int) -> Tensor:
+    """Log density of a value at every combination of states, float64 ``[n, s_1, ..., s_d]``.
+
+    Args:
+        mechanism: With a density.
+        parents: Values of the parents, ``n`` rows each.
+        value: Values of the variable, one row or ``n``.
+        rows: The number n.
+    """
+    if mechanism.variable.kind == "categorical" and (isinstance(mechanism, Categorical) or len(value) > 1):
+        table = level_probabilities(mechanism, parents, rows)
+        index = value.expand(rows).view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
+        return table.gather(-1, index).squeeze(-1)
+    if len(value) == 1:
+        chosen, back = _distinct(mechanism, parents, rows)
+        count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
+        table = _enumerated(mechanism, chosen, count, value, 1).squeeze(-1)
+        return table if back is None else table[back]
+    parts = []
+    for a, b in _spans(rows, math.prod(mechanism.latents)):
+        part = {name: parent[a:b] for name, parent in parents.items()}
+        parts.append(_over_states(mechanism, part, value[a:b], b - a))
+    return torch.cat(parts)
+
+
+def _distinct(
+    mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int
+) -> tuple[Mapping[str, Tensor], Tensor | None]:
+    """Parents with equal rows merged where all are categorical, and the number of each row among them."""
+    if not all(parent.kind == "categorical" for parent in mechanism.parents):
+        return parents, None
+    code = torch.zeros(rows, dtype=torch.int64)
+    size = 1
+    for parent in mechanism.parents:
+        size *= parent.num_levels
+        code = code * parent.num_levels + parents[parent.name]
+    if size >= 1 << 62:
+        return parents, None
+    used, back = torch.unique(code, return_inverse=True)
+    chosen = {}
+    for parent in reversed(mechanism.parents):
+        chosen[parent.name] = used % parent.num_levels
+        used = used // parent.num_levels
+    return chosen, back
+
+
+def _enumerated(mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int, values: Tensor, count: int) -> Tensor:
+    """Log density of each of ``count`` values at every row and state, ``[n, s_1, ..., s_d, count]``."""
+    parts = []
+    for a, b in _spans(rows, count * math.prod(mechanism.latents)):
+        repeated = {name: value[a:b].repeat_interleave(count, 0) for name, value in parents.items()}
+        each = values.repeat(b - a, *(1,) * (values.ndim - 1))
+        found = _over_states(mechanism, repeated, each, (b - a) * count)
+        parts.append(found.reshape(b - a, count, *mechanism.latents).movedim(1, -1))
+    return torch.cat(parts)
+
+
+def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Tensor, rows: int) -> Tensor:
+    states = math.prod(mechanism.latents)
+    grid = (
+        torch.cartesian_prod(*map(torch.arange, mechanism.latents)).reshape(states, -1)
+        if mechanism.latents
+        else (torch.zeros(1, 0, dtype=torch.int64))
+    )
+    repeated = {name: parent.repeat_interleave(states, 0) for name, parent in parents.items()}
+    latents = [grid[:, axis].repeat(rows) for axis in range(len(mechanism.latents))]
+    found = mechanism.log_prob(repeated, latents, value.repeat_interleave(states, 0))
+    return found.double().reshape(rows, *mechanism.latents)
+
+
+def _spans(rows: int, each: int) -> list[tuple[int, int]]:
+    size = max(1, _MOST_ROWS // max(each, 1))
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -1,0 +1,172 @@
+"""Drawing rows block by block, in the worlds of a question, in keeping with evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdcm import kernels
+from mdcm.dcm import derived_seed, one_thread
+from mdcm.errors import LowSupportError
+from mdcm.sampling.abduction import Abduction
+from mdcm.sampling.weights import effective_size, largest_share, systematic
+from mdcm.sampling.worlds import Network, Units
+
+__all__ = ["Block", "Draws"]
+
+_BLOCK = 4096
+# an image network works best on few rows at a time, and a grid of 32 pictures must not cost 4,096
+_IMAGE_BLOCK = 64
+_DRAWS_PER_SAMPLE = 20
+_FEWEST = 100
+_LARGEST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that were computed together.
+
+    Attributes:
+        values: Values by node, ``n`` rows each.
+        weight: Weight of each row, float64 ``[n]`` up to a factor that all blocks share; None where all are equal.
+        rows: The number n.
+    """
+
+    values: Mapping[int, Tensor]
+    weight: Tensor | None
+    rows: int
+
+
+class Draws:
+    """Rows of a model, in blocks that are computed as they are asked for.
+
+    Rows are addressed by number: row i is the same however many are drawn, unless rows are resampled by weight.
+
+    Args:
+        network: Nodes of all worlds.
+        targets: Nodes that are wanted.
+        evidence: Value seen of each node, one row each.
+        num_samples: Rows wanted; with weights, effective rows.
+        seed: Seed of the noise.
+        resample: Whether rows of unequal weight are drawn again by weight, so that all are equal.
+        noise: Noise that is given, by variable and confounder.
+        shown: The evidence in words, for messages.
+
+    Attributes:
+        ess: Effective sample size.
+        probability: Probability of the evidence, or its density where it is of a continuous variable; 1 without any.
+        is_equal: Whether all rows that are given out have the same weight.
+
+    Raises:
+        EvidenceError: If evidence cannot be conditioned on.
+        LowSupportError: If the evidence has probability zero, or the weights rest on too few rows.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        targets: Sequence[int],
+        evidence: Mapping[int, Tensor],
+        num_samples: int,
+        seed: int,
+        *,
+        resample: bool = True,
+        noise: Mapping[str, Tensor] | None = None,
+        shown: Callable[[], str] = lambda: "the evidence",
+    ) -> None:
+        self.network = network
+        self.targets = list(targets)
+        self.num_samples = num_samples
+        self.seed = seed
+        self._noise = noise
+        self._abduction = Abduction(network, evidence, targets)
+        self._block = self._block_rows(network.closure([*targets, *evidence]))
+        self._chosen: Tensor | None = None
+        self.ess = float(num_samples)
+        self.probability = 1.0
+        self._log_weight = self._weighed(shown) if evidence else None
+        if self._log_weight is not None and resample:
+            own = derived_seed(seed, "systematic")
+            uniform = float(kernels.uniform_noise(own, torch.zeros(1, dtype=torch.int64), 0, kernels.STREAM_BATCH, 1))
+            self._chosen = systematic(self._log_weight, num_samples, uniform)
+            self.ess = min(self.ess, float(num_samples))
+        self.is_equal = self._log_weight is None or resample
+
+    def _block_rows(self, needed: Sequence[int]) -> int:
+        """Rows per block: noise is addressed by row, so this changes speed, and values only by rounding."""
+        nodes = [self.network.nodes[number] for number in needed]
+        images = any(self.network.dcm.schema[one.variable].kind == "image" and not one.is_set for one in nodes)
+        return _IMAGE_BLOCK if images else _BLOCK
+
+    def _weighed(self, shown: Callable[[], str]) -> Tensor | None:
+        """Log weight of every row that was tried, or None where all rows have the same."""
+        block = self._block_rows(self._abduction.order)
+        if self._abduction.is_equal:
+            # every block has the same weights, so that one row tells them all
+            log_weight = self._abducted(torch.arange(1))[1]
+            self.probability = math.exp(float(log_weight[0]))
+            if self.probability == 0.0 and not bool(log_weight[0].isfinite()):
+                raise LowSupportError(f"{shown()} has probability zero in the model", ess=0.0, probability=0.0)
+            return None
+        most = max(_DRAWS_PER_SAMPLE * self.num_samples, _BLOCK)
+        parts: list[Tensor] = []
+        drawn = 0
+        while drawn < most and (not parts or effective_size(torch.cat(parts)) < max(self.num_samples, _FEWEST)):
+            # between two looks at the weights as many rows as there are already
+            for _ in range(max(1, drawn // block)):
+                if drawn < most:
+                    parts.append(self._abducted(torch.arange(drawn, drawn + block))[1])
+                    drawn += block
+        log_weight = torch.cat(parts)
+        self.ess = effective_size(log_weight)
+        self.probability = float(torch.logsumexp(log_weight, 0).exp()) / drawn
+        share = largest_share(log_weight)
+        if self.ess < _FEWEST or share > _LARGEST_SHARE:
+            raise LowSupportError(
+                f"{drawn:,} draws weighted by {shown()} are worth only {self.ess:,.1f} equal ones, and the largest "
+                f"weight is {share:.1%} of the total (probability of the evidence: {self.probability:.2g}); ask for "
+                "more samples, or for less evidence",
+                ess=self.ess,
+                probability=self.probability,
+            )
+        return log_weight
+
+    @torch.no_grad()
+    def _abducted(self, rows: Tensor) -> tuple[Units, Tensor]:
+        with one_thread():
+            return self._abduction(rows, self.seed)
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._log_weight is None:
+            for start in range(0, self.num_samples, self._block):
+                # the last block is computed whole, so that its rows do not depend on how many were asked for
+                rows = torch.arange(start, start + self._block)
+                yield self._computed(rows, None, min(self._block, self.num_samples - start))
+        elif self._chosen is not None:
+            for start in range(0, self.num_samples, self._block):
+                rows = self._chosen[start : start + self._block]
+                yield self._computed(rows, start, len(rows))
+        else:
+            possible = torch.nonzero(self._log_weight.isfinite()).squeeze(1)
+            top = self._log_weight.max()
+            for start in range(0, len(possible), self._block):
+                rows = possible[start : start + self._block]
+                yield self._computed(rows, None, len(rows), (self._log_weight[rows] - top).exp())
+
+    @torch.no_grad()
+    def _computed(self, rows: Tensor, place: int | None, count: int, weight: Tensor | None = None) -> Block:
+        with one_thread():
+            if self._abduction.evidence:
+                units, _ = self._abduction(rows, self.seed)
+            else:
+                units = Units(self.network, rows, self.seed, self._noise)
+            if place is not None:
+                # copies of one row share what the evidence tells, and nothing else
+                units.continue_at(torch.arange(place, place + len(rows)), derived_seed(self.seed, "resampled"))
+            units.compute(self.targets)
+        values = units.values if count == len(rows) else {name: value[:count] for name, value in units.values.items()}
+        return Block(values, weight, count)

@@ -1,0 +1,148 @@
+"""Products of tables, one set of tables per row or one for all rows: sums over them, and draws from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mdcm.factors import min_fill_order
+
+__all__ = ["Eliminated", "RowFactor", "draw_index", "eliminate", "largest_table"]
+
+
+class RowFactor(NamedTuple):
+    """Non-negative tables over some variables.
+
+    Attributes:
+        scope: Names of the axes.
+        table: float64 ``[n, s_1, ..., s_d]``, or ``[1, s_1, ..., s_d]`` where all rows share it.
+    """
+
+    scope: tuple[Hashable, ...]
+    table: Tensor
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """What is left of a product after variables were summed out, and what it takes to draw them.
+
+    Attributes:
+        buckets: In the order of elimination, for each variable its product with all that mentions it, the variable on
+            the last axis.
+        rest: Product of what is left, axes in the order of the kept variables; ``[n or 1]`` without any.
+        log_scale: Logarithm of what ``rest`` must be multiplied by, ``[n or 1]``.
+    """
+
+    buckets: tuple[tuple[Hashable, RowFactor], ...]
+    rest: Tensor
+    log_scale: Tensor
+
+    @property
+    def log_total(self) -> Tensor:
+        """Logarithm of the sum of the whole product in each row, ``[n or 1]``."""
+        return (
+            self.rest.flatten(1).sum(1).log() + self.log_scale
+            if self.rest.ndim > 1
+            else (self.rest.log() + self.log_scale)
+        )
+
+    def draw(self, uniform: Callable[[Hashable], Tensor], chosen: dict[Hashable, Tensor]) -> None:
+        """Draw the variables that were summed out, in proportion to the product.
+
+        Args:
+            uniform: Numbers in [0, 1) by variable, float64 ``[n]``.
+            chosen: Indices of the kept variables, int64 ``[n]``; those drawn are added.
+        """
+        for variable, (scope, table) in reversed(self.buckets):
+            numbers = uniform(variable)
+            rows = torch.arange(len(numbers)) if len(table) > 1 else torch.zeros(len(numbers), dtype=torch.int64)
+            weights = table[(rows, *(chosen[name] for name in scope[:-1]))]
+            chosen[variable] = draw_index(weights, numbers)
+
+
+def draw_index(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Index in each row with probability in proportion to its weight, int64 ``[n]``.
+
+    Args:
+        weights: Non-negative, float64 ``[n, k]``.
+        uniform: Numbers in [0, 1), float64 ``[n]``.
+    """
+    cumulative = weights.cumsum(1)
+    found = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(1)
+    # rounding may put a draw beyond the last level that has any weight
+    last = weights.shape[1] - 1 - (weights > 0).flip(1).to(torch.int8).argmax(1)
+    return torch.minimum(found, last)
+
+
+def eliminate(
+    factors: Sequence[RowFactor], keep: Sequence[Hashable], sizes: Mapping[Hashable, int], *, rows: int = 1
+) -> Eliminated:
+    """Sum variables out of a product, one at a time along a min-fill order, rescaled so that nothing underflows.
+
+    Args:
+        factors: The factors.
+        keep: Variables that are left, in the order of the result's axes.
+        sizes: Number of values of every variable.
+        rows: Number of rows of the result where no factor has any.
+
+    Complexity:
+        O(n S^w) for n rows, S values and w variables that meet in one step.
+
+    References:
+        Dechter (1999), Bucket elimination: a unifying framework for reasoning.
+    """
+    pool = list(factors)
+    log_scale = torch.zeros(rows, dtype=torch.float64)
+    buckets = []
+    for variable in min_fill_order([factor.scope for factor in pool], set(keep), sizes):
+        touching = [factor for factor in pool if variable in factor.scope]
+        pool = [factor for factor in pool if variable not in factor.scope]
+        scope = tuple(dict.fromkeys(name for factor in touching for name in factor.scope if name != variable))
+        product = _product(touching, (*scope, variable), sizes)
+        buckets.append((variable, RowFactor((*scope, variable), product)))
+        table, scale = _rescaled(product.sum(-1))
+        log_scale = log_scale + scale
+        pool.append(RowFactor(scope, table))
+    rest, scale = _rescaled(_product(pool, tuple(keep), sizes))
+    return Eliminated(tuple(buckets), rest, log_scale + scale)
+
+
+def largest_table(
+    scopes: Sequence[Sequence[Hashable]], keep: Collection[Hashable], sizes: Mapping[Hashable, int]
+) -> int:
+    """Cells of the largest table that :func:`eliminate` needs per row."""
+    pool = [set(scope) for scope in scopes]
+    largest = 1
+
+    def cells(scope: Collection[Hashable]) -> int:
+        number = 1
+        for name in scope:
+            number *= sizes[name]
+        return number
+
+    for variable in min_fill_order([list(scope) for scope in scopes], set(keep), sizes):
+        union: set[Hashable] = set().union(*(scope for scope in pool if variable in scope))
+        pool = [scope for scope in pool if variable not in scope]
+        pool.append(union - {variable})
+        largest = max(largest, cells(union))
+    return max(largest, cells(set().union(*pool)))
+
+
+def _product(factors: Sequence[RowFactor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]) -> Tensor:
+    product = torch.ones((1,) * (len(scope) + 1), dtype=torch.float64)
+    for factor in factors:
+        order = sorted(range(len(factor.scope)), key=lambda axis: scope.index(factor.scope[axis]))
+        table = factor.table.permute(0, *(axis + 1 for axis in order))
+        present = set(factor.scope)
+        product = product * table.reshape(len(table), *(sizes[name] if name in present else 1 for name in scope))
+    return product.expand(-1, *(sizes[name] for name in scope))
+
+
+def _rescaled(table: Tensor) -> tuple[Tensor, Tensor]:
+    largest = table.flatten(1).amax(1) if table.ndim > 1 else table
+    safe = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return table / safe.view(-1, *(1,) * (table.ndim - 1)), safe.log()

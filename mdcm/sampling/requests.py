@@ -1,0 +1,131 @@
+"""What a user asks to be drawn: interventions, evidence and variables, as nodes of a network and back as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdcm.errors import QueryError
+from mdcm.sampling.draws import Draws
+from mdcm.sampling.samples import Samples, to_samples
+from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known
+from mdcm.sampling.worlds import Network
+
+if TYPE_CHECKING:
+    from mdcm.dcm import DCM
+    from mdcm.sampling.support import Support
+
+__all__ = ["Request"]
+
+
+class Request:
+    """Rows that a user asks for.
+
+    Args:
+        dcm: The model.
+        num_samples: Rows wanted.
+        do: What is set, by variable.
+        given: What was seen in the world of ``do``.
+        evidence: What was seen in the actual world; None if all is about one world.
+        noise: Noise that the user gives.
+        variables: Variables wanted, of the world of ``do``.
+        seed: Seed of the noise.
+        resample: Whether rows of unequal weight are drawn again by weight.
+        support: Counts of the training data, or None.
+
+    Raises:
+        QueryError: If a name is unknown, or the parts contradict each other.
+        DataError: If a value cannot be taken.
+        LowSupportError: If the evidence is too improbable.
+    """
+
+    def __init__(
+        self,
+        dcm: DCM,
+        num_samples: int,
+        *,
+        do: Mapping[str, Any] | None,
+        given: Mapping[str, Any] | None,
+        evidence: Mapping[str, Any] | None = None,
+        noise: Mapping[str, Any] | None = None,
+        variables: Sequence[str] | None = None,
+        seed: int = 0,
+        resample: bool = True,
+        support: Support | None = None,
+    ) -> None:
+        self.schema = dcm.schema
+        settings = {
+            name: encode_setting(known(dcm.schema, name), value, num_samples) for name, value in (do or {}).items()
+        }
+        seen = encode_evidence(dcm.schema, given or {}, settings)
+        actual = encode_evidence(dcm.schema, evidence or {}, {})
+        for name, value in settings.items():
+            if isinstance(value, Tensor) and len(value) > 1 and (seen or actual):
+                raise QueryError(f"do({name}) with one value per row cannot be combined with evidence")
+        if noise and (seen or actual):
+            raise QueryError("noise that is given cannot be combined with evidence, which decides it")
+        sizes = {node: dcm.mechanism(node).noise_size for node in dcm.graph.nodes}
+        fixed = encode_noise(sizes, dcm.states, noise or {}, num_samples)
+        self.names = list(dcm.graph.nodes) if variables is None else list(variables)
+        for name in self.names:
+            known(dcm.schema, name)
+        network = Network(dcm)
+        # the actual world first: what was seen in it is conditioned on before anything else
+        factual = network.world({}) if evidence is not None else {}
+        self._world = network.world(settings)
+        nodes: dict[int, Tensor] = {}
+        for world, values in ((factual, actual), (self._world, seen)):
+            for name, value in values.items():
+                if not torch.equal(nodes.setdefault(world[name], value), value):
+                    raise QueryError(f"{name!r} cannot have two values: do() changes nothing in what it depends on")
+        self._worlds = [self._world, factual] if factual else [self._world]
+        self._support = support
+        where = "" if evidence is None else " under do()"
+        shown = [f"{name}={value!r}" for name, value in (evidence or {}).items()]
+        shown += [f"{name}={value!r}{where}" for name, value in (given or {}).items()]
+        self.draws = Draws(
+            network,
+            [self._world[name] for name in self.names],
+            nodes,
+            num_samples,
+            seed,
+            resample=resample,
+            noise=fixed,
+            shown=lambda: ", ".join(shown),
+        )
+
+    def stream(self) -> Iterator[Samples]:
+        """Rows in blocks, as they are computed."""
+        for part in self._parts():
+            yield self._samples([part])
+
+    def whole(self) -> Samples:
+        """All rows."""
+        return self._samples(list(self._parts()))
+
+    def _parts(self) -> Iterator[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]:
+        for block in self.draws:
+            low = None
+            if self._support is not None:
+                worlds = [
+                    {name: block.values[one] for name, one in world.items() if one in block.values}
+                    for world in self._worlds
+                ]
+                low = self._support.low_anywhere(worlds, block.rows)
+            values = {name: block.values[self._world[name]] for name in self.names}
+            yield values, block.weight, low, block.rows
+
+    def _samples(self, parts: Sequence[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]) -> Samples:
+        rows = sum(part[3] for part in parts)
+        weights = None if self.draws.is_equal else torch.cat([part[1] for part in parts if part[1] is not None])
+        support = None
+        if self._support is not None:
+            low = torch.cat([part[2] for part in parts if part[2] is not None]).double()
+            support = float(low.mean()) if weights is None else float((low * weights).sum() / weights.sum())
+        ess = self.draws.ess * rows / self.draws.num_samples if self.draws.is_equal else self.draws.ess
+        return to_samples(
+            self.schema, [part[0] for part in parts], self.names, weights=weights, ess=ess, support=support
+        )

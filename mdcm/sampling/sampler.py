@@ -1,0 +1,213 @@
+"""Drawing from a model: the methods that users call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mdcm.errors import QueryError
+from mdcm.sampling.requests import Request
+from mdcm.sampling.samples import Samples
+from mdcm.sampling.support import Support
+
+if TYPE_CHECKING:
+    from mdcm.data import Dataset, Schema
+    from mdcm.dcm import DCM
+    from mdcm.graph import ADMG
+
+__all__ = ["Sampler", "check_number"]
+
+
+def check_number(num_samples: object, least: int, why: str = "") -> None:
+    """Refuse what is no number of rows.
+
+    Raises:
+        QueryError: If it is no whole number, or is below ``least``.
+    """
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < least:
+        raise QueryError(f"num_samples must be a whole number of at least {least}{why}, not {num_samples!r}")
+
+
+class Sampler:
+    """A model that rows are drawn from.
+
+    Attributes:
+        graph: The ADMG.
+        schema: Variables by name.
+        dcm: Mechanisms and confounders.
+        data: The training data, if they are at hand.
+    """
+
+    graph: ADMG
+    schema: Schema
+    dcm: DCM
+    data: tuple[Dataset, ...]
+    _counted: tuple[tuple[Dataset, ...], Support] | None = None
+
+    def draw_samples(
+        self,
+        num_samples: int,
+        *,
+        do: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+        noise: Mapping[str, Any] | None = None,
+        variables: Sequence[str] | None = None,
+        seed: int = 0,
+        resample: bool = True,
+    ) -> Samples:
+        """Draw rows from P(V | do(...), given).
+
+        Args:
+            num_samples: Number of rows.
+            do: What is set by intervention: one value; an array with one value per row; or a function of the value
+                that the variable would have had in a row. For an image one picture ``[c, h, w]`` or one per row,
+                uint8 or floats in [0, 1].
+            given: Values of variables that every row agrees with, in the world of ``do``.
+            noise: Noise to evaluate the model at: own noise ``[n, size]`` by variable, whole numbers ``[n]`` by
+                confounder, as :meth:`draw_noise` gives them; what is left out is drawn.
+            variables: Variables to draw; all by default. Leaving an image out that nothing else needs saves its cost.
+            seed: Row i is the same for every ``num_samples``, unless rows are resampled.
+            resample: Whether rows of unequal weight are drawn again by weight, so that all are equal; False gives all
+                rows with their weights, which are worth at least ``num_samples`` equal ones wherever possible.
+
+        Returns:
+            A table, and uint8 images.
+
+        Raises:
+            QueryError: If ``num_samples`` is no positive number, a variable is unknown, is both set and conditioned
+                on, or cannot be conditioned on.
+            DataError: If a value is no level, or an array does not have ``num_samples`` rows.
+            LowSupportError: If the evidence is too improbable for as many draws.
+
+        References:
+            Rahman & Kocaoglu (2024), Algorithm 9; for evidence see :mod:`mdcm.sampling.abduction`.
+
+        Example:
+            >>> import mdcm
+            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
+            >>> model.draw_samples(3, do={"D": 0}, seed=1).table["D"].tolist()
+            [0, 0, 0]
+            >>> model.draw_samples(3, do={"D": lambda natural: 1 - natural}, given={"A": 1}).table["A"].tolist()
+            [1, 1, 1]
+        """
+        return self._request(
+            num_samples, do=do, given=given, noise=noise, variables=variables, seed=seed, resample=resample
+        ).whole()
+
+    def counterfactual_samples(
+        self,
+        num_samples: int,
+        *,
+        evidence: Mapping[str, Any],
+        do: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+        variables: Sequence[str] | None = None,
+        seed: int = 0,
+        resample: bool = True,
+    ) -> Samples:
+        """Draw what the variables would have been under ``do`` in units of which evidence was seen.
+
+        The same noise that is in keeping with the evidence is used in the other world: a variable of which no cause
+        differs keeps its factual value. Two calls with the same evidence and seed draw the same units where the
+        evidence is all that is conditioned on.
+
+        Args:
+            num_samples: Number of rows.
+            evidence: Values seen in the actual world.
+            do: What is set in the other world, as in :meth:`draw_samples`.
+            given: Values that are known of the other world.
+            variables: Variables to draw; all by default.
+            seed: Seed of the draws.
+            resample: As in :meth:`draw_samples`.
+
+        Returns:
+            The variables in the world of ``do``.
+
+        Raises:
+            QueryError: If a variable is unknown, or cannot be conditioned on.
+            DataError: If a value is no level.
+            LowSupportError: If the evidence is too improbable for as many draws.
+
+        References:
+            Pearl (2009), Causality, theorem 7.1.7 (abduction, action, prediction).
+
+        Example:
+            >>> import mdcm
+            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
+            >>> model.counterfactual_samples(3, evidence={"D": 1, "A": 0}, do={"D": 1}).table["A"].tolist()
+            [0, 0, 0]
+        """
+        return self._request(
+            num_samples, do=do, given=given, evidence=evidence, variables=variables, seed=seed, resample=resample
+        ).whole()
+
+    def stream_samples(
+        self,
+        num_samples: int,
+        *,
+        do: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        variables: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Iterator[Samples]:
+        """The rows of :meth:`draw_samples`, or with ``evidence`` of :meth:`counterfactual_samples`, in blocks.
+
+        Args:
+            num_samples: Number of rows, any number: no more than one block is held.
+            do: As in :meth:`draw_samples`.
+            given: As in :meth:`draw_samples`.
+            evidence: As in :meth:`counterfactual_samples`; None for draws of one world.
+            variables: Variables to draw; all by default.
+            seed: Seed of the draws.
+
+        Yields:
+            Blocks of up to 4,096 rows, or 64 where there are images.
+
+        Raises:
+            MdcmError: As those methods do, before the first block.
+
+        Example:
+            >>> import mdcm
+            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
+            >>> [len(block) for block in model.stream_samples(10_000)]
+            [4096, 4096, 1808]
+        """
+        request = self._request(num_samples, do=do, given=given, evidence=evidence, variables=variables, seed=seed)
+        return request.stream()
+
+    def draw_noise(self, num_samples: int, *, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+        """Noise of rows, which :meth:`draw_samples` takes.
+
+        Args:
+            num_samples: Number of rows.
+            seed: Seed; drawing with it gives the same rows as drawing with this noise.
+
+        Returns:
+            Own noise by variable, float32 ``[n, size]``, and states by confounder, int64 ``[n]``.
+        """
+        check_number(num_samples, 1)
+        rows = torch.arange(int(num_samples))
+        with torch.no_grad():
+            noise = {node: self.dcm.own_noise(node, rows, seed).numpy() for node in self.graph.nodes}
+            for index, name in enumerate(self.dcm.confounders):
+                noise[name] = self.dcm.confounder_states(index, rows, seed).numpy()
+        return noise
+
+    def _request(self, num_samples: int, **asked: Any) -> Request:
+        check_number(num_samples, 1)
+        return Request(self.dcm, int(num_samples), support=self._support, **asked)
+
+    @property
+    def _support(self) -> Support | None:
+        if not self.data:
+            return None
+        if self._counted is None or self._counted[0] is not self.data:
+            self._counted = (self.data, Support(self.graph, self.schema, self.data))
+        return self._counted[1]

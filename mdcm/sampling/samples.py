@@ -1,0 +1,85 @@
+"""Drawn rows as people see them: a table, images, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mdcm.data import decode_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from mdcm.data import Variable
+
+__all__ = ["Samples", "shown_images", "to_samples"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows drawn from a model.
+
+    Attributes:
+        table: One column per variable that is no image; ``W[0]``, ``W[1]``, ... for a vector W.
+        images: uint8 ``[n, c, h, w]`` per image variable.
+        weights: Weight of each row, float64 ``[n]`` with sum 1, or None where all are equal.
+        ess: Effective sample size: how many equally weighted independent rows these are worth.
+        support: Share of the weight that rests on combinations with fewer than 10 training rows; None where the
+            training data are not at hand.
+    """
+
+    table: pd.DataFrame
+    images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]]
+    weights: np.ndarray[Any, np.dtype[np.float64]] | None
+    ess: float
+    support: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def shown_images(value: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels in [-1, 1] as bytes."""
+    array: np.ndarray[Any, np.dtype[np.uint8]] = ((value + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return array
+
+
+def to_samples(
+    schema: Mapping[str, Variable],
+    blocks: Sequence[Mapping[str, Tensor]],
+    names: Sequence[str],
+    *,
+    weights: Tensor | None = None,
+    ess: float | None = None,
+    support: float | None = None,
+) -> Samples:
+    """Blocks of encoded rows as a table and images for people.
+
+    Args:
+        schema: Variables by name.
+        blocks: Values by name, as mechanisms see them.
+        names: Variables wanted, in the order of the table's columns.
+        weights: Weight of each row, or None.
+        ess: Effective sample size; the number of rows by default.
+        support: Share of rows with little support.
+    """
+    columns: dict[str, pd.Series[Any]] = {}
+    images = {}
+    rows = 0
+    for name in names:
+        value = torch.cat([block[name] for block in blocks])
+        rows = len(value)
+        if schema[name].kind == "image":
+            images[name] = shown_images(value)
+        else:
+            columns.update(decode_columns(schema[name], value.numpy()))
+    share = None if weights is None else (weights / weights.sum()).numpy()
+    table = pd.DataFrame(columns, index=range(rows))
+    return Samples(table, images, share, float(rows) if ess is None else ess, support)

@@ -1,0 +1,196 @@
+"""What users set and see, as mechanisms take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mdcm.data import decode
+from mdcm.errors import DataError, QueryError
+from mdcm.mechanisms import float_pixels
+from mdcm.sampling.samples import shown_images
+
+if TYPE_CHECKING:
+    from mdcm.data import Schema, Variable
+
+__all__ = ["Rule", "Setting", "encode_evidence", "encode_noise", "encode_setting", "encode_values", "known"]
+
+Rule = Callable[[Tensor], Tensor]
+# a value, or one per row; a function of the natural value; or a node of a network, for nested worlds
+Setting = Tensor | Rule | int
+
+
+def known(schema: Schema, name: str) -> Variable:
+    """Variable of that name.
+
+    Raises:
+        QueryError: If there is none.
+    """
+    if name not in schema:
+        raise QueryError(f"there is no variable {name!r}; the model has {', '.join(map(repr, schema))}")
+    return schema[name]
+
+
+def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
+    """What a user sets a variable to, as mechanisms see it.
+
+    Args:
+        variable: The variable.
+        value: One level or number; an array with one per row; for a vector ``[size]`` or one per row; for an image one
+            picture ``[c, h, w]`` or one per row, uint8 or floats in [0, 1].
+        what: The role of the value, for messages.
+
+    Returns:
+        A tensor with one row, or with as many rows as the array; images stay uint8.
+
+    Raises:
+        DataError: If a value is no level, not finite, or an array has another shape.
+    """
+    name = variable.name
+    if variable.kind == "image":
+        return _encode_image(variable, value, what)
+    if variable.size is not None:
+        array = np.asarray(value, dtype=np.float64)
+        array = array[None] if array.ndim == 1 else array
+        if array.ndim != 2 or array.shape[1] != variable.size or not len(array) or not np.isfinite(array).all():
+            raise DataError(
+                f"{what}({name}): finite numbers of shape [{variable.size}] or [n, {variable.size}] are needed, "
+                f"not {np.shape(value)}",
+                column=name,
+            )
+        return torch.from_numpy(variable.standardise(array))
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, pd.Series | np.ndarray | list | tuple):
+        try:
+            column = pd.Series(value)
+            codes = {level: variable.code(level) for level in column.unique().tolist()}
+        except DataError:
+            raise
+        except (TypeError, ValueError):
+            raise DataError(f"{what}({name}): a value, or one per row, is needed, not {value!r}", column=name) from None
+        if not len(column):
+            raise DataError(f"{what}({name}): the array of values is empty", column=name)
+        encoded = column.map(codes).to_numpy()
+    else:
+        encoded = np.array([variable.code(value)])
+    return torch.from_numpy(encoded.astype(np.int64 if variable.kind == "categorical" else np.float32))
+
+
+def _encode_image(variable: Variable, value: Any, what: str) -> Tensor:
+    array = np.asarray(value)
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.shape[1:] != variable.shape:
+        raise DataError(
+            f"{what}({variable.name}): an array of shape {variable.shape} or [n, ...] is needed, not {np.shape(value)}",
+            column=variable.name,
+        )
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating) or not ((array >= 0) & (array <= 1)).all():
+        raise DataError(f"{what}({variable.name}): pixels must be uint8, or floats in [0, 1]", column=variable.name)
+    return torch.from_numpy(np.rint(array * 255).astype(np.uint8))
+
+
+def encode_setting(variable: Variable, value: Any, num_samples: int) -> Tensor | Rule:
+    """A value of do(), as :func:`encode_values` takes it, or a function of the natural value.
+
+    Args:
+        variable: The variable that is set.
+        value: A value, an array with one per row, or a function that is called with the value that the variable would
+            have had in a row, and returns the one that it is given.
+        num_samples: Rows that are drawn.
+
+    Returns:
+        A tensor with one or ``num_samples`` rows, or the function on tensors.
+
+    Raises:
+        DataError: If a value cannot be taken, or an array has another number of rows.
+    """
+    if not callable(value):
+        encoded = encode_values(variable, value)
+        if len(encoded) not in (1, num_samples):
+            raise DataError(
+                f"do({variable.name}): {len(encoded)} values were given for {num_samples} rows", column=variable.name
+            )
+        return encoded
+
+    def rule(natural: Tensor) -> Tensor:
+        shown: list[Any]
+        if variable.kind == "image":
+            shown = list(shown_images(natural))
+        elif variable.size is not None:
+            shown = list(variable.restore(natural.numpy()))
+        else:
+            shown = decode(variable, natural.numpy()).tolist()
+        changed = [value(one) for one in shown]
+        stacked = np.stack([np.asarray(one) for one in changed]) if variable.kind == "image" else changed
+        return float_pixels(encode_values(variable, stacked))
+
+    return rule
+
+
+def encode_evidence(schema: Schema, given: Mapping[str, Any], do: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Values that were seen, one row each.
+
+    Raises:
+        QueryError: If a variable is unknown or set by do().
+        DataError: If a value cannot be taken.
+    """
+    evidence = {}
+    for name, value in given.items():
+        variable = known(schema, name)
+        if name in do:
+            raise QueryError(f"{name!r} is set by do() and cannot be conditioned on as well")
+        encoded = encode_values(variable, value, "evidence ")
+        if len(encoded) != 1:
+            raise DataError(f"evidence: one value of {name!r} is needed, not {len(encoded)}", column=name)
+        evidence[name] = encoded
+    return evidence
+
+
+def encode_noise(
+    sizes: Mapping[str, int], states: Mapping[str, int], noise: Mapping[str, Any], num_samples: int
+) -> dict[str, Tensor]:
+    """Noise that a user gives: float32 ``[n, size]`` by variable, int64 states ``[n]`` by confounder.
+
+    Args:
+        sizes: Numbers of own noise per row, by variable.
+        states: Number of states, by confounder.
+        noise: What was given.
+        num_samples: Rows that are drawn.
+
+    Raises:
+        QueryError: If a name is neither.
+        DataError: If an array has another shape, a state does not exist, or a number is not finite.
+    """
+    encoded = {}
+    for name, value in noise.items():
+        array = np.asarray(value)
+        if name in sizes:
+            if array.shape != (num_samples, sizes[name]) or not np.isfinite(array).all():
+                raise DataError(
+                    f"noise of {name!r} must be finite numbers of shape [{num_samples}, {sizes[name]}], "
+                    f"not {array.shape}",
+                    column=name,
+                )
+            encoded[name] = torch.from_numpy(np.array(array, dtype=np.float32))
+        elif name in states:
+            whole = np.issubdtype(array.dtype, np.integer) and array.shape == (num_samples,)
+            if not whole or not ((array >= 0) & (array < states[name])).all():
+                raise DataError(
+                    f"noise of the confounder {name!r} must be whole numbers in [0, {states[name]}) of shape "
+                    f"[{num_samples}]",
+                    column=name,
+                )
+            encoded[name] = torch.from_numpy(array.astype(np.int64))
+        else:
+            names = ", ".join(map(repr, (*sizes, *states)))
+            raise QueryError(f"noise: there is no variable or confounder {name!r}; there are {names}")
+    return encoded

@@ -1,0 +1,106 @@
+"""Writing drawn rows to files block by block, so that no more than one block is held."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from mdcm.errors import DataError
+from mdcm.rundir import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mdcm.sampling.samples import Samples
+
+__all__ = ["Written", "write_samples"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        paths: The table, then the images.
+        ess: Effective sample size of all rows.
+    """
+
+    paths: tuple[Path, ...]
+    ess: float
+
+
+def write_samples(path: str | Path, blocks: Iterable[Samples], num_samples: int) -> Written:
+    """Write blocks of rows to a table, and images to an .npy file each beside it.
+
+    Args:
+        path: A .csv or .parquet file; files are written whole or not at all.
+        blocks: The rows.
+        num_samples: How many rows there will be.
+
+    Raises:
+        DataError: If the file has another suffix, or is Parquet and pyarrow is not installed.
+        OSError: If a file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in {".csv", ".parquet"}:
+        raise DataError(f"{path}: the table is written as .csv or .parquet")
+    ess = 0.0
+    paths = {"": path}
+    images: dict[str, IO[bytes]] = {}
+    # left in the reverse order, so that the table takes its name last, when all else is in place
+    with ExitStack() as stack:
+        stream = stack.enter_context(replacing(path))
+        append = _csv(stream) if path.suffix == ".csv" else _parquet(stream, path, stack)
+        for block in blocks:
+            ess += block.ess
+            append(block.table)
+            for name, array in block.images.items():
+                if name not in images:
+                    paths[name] = _beside(path, name)
+                    images[name] = stack.enter_context(replacing(paths[name]))
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (num_samples, *array.shape[1:])}
+                    np.lib.format.write_array_header_1_0(images[name], header)
+                images[name].write(np.ascontiguousarray(array).tobytes())
+    return Written(tuple(paths.values()), ess)
+
+
+def _beside(path: Path, name: str) -> Path:
+    # a name may hold anything, a slash included, and must not lead elsewhere
+    safe = re.sub(r"[^\w. -]", lambda match: quote(match[0], safe="", errors="backslashreplace"), name)
+    return path.with_name(f"{path.stem}.{safe}.npy")
+
+
+def _csv(stream: IO[bytes]) -> Callable[[pd.DataFrame], None]:
+    first = True
+
+    def append(table: pd.DataFrame) -> None:
+        nonlocal first
+        table.to_csv(stream, index=False, header=first)
+        first = False
+
+    return append
+
+
+def _parquet(stream: IO[bytes], path: Path, stack: ExitStack) -> Callable[[pd.DataFrame], None]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: writing Parquet needs pyarrow; install it, or write a .csv") from None
+    writer: Any = None
+
+    def append(table: pd.DataFrame) -> None:
+        nonlocal writer
+        rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+        if writer is None:
+            writer = stack.enter_context(pyarrow.parquet.ParquetWriter(stream, rows.schema))
+        writer.write_table(rows)
+
+    return append

@@ -1,0 +1,157 @@
+"""Checkpoints of a training: all that is needed to go on after it was killed, written between two steps.
+
+One safetensors file holds the weights, the state of the job that is under way, and as metadata everything that is no
+tensor. It is written under a temporary name and renamed, and its name holds its checksum, so that at any moment there
+is a whole one. It says which training it belongs to by a fingerprint of graph, plan, data and settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from mdcm.errors import CheckpointError
+from mdcm.rundir import CHECKPOINTS, remove_checkpoints, replacing
+
+__all__ = ["Checkpoints", "Snapshot"]
+
+_FORMAT = "mdcm-checkpoint 1"
+_NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
+
+Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+class Checkpoints:
+    """Where a training writes itself down; a context in which Ctrl-C waits for the step to end.
+
+    Args:
+        run: The run directory.
+        fingerprint: Of the training.
+        seconds: Time between two checkpoints; 0 writes one after every step.
+
+    Raises:
+        CheckpointError: If there is a checkpoint of another training, or a damaged one.
+    """
+
+    def __init__(self, run: str | Path, fingerprint: str, seconds: float) -> None:
+        self.directory = Path(run) / CHECKPOINTS
+        self.fingerprint = fingerprint
+        self.seconds = seconds
+        self._number = max((int(found[1]) for _, found in self._files()), default=0)
+        self._last = time.perf_counter()
+        self._interrupted = False
+        self._former: Any = None
+
+    def _files(self) -> list[tuple[Path, re.Match[str]]]:
+        if not self.directory.is_dir():
+            return []
+        entries = sorted(self.directory.iterdir())
+        found = [(entry, _NAME.fullmatch(entry.name)) for entry in entries]
+        return [(entry, match) for entry, match in found if match is not None]
+
+    def read(self) -> Snapshot | None:
+        """The latest checkpoint; None where there is none.
+
+        Raises:
+            CheckpointError: If it is damaged, or belongs to another training.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        files = self._files()
+        if not files:
+            return None
+        path, match = files[-1]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from None
+        if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+            raise CheckpointError(
+                f"{path} is damaged: its checksum is not the one in its name; remove it to train from the beginning",
+                path=str(path),
+            )
+        try:
+            length = int.from_bytes(content[:8], "little")
+            header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mdcm"])
+            tensors = load(content)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", path=str(path)) from None
+        if header.get("format") != _FORMAT:
+            raise CheckpointError(f"{path} is of the format {header.get('format')!r}, not {_FORMAT!r}", path=str(path))
+        if header.get("fingerprint") != self.fingerprint:
+            raise CheckpointError(
+                f"{path} belongs to another training: the graph, the plan, the data, the settings or the seed differ; "
+                "train without --resume to begin anew",
+                path=str(path),
+            )
+        return header["state"], tensors
+
+    def write(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint, and remove older ones once it is whole.
+
+        Raises:
+            OSError: If it cannot be written; the older one is then as it was.
+        """
+        from safetensors.torch import save
+
+        state = json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, "state": header})
+        content = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"mdcm": state}
+        )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._number += 1
+        name = f"{self._number:08}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+        older = [entry for entry in self.directory.iterdir() if entry.name != name]
+        with replacing(self.directory / name) as stream:
+            stream.write(content)
+        for entry in older:
+            entry.unlink(missing_ok=True)
+        self._last = time.perf_counter()
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the run is finished, or begins anew."""
+        remove_checkpoints(self.directory.parent)
+
+    def between(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Between two steps: write a checkpoint if it is time for one or if the user wants to stop.
+
+        Raises:
+            KeyboardInterrupt: If the user pressed Ctrl-C; what was done is saved.
+        """
+        if self._interrupted or time.perf_counter() - self._last >= self.seconds:
+            self.write(*snapshot())
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Checkpoints:
+        # signals reach the main thread only, and in another one the handler cannot be set
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.getsignal(signal.SIGINT)
+            if callable(self._former):
+                signal.signal(signal.SIGINT, self._note)
+            else:
+                self._former = None
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._interrupted and callable(self._former):
+            # pressed twice: whoever is in a hurry does not want to wait for the step
+            self._former(number, frame)
+        self._interrupted = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)

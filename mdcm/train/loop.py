@@ -1,0 +1,407 @@
+"""Training of one job, which is one h-node or a bank of them: when to look, when to stop, what to keep.
+
+All that a job knows between two steps is in its :class:`Trainer`, which can be written down and read back: a training
+that was killed goes on with the bits it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from mdcm.errors import MdcmError
+from mdcm.train.bank import Bank
+from mdcm.train.config import TrainConfig
+from mdcm.train.problems import Losses, Problem
+
+__all__ = ["Alone", "Progress", "Run", "Trainer"]
+
+_EPS = 1e-8
+
+
+class Progress(Protocol):
+    """Who is told how training goes."""
+
+    def start(self, hnode: tuple[str, ...], steps: int) -> None:
+        """An h-node, or several trained as one, begins; it takes at most this many steps."""
+
+    def step(self, hnode: tuple[str, ...], step: int) -> None:
+        """So many steps are done."""
+
+    def finish(self, hnode: tuple[str, ...]) -> None:
+        """The h-node is trained."""
+
+
+@dataclass
+class Run:
+    """What training one job has in common with training the next.
+
+    Attributes:
+        config: Settings.
+        progress: Told how it goes, or None.
+        log: Receives records.
+        deadline: When time is over, on the monotonic clock, or None.
+        between: Called between two steps with a function that writes the job down; may raise KeyboardInterrupt.
+    """
+
+    config: TrainConfig
+    progress: Progress | None
+    log: Callable[[dict[str, Any]], None]
+    deadline: float | None
+    between: Callable[[Callable[[], tuple[dict[str, Any], dict[str, Tensor]]]], None] | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for training is over."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+
+class Alone:
+    """One problem in the form of a bank of one."""
+
+    stacked = False
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.parameters = problem.parameters
+        self.schedule = problem.schedule
+        self.refit = problem.refit
+
+    def begin(self, rows: Sequence[Tensor | None]) -> None:
+        """Train on these rows from now on."""
+        self.problem.begin(rows[0])
+
+    def hold(self, rows: Sequence[Tensor]) -> None:
+        """Judge on these rows from now on."""
+        self.problem.hold(rows[0])
+
+    def losses(self, step: int) -> Tensor:
+        """Training loss, ``[1]``."""
+        return self.problem.loss(step).view(1)
+
+    def evaluate(self) -> list[Losses]:
+        """Losses on the held-out rows."""
+        return [self.problem.evaluate()]
+
+    def narrow(self, kept: Sequence[int]) -> None:
+        """There is nothing to let go of."""
+        raise AssertionError("one problem cannot become fewer")
+
+    def store(self, weights: Sequence[Tensor]) -> None:
+        """Put weights into the mechanisms."""
+        assign(self.parameters, weights)
+
+
+class Trainer:
+    """Trains a job: on most rows to learn when to stop, then on all rows for as long.
+
+    Where held-out rows judge, the weights kept are those of the latest look that is not worse than the best one
+    (:meth:`Losses.worse_than`): a difference within the error is no reason to stop early.
+
+    Args:
+        job: The bank, or the problem alone.
+        hnodes: Variables of every module.
+        fits: What every module is fitted to, in words.
+        held: Held-out rows of every module as a mask, all None where nothing is held out.
+        run: What it has in common with other jobs.
+    """
+
+    def __init__(
+        self,
+        job: Bank | Alone,
+        hnodes: Sequence[tuple[str, ...]],
+        fits: Sequence[str],
+        held: Sequence[Tensor | None],
+        run: Run,
+    ) -> None:
+        self.job = job
+        self.hnodes = tuple(hnodes)
+        self.fits = tuple(fits)
+        self.held = tuple(held)
+        self.run = run
+        self.schedule = job.schedule
+        self.judged = held[0] is not None
+        self.refits = self.judged and run.config.refit and job.refit
+        count = len(hnodes)
+        self.initial = [parameter.detach().clone() for parameter in job.parameters]
+        self.kept = [one.clone() for one in self.initial]
+        self.kept_step = [self.schedule.steps] * count
+        self.kept_loss: list[float | None] = [None] * count
+        self.final = not self.judged
+        self.seconds = 0.0
+        self._enter()
+
+    def _enter(self) -> None:
+        """Begin a phase at its first step."""
+        count = len(self.hnodes)
+        self.alive = list(range(count))
+        self.step = 0
+        self.since = [0] * count
+        self.best: list[Losses | None] = [None] * count
+        # how far every module goes
+        self.targets = [self.schedule.steps] * count if not self.judged or not self.final else list(self.kept_step)
+        self._set_rows()
+        self.average = [parameter.detach().clone() for parameter in self.job.parameters]
+        self.moments = [torch.zeros_like(one) for one in self.average]
+        self.squares = [torch.zeros_like(one) for one in self.average]
+
+    def _set_rows(self) -> None:
+        held = [self.held[place] for place in self.alive]
+        if self.final:
+            self.job.begin([None] * len(held))
+        else:
+            masks = [mask for mask in held if mask is not None]
+            self.job.begin([(~mask).nonzero().squeeze(1) for mask in masks])
+            self.job.hold([mask.nonzero().squeeze(1) for mask in masks])
+
+    @property
+    def _name(self) -> tuple[str, ...]:
+        return tuple(name for hnode in self.hnodes for name in hnode)
+
+    def train(self) -> None:
+        """Run to the end, put the weights into the mechanisms, and log what came of it."""
+        progress, steps = self.run.progress, self.schedule.steps
+        if progress is not None:
+            progress.start(self._name, steps * (1 + self.refits))
+        if not self.final:
+            self._optimise(0)
+            if self.refits and not self.run.late:
+                self.final = True
+                if isinstance(self.job, Bank):
+                    self.job.restart()
+                assign(self.job.parameters, self.initial)
+                self._enter()
+        if self.final:
+            self._optimise(steps * self.refits)
+        self.job.store(self.kept)
+        if progress is not None:
+            progress.finish(self._name)
+        for place, hnode in enumerate(self.hnodes):
+            self.run.log(
+                {
+                    "event": "trained",
+                    "hnode": list(hnode),
+                    "steps": self.kept_step[place],
+                    "heldout": self.kept_loss[place],
+                    # of h-nodes that were trained as one, each has its share
+                    "seconds": round(self.seconds / len(self.hnodes), 3),
+                }
+            )
+
+    def _optimise(self, done: int) -> None:
+        """Run the steps of one phase."""
+        every = max(1, self.schedule.steps // self.run.config.checks)
+        while self.alive:
+            began = time.perf_counter()
+            self.step += 1
+            losses = self._update()
+            self._follow(losses, every, done)
+            self.seconds += time.perf_counter() - began
+            if self.run.between is not None and self.alive:
+                self.run.between(self.snapshot)
+
+    def _update(self) -> Tensor:
+        job, schedule, step = self.job, self.schedule, self.step
+        parameters = job.parameters
+        for parameter in parameters:
+            parameter.grad = None
+        losses = job.losses(step)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            places = [place for place, parameter in enumerate(parameters) if parameter.grad is not None]
+            adamw(
+                [parameters[place] for place in places],
+                [parameters[place].grad for place in places],  # type: ignore[misc]
+                [self.moments[place] for place in places],
+                [self.squares[place] for place in places],
+                [],
+                [torch.tensor(float(step - 1)) for _ in places],
+                fused=True,
+                amsgrad=False,
+                beta1=schedule.betas[0],
+                beta2=schedule.betas[1],
+                lr=schedule.rate(step),
+                weight_decay=schedule.weight_decay,
+                eps=_EPS,
+                maximize=False,
+            )
+            torch._foreach_lerp_(self.average, tuple(parameters), schedule.averaging(step))
+        return losses.detach()
+
+    def _follow(self, losses: Tensor, every: int, done: int) -> None:
+        """After a step: tell, look, keep, and let go of what is finished."""
+        step, run = self.step, self.run
+        if run.progress is not None and (step % 10 == 0 or step == self.schedule.steps):
+            run.progress.step(self._name, done + step)
+        late = run.late
+        ends = [late or step == self.targets[place] for place in self.alive]
+        if not (step % every == 0 or any(ends)):
+            return
+        self._check_finite(losses)
+        judge = not self.final and (step % every == 0 or step == self.schedule.steps or late)
+        found: Sequence[Losses | None] = [None] * len(self.alive)
+        if judge:
+            with _swapped(self.job.parameters, self.average):
+                found = self.job.evaluate()
+        for own, place in enumerate(self.alive):
+            record = {
+                "event": "check", "hnode": list(self.hnodes[place]), "step": step, "loss": float(losses[own])
+            }  # fmt: skip
+            seen = found[own]
+            if seen is not None:
+                record["heldout"] = seen.mean
+                self._judge(own, place, seen)
+                ends[own] = ends[own] or self.since[place] >= run.config.patience
+            if step % every == 0 or ends[own]:
+                run.log(record)
+        for own, place in enumerate(self.alive):
+            # out of time: weights that have seen most of the rows for long enough beat a beginning on all of them
+            if self.final and ends[own] and (step == self.targets[place] or not self.judged):
+                self._keep(own, place)
+        self._release([own for own, end in enumerate(ends) if not end])
+
+    def _judge(self, own: int, place: int, losses: Losses) -> None:
+        best = self.best[place]
+        if best is None or not losses.worse_than(best):
+            self._keep(own, place)
+            self.kept_loss[place] = losses.mean
+            self.since[place] = 0
+        else:
+            self.since[place] += 1
+        if best is None or losses.mean < best.mean:
+            self.best[place] = losses
+
+    @torch.no_grad()
+    def _keep(self, own: int, place: int) -> None:
+        self.kept_step[place] = self.step
+        for kept, average in zip(self.kept, self.average, strict=True):
+            if isinstance(self.job, Bank):
+                kept[place].copy_(average[own])
+            else:
+                kept.copy_(average)
+
+    def _release(self, going: Sequence[int]) -> None:
+        """Train only those that are not finished; a bank is packed anew once half of it is idle."""
+        if len(going) == len(self.alive):
+            return
+        if not going or not isinstance(self.job, Bank):
+            self.alive = [self.alive[own] for own in going]
+            return
+        self.alive = [self.alive[own] for own in going]
+        self.job.narrow(going)
+        index = torch.tensor(list(going))
+        self.average, self.moments, self.squares = (
+            [one[index] for one in tensors] for tensors in (self.average, self.moments, self.squares)
+        )
+        self._set_rows()
+
+    def _check_finite(self, losses: Tensor) -> None:
+        # the loss is that before the step, and a gradient can be infinite where the loss is not
+        finite = losses.isfinite()
+        for average in self.average:
+            own = average.isfinite().flatten(1) if isinstance(self.job, Bank) else average.isfinite().view(1, -1)
+            finite = finite & own.all(1)
+        if bool(finite.all()):
+            return
+        bad = int((~finite).nonzero()[0])
+        value = float(losses[bad])
+        what = "weights are no longer finite" if math.isfinite(value) else f"loss is {value}"
+        place = self.alive[bad]
+        raise MdcmError(
+            f"training of h-node {{{', '.join(self.hnodes[place])}}} ({self.fits[place]}) diverged: its {what} at step "
+            f"{self.step}; try a learning rate below {self.schedule.learning_rate:g}"
+        )
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that is needed to go on, as plain JSON values and tensors."""
+        header = {
+            "final": self.final,
+            "step": self.step,
+            "alive": self.alive,
+            "since": self.since,
+            "kept_step": self.kept_step,
+            "kept_loss": self.kept_loss,
+            "targets": self.targets,
+            "seconds": self.seconds,
+            "best_rows": [None if best is None else [best.rows, best.errors] for best in self.best],
+        }
+        tensors: dict[str, Tensor] = {}
+        for name, group in self._groups().items():
+            tensors.update({f"{name}.{number}": one for number, one in enumerate(group)})
+        for place, best in enumerate(self.best):
+            if best is not None:
+                tensors |= {f"best.{place}.loss": best.loss, f"best.{place}.weight": best.weight}
+        if isinstance(self.job, Alone) and hasattr(self.job.problem, "state"):
+            tensors |= {f"problem.{name}": one for name, one in self.job.problem.state().items()}
+        return header, tensors
+
+    def _groups(self) -> dict[str, Sequence[Tensor]]:
+        return {
+            "weights": [parameter.detach() for parameter in self.job.parameters],
+            "average": self.average,
+            "moments": self.moments,
+            "squares": self.squares,
+            "initial": self.initial,
+            "kept": self.kept,
+        }
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from where :meth:`snapshot` was taken.
+
+        Raises:
+            KeyError: If something is missing.
+            RuntimeError: If a tensor has another shape.
+        """
+        self.final = bool(header["final"])
+        self._enter()
+        self.alive = [int(place) for place in header["alive"]]
+        if isinstance(self.job, Bank) and len(self.alive) < len(self.hnodes):
+            self.job.narrow(self.alive)
+        for name in ("average", "moments", "squares"):
+            setattr(self, name, [torch.empty_like(parameter.detach()) for parameter in self.job.parameters])
+        for name, group in self._groups().items():
+            assign(group, [tensors[f"{name}.{number}"] for number in range(len(group))])
+        self._set_rows()
+        self.step, self.seconds = int(header["step"]), float(header["seconds"])
+        self.since = [int(one) for one in header["since"]]
+        self.kept_step = [int(one) for one in header["kept_step"]]
+        self.targets = [int(one) for one in header["targets"]]
+        self.kept_loss = [None if one is None else float(one) for one in header["kept_loss"]]
+        self.best = [
+            None if one is None else Losses(tensors[f"best.{place}.loss"], tensors[f"best.{place}.weight"], *one)
+            for place, one in enumerate(header["best_rows"])
+        ]
+        own = {name.removeprefix("problem."): one for name, one in tensors.items() if name.startswith("problem.")}
+        if own and isinstance(self.job, Alone):
+            self.job.problem.restore(own)  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def assign(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy numbers, shape by shape."""
+    for target, source in zip(targets, sources, strict=True):
+        if target.shape != source.shape:
+            raise RuntimeError(f"a tensor has the shape {list(source.shape)}, not {list(target.shape)}")
+        target.copy_(source)
+
+
+class _swapped:
+    """Puts other weights into parameters for a while."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], weights: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self.weights = weights
+
+    def __enter__(self) -> None:
+        self.own = [parameter.detach().clone() for parameter in self.parameters]
+        assign(self.parameters, self.weights)
+
+    def __exit__(self, *exception: object) -> None:
+        assign(self.parameters, self.own)

@@ -1,0 +1,346 @@
+"""Training by plan: h-nodes level by level, each fitted to exactly the distributions that the plan names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdcm.data import encode
+from mdcm.dcm import DCM, MechanismFactory, derived_seed, one_thread
+from mdcm.errors import CheckpointError, PlanError
+from mdcm.mechanisms import Categorical, Mechanism
+from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.train.bank import Bank, Module, tiles
+from mdcm.train.checkpoints import Checkpoints
+from mdcm.train.config import TrainConfig
+from mdcm.train.confounders import uninformative
+from mdcm.train.fingerprints import hnode_fingerprints, training_fingerprint
+from mdcm.train.loop import Alone, Progress, Run, Trainer, assign
+from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
+from mdcm.train.rows import HNodeRows
+from mdcm.train.states import choose_states, needs_draws
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mdcm.data import Dataset, Encoded, Schema
+    from mdcm.graph import ADMG
+    from mdcm.plan import HNode, Plan
+
+__all__ = ["train"]
+
+
+def train(
+    graph: ADMG,
+    schema: Schema,
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    config: TrainConfig,
+    *,
+    factories: Mapping[str, MechanismFactory] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> DCM:
+    """Build a DCM and train every h-node of the plan, level by level.
+
+    Args:
+        graph: The ADMG.
+        schema: Variables by name.
+        plan: What is trained with what, against which data sets.
+        datasets: The data, already validated.
+        config: Settings.
+        factories: Constructors of mechanisms that are not the default ones.
+        seed: Seed of initial weights, splits and batches.
+        progress: Told how it goes.
+        log: Receives one record per look at the held-out rows, and one per finished h-node.
+        init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
+        out: Run directory to write checkpoints in; they are left there when it is done.
+        resume: Whether to go on from the checkpoint in ``out``, if there is one.
+
+    Returns:
+        The trained model, in evaluation mode. Killed at any moment and resumed, training on the CPU ends with the same
+        bits.
+
+    Raises:
+        PlanError: If an h-node needs an objective that its mechanisms do not have.
+        CheckpointError: If the checkpoint is damaged or belongs to another training.
+        MdcmError: If a loss is not finite; the message names h-node and step.
+        KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
+    """
+    data = {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)}
+    states = choose_states(graph, schema, _configurations(graph, schema, data), config.confounder_states)
+    dcm = DCM(graph, schema, states, factories, seed=seed)
+    training = _Training(dcm, plan, data, config, seed, progress, log or (lambda record: None), init)
+    if out is None:
+        training.run(None, None)
+    else:
+        checkpoints = Checkpoints(out, training.fingerprint, config.checkpoint_seconds)
+        snapshot = checkpoints.read() if resume else None
+        if snapshot is None:
+            checkpoints.clear()
+        with checkpoints:
+            training.run(checkpoints, snapshot)
+    return dcm.eval()
+
+
+class _Training:
+    """All jobs of a plan in their order, and what is written down of them."""
+
+    def __init__(
+        self,
+        dcm: DCM,
+        plan: Plan,
+        data: Mapping[str, Encoded],
+        config: TrainConfig,
+        seed: int,
+        progress: Progress | None,
+        log: Callable[[dict[str, Any]], None],
+        init: tuple[DCM, Sequence[Mapping[str, Any]]] | None,
+    ) -> None:
+        self.dcm, self.plan, self.data, self.config, self.seed = dcm, plan, data, config, seed
+        self.progress, self.told, self.init = progress, log, init
+        self.prints = hnode_fingerprints(dcm, plan, data, config)
+        initial = {} if init is None else {record.get("fingerprint"): record for record in init[1]}
+        self.known = [initial.get(one) for one in self.prints]
+        kept = [one for one, record in zip(self.prints, self.known, strict=True) if record is not None]
+        self.fingerprint = training_fingerprint(dcm, [*self.prints, *kept], seed, config.batch_modules)
+        self.drawn = needs_draws(dcm.graph) if config.confounder == "exact" else set(dcm.graph.nodes)
+        self.history: list[dict[str, Any]] = []
+        self.elapsed = 0.0
+
+    def log(self, record: dict[str, Any]) -> None:
+        self.history.append(record)
+        self.told(record)
+
+    def run(self, checkpoints: Checkpoints | None, snapshot: tuple[dict[str, Any], dict[str, Tensor]] | None) -> None:
+        """Train what is not yet trained."""
+        header: Mapping[str, Any] = {}
+        done = 0
+        if snapshot is not None:
+            header, tensors = snapshot
+            try:
+                done = int(header["done"])
+                self.elapsed = float(header["elapsed"])
+                own = self.dcm.state_dict()
+                assign(list(own.values()), [tensors[f"model.{name}"] for name in own])
+                for record in header["history"]:
+                    self.log(record)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+        began = time.monotonic() - self.elapsed
+        limit = self.config.max_minutes
+        deadline = None if limit is None else began + 60 * limit
+        place = 0
+        for level in self.plan.levels:
+            for job in self._jobs(level):
+                place += 1
+                if place <= done:
+                    continue
+                trained = place - 1
+
+                def between(
+                    take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], trained: int = trained
+                ) -> None:
+                    assert checkpoints is not None
+                    checkpoints.between(lambda: self._snapshot(take, trained, time.monotonic() - began))
+
+                run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
+                with one_thread():
+                    trainer = self._trainer(job, run)
+                    if snapshot is not None and place == done + 1:
+                        prefix = "job."
+                        state = {k.removeprefix(prefix): v for k, v in snapshot[1].items() if k.startswith(prefix)}
+                        try:
+                            trainer.restore(header["job"], state)
+                        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+                    trainer.train()
+                    self._finish(job)
+
+    def _snapshot(
+        self, take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], done: int, elapsed: float
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        header, tensors = take()
+        content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header}
+        return content, {
+            **{f"model.{name}": one for name, one in self.dcm.state_dict().items()},
+            **{f"job.{name}": one for name, one in tensors.items()},
+        }
+
+    # ------------------------------------------------------------------ which h-nodes are trained as one
+
+    def _jobs(self, level: Sequence[int]) -> list[list[int]]:
+        """H-nodes of a level, those in one list trained as one; a function of plan, data and settings alone."""
+        alone: list[int] = []
+        small: list[tuple[int, Module]] = []
+        for place in level:
+            hnode = self.plan.hnodes[place]
+            if not hnode.fits or self._keep(place):
+                continue
+            if self._can_stack(hnode):
+                module = Module(self.dcm, self._members(hnode), self._rows(hnode).fits)
+                if Bank.suits(module, self.config):
+                    small.append((place, module))
+                    continue
+            alone.append(place)
+        self.modules = dict(small)
+        by_holdout: dict[bool, list[int]] = {}
+        for place, _ in small:
+            by_holdout.setdefault(self._held(place) is None, []).append(place)
+        jobs = [[place] for place in alone]
+        for places in by_holdout.values():
+            found = tiles([self.modules[place] for place in places])
+            jobs += [[places[one] for one in tile] for tile in found]
+        return sorted((sorted(job) for job in jobs), key=lambda job: job[0])
+
+    def _can_stack(self, hnode: HNode) -> bool:
+        return (
+            self.config.batch_modules
+            and all(fit.objective == "likelihood" for fit in hnode.fits)
+            and not self.drawn.intersection(hnode.variables)
+            and Module.fits_in_a_bank(self.dcm, hnode.variables)
+        )
+
+    def _members(self, hnode: HNode) -> list[str]:
+        return [node for node in self.dcm.order if node in hnode.variables]
+
+    def _rows(self, hnode: HNode) -> HNodeRows:
+        return HNodeRows.build(self.dcm, hnode, self.data)
+
+    def _id(self, hnode: HNode) -> int:
+        return min(self.dcm.position[name] for name in hnode.variables)
+
+    def _held(self, place: int) -> Tensor | None:
+        hnode = self.plan.hnodes[place]
+        seed = derived_seed(self.seed, "fit", self._id(hnode))
+        return self._rows(hnode).held_out(self.config.holdout, seed)
+
+    def _trainer(self, job: Sequence[int], run: Run) -> Trainer | _Adversarial:
+        hnodes = [self.plan.hnodes[place] for place in job]
+        if self._is_adversarial(hnodes[0]):
+            seed = derived_seed(self.seed, "batches", self._id(hnodes[0]))
+            settings = self.config.adversarial or AdversarialConfig()
+            if self.config.max_steps is not None:
+                settings = replace(settings, steps=self.config.max_steps)
+            return _Adversarial(AdversarialProblem(self.dcm, hnodes[0], self.data, settings, seed), run)
+        held = [self._held(place) for place in job]
+        names = [hnode.variables for hnode in hnodes]
+        fits = [" and ".join(map(str, hnode.fits)) for hnode in hnodes]
+        if job[0] in self.modules:
+            return Trainer(Bank([self.modules[place] for place in job], self.config), names, fits, held, run)
+        return Trainer(Alone(self._problem(hnodes[0])), names, fits, held, run)
+
+    def _is_adversarial(self, hnode: HNode) -> bool:
+        if all(fit.objective == "likelihood" for fit in hnode.fits):
+            return False
+        (first, *others) = hnode.variables
+        # an image without confounders learns better by its mechanism's own loss
+        alone = not others and not self.dcm.latents[first] and len(hnode.fits) == 1
+        return not alone or _needs_critic(self.dcm.mechanism(first))
+
+    def _problem(self, hnode: HNode) -> Problem:
+        seed = derived_seed(self.seed, "batches", self._id(hnode))
+        members = self._members(hnode)
+        mechanisms = [self.dcm.mechanism(name) for name in members]
+        likelihood = all(fit.objective == "likelihood" for fit in hnode.fits)
+        single = len(members) == 1 and not self.dcm.latents[members[0]]
+        dense = all(mechanism.has_density for mechanism in mechanisms)
+        if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
+            draws = self.config.draws if self.drawn.intersection(members) else None
+            return ComponentProblem(self.dcm, members, self._rows(hnode).fits, self.config, seed, draws)
+        if single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
+            return ConditionalProblem(mechanisms[0], self._rows(hnode).fits[0], self.config, seed)
+        raise PlanError(
+            f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded variables "
+            "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
+        )
+
+    # ------------------------------------------------------------------ before and after
+
+    def _keep(self, place: int) -> bool:
+        """Take over the weights of an h-node that another model has trained on the same data in the same way."""
+        record = self.known[place]
+        if record is None or self.init is None:
+            return False
+        hnode, model = self.plan.hnodes[place], self.init[0]
+        try:
+            for name in hnode.variables:
+                self.dcm.mechanism(name).load_state_dict(model.mechanism(name).state_dict())
+            confounders = {frozenset(children): index for index, (_, children) in enumerate(model.graph.confounders)}
+            with torch.no_grad():
+                for index, (_, children) in enumerate(self.dcm.graph.confounders):
+                    if set(children) & set(hnode.variables):
+                        self.dcm.priors[index].copy_(model.priors[confounders[frozenset(children)]])
+        except (KeyError, RuntimeError):
+            return False
+        if not any(one.get("fingerprint") == self.prints[place] for one in self.history):
+            self.log({**record, "hnode": list(hnode.variables), "kept": True})
+        return True
+
+    def _finish(self, job: Sequence[int]) -> None:
+        """Complete the records of what was trained."""
+        by_hnode = {tuple(record["hnode"]): record for record in self.history if record["event"] == "trained"}
+        for place in job:
+            hnode = self.plan.hnodes[place]
+            record = by_hnode[hnode.variables]
+            record["fingerprint"] = self.prints[place]
+            used = [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
+            if used and self._is_adversarial(hnode):
+                # the problem has compared worlds that differ in the state alone
+                record["uninformative"] = list(record.get("idle_confounders", ()))
+            elif used:
+                record["states"] = {name: self.dcm.states[name] for name in used}
+                record["uninformative"] = uninformative(self.dcm, used, self._rows(hnode).fits)
+                if self.drawn.intersection(hnode.variables):
+                    record["draws"] = self.config.draws
+
+
+class _Adversarial:
+    """An adversarial problem as a job: it runs its own steps, and is asked between them."""
+
+    def __init__(self, problem: AdversarialProblem, run: Run) -> None:
+        self.problem = problem
+        self.run = run
+
+    def train(self) -> None:
+        """Run to the end."""
+        self.problem.train(progress=self.run.progress, log=self.run.log, late=self._late)
+
+    def _late(self) -> bool:
+        if self.run.between is not None:
+            self.run.between(self.snapshot)
+        return self.run.late
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that is needed to go on."""
+        return {}, self.problem.state()
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a snapshot."""
+        self.problem.restore(tensors)
+
+
+def _needs_critic(mechanism: Mechanism) -> bool:
+    """Whether a mechanism of an unconfounded variable cannot be trained by a loss of its own."""
+    return mechanism.has_density or bool(getattr(mechanism, "needs_critic", False))
+
+
+def _configurations(graph: ADMG, schema: Schema, data: Mapping[str, Encoded]) -> dict[str, int]:
+    sizes = {}
+    for node in graph.nodes:
+        size = 1
+        for parent in graph.parents(node):
+            levels = schema[parent].levels
+            size = size * len(levels) if levels is not None else 400
+        rows = sum(encoded.rows for encoded in data.values() if node in encoded)
+        sizes[node] = min(size, max(rows, 1))
+    return sizes

@@ -1,0 +1,77 @@
+"""How many states every confounder gets, and where their exact sum is too large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mdcm.objectives.likelihood import largest_clique
+
+if TYPE_CHECKING:
+    from mdcm.data import Schema
+    from mdcm.graph import ADMG
+
+__all__ = ["choose_states", "needs_draws"]
+
+# most combinations of confounder states in one step of a contraction, and most logits rows of one variable
+_MOST_CLIQUE_STATES = 1024
+_MOST_TABLE_ROWS = 32768
+_FEWEST, _MOST = 8, 256
+# rows of a contraction beyond which even two states per confounder are too many: eight times the most above
+_MOST_CLIQUE = 13
+
+
+def _latents(graph: ADMG) -> dict[str, list[int]]:
+    return {node: [i for i, (_, children) in enumerate(graph.confounders) if node in children] for node in graph.nodes}
+
+
+def needs_draws(graph: ADMG) -> set[str]:
+    """Variables of c-components in which even two states per confounder make the exact sum too large.
+
+    Example:
+        >>> from mdcm.graph import ADMG
+        >>> needs_draws(ADMG.from_string("A <-> B"))
+        set()
+    """
+    latents = _latents(graph)
+    found: set[str] = set()
+    for component in graph.c_components():
+        if largest_clique([latents[node] for node in sorted(component)]) > _MOST_CLIQUE:
+            found |= set(component)
+    return found
+
+
+def choose_states(
+    graph: ADMG, schema: Schema, configurations: Mapping[str, int], requested: int | None = None
+) -> dict[str, int]:
+    """Number of states of every confounder.
+
+    Args:
+        graph: The ADMG.
+        schema: Variables by name.
+        configurations: Distinct parent configurations of each variable, or rows of a batch where they are not shared.
+        requested: The user's number for all confounders, or None.
+
+    Returns:
+        States by confounder: the requested number, or at least 8 and at least the second largest number of levels
+        among its children, reduced for a c-component as far as its exact sum would not fit in memory.
+    """
+    if requested is not None:
+        return {name: requested for name, _ in graph.confounders}
+    chosen = {}
+    for name, children in graph.confounders:
+        levels = sorted(len(schema[child].levels or ()) for child in children)
+        chosen[name] = min(max(_FEWEST, levels[-2]), _MOST)
+    latents, drawn = _latents(graph), needs_draws(graph)
+    for component in graph.c_components():
+        inside = [name for name, children in graph.confounders if set(children) <= set(component)]
+        if not inside or component & drawn:
+            continue
+        clique = largest_clique([latents[node] for node in sorted(component)])
+        most = int(_MOST_CLIQUE_STATES ** (1 / clique) + 1e-9)
+        for node in component:
+            if latents[node]:
+                most = min(most, int((_MOST_TABLE_ROWS / configurations[node]) ** (1 / len(latents[node])) + 1e-9))
+        for name in inside:
+            chosen[name] = min(chosen[name], max(most, 2))
+    return chosen

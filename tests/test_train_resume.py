@@ -1,0 +1,273 @@
+"""Safety: a training that is killed at any moment and resumed ends with the same bits; Ctrl-C saves; init keeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import mdcm
+from mdcm import CheckpointError, TrainConfig
+from mdcm.data import Dataset
+from mdcm.rundir import CHECKPOINTS, MODEL
+from mdcm.scm import random_discrete
+from mdcm.train.checkpoints import Checkpoints
+
+GRAPH = "A -> B -> C -> D; A <-> C; E -> F; E <-> F; C -> G; H"
+# ten looks, batches in one h-node and full batches in the others, banks of several and alone
+CONFIG = TrainConfig(max_steps=150, checks=10, batch_size=64)
+
+
+def data(rows=400):
+    table = random_discrete(mdcm.ADMG.from_string(GRAPH), levels=3, seed=0).sample(rows, seed=0)
+    return table.assign(T=np.random.default_rng(0).normal(size=rows))
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+@pytest.fixture
+def spec(tmp_path):
+    table = data().drop(columns="T")
+    table.to_csv(tmp_path / "d.csv", index=False)
+    trial = random_discrete(mdcm.ADMG.from_string(GRAPH), levels=3, seed=0).sample(200, do={"A": 1}, seed=1)
+    trial["A"] = 1
+    trial.to_csv(tmp_path / "t.csv", index=False)
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        f'graph: "{GRAPH}"\ndata:\n  - {{path: d.csv}}\n  - {{path: t.csv, do: [A]}}\n'
+        "train: {seed: 3, max_steps: 90, checks: 10, checkpoint_seconds: 0.03, batch_size: 64}\n"
+    )
+    return path
+
+
+def command(spec, out, *more):
+    program = "import sys; from mdcm.cli import main; sys.argv[0] = 'mdcm'; main()"
+    arguments = [sys.executable, "-W", "ignore", "-c", program, "train", str(spec), "--out", str(out), *more]
+    with (spec.parent / "err.txt").open("w") as err:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=err, env=environment)
+
+
+def said(spec):
+    return (spec.parent / "err.txt").read_text()
+
+
+def wait_for_checkpoint(process, out, number):
+    """Until so many checkpoints were written; their files are numbered."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        names = [entry.name for entry in (out / CHECKPOINTS).iterdir()] if (out / CHECKPOINTS).is_dir() else []
+        if any(name[:8].isdigit() and int(name[:8]) >= number for name in names):
+            return
+        time.sleep(0.002)
+    assert process.poll() is None
+
+
+def test_killed_at_random_moments_and_resumed(spec, tmp_path):
+    whole = command(spec, tmp_path / "whole")
+    assert whole.wait(200) == 0, said(spec)
+    expected = mdcm.load(tmp_path / "whole")
+    out = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    number = 0
+    for _ in range(3):
+        number += int(rng.integers(3, 12))
+        process = command(spec, out, "--resume")
+        wait_for_checkpoint(process, out, number)
+        time.sleep(float(rng.random() * 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / MODEL).exists()
+    last = command(spec, out, "--resume")
+    assert last.wait(200) == 0, said(spec)
+    found = mdcm.load(out)
+    assert same(expected.dcm.state_dict(), found.dcm.state_dict())
+    assert sorted(entry.name for entry in out.iterdir()) == ["metrics.jsonl", MODEL, "weights.safetensors"]
+
+    def timeless(history):
+        return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+    assert timeless(found.history) == timeless(expected.history)
+    # a finished run has nothing to go on with, and is what was asked for
+    before = (out / MODEL).read_bytes()
+    again = command(spec, out, "--resume")
+    assert again.wait(200) == 0, said(spec)
+    assert (out / MODEL).read_bytes() == before
+    other = command(spec, out, "--resume", "--seed", "9")
+    assert other.wait(200) == 2
+    assert "finished run of another training" in said(spec)
+
+
+def test_ctrl_c_saves_and_exits_with_130(spec, tmp_path):
+    out = tmp_path / "run"
+    spec.write_text(spec.read_text().replace("seconds: 0.03", "seconds: 2").replace("steps: 90", "steps: 50000"))
+    process = command(spec, out)
+    wait_for_checkpoint(process, out, 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, said(spec)
+    assert "interrupted" in said(spec)
+    assert len(list((out / CHECKPOINTS).iterdir())) == 1
+
+
+class _Stop(Exception):
+    pass
+
+
+class TestInProcess:
+    """Stopped before every so many steps, without the cost of a process."""
+
+    def stopped(self, monkeypatch, out, after, table, **options):
+        """Train for so many steps, write a checkpoint, and die."""
+        steps = 0
+
+        def between(self, snapshot):
+            nonlocal steps
+            steps += 1
+            if steps == after:
+                self.write(*snapshot())
+                raise _Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "between", between)
+            try:
+                mdcm.fit(options.pop("graph", GRAPH), table, config=CONFIG, out=out, **options)
+            except _Stop:
+                return True
+        return False
+
+    def test_every_phase_goes_on(self, monkeypatch, tmp_path):
+        table = data().drop(columns="T")
+        expected = mdcm.fit(GRAPH, table, config=CONFIG)
+        # a bank that is packed anew, a refit, the last steps
+        alive = True
+        for number, after in enumerate((1, 140, 151, 220, 400)):
+            out = tmp_path / str(number)
+            alive = self.stopped(monkeypatch, out, after, table)
+            found = mdcm.fit(GRAPH, table, config=CONFIG, out=out, resume=True)
+            assert same(expected.dcm.state_dict(), found.dcm.state_dict()), after
+            if not alive:
+                break
+
+    def test_a_checkpoint_of_another_training_is_refused(self, monkeypatch, tmp_path):
+        table = data().drop(columns="T")
+        assert self.stopped(monkeypatch, tmp_path / "run", 5, table)
+        for change in (
+            {"seed": 1},
+            {"config": TrainConfig(max_steps=149, checks=10, batch_size=64)},
+        ):
+            with pytest.raises(CheckpointError, match="belongs to another training"):
+                mdcm.fit(GRAPH, table, **{"config": CONFIG, **change}, out=tmp_path / "run", resume=True)
+        changed = table.assign(A=(table["A"] + 1) % 3)
+        with pytest.raises(CheckpointError, match="belongs to another training"):
+            mdcm.fit(GRAPH, changed, config=CONFIG, out=tmp_path / "run", resume=True)
+        # what cannot be resumed is still there
+        assert len(list((tmp_path / "run" / CHECKPOINTS).iterdir())) == 1
+
+    @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
+    def test_a_damaged_checkpoint_is_named_and_left_alone(self, monkeypatch, tmp_path, damage):
+        table = data().drop(columns="T")
+        assert self.stopped(monkeypatch, tmp_path / "run", 5, table)
+        (file,) = (tmp_path / "run" / CHECKPOINTS).iterdir()
+        file.write_bytes(damage(file.read_bytes()))
+        with pytest.raises(CheckpointError, match="is damaged") as caught:
+            mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run", resume=True)
+        assert caught.value.path == str(file)
+        assert file.exists()
+        # without --resume the training begins anew
+        mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run")
+        assert not (tmp_path / "run" / CHECKPOINTS).exists()
+
+    def test_nothing_is_pickled(self, monkeypatch, tmp_path):
+        table = data().drop(columns="T")
+        assert self.stopped(monkeypatch, tmp_path / "run", 5, table)
+        (file,) = (tmp_path / "run" / CHECKPOINTS).iterdir()
+        content = file.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        state = json.loads(header["__metadata__"]["mdcm"])["state"]
+        assert {"done", "elapsed", "history", "job"} == set(state)
+
+
+class TestInit:
+    GRAPH = "A -> B; B -> C; A <-> C; D -> E"
+
+    def tables(self):
+        return random_discrete(mdcm.ADMG.from_string(self.GRAPH), levels=2, seed=0).sample(500, seed=0)
+
+    def kept(self, model):
+        return {tuple(record["hnode"]) for record in model.history if record.get("kept")}
+
+    def test_h_nodes_whose_data_changed_are_trained_and_the_others_kept(self):
+        table = self.tables()
+        config = TrainConfig(max_steps=40)
+        first = mdcm.fit(self.GRAPH, table, config=config)
+        again = mdcm.fit(self.GRAPH, table, config=config, init=first, seed=5)
+        assert self.kept(again) == {("A", "C"), ("B",), ("D",), ("E",)}
+        assert same(first.dcm.state_dict(), again.dcm.state_dict())
+        # E's values enter only E
+        changed = mdcm.fit(self.GRAPH, table.assign(E=1 - table["E"]), config=config, init=first)
+        assert self.kept(changed) == {("A", "C"), ("B",), ("D",)}
+        # a trial on A adds rows to B and a fit to {A, C}
+        trial = Dataset(table.iloc[:100].assign(A=np.arange(100) % 2), do="A")
+        more = mdcm.fit(self.GRAPH, [table, trial], config=config, init=changed)
+        assert self.kept(more) == set() or ("B",) not in self.kept(more)
+        other = mdcm.fit(self.GRAPH, table, config=TrainConfig(max_steps=41), init=first)
+        assert self.kept(other) == set()
+
+    def test_another_edge_changes_only_its_child(self):
+        table = self.tables()
+        config = TrainConfig(max_steps=40)
+        first = mdcm.fit(self.GRAPH, table, config=config)
+        more = mdcm.fit(f"{self.GRAPH}; D -> B", table, config=config, init=first)
+        assert self.kept(more) == {("A", "C"), ("D",), ("E",)}
+        loaded_names = [record["hnode"] for record in more.history if record["event"] == "trained"]
+        assert sorted(map(tuple, loaded_names)) == [("A", "C"), ("B",), ("D",), ("E",)]
+
+    def test_a_saved_model_can_be_begun_from(self, tmp_path):
+        table, config = self.tables(), TrainConfig(max_steps=40)
+        first = mdcm.fit(self.GRAPH, table, config=config, out=tmp_path)
+        again = mdcm.fit(self.GRAPH, table, config=config, init=mdcm.load(tmp_path))
+        assert len(self.kept(again)) == 4
+        assert same(first.dcm.state_dict(), again.dcm.state_dict())
+
+
+def test_a_confounder_that_carries_no_information_is_reported():
+    rng = np.random.default_rng(0)
+    u = rng.random(4000) < 0.5
+    noisy = [(rng.random(4000) < np.where(u, 0.85, 0.15)).astype(int) for _ in range(2)]
+    table = pd.DataFrame({"A": noisy[0], "B": noisy[1], "C": rng.integers(0, 2, 4000), "D": rng.integers(0, 2, 4000)})
+    model = mdcm.fit("A <-> B; C <-> D", table)
+    found = {tuple(r["hnode"]): r["uninformative"] for r in model.history if r["event"] == "trained"}
+    assert found == {("A", "B"): [], ("C", "D"): ["U[C,D]"]}
+
+
+def test_an_adversarial_h_node_goes_on_too(monkeypatch, tmp_path):
+    table = data(300)[["A", "B", "C"]]
+    options = {"graph": "A -> B -> C; A <-> C", "objective": "adversarial"}
+    config = TrainConfig(max_steps=6)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", config)
+    expected = mdcm.fit("A -> B -> C; A <-> C", table, objective="adversarial", config=config)
+    assert TestInProcess().stopped(monkeypatch, tmp_path, 9, table, **options)
+    found = mdcm.fit("A -> B -> C; A <-> C", table, objective="adversarial", config=config, out=tmp_path, resume=True)
+    assert same(expected.dcm.state_dict(), found.dcm.state_dict())
+    assert {tuple(r["hnode"]) for r in found.history if r["event"] == "trained"} == {("A", "C"), ("B",)}
+
+
+def test_joint_training_on_columns_that_are_never_seen_together(tmp_path):
+    table = data(300)[["A", "B", "C"]]
+    model = mdcm.fit(
+        "A -> B -> C",
+        [table[["A", "B"]], table[["B", "C"]]],
+        method="joint",
+        config=TrainConfig(max_steps=2),
+        out=tmp_path,
+    )
+    assert len(mdcm.load(tmp_path).draw_samples(5).table) == 5
+    assert len(model.plan.hnodes) == 1
