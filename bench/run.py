@@ -2,7 +2,7 @@
 
 Usage, from anywhere, with mdcm and its test requirements installed:
 
-    python bench/run.py NAME...          # tables, philox, quality-chain, ..., or graphs, quality, or all
+    python bench/run.py NAME...          # tables, philox, critic, batched, or graphs, identification, quality, or all
     python bench/run.py --dry NAME...    # prints without writing to results.csv
 
 Times are CPU seconds of one thread, which a busy machine changes less than the wall clock. The two sides take turns,
@@ -28,7 +28,12 @@ HERE = Path(__file__).resolve().parent
 # problems and exact estimates are those of the tests, so that the two cannot drift apart
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+import adversarial  # noqa: E402
+import batched  # noqa: E402
+import critic  # noqa: E402
+import evidence  # noqa: E402
 import graphs  # noqa: E402
+import identification  # noqa: E402
 import numpy as np  # noqa: E402
 import plans  # noqa: E402
 import torch  # noqa: E402
@@ -95,7 +100,7 @@ def timed(name: str) -> Iterator[dict[str, object]]:
 
 
 def compared(name: str) -> Iterator[dict[str, object]]:
-    for work in graphs.GRAPHS[name]():
+    for work in {**graphs.GRAPHS, **critic.CRITIC, **batched.BATCHED}[name]():
         if isinstance(work, str):
             print(work, flush=True)
             continue
@@ -110,7 +115,14 @@ def compared(name: str) -> Iterator[dict[str, object]]:
 
 
 def quality(name: str) -> Iterator[dict[str, object]]:
-    for one in {**workloads.QUALITY, **plans.PLANS}[name]():
+    known = {
+        **workloads.QUALITY,
+        **plans.PLANS,
+        **identification.IDENTIFICATION,
+        **evidence.EVIDENCE,
+        **adversarial.ADVERSARIAL,
+    }
+    for one in known[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
 
 
@@ -130,11 +142,22 @@ def main() -> int:
     """Run what the command line names."""
     measured = {
         **dict.fromkeys(workloads.TIMED, timed),
+        **dict.fromkeys(critic.CRITIC, compared),
+        **dict.fromkeys(batched.BATCHED, compared),
         **dict.fromkeys(graphs.GRAPHS, compared),
         **dict.fromkeys(plans.PLANS, quality),
+        **dict.fromkeys(identification.IDENTIFICATION, quality),
+        **dict.fromkeys(evidence.EVIDENCE, quality),
+        **dict.fromkeys(adversarial.ADVERSARIAL, quality),
         **dict.fromkeys(workloads.QUALITY, quality),
     }
-    groups = {"graphs": [*graphs.GRAPHS, *plans.PLANS], "quality": list(workloads.QUALITY), "all": list(measured)}
+    groups = {
+        "graphs": [*graphs.GRAPHS, *plans.PLANS],
+        "adversarial": list(adversarial.ADVERSARIAL),
+        "identification": list(identification.IDENTIFICATION),
+        "quality": list(workloads.QUALITY),
+        "all": list(measured),
+    }
     known = [*measured, *groups]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
