@@ -36,6 +36,7 @@ import graphs  # noqa: E402
 import identification  # noqa: E402
 import numpy as np  # noqa: E402
 import plans  # noqa: E402
+import scale  # noqa: E402
 import torch  # noqa: E402
 import workloads  # noqa: E402
 
@@ -121,6 +122,7 @@ def quality(name: str) -> Iterator[dict[str, object]]:
         **identification.IDENTIFICATION,
         **evidence.EVIDENCE,
         **adversarial.ADVERSARIAL,
+        **scale.SCALE,
     }
     for one in known[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
@@ -149,6 +151,7 @@ def main() -> int:
         **dict.fromkeys(identification.IDENTIFICATION, quality),
         **dict.fromkeys(evidence.EVIDENCE, quality),
         **dict.fromkeys(adversarial.ADVERSARIAL, quality),
+        **dict.fromkeys(scale.SCALE, quality),
         **dict.fromkeys(workloads.QUALITY, quality),
     }
     groups = {
