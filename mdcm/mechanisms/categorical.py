@@ -17,6 +17,9 @@ from mdcm.mechanisms.inputs import ParentInput
 
 __all__ = ["Categorical", "ParentInput", "winning_noise"]
 
+# so many rows of a small network cost less than the lookups of a block of rows
+_FEW_COMBINATIONS = 1024
+
 
 class Categorical(Mechanism):
     """``v = argmax_k(logits_k(parents, u) + g_k)`` with standard Gumbel noise g, one per level.
@@ -120,8 +123,31 @@ class Categorical(Mechanism):
             first = first + weight.view(len(weight), *(1,) * after, self.hidden)
         return self._head(first).log_softmax(-1)
 
+    def _every_combination(self, sizes: Sequence[int]) -> Tensor:
+        """Logits at all combinations of parents and states, the last one running fastest."""
+        first = self.bias.expand(1, self.hidden)
+        weights = [module.weight for module in self.inputs if isinstance(module, ParentInput)]
+        for weight, size in zip([*weights, *self.states], sizes, strict=True):
+            first = (first[:, None] + weight[:size]).reshape(-1, self.hidden)
+        return self._head(first)
+
     def logits(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
-        """Logits of each row at given confounder states, ``[rows, K]``."""
+        """Logits of each row at given confounder states, ``[rows, K]``.
+
+        Where there are few combinations of parents and states the network sees each of them once, whatever the number
+        of rows: so a row's logits do not depend on how many others there are.
+        """
+        columns = [*(parents[parent.name] for parent in self.parents), *latents]
+        sizes = [*(parent.num_levels for parent in self.parents if parent.levels), *self.latents]
+        if (
+            self.tabular
+            and math.prod(sizes) <= _FEW_COMBINATIONS
+            and not any(column.is_floating_point() for column in columns)
+        ):
+            place = torch.zeros(rows, dtype=torch.int64, device=self.bias.device)
+            for column, size in zip(columns, sizes, strict=True):
+                place = place * size + column
+            return F.embedding(place, self._every_combination(sizes))
         first = self.context(parents, rows)
         for weight, state in zip(self.states, latents, strict=True):
             # one-hot states carry the gradient of the prior that they were drawn from
