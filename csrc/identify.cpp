@@ -111,13 +111,16 @@ bool Identification::find_sources(Part& part, bool all) {
   bool found_all = true;
   part.sources.reserve(part.factors.count());
   std::vector<std::int32_t> candidates;
+  std::vector<Obstacle> obstacles;
   for (std::size_t k = 0; k < part.factors.count(); ++k) {
     candidates.clear();
+    obstacles.clear();
     std::int32_t single = -1;
     for (std::size_t s = 0; s < sources_.size() && single < 0; ++s) {
-      const Obstacle obstacle = examine(s, part, k);
-      if (obstacle.kind == Obstacle::Kind::kNone) single = static_cast<std::int32_t>(s);
-      if (obstacle.kind == Obstacle::Kind::kValues) candidates.push_back(static_cast<std::int32_t>(s));
+      obstacles.push_back(examine(s, part, k));
+      const Obstacle::Kind kind = obstacles.back().kind;
+      if (kind == Obstacle::Kind::kNone) single = static_cast<std::int32_t>(s);
+      if (kind == Obstacle::Kind::kValues) candidates.push_back(static_cast<std::int32_t>(s));
     }
     part.sources.push_back(single);
     if (single >= 0) continue;
@@ -128,7 +131,10 @@ bool Identification::find_sources(Part& part, bool all) {
         continue;
       }
     }
-    failures_.push_back(failure(part, k));
+    Failure& failure = failures_.emplace_back();
+    failure.obstacles = obstacles;
+    for (const auto& member : part.factors.members(k)) failure.factor.push_back(member.node);
+    std::sort(failure.factor.begin(), failure.factor.end());
     verdict_ = Verdict::kNo;
     found_all = false;
     if (!all) return false;
@@ -152,14 +158,6 @@ Obstacle Identification::examine(std::size_t source, const Part& part, std::size
   }
   std::sort(obstacle.nodes.begin(), obstacle.nodes.end());
   return obstacle;
-}
-
-Identification::Failure Identification::failure(const Part& part, std::size_t factor) {
-  Failure found;
-  for (std::size_t s = 0; s < sources_.size(); ++s) found.obstacles.push_back(examine(s, part, factor));
-  for (const auto& member : part.factors.members(factor)) found.factor.push_back(member.node);
-  std::sort(found.factor.begin(), found.factor.end());
-  return found;
 }
 
 // Which candidates together set every combination of values that the parents need; nothing if they do not.

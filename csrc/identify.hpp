@@ -60,7 +60,6 @@ class Identification {
   bool factorise(const Copies& copies, const std::vector<bool>& keep, Part& part, bool all);
   bool find_sources(Part& part, bool all);
   Obstacle examine(std::size_t source, const Part& part, std::size_t factor);
-  Failure failure(const Part& part, std::size_t factor);
   std::optional<std::vector<std::int32_t>> covering(std::span<const CFactors::Argument> parents,
                                                     const std::vector<std::int32_t>& candidates) const;
   std::int32_t express(const Part& part, ExpressionBuilder& builder);
