@@ -260,6 +260,19 @@ def test_an_adversarial_h_node_goes_on_too(monkeypatch, tmp_path):
     assert {tuple(r["hnode"]) for r in found.history if r["event"] == "trained"} == {("A", "C"), ("B",)}
 
 
+def test_an_image_goes_on_too(monkeypatch, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    pictures = Dataset(pd.DataFrame({"D": [0, 1, 1] * 20}), images={"I": images})
+    config = TrainConfig(max_steps=6, checks=3, batch_size=8)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", config)
+    expected = mdcm.fit("D -> I", pictures, config=config)
+    for after in (2, 9):
+        out = tmp_path / str(after)
+        assert TestInProcess().stopped(monkeypatch, out, after, pictures, graph="D -> I")
+        found = mdcm.fit("D -> I", pictures, config=config, out=out, resume=True)
+        assert same(expected.dcm.state_dict(), found.dcm.state_dict())
+
+
 def test_joint_training_on_columns_that_are_never_seen_together(tmp_path):
     table = data(300)[["A", "B", "C"]]
     model = mdcm.fit(

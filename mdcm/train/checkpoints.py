@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mdcm.errors import CheckpointError
@@ -106,8 +107,13 @@ class Checkpoints:
         from safetensors.torch import save
 
         state = json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, "state": header})
+        # copies, because weights that are being trained are those of the model as well, and the format has no aliases
         content = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"mdcm": state}
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            },
+            metadata={"mdcm": state},
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         self._number += 1
