@@ -69,8 +69,8 @@ FitChooser::FitChooser(const Admg& graph, const std::vector<DatasetGroup>& group
       closure_(graph),
       components_(c_components(graph)),
       component_parts_(components_, graph.topological_order()),
-      mark_(at(graph.size()), 0),
-      seen_(at(graph.size()), 0) {}
+      subgraph_(graph),
+      mark_(at(graph.size()), 0) {}
 
 std::vector<Untrained> FitChooser::choose(const Components& hnodes, const Parts& parts,
                                           const std::vector<Training>& training) {
@@ -283,74 +283,32 @@ FitChooser::Candidate FitChooser::evaluate(Node h, std::int32_t g, Nodes variabl
 FitChooser::Standing FitChooser::standing(Nodes factor, std::int32_t group) {
   const auto h = at(hnodes_->label[at(factor[0])]);
   if ((*training_)[h] == Training::kGiven) return Standing::kDetermined;
-  if (identifiable(factor, component_parts_[components_.label[at(factor[0])]])) return Standing::kDetermined;
+  std::vector<Node> stuck;
+  if (subgraph_.is_identifiable(factor, component_parts_[components_.label[at(factor[0])]], stuck)) {
+    return Standing::kDetermined;
+  }
   Standing best = Standing::kNo;
   for (const Shown& shown : shown_[h]) {
     const bool known_here =
         shown.everywhere || std::find(shown.groups.begin(), shown.groups.end(), group) != shown.groups.end();
     if (!known_here || (shown.partial && best == Standing::kIndirectly)) continue;
     if (!std::includes(shown.set.begin(), shown.set.end(), factor.begin(), factor.end())) continue;
-    if (!identifiable(factor, shown.set)) continue;
+    if (!subgraph_.is_identifiable(factor, shown.set, stuck)) continue;
     if (!shown.partial) return Standing::kDetermined;
     best = Standing::kIndirectly;
   }
   return best;
 }
 
-// Whether the c-factor of `factor`, which bidirected paths connect, is a function of Q[from] (Tian & Pearl 2002;
-// complete by Huang & Valtorta 2006).
-bool FitChooser::identifiable(Nodes factor, Nodes from) {
-  std::vector<Node> current(from.begin(), from.end());
-  std::vector<Node> part;
-  for (;;) {
-    ++epoch_;
-    for (const Node v : current) mark_[at(v)] = epoch_;
-    part.assign(1, factor[0]);
-    ++seen_epoch_;
-    seen_[at(factor[0])] = seen_epoch_;
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for_each_sibling(graph_, part[i], [&](Node w) {
-        if (mark_[at(w)] != epoch_ || seen_[at(w)] == seen_epoch_) return;
-        seen_[at(w)] = seen_epoch_;
-        part.push_back(w);
-      });
-    }
-    if (part.size() == factor.size()) return true;
-    ++epoch_;
-    for (const Node v : part) mark_[at(v)] = epoch_;
-    current.assign(factor.begin(), factor.end());
-    ++seen_epoch_;
-    for (const Node v : current) seen_[at(v)] = seen_epoch_;
-    for (std::size_t i = 0; i < current.size(); ++i) {
-      for (const Node p : graph_.parents(current[i])) {
-        if (mark_[at(p)] != epoch_ || seen_[at(p)] == seen_epoch_) continue;
-        seen_[at(p)] = seen_epoch_;
-        current.push_back(p);
-      }
-    }
-    if (current.size() == part.size()) return false;
-    if (current.size() == factor.size()) return true;
-  }
-}
-
 // The c-components of the graph over `set` alone, each ascending.
 std::vector<std::vector<Node>> FitChooser::bidirected_parts(Nodes set) {
   std::vector<std::vector<Node>> parts;
   ++epoch_;
-  for (const Node v : set) mark_[at(v)] = epoch_;
-  ++seen_epoch_;
+  subgraph_.restrict_to(set);
   for (const Node root : set) {
-    if (seen_[at(root)] == seen_epoch_) continue;
-    seen_[at(root)] = seen_epoch_;
-    std::vector<Node> part{root};
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for_each_sibling(graph_, part[i], [&](Node w) {
-        if (mark_[at(w)] != epoch_ || seen_[at(w)] == seen_epoch_) return;
-        seen_[at(w)] = seen_epoch_;
-        part.push_back(w);
-      });
-    }
-    parts.push_back(sorted(std::move(part)));
+    if (mark_[at(root)] == epoch_) continue;
+    parts.push_back(sorted(subgraph_.part_of(root)));
+    for (const Node v : parts.back()) mark_[at(v)] = epoch_;
   }
   return parts;
 }

@@ -9,6 +9,7 @@
 #include "admg.hpp"
 #include "components.hpp"
 #include "modularity.hpp"
+#include "subgraph.hpp"
 
 namespace mdcm {
 
@@ -114,7 +115,6 @@ class FitChooser {
   std::vector<Candidate> candidates(Node h);
   Candidate evaluate(Node h, std::int32_t group, Nodes variables, bool whole);
   Standing standing(Nodes factor, std::int32_t group);
-  bool identifiable(Nodes factor, Nodes from);
   std::vector<std::vector<Node>> bidirected_parts(Nodes set);
   Around look_around(const DatasetGroup& group, Nodes set);
   std::vector<Lack> lacks(Node h, const std::vector<Candidate>& found);
@@ -133,10 +133,9 @@ class FitChooser {
   const std::vector<Training>* training_ = nullptr;
   std::vector<std::vector<PlannedFit>> fits_;
   std::vector<std::vector<Shown>> shown_;
+  Subgraph subgraph_;
   std::vector<std::uint32_t> mark_;  // equal to epoch_: in the set that is looked at
-  std::vector<std::uint32_t> seen_;  // equal to seen_epoch_: visited by the search under way
   std::uint32_t epoch_ = 0;
-  std::uint32_t seen_epoch_ = 0;
 };
 
 }  // namespace mdcm

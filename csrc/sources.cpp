@@ -54,70 +54,6 @@ std::unique_ptr<Admg> project(const Admg& graph, const std::vector<Node>& known,
 
 }  // namespace
 
-Subgraph::Subgraph(const Admg& graph)
-    : graph_(graph), inside_(at(graph.size()), 0), seen_(at(graph.size()), 0), used_(at(graph.num_hubs()), 0) {}
-
-void Subgraph::restrict_to(Nodes set) {
-  ++epoch_;
-  for (const Node v : set) inside_[at(v)] = epoch_;
-}
-
-std::vector<Node> Subgraph::ancestors(Nodes nodes) {
-  ++search_;
-  std::vector<Node> found;
-  const auto reach = [&](Node v) {
-    if (!inside(v) || seen_[at(v)] == search_) return;
-    seen_[at(v)] = search_;
-    found.push_back(v);
-  };
-  for (const Node v : nodes) reach(v);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    for (const Node p : graph_.parents(found[i])) reach(p);
-  }
-  return found;
-}
-
-std::vector<Node> Subgraph::part_of(Node root) {
-  ++search_;
-  std::vector<Node> part;
-  const auto reach = [&](Node v) {
-    if (!inside(v) || seen_[at(v)] == search_) return;
-    seen_[at(v)] = search_;
-    part.push_back(v);
-  };
-  reach(root);
-  for (std::size_t i = 0; i < part.size(); ++i) {
-    for (const Node w : graph_.siblings(part[i])) reach(w);
-    for (const Node hub : graph_.hubs(part[i])) {
-      if (used_[at(hub)] == search_) continue;
-      used_[at(hub)] = search_;
-      for (const Node w : graph_.hub_children(hub)) reach(w);
-    }
-  }
-  return part;
-}
-
-void Subgraph::sort(std::vector<Node>& nodes) const {
-  const Nodes position = graph_.positions();
-  std::sort(nodes.begin(), nodes.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
-}
-
-bool Subgraph::is_identifiable(Nodes factor, Nodes from, std::vector<Node>& stuck) {
-  std::vector<Node> current(from.begin(), from.end());
-  for (;;) {
-    if (current.size() == factor.size()) return true;
-    restrict_to(current);
-    const std::vector<Node> up = ancestors(factor);
-    if (up.size() == factor.size()) return true;
-    if (up.size() == current.size()) {
-      stuck = std::move(current);
-      return false;
-    }
-    restrict_to(up);
-    current = part_of(factor[0]);
-  }
-}
-
 DataSource::DataSource(const Admg& graph, const DatasetGroup& group, std::int32_t number)
     : whole_(&graph), group_(&group), number_(number) {
   bool complete = true;
@@ -214,8 +150,7 @@ Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
   if (up.size() == whole.size()) {
     stuck = whole;
   } else {
-    sub_->restrict_to(up);
-    if (sub_->is_identifiable(factor, sub_->part_of(factor[0]), stuck)) return obstacle;
+    if (sub_->is_identifiable(factor, up, stuck)) return obstacle;
   }
   obstacle.kind = Obstacle::Kind::kHedge;
   for (const Node v : stuck) obstacle.nodes.push_back(global(v));

@@ -11,36 +11,10 @@
 #include "admg.hpp"
 #include "expression.hpp"
 #include "fits.hpp"
+#include "subgraph.hpp"
 #include "worlds.hpp"
 
 namespace mdcm {
-
-// Subsets of the nodes as marks that are cleared by a new epoch, and searches inside them.
-class Subgraph {
- public:
-  explicit Subgraph(const Admg& graph);
-
-  void restrict_to(Nodes set);
-  void admit(Node v) { inside_[static_cast<std::size_t>(v)] = epoch_; }
-  bool inside(Node v) const { return inside_[static_cast<std::size_t>(v)] == epoch_; }
-  // Ancestors of `nodes` in the graph over the set, in no order.
-  std::vector<Node> ancestors(Nodes nodes);
-  // The c-component of the graph over the set that holds `root`, in no order.
-  std::vector<Node> part_of(Node root);
-  void sort(std::vector<Node>& nodes) const;  // topologically
-
-  // Whether Q[factor], a c-component, is a function of Q[from], which bidirected paths connect around it. If not,
-  // `stuck` is the set that its recursion ends in.
-  bool is_identifiable(Nodes factor, Nodes from, std::vector<Node>& stuck);
-
- private:
-  const Admg& graph_;
-  std::vector<std::uint32_t> inside_;
-  std::vector<std::uint32_t> seen_;
-  std::vector<std::uint32_t> used_;
-  std::uint32_t epoch_ = 0;
-  std::uint32_t search_ = 0;
-};
 
 // Why a data set does not show a c-factor.
 struct Obstacle {

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <unordered_map>
 
+#include "subgraph.hpp"
+
 namespace mdcm {
 namespace {
 
@@ -218,33 +220,16 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
   }
   std::vector<std::uint32_t> seen(at(graph_.size()), 0);
   std::vector<Symbol> symbol_of(at(graph_.size()), -1);
-  std::vector<bool> is_kept(at(graph_.size()), false);
-  std::vector<bool> used(at(graph_.num_hubs()), false);
   std::vector<bool> done(at(graph_.size()), false);
-  for (const Node v : kept) is_kept[at(v)] = true;
-  const Nodes position = graph_.positions();
+  Subgraph inside(graph_);
+  inside.restrict_to(kept);
   std::uint32_t epoch = 0;
   std::vector<Node> part;
   for (const Node root : kept) {
     if (done[at(root)]) continue;
-    done[at(root)] = true;
-    part.assign(1, root);
-    const auto reach = [&](Node w) {
-      if (!is_kept[at(w)] || done[at(w)]) return;
-      done[at(w)] = true;
-      part.push_back(w);
-    };
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for (const Node w : graph_.siblings(part[i])) reach(w);
-      for (const Node hub : graph_.hubs(part[i])) {
-        if (used[at(hub)]) continue;
-        used[at(hub)] = true;
-        for (const Node w : graph_.hub_children(hub)) reach(w);
-      }
-    }
-    if (part.size() > 1) {
-      std::sort(part.begin(), part.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
-    }
+    inside.part_of(root, part);
+    for (const Node v : part) done[at(v)] = true;
+    inside.sort(part);
     ++epoch;
     std::optional<Conflict> conflict;
     const auto clash = [&](Node v, Symbol first, Symbol second) {

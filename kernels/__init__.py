@@ -3,7 +3,8 @@
 Every operation has a plain-torch twin in :mod:`mdcm.kernels.reference`, which is its definition and runs on any
 device. Which form runs is decided at each call, by one rule: the environment variable ``MDCM_KERNELS`` is
 ``reference`` or ``triton``, and if unset or ``auto`` the Triton form runs on a CUDA device where the operation has one,
-and the twin otherwise. Asking for a Triton form that does not exist is a ``NotImplementedError``.
+and the twin otherwise. No operation has a Triton form yet, so
+asking for one by name is a ``ValueError``.
 
 Noise by address, layouts and views have one form only, and the rule leaves them alone.
 """
@@ -89,7 +90,7 @@ def _form(twin: Callable[..., Any], on_cuda: bool) -> Callable[..., Any]:
         return twin
     if asked == "triton":
         if name not in _FUSED:
-            raise NotImplementedError(f"{name} has no Triton form: unset MDCM_KERNELS, or set it to reference")
+            raise ValueError(f"{name} has no Triton form: unset MDCM_KERNELS, or set it to reference")
         return _FUSED[name]
     if asked != "auto":
         raise ValueError(f"MDCM_KERNELS must be auto, reference or triton, not {asked!r}")

@@ -359,7 +359,7 @@ class Line(Mechanism):
         return parent @ self.slope + latents[0] @ self.shift + self.spread * noise[:, 0]
 
     def conditional_loss(self, parents, value, generator):
-        raise NotImplementedError
+        raise AssertionError("what a critic trains is not asked for a loss of its own")
 
     def config(self):
         return {}

@@ -306,7 +306,7 @@ class TestDispatch:
     def test_a_form_that_does_not_exist_is_an_error(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         monkeypatch.setattr(kernels, "_FUSED", {})
-        with pytest.raises(NotImplementedError, match="critic_forward has no Triton form: unset MDCM_KERNELS"):
+        with pytest.raises(ValueError, match="critic_forward has no Triton form: unset MDCM_KERNELS"):
             kernels.critic_forward(*self.ROWS)
 
     def test_an_unknown_form_is_an_error(self, monkeypatch):
