@@ -583,6 +583,15 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Compiled graph algorithms and planning over integer nodes.";
 
   // raised with (kind, nodes, index) as its arguments
+  static py::handle too_large =
+      py::exception<mdcm::ExpressionTooLarge>(m, "ExpressionTooLarge", PyExc_ValueError).release();
+  py::register_exception_translator([](std::exception_ptr raised) {
+    try {
+      if (raised) std::rethrow_exception(raised);
+    } catch (const mdcm::ExpressionTooLarge& error) {
+      PyErr_SetString(too_large.ptr(), error.what());
+    }
+  });
   static py::handle fault = py::exception<mdcm::GraphFault>(m, "GraphFault", PyExc_ValueError).release();
   py::register_exception_translator([](std::exception_ptr raised) {
     try {

@@ -12,6 +12,9 @@ namespace {
 using Kind = Expression::Kind;
 using Term = Expression::Term;
 
+// a c-component of thousands of nodes has a number of conditions that is quadratic in them
+constexpr std::size_t kMostMentions = std::size_t{1} << 22;
+
 std::size_t at(std::int32_t v) { return static_cast<std::size_t>(v); }
 
 bool contains(const std::vector<Symbol>& sorted, Symbol s) {
@@ -190,6 +193,8 @@ Expression ExpressionBuilder::take(std::int32_t last) {
 }
 
 std::int32_t ExpressionBuilder::add(Term term) {
+  mentions_ += term.symbols.size() + term.given.size() + term.set.size();
+  if (mentions_ > kMostMentions) throw ExpressionTooLarge();
   const auto number = static_cast<std::int32_t>(terms_.size());
   terms_.push_back(std::move(term));
   const auto [place, is_new] = known_.insert(number);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <unordered_set>
 #include <vector>
 
@@ -41,7 +42,14 @@ struct Expression {
   std::vector<Term> terms;  // the last one is the expression
 };
 
-// Builds an expression, shares equal terms, and simplifies: what sums to one vanishes, equal factors cancel.
+// An expression that mentions more symbols than anybody reads or any data support.
+class ExpressionTooLarge : public std::length_error {
+ public:
+  ExpressionTooLarge() : std::length_error("the estimand mentions more than four million variables") {}
+};
+
+// Builds an expression, shares equal terms, and simplifies: what sums to one vanishes, equal factors cancel. Throws
+// ExpressionTooLarge.
 class ExpressionBuilder {
  public:
   // `nodes` holds the node of every symbol, `position` the place of every node in a topological order.
@@ -83,6 +91,7 @@ class ExpressionBuilder {
   Nodes nodes_;
   Nodes position_;
   std::vector<Expression::Term> terms_;
+  std::size_t mentions_ = 0;  // symbols in all terms together
   std::unordered_set<std::int32_t, Hash, Equal> known_;
   std::vector<std::vector<Symbol>> free_;  // of the first terms, as far as they were asked for
 };

@@ -23,6 +23,7 @@ from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, Untrai
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset
+    from mdcm.identify import Identification
     from mdcm.model import Model
     from mdcm.plan import Method, Objective
     from mdcm.schema import Schema
@@ -251,11 +252,22 @@ def identify(
         _out(json.dumps(found.to_json(), indent=1, allow_nan=False))
     elif found.estimand is not None:
         if svg != "-":
-            _out(found.estimand.latex() if latex else str(found))
+            _out(_latex(found) if latex else str(found))
     else:
         _say(found.explain())
     if not found.identifiable:
         raise typer.Exit(1)
+
+
+def _latex(found: Identification) -> str:
+    from mdcm.errors import QueryError
+
+    assert found.estimand is not None
+    try:
+        return found.estimand.latex()
+    except QueryError:
+        # says that it is identifiable, and why there is no formula
+        return str(found)
 
 
 def _experiment(option: str) -> dict[str, list[str] | None]:

@@ -162,12 +162,12 @@ class Model(Sampler):
         estimand = answer.identification.estimand
         if estimand is None or not self.data:
             return None
-        if any(self.schema[name].kind != "categorical" for name in estimand.variables):
-            return None
         try:
+            if any(self.schema[name].kind != "categorical" for name in estimand.variables):
+                return None
             estimate, spread = estimand.evaluate_with_error(list(self.data), seed=seed)
         except MdcmError:
-            # too densely connected for tables; the model's answer does not depend on it
+            # too large, or too densely connected for tables; the model's answer does not depend on it
             return None
         model, error = (answer.table.iloc[:, k].to_numpy(dtype=np.float64) for k in (-2, -1))
         both = np.hypot(error, spread.to_numpy())

@@ -381,6 +381,25 @@ def test_helpful_experiments_help_and_nothing_smaller_does(question):
             assert set(found.experiments) == set(singles)
 
 
+def test_an_estimand_beyond_reading_is_said_to_be_one():
+    n = 6_000
+    steps, pairs = np.arange(n - 1, dtype=np.int32), np.arange(n - 2, dtype=np.int32)
+    graph = ADMG.from_edge_index(n, np.stack([steps, steps + 1]), np.stack([pairs, pairs + 2]))
+    found = identify(graph, f"P('{n - 1}' | do('0'))")
+    assert found.identifiable
+    assert str(found).endswith(
+        "is identifiable; the estimand mentions more than four million variables, too many to be put together"
+    )
+    assert found.to_json()["estimand"]["text"] is None
+    with pytest.raises(QueryError, match="more than four million"):
+        found.estimand.evaluate(pd.DataFrame({"0": [0]}))
+
+
+def test_values_that_differ_are_told_apart():
+    found = identify("X -> Z -> Y; X <-> Y", "P(Y[X=1]=1 | X=0, Y=0)")
+    assert str(found.witness) == "P(X=0, Y[Z]=1, Y[Z']=0)"
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

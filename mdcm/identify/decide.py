@@ -10,7 +10,7 @@ from typing import Any
 
 from mdcm import _core
 from mdcm import query as language
-from mdcm.errors import GraphError, PlanError
+from mdcm.errors import GraphError, PlanError, QueryError
 from mdcm.graph import ADMG
 from mdcm.identify.estimand import Estimand, Formula, Term
 from mdcm.identify.picture import draw
@@ -55,7 +55,10 @@ class Identification:
 
     def __str__(self) -> str:
         if self.estimand is not None:
-            return f"{self.query} = {self.estimand}"
+            try:
+                return f"{self.query} = {self.estimand}"
+            except QueryError as error:
+                return f"{self.query} is identifiable; {error}"
         no = "not identifiable" if self.identifiable is False else "not shown to be identifiable"
         return f"{no} from {self._data.words}: {self.witness}"
 
@@ -83,11 +86,11 @@ class Identification:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values; an estimand that is too long has no text, or nothing but the reason."""
         return {
             "query": str(self.query),
             "identifiable": self.identifiable,
-            "estimand": None if self.estimand is None else {"text": str(self.estimand), **self.estimand.to_json()},
+            "estimand": None if self.estimand is None else _estimand_json(self.estimand),
             "witness": None if self.witness is None else {"text": str(self.witness), **self.witness.to_json()},
             "experiments": [list(targets) for targets in self.experiments],
         }
@@ -99,6 +102,17 @@ class Identification:
             A self-contained SVG document.
         """
         return draw(self.graph, self.query, self.witness)
+
+
+def _estimand_json(estimand: Estimand) -> dict[str, Any]:
+    try:
+        content = estimand.to_json()
+    except QueryError as error:
+        return {"text": None, "reason": str(error)}
+    try:
+        return {"text": str(estimand), **content}
+    except QueryError:
+        return {"text": None, **content}
 
 
 def identify(
@@ -299,9 +313,13 @@ class _Attempt:
         return Formula(self.query, self.question.asked, self.view.sources, self._terms)
 
     def _terms(self) -> tuple[list[Term], Callable[[int], Symbol]]:
+        try:
+            found = self.core.terms()
+        except _core.ExpressionTooLarge as error:
+            raise QueryError(f"{error}, too many to be put together") from None
         terms = [
             Term(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
-            for kind, source, symbols, given, done, operands in self.core.terms()
+            for kind, source, symbols, given, done, operands in found
         ]
         nodes = self.view.graph.nodes
         known = len(nodes) + len(self.question.values)
@@ -339,19 +357,27 @@ class _Attempt:
         known = len(nodes) + len(self.question.values)
         further = self.core.symbols[len(self.question.values) :]
 
-        def term(number: int) -> tuple[str, language.Value | None]:
-            if number < known:
-                symbol = self.question.symbol(number)
-                return symbol.variable, symbol.value
-            # another value of the same variable
-            return nodes[further[number - known]], None
+        free: dict[str, list[int]] = {}
+
+        def symbol(number: int) -> Symbol:
+            return self.question.symbol(number) if number < known else Symbol(nodes[further[number - known]])
+
+        def setting(number: int) -> str:
+            one = symbol(number)
+            if one.value is not None:
+                return str(language.Term(one.variable, one.value))
+            # values of one variable that need not be the same are told apart by primes
+            others = free.setdefault(one.variable, [])
+            if number not in others:
+                others.append(number)
+            return str(language.Term(one.variable)) + "'" * others.index(number)
 
         events = []
         for value, parents in members:
-            world = ", ".join(str(language.Term(*term(parent))) for parent in parents)
-            name, shown = term(value)
-            text = str(language.Term(name)) + (f"[{world}]" if world else "")
-            events.append(text + ("" if shown is None else str(language.Term("", shown))[2:]))
+            world = f"[{', '.join(map(setting, parents))}]" if parents else ""
+            name, one = str(language.Term(symbol(value).variable)), symbol(value)
+            shown = "" if one.value is None else str(language.Term(one.variable, one.value))[len(name) :]
+            events.append(name + world + shown)
         return InconsistentFactor(tuple(events), nodes[variable])
 
 
