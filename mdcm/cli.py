@@ -324,7 +324,7 @@ def train(
 
     Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
     """
-    from mdcm.rundir import reserve
+    from mdcm.rundir import CHECKPOINTS, reserve
     from mdcm.spec import read_spec
 
     loaded = read_spec(spec)
@@ -335,20 +335,25 @@ def train(
     from mdcm.model import fit
 
     _one_thread()
-    model = fit(
-        graph,
-        datasets,
-        objective=loaded.objective,
-        method=loaded.method,
-        variables=loaded.declared() or None,
-        config=loaded.train.config(),
-        out=out,
-        resume=resume,
-        device=device,
-        seed=loaded.train.seed if seed is None else seed,
-        progress=True,
-        origin=os.path.relpath(spec.resolve(), out.resolve()),
-    )
+    try:
+        model = fit(
+            graph,
+            datasets,
+            objective=loaded.objective,
+            method=loaded.method,
+            variables=loaded.declared() or None,
+            config=loaded.train.config(),
+            out=out,
+            resume=resume,
+            device=device,
+            seed=loaded.train.seed if seed is None else seed,
+            progress=True,
+            origin=os.path.relpath(spec.resolve(), out.resolve()),
+        )
+    except KeyboardInterrupt:
+        if (out / CHECKPOINTS).is_dir():
+            _say(f"what was done is in {out}; the same command with --resume goes on")
+        raise
     _out(str(model.plan))
     for record in model.history:
         if record["event"] == "trained":

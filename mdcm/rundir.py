@@ -194,7 +194,8 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
         raise CheckpointError(f"run directory {directory} {what}", path=str(directory))
     model = directory / MODEL
     if not model.exists():
-        raise CheckpointError(f"{model} is missing", path=str(model))
+        hint = "; its training was not finished, --resume goes on" if (directory / CHECKPOINTS).is_dir() else ""
+        raise CheckpointError(f"{model} is missing{hint}", path=str(model))
     description = _described(model)
     checksums = description.pop("sha256", None)
     if not isinstance(checksums, dict):

@@ -604,9 +604,11 @@ class TestProcess:
         time.sleep(0.5)
         started.send_signal(signal.SIGINT)
         out, err = started.communicate(timeout=60)
-        assert (started.returncode, out, err) == (130, "", "interrupted\n")
-        # at most what is needed to go on
-        assert {entry.name for entry in (tmp_path / "run").iterdir()} <= {"checkpoints"}
+        # at most what is needed to go on, and then how to
+        left = {entry.name for entry in (tmp_path / "run").iterdir()}
+        assert left <= {"checkpoints"}
+        hint = f"what was done is in {tmp_path / 'run'}; the same command with --resume goes on\n" if left else ""
+        assert (started.returncode, out, err) == (130, "", f"{hint}interrupted\n")
         succeed("train", folder / "spec.yaml", "--out", tmp_path / "run")
 
 

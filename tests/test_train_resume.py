@@ -109,12 +109,14 @@ def test_killed_at_random_moments_and_resumed(spec, tmp_path):
 
 def test_ctrl_c_saves_and_exits_with_130(spec, tmp_path):
     out = tmp_path / "run"
-    spec.write_text(spec.read_text().replace("seconds: 0.03", "seconds: 2").replace("steps: 90", "steps: 50000"))
+    spec.write_text(spec.read_text().replace("seconds: 1.0e-6", "seconds: 2").replace("steps: 90", "steps: 50000"))
     process = command(spec, out)
     wait_for_checkpoint(process, out, 1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, said(spec)
-    assert "interrupted" in said(spec)
+    assert "the same command with --resume goes on\ninterrupted" in said(spec)
+    with pytest.raises(CheckpointError, match="its training was not finished, --resume goes on"):
+        mdcm.load(out)
     assert len(list((out / CHECKPOINTS).iterdir())) == 1
 
 
