@@ -48,8 +48,8 @@ class DataSource {
 
  private:
   const Admg& graph() const { return projected_ ? *projected_ : *whole_; }
-  Node global(Node v) const { return known_.empty() ? v : known_[static_cast<std::size_t>(v)]; }
-  Node local(Node v) const { return known_.empty() ? v : local_[static_cast<std::size_t>(v)]; }
+  Node global(Node v) const { return projected_ == nullptr ? v : known_[static_cast<std::size_t>(v)]; }
+  Node local(Node v) const { return projected_ == nullptr ? v : local_[static_cast<std::size_t>(v)]; }
   bool is_target(Node v) const { return is_target_[static_cast<std::size_t>(v)]; }  // local
   std::vector<Node> locals(std::span<const CFactors::Argument> members) const;
   std::vector<Node> ancestors_in_whole(Nodes factor);
@@ -61,7 +61,7 @@ class DataSource {
   const Admg* whole_;
   const DatasetGroup* group_;
   std::int32_t number_;
-  std::vector<Node> known_;  // nodes of the projection, where some columns are missing
+  std::vector<Node> known_;  // nodes of the projection, where some columns are missing; there may be none
   std::vector<Node> local_;
   std::unique_ptr<Admg> projected_;
   std::vector<bool> is_target_;

@@ -729,6 +729,16 @@ TEST(Identify, ValuesThatWereNeverSetAreNotAnswered) {
   }
 }
 
+TEST(Identify, DataSetsWithoutAnyColumnShowNothing) {
+  const Admg graph = make(2, {{0, 1}}, {{0, 1}});
+  const std::vector<DatasetGroup> nothing{group({}, {0, 0})};
+  const Question asked = question({1}, {0});
+  const Identification refused(graph, nothing, asked);
+  EXPECT_EQ(refused.failures()[0].obstacles[0].kind, Obstacle::Kind::kColumns);
+  const std::vector<DatasetGroup> data{group({}, {0, 0}), group({0}, {0, 1})};
+  EXPECT_EQ(Identification(graph, data, asked).verdict(), Identification::Verdict::kYes);
+}
+
 TEST(Identify, WorldsThatShareNoiseAreInConflict) {
   // P(Y[X=1] | X=0) in the bow, and in X -> Y
   Question asked;

@@ -326,6 +326,15 @@ class TestPartialData:
         assert str(found).startswith("not shown to be identifiable from d, e: P(Y | do(W))")
         assert "d does not observe Y" in found.explain()
 
+    def test_a_data_set_may_have_nothing_to_do_with_a_projection(self):
+        specs = [
+            DatasetSpec("a", ["V0"]),
+            DatasetSpec("b", ["V2"], ["V1"]),
+            DatasetSpec("c", ["V2"], {"V0": [1], "V1": [0, 1]}),
+        ]
+        found = identify("V0 -> V2 -> V1; V0 <-> V2; V0 <-> V1", "P(V1=1 | do(V2=0))", datasets=specs)
+        assert found.identifiable is None
+
     def test_values_of_several_data_sets_together_cover_a_sum(self):
         graph, query = "X -> Z -> Y; T -> Y; T <-> Y", "P(Y | do(X, T))"
         specs = [
