@@ -1,17 +1,29 @@
 """Fused operations of the training and sampling hot paths.
 
 Every operation has a plain-torch twin in :mod:`mdcm.kernels.reference`, which is its definition and runs on any
-device. Which form runs is decided at each call, by one rule: the environment variable ``MDCM_KERNELS`` is
-``reference`` or ``triton``, and if unset or ``auto`` the Triton form runs on a CUDA device where the operation has one,
-and the twin otherwise. No operation has a Triton form yet, so
-asking for one by name is a ``ValueError``.
+device, and a fused form in Triton. Which form runs is decided at each call, by one rule, from the environment variable
+``MDCM_KERNELS``:
 
-Noise by address, layouts and views have one form only, and the rule leaves them alone.
+| value | form |
+|---|---|
+| ``auto``, or unset | the Triton form for tensors on a CUDA device, where Triton is installed; else the twin |
+| ``reference`` | the twin |
+| ``triton`` | the Triton form; on the CPU that needs Triton's interpreter, ``TRITON_INTERPRET=1`` |
+
+What a Triton form does not cover it hands to its twin: other types than float32, empty batches, critics with other than
+two hidden layers, smooth activations or layer normalisation, batches too large for batch statistics in one tile.
+Matrix products of the Triton forms have the precision of ``MDCM_PRECISION``: ieee, tf32 or tf32x3, by default tf32
+where gradients are made and ieee where values are read.
+
+Noise by address, layouts and views have one form only, and the rule leaves them alone. Triton is imported when a
+Triton form first runs.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -78,8 +90,38 @@ __all__ = [
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 
-# Triton forms by the name of the operation; an operation without one runs as its twin
-_FUSED: dict[str, Callable[..., Any]] = {}
+
+def _fused(module: str, name: str) -> Callable[..., Any]:
+    """A Triton form, of a module that is imported at the first call."""
+
+    def call(*args: object, **kwargs: object) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args, **kwargs)
+
+    return call
+
+
+# operations with a Triton form, by its module
+_MODULES = {
+    "adam": ("adam_flat",),
+    "batch": ("interp_gather",),
+    "critic": ("critic_forward", "critic_input_grad", "critic_loss_and_grads", "critic_values", "wgan_gp_loss"),
+    "generator": ("bn_relu_bwd", "lin_bn_relu_fwd"),
+    "gumbel": ("gumbel_posterior", "gumbel_softmax"),
+}
+# Triton forms by the name of the operation
+_FUSED: dict[str, Callable[..., Any]] = {
+    name: _fused(module, name) for module, names in _MODULES.items() for name in names
+}
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _interpreted() -> bool:
+    interpreted: bool = importlib.import_module(f"{__name__}.launch").INTERPRETED
+    return interpreted
 
 
 def _form(twin: Callable[..., Any], on_cuda: bool) -> Callable[..., Any]:
@@ -88,13 +130,20 @@ def _form(twin: Callable[..., Any], on_cuda: bool) -> Callable[..., Any]:
     asked = os.environ.get("MDCM_KERNELS", "auto")
     if asked == "reference":
         return twin
-    if asked == "triton":
-        if name not in _FUSED:
-            raise ValueError(f"{name} has no Triton form: unset MDCM_KERNELS, or set it to reference")
-        return _FUSED[name]
-    if asked != "auto":
+    if asked == "auto":
+        return _FUSED[name] if on_cuda and name in _FUSED and _installed() else twin
+    if asked != "triton":
         raise ValueError(f"MDCM_KERNELS must be auto, reference or triton, not {asked!r}")
-    return _FUSED.get(name, twin) if on_cuda else twin
+    if name not in _FUSED:
+        raise ValueError(f"{name} has no Triton form: unset MDCM_KERNELS, or set it to reference")
+    if not _installed():
+        raise ImportError("MDCM_KERNELS=triton needs Triton: pip install triton, or unset MDCM_KERNELS")
+    if not (on_cuda or _interpreted()):
+        raise RuntimeError(
+            f"MDCM_KERNELS=triton, but the tensors of {name} are on the CPU: move them to a CUDA device, unset "
+            "MDCM_KERNELS, or set TRITON_INTERPRET=1 before Python starts, for Triton's interpreter"
+        )
+    return _FUSED[name]
 
 
 def _operation(twin: Callable[_Given, _Found]) -> Callable[_Given, _Found]:

@@ -2,21 +2,22 @@
 
 The definitions lie by noun in the modules that this one collects. They are written for the reader, run on any device
 and in any floating type (float64 as an oracle), never import Triton, and use no second derivative of autograd. A fused
-form takes the same arguments, gives the same results up to rounding, and the same noise bit for bit.
+form takes the same arguments and gives the same results up to rounding, from the same random words.
 
-| table of kernels | here |
-|---|---|
-| K1, K2 | ``gumbel_st_fwd``, ``gumbel_st_bwd``; both as ``gumbel_softmax`` |
-| K3 | ``gumbel_posterior`` |
-| K4 | ``interp_gather``, and ``batch_index`` for the rows that it draws |
-| K5 | ``lin_act`` |
-| K6 | ``delta`` of ``top_delta`` |
-| K7 | ``gp_norm_tangent`` |
-| K8 | ``top_reduce`` of ``tangent`` |
-| K9 | ``wgrad`` |
-| K5 to K9 | ``critic_loss_and_grads``; ``critic_forward``, ``critic_input_grad`` and ``critic_values`` |
-| K10 | ``adam_flat`` |
-| K11 | ``lin_bn_relu_fwd``, ``bn_relu_bwd`` |
+| kernel | here | fused form in |
+|---|---|---|
+| K1, K2 | ``gumbel_st_fwd``, ``gumbel_st_bwd``; both as ``gumbel_softmax`` | :mod:`mdcm.kernels.gumbel` |
+| K3 | ``gumbel_posterior`` | :mod:`mdcm.kernels.gumbel` |
+| K4 | ``interp_gather``, and ``batch_index`` for the rows that it draws | :mod:`mdcm.kernels.batch` |
+| K5 | ``lin_act`` | :mod:`mdcm.kernels.layers` |
+| K6 | ``delta`` of ``top_delta`` | :mod:`mdcm.kernels.layers` |
+| K7 | ``gp_norm_tangent`` | :mod:`mdcm.kernels.layers` |
+| K8 | ``top_reduce`` of ``tangent`` | :mod:`mdcm.kernels.layers` |
+| K9 | ``wgrad`` | :mod:`mdcm.kernels.layers` |
+| K5 to K9 | ``critic_loss_and_grads``, ``critic_forward``, ``critic_values`` | :mod:`mdcm.kernels.critic` |
+| K10 | ``adam_flat`` | :mod:`mdcm.kernels.adam` |
+| K11 | ``lin_bn_relu_fwd``, ``bn_relu_bwd`` | :mod:`mdcm.kernels.generator` |
+| noise in K1 to K4 | ``random_words`` and what is made of them | :mod:`mdcm.kernels.rng` |
 """
 
 from __future__ import annotations

@@ -5,7 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["adam_flat"]
+__all__ = ["adam_flat", "check_adam"]
+
+
+def check_adam(
+    params: Tensor,
+    grads: Tensor,
+    first: Tensor,
+    second: Tensor,
+    steps: Tensor,
+    lr: Tensor,
+    active: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Raise ValueError unless parameters, gradients and the state of the optimiser fit each other."""
+    modules = params.shape[0]
+    if params.dim() != 2 or not params.shape == first.shape == second.shape == grads.shape[-2:] or grads.dim() > 3:
+        raise ValueError(
+            f"params, moments and grads must be [M, P], not {list(params.shape)}, {list(first.shape)}, "
+            f"{list(second.shape)} and {list(grads.shape)}"
+        )
+    if not steps.shape == lr.shape == active.shape == (modules,):
+        raise ValueError(
+            f"steps, lr and active must be [{modules}], not {list(steps.shape)}, {list(lr.shape)} and "
+            f"{list(active.shape)}"
+        )
+    if steps.dtype != torch.int64 or active.dtype != torch.bool:
+        raise ValueError(f"steps must be int64 and active bool, not {steps.dtype} and {active.dtype}")
+    if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0):
+        raise ValueError(f"betas {betas} must be in [0, 1), and eps {eps} positive")
 
 
 @torch.no_grad()
@@ -48,21 +77,7 @@ def adam_flat(
         >>> params.tolist(), steps.tolist()
         ([[-0.10000000149011612], [0.0]], [1, 0])
     """
-    modules = params.shape[0]
-    if params.dim() != 2 or not params.shape == first.shape == second.shape == grads.shape[-2:] or grads.dim() > 3:
-        raise ValueError(
-            f"params, moments and grads must be [M, P], not {list(params.shape)}, {list(first.shape)}, "
-            f"{list(second.shape)} and {list(grads.shape)}"
-        )
-    if not steps.shape == lr.shape == active.shape == (modules,):
-        raise ValueError(
-            f"steps, lr and active must be [{modules}], not {list(steps.shape)}, {list(lr.shape)} and "
-            f"{list(active.shape)}"
-        )
-    if steps.dtype != torch.int64 or active.dtype != torch.bool:
-        raise ValueError(f"steps must be int64 and active bool, not {steps.dtype} and {active.dtype}")
-    if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0):
-        raise ValueError(f"betas {betas} must be in [0, 1), and eps {eps} positive")
+    check_adam(params, grads, first, second, steps, lr, active, betas, eps)
     grad = grads.sum(0) if grads.dim() == 3 else grads
     steps += active
     on = active[:, None]

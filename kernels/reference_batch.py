@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import torch
-from mdcm.kernels.reference_noise import STREAM_BATCH, STREAM_INTERPOLATION, NoiseAddress, Packing, check_address
+from mdcm.kernels.reference_noise import (
+    STREAM_BATCH,
+    STREAM_INTERPOLATION,
+    NoiseAddress,
+    Packing,
+    check_address,
+    rows_of,
+)
 from torch import Tensor
 
 __all__ = [
     "batch_index",
+    "check_population",
+    "check_rows",
     "interp_gather",
 ]
 
@@ -32,12 +41,33 @@ def batch_index(address: NoiseAddress, population: int) -> Tensor:
         >>> int(drawn.min()), int(drawn.max())
         (0, 9)
     """
-    if not 1 <= population <= 2**31:
-        raise ValueError(f"population {population} must be in [1, 2^31]")
+    check_population(population)
     check_address(address, 1)
     words = Packing([1], device=address.rows.device).words(address, STREAM_BATCH)[..., 0]
     drawn: Tensor = (words * population) >> 32
     return drawn
+
+
+def check_population(population: int) -> None:
+    """Raise ValueError unless rows can be drawn from so many."""
+    if not 1 <= population <= 2**31:
+        raise ValueError(f"population {population} must be in [1, 2^31]")
+
+
+def check_rows(codes: Tensor, fake: Tensor, packing: Packing, address: NoiseAddress) -> None:
+    """Raise ValueError unless real and generated rows, variables and address fit each other."""
+    if fake.dim() < 2 or fake.shape[-1] < packing.width or not fake.is_floating_point():
+        raise ValueError(f"fake rows must be floating point [..., B, >= {packing.width}], not {list(fake.shape)}")
+    if codes.dim() != fake.dim() or codes.shape[-1] != len(packing) or codes.shape[:-2] != fake.shape[:-2]:
+        raise ValueError(
+            f"codes must be {[*fake.shape[:-2], 'N', len(packing)]} for fake rows {list(fake.shape)}, "
+            f"not {list(codes.shape)}"
+        )
+    check_population(codes.shape[-2])
+    check_address(address, 1)
+    rows = rows_of(address)
+    if rows != tuple(fake.shape[:-1]):
+        raise ValueError(f"the address is of {list(rows)} rows, and fake rows are {list(fake.shape)}")
 
 
 def interp_gather(codes: Tensor, fake: Tensor, packing: Packing, address: NoiseAddress) -> Tensor:
@@ -69,16 +99,8 @@ def interp_gather(codes: Tensor, fake: Tensor, packing: Packing, address: NoiseA
                 [0., 1.],
                 [0., 1.]])
     """
-    if fake.dim() < 2 or fake.shape[-1] < packing.width or not fake.is_floating_point():
-        raise ValueError(f"fake rows must be floating point [..., B, >= {packing.width}], not {list(fake.shape)}")
-    if codes.dim() != fake.dim() or codes.shape[-1] != len(packing) or codes.shape[:-2] != fake.shape[:-2]:
-        raise ValueError(
-            f"codes must be {[*fake.shape[:-2], 'N', len(packing)]} for fake rows {list(fake.shape)}, "
-            f"not {list(codes.shape)}"
-        )
+    check_rows(codes, fake, packing, address)
     drawn = batch_index(address, codes.shape[-2])
-    if drawn.shape != fake.shape[:-1]:
-        raise ValueError(f"the address is of {list(drawn.shape)} rows, and fake rows are {list(fake.shape)}")
     level = codes.gather(-2, drawn[..., None].expand(*drawn.shape, len(packing)))
     real = torch.zeros_like(fake)
     real.scatter_(-1, level.long() + packing.offsets[:-1], 1.0)

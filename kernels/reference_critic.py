@@ -47,10 +47,13 @@ __all__ = [
     "CriticInputGrad",
     "CriticStep",
     "WGANGPLoss",
+    "check_step",
     "critic_forward",
     "critic_input_grad",
     "critic_loss_and_grads",
     "critic_values",
+    "is_straight",
+    "slope_of",
     "wgan_gp_loss",
 ]
 
@@ -76,7 +79,7 @@ def _straight_step(
 ) -> CriticStep:
     """The step for a piecewise-linear phi without normalisation."""
     rows = x.shape[1] // 3
-    slope = _slope(params)
+    slope = slope_of(params)
     signs = row_signs(rows, x)
     hidden = [x]
     for weight, bias in zip(params.weights, params.biases, strict=True):
@@ -118,7 +121,8 @@ def _psi(norm: Tensor, one_sided: bool) -> Tensor:
 # ---- the bent form: smooth activations, layer normalisation
 
 
-def _slope(params: CriticParameters) -> float:
+def slope_of(params: CriticParameters) -> float:
+    """Slope of a piecewise-linear activation below zero."""
     return params.slope if params.activation == "leaky_relu" else 0.0
 
 
@@ -136,7 +140,7 @@ def _activate(z: Tensor, params: CriticParameters) -> tuple[Tensor, Tensor, Tens
         case "softplus":
             gate = torch.sigmoid(z)
             return F.softplus(z), gate, gate * (1 - gate)
-    slope = _slope(params)
+    slope = slope_of(params)
     return F.leaky_relu(z, slope), masked(torch.ones_like(z), z, slope), None
 
 
@@ -269,11 +273,33 @@ def _bent_step(
     return CriticStep(difference + penalty * _psi(norm, one_sided), norm, grads)
 
 
-def _is_straight(params: CriticParameters) -> bool:
+def is_straight(params: CriticParameters) -> bool:
+    """Whether critics are piecewise linear in their rows."""
     return params.activation in ("leaky_relu", "relu") and not params.gains
 
 
 # ---- whole operations
+
+
+def check_step(
+    x: Tensor, params: CriticParameters, penalty: float, columns: Tensor | None
+) -> tuple[Tensor, CriticParameters, Tensor | None, bool]:
+    """Rows, critics and columns ``[D]`` or ``[M, 1, D]`` of a critic step, and whether modules came stacked.
+
+    Raises:
+        ValueError: As :func:`critic_loss_and_grads`.
+    """
+    stacked_x, critics, stacked = check_critics(x, params)
+    if stacked_x.shape[1] == 0 or stacked_x.shape[1] % 3:
+        raise ValueError(f"rows must be three groups of equal size, not {stacked_x.shape[1]} rows")
+    if not penalty >= 0:
+        raise ValueError(f"penalty {penalty} must not be negative")
+    if columns is not None:
+        if columns.shape not in {(x.shape[-1],), (critics.offset.shape[0], x.shape[-1])}:
+            raise ValueError(f"columns must be [{x.shape[-1]}] or one such row per module, not {list(columns.shape)}")
+        columns = columns.to(x.dtype)
+        columns = columns[:, None] if columns.dim() == 2 else columns
+    return stacked_x, critics, columns, stacked
 
 
 def critic_loss_and_grads(
@@ -318,20 +344,9 @@ def critic_loss_and_grads(
         >>> [round(float(value), 3) for value in (step.loss, step.norm)]
         [108.147, 4.243]
     """
-    stacked_x, critics, stacked = check_critics(x, params)
-    if stacked_x.shape[1] == 0 or stacked_x.shape[1] % 3:
-        raise ValueError(f"rows must be three groups of equal size, not {stacked_x.shape[1]} rows")
-    if not penalty >= 0:
-        raise ValueError(f"penalty {penalty} must not be negative")
-    if columns is not None:
-        if columns.shape not in {(x.shape[-1],), (critics.offset.shape[0], x.shape[-1])}:
-            raise ValueError(f"columns must be [{x.shape[-1]}] or one such row per module, not {list(columns.shape)}")
-        columns = columns.to(x.dtype)
-        columns = columns[:, None] if columns.dim() == 2 else columns
+    stacked_x, critics, columns, stacked = check_step(x, params, penalty, columns)
     with torch.no_grad():
-        step = (_straight_step if _is_straight(critics) else _bent_step)(
-            stacked_x, critics, penalty, columns, one_sided
-        )
+        step = (_straight_step if is_straight(critics) else _bent_step)(stacked_x, critics, penalty, columns, one_sided)
     return step if stacked else CriticStep(step.loss[0], step.norm[0], step.grads.map(lambda one: one[0]))
 
 
@@ -385,8 +400,8 @@ def _values(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Ten
     x, params, stacked = check_critics(x, params)
     with torch.no_grad():
         g = None
-        if _is_straight(params):
-            slope = _slope(params)
+        if is_straight(params):
+            slope = slope_of(params)
             hidden = [x]
             for weight, bias in zip(params.weights, params.biases, strict=True):
                 hidden.append(lin_act(hidden[-1], weight, bias, slope))

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["bn_relu_bwd", "lin_bn_relu_fwd"]
+__all__ = ["bn_relu_bwd", "check_batch", "lin_bn_relu_fwd"]
+
+
+def check_batch(rows: int) -> None:
+    """Raise ValueError unless a batch has a variance."""
+    if rows < 2:
+        raise ValueError(f"batch normalisation needs at least 2 rows, not {rows}")
 
 
 @torch.no_grad()
@@ -51,8 +57,7 @@ def lin_bn_relu_fwd(
         [0.0, 1.0]
     """
     rows = x.shape[1]
-    if rows < 2:
-        raise ValueError(f"batch normalisation needs at least 2 rows, not {rows}")
+    check_batch(rows)
     z = torch.bmm(x, weight.mT)
     mean = z.mean(1)
     centred = z - mean[:, None]

@@ -9,12 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mdcm.kernels.reference_noise import STREAM_POSTERIOR, NoiseAddress, Packing, packed_gumbel_noise
+from mdcm.kernels.reference_noise import (
+    STREAM_POSTERIOR,
+    NoiseAddress,
+    Packing,
+    check_address,
+    packed_gumbel_noise,
+    rows_of,
+)
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 __all__ = [
     "GumbelST",
+    "check_observed",
+    "check_race",
     "gumbel_posterior",
     "gumbel_softmax",
     "gumbel_st_bwd",
@@ -22,8 +31,13 @@ __all__ = [
 ]
 
 
-def _noise(logits: Tensor, packing: Packing, address: NoiseAddress | None, noise: Tensor | None) -> Tensor:
-    """Checked noise in the type of the logits: what was recorded, else what lies at the address."""
+def check_race(
+    logits: Tensor, packing: Packing, address: NoiseAddress | None, noise: Tensor | None, tau: float | Tensor = 1.0
+) -> None:
+    """Raise ValueError unless logits, noise or its address, and temperature fit the packed variables."""
+    # one in a tensor may change while a captured graph is replayed, and reading it would wait for the device
+    if not isinstance(tau, Tensor) and not tau > 0:
+        raise ValueError(f"temperature {tau} must be positive")
     if logits.dim() < 2 or logits.shape[-1] != packing.width or not logits.is_floating_point():
         raise ValueError(
             f"logits must be floating point [..., B, {packing.width}] for {packing}, "
@@ -32,17 +46,30 @@ def _noise(logits: Tensor, packing: Packing, address: NoiseAddress | None, noise
     if (address is None) == (noise is None):
         raise ValueError("give either an address or recorded noise")
     if address is not None:
+        check_address(address, len(packing))
+        shape = (*rows_of(address), packing.width)
+    else:
+        assert noise is not None
+        shape = tuple(noise.shape)
+    if shape != tuple(logits.shape):
+        raise ValueError(f"noise {list(shape)} must have the shape of the logits {list(logits.shape)}")
+
+
+def _noise(logits: Tensor, packing: Packing, address: NoiseAddress | None, noise: Tensor | None) -> Tensor:
+    """Noise in the type of the logits: what was recorded, else what lies at the address."""
+    if address is not None:
         noise = packed_gumbel_noise(address, packing)
     assert noise is not None
-    if noise.shape != logits.shape:
-        raise ValueError(f"noise {list(noise.shape)} must have the shape of the logits {list(logits.shape)}")
     return noise.to(logits.dtype)
 
 
-def _check_temperature(tau: float | Tensor) -> None:
-    # one in a tensor may change while a captured graph is replayed, and reading it would wait for the device
-    if not isinstance(tau, Tensor) and not tau > 0:
-        raise ValueError(f"temperature {tau} must be positive")
+def check_observed(logits: Tensor, observed: Tensor, packing: Packing) -> None:
+    """Raise ValueError unless observed levels are integers, one for each row and variable."""
+    if observed.shape != (*logits.shape[:-1], len(packing)) or observed.is_floating_point():
+        raise ValueError(
+            f"observed levels must be integers {[*logits.shape[:-1], len(packing)]}, "
+            f"not {observed.dtype} {list(observed.shape)}"
+        )
 
 
 def gumbel_st_fwd(
@@ -80,7 +107,7 @@ def gumbel_st_fwd(
         >>> drawn.tolist(), level.tolist()
         ([[1.0, 0.0, 0.0, 0.0, 1.0]], [[0, 2]])
     """
-    _check_temperature(tau)
+    check_race(logits, packing, address, noise, tau)
     noise = _noise(logits, packing, address, noise)
     scores = logits + noise
     drawn = torch.empty_like(logits)
@@ -131,7 +158,7 @@ def gumbel_st_bwd(
         >>> gumbel_st_bwd(logits, torch.tensor([[1.0, 0.0]]), Packing([2]), 1.0, noise=logits)
         tensor([[ 0.2500, -0.2500]])
     """
-    _check_temperature(tau)
+    check_race(logits, packing, address, noise, tau)
     scores = logits + _noise(logits, packing, address, noise)
     found = torch.empty_like(logits)
     for part in packing.parts:
@@ -252,12 +279,9 @@ def gumbel_posterior(
         >>> bool((noise[:, 1] > noise[:, 0]).all()), log_weight[0].tolist()
         (True, [-0.6931471824645996, 0.0])
     """
+    check_race(logits, packing, address, None)
+    check_observed(logits, observed, packing)
     prior = _noise(logits, packing, address, None)
-    if observed.shape != (*logits.shape[:-1], len(packing)) or observed.is_floating_point():
-        raise ValueError(
-            f"observed levels must be integers {[*logits.shape[:-1], len(packing)]}, "
-            f"not {observed.dtype} {list(observed.shape)}"
-        )
     sizes = packing.offsets.diff()
     if bool(((observed < -1) | (observed >= sizes)).any()):
         raise ValueError("an observed level is neither -1 nor a level of its variable")

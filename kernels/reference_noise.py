@@ -34,6 +34,7 @@ __all__ = [
     "philox4x32",
     "random_words",
     "rng_state",
+    "rows_of",
     "uniform_noise",
 ]
 
@@ -211,7 +212,7 @@ class PackedPart(NamedTuple):
     def levels(self, packed: Tensor) -> Tensor:
         """The variables' columns, from ``[..., T]`` to ``[..., m, K]``."""
         chosen = packed if self.columns is None else packed[..., self.columns]
-        return chosen.reshape((*packed.shape[:-1], -1, self.size))
+        return chosen.reshape((*packed.shape[:-1], chosen.shape[-1] // self.size, self.size))
 
     def each(self, values: Tensor) -> Tensor:
         """One number per variable, from ``[..., n]`` to ``[..., m]``."""
@@ -328,3 +329,9 @@ def check_address(address: NoiseAddress, variables: int) -> None:
         )
     if any(one.dtype != torch.int64 for one in address):
         raise ValueError(f"the address must be int64 throughout, not {[one.dtype for one in address]}")
+
+
+def rows_of(address: NoiseAddress) -> tuple[int, ...]:
+    """Shape of the rows at an address: stacked modules, then rows of each."""
+    modules = torch.broadcast_shapes(address.rows.shape[:-1], address.sites.shape[:-1])  # type: ignore[no-untyped-call]
+    return (*modules, address.rows.shape[-1])

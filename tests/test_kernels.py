@@ -1,5 +1,7 @@
 """Random numbers by address: published answers, a twin in plain integers, and the laws that sampling relies on."""
 
+import importlib
+import inspect
 import itertools
 import math
 
@@ -308,6 +310,8 @@ class TestDispatch:
         monkeypatch.setattr(kernels, "_FUSED", {})
         with pytest.raises(ValueError, match="critic_forward has no Triton form: unset MDCM_KERNELS"):
             kernels.critic_forward(*self.ROWS)
+        monkeypatch.delenv("MDCM_KERNELS")
+        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
 
     def test_an_unknown_form_is_an_error(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "cuda")
@@ -316,17 +320,46 @@ class TestDispatch:
 
     def test_a_fused_form_runs_when_asked_for_and_only_then_on_the_cpu(self, monkeypatch):
         monkeypatch.setattr(kernels, "_FUSED", {"critic_forward": lambda *given: "fused"})
+        monkeypatch.setattr(kernels, "_installed", lambda: True)
+        monkeypatch.setattr(kernels, "_interpreted", lambda: True)
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         assert kernels.critic_forward(*self.ROWS) == "fused"
         monkeypatch.delenv("MDCM_KERNELS")
         assert torch.equal(kernels.critic_forward(*self.ROWS), torch.zeros(1, 2))
         assert kernels._form(reference.critic_forward, on_cuda=True)() == "fused"
+        monkeypatch.setenv("MDCM_KERNELS", "reference")
+        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
+
+    def test_without_triton_the_twin_runs_unless_triton_is_asked_for(self, monkeypatch):
+        monkeypatch.setattr(kernels, "_installed", lambda: False)
+        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
+        monkeypatch.setenv("MDCM_KERNELS", "triton")
+        with pytest.raises(ImportError, match="needs Triton: pip install triton, or unset MDCM_KERNELS"):
+            kernels.critic_forward(*self.ROWS)
+
+    def test_without_a_device_and_without_the_interpreter_the_call_says_what_to_do(self, monkeypatch):
+        monkeypatch.setattr(kernels, "_installed", lambda: True)
+        monkeypatch.setattr(kernels, "_interpreted", lambda: False)
+        monkeypatch.setenv("MDCM_KERNELS", "triton")
+        with pytest.raises(RuntimeError, match="critic_forward are on the CPU: move them to a CUDA device, unset"):
+            kernels.critic_forward(*self.ROWS)
+        assert callable(kernels._form(reference.critic_forward, on_cuda=True))
 
     def test_noise_is_left_alone(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         assert kernels.gumbel_noise(0, torch.arange(2), 0, 3).shape == (2, 3)
 
-    def test_every_public_name_is_defined_and_every_operation_has_a_twin(self):
+    def test_every_public_name_is_defined_and_every_operation_has_both_forms(self):
+        operations = set()
         for name in kernels.__all__:
             found, twin = getattr(kernels, name), getattr(reference, name)
             assert found is twin or found.__wrapped__ is twin
+            operations |= set() if found is twin else {name}
+        assert operations == set(kernels._FUSED)
+
+    def test_every_fused_form_takes_what_its_twin_takes(self):
+        pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to look at")
+        for module, names in kernels._MODULES.items():
+            fused = importlib.import_module(f"mdcm.kernels.{module}")
+            for name in names:
+                assert inspect.signature(getattr(fused, name)) == inspect.signature(getattr(reference, name))

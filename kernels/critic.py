@@ -1,0 +1,173 @@
+"""Fused critics: values, and all gradients of the loss with its gradient penalty, in seven launches for all modules.
+
+The operations of :mod:`mdcm.kernels.reference_critic`, by the kernels K5 to K9 of :mod:`mdcm.kernels.layers`: two of
+K5 forward, K6 down, K7 for the penalty and up again, K8 for the last layer and the loss, and K9 for each hidden layer.
+Critics with two hidden layers of leaky ReLU or ReLU, without normalisation and in float32, run so; all others run as
+their twins, which batch modules too. Of rows wider than 128 columns K7 alone is left to its twin.
+
+The values themselves, and the gradient in the rows, are one product each, which PyTorch makes in the precision that it
+is set to. Rows and weights are read in pieces of 16 bytes where widths are multiples of four: pad columns to that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mdcm.kernels import configs, layers, reference_critic, reference_layers
+from mdcm.kernels.reference_critic import CriticStep, check_step, is_straight, slope_of
+from mdcm.kernels.reference_parameters import CriticParameters, check_critics, critic_size, critic_views
+from torch import Tensor
+
+__all__ = [
+    "CriticInputGrad",
+    "WGANGPLoss",
+    "critic_forward",
+    "critic_input_grad",
+    "critic_loss_and_grads",
+    "critic_values",
+    "wgan_gp_loss",
+]
+
+
+def _fits(x: Tensor, params: CriticParameters) -> bool:
+    """Whether the kernels can take it; the rest is left to the twin."""
+    return x.dtype == torch.float32 and x.numel() > 0 and len(params.weights) == 2 and is_straight(params)
+
+
+@torch.no_grad()
+def _step(x: Tensor, params: CriticParameters, penalty: float, columns: Tensor | None, one_sided: bool) -> CriticStep:
+    precision, slope = configs.precision("training"), float(slope_of(params))
+    (weight_1, weight_2), out = params.weights, params.out
+    modules, rows, width = x.shape
+    batch = rows // 3
+    # partial gradients, each laid out as parameters are; zero where no gradient is
+    widths = [width, weight_1.shape[1], weight_2.shape[1]]
+    parts = configs.splits(modules, batch, min(widths[1:]))
+    flat = x.new_zeros(parts, modules, critic_size(widths))
+    partial = critic_views(flat, widths)
+    hidden_1 = layers.lin_act(x, weight_1, params.biases[0], slope, precision)
+    hidden_2 = layers.lin_act(hidden_1, weight_2, params.biases[1], slope, precision)
+    lowest = layers.delta(hidden_2, out, weight_2, hidden_1, slope, precision, signed=True)
+    if width <= configs.SHIPPED["gp_norm_tangent"][-1].tile["INPUTS"]:
+        norm, v0, v1 = layers.gp_norm_tangent(
+            lowest, weight_1, hidden_1, slope, precision, penalty=penalty, columns=columns, one_sided=one_sided
+        )
+    else:
+        between = [one[:, 2 * batch :] for one in (lowest, hidden_1)]
+        norm, v0, v1 = reference_layers.gp_norm_tangent(
+            between[0], weight_1, between[1], slope, penalty=penalty, columns=columns, one_sided=one_sided
+        )
+    loss = layers.top_reduce(
+        v1, weight_2, hidden_2, out, norm, partial.out, slope, precision, penalty=penalty, one_sided=one_sided
+    )
+    layers.wgrad(hidden_2, out, hidden_1, v1, partial.weights[1], partial.biases[1], slope, precision)
+    layers.wgrad(lowest, None, x, v0, partial.weights[0], partial.biases[0], slope, precision)
+    grads = critic_views(flat[0] if parts == 1 else flat.sum(0), widths)
+    return CriticStep(loss.sum(1), norm, params.with_tensors(grads.tensors()))
+
+
+def critic_loss_and_grads(
+    x: Tensor,
+    params: CriticParameters,
+    *,
+    penalty: float = 10.0,
+    columns: Tensor | None = None,
+    one_sided: bool = False,
+) -> CriticStep:
+    """Fused form of :func:`mdcm.kernels.reference.critic_loss_and_grads`, which says what it does.
+
+    Gradients are views of one buffer ``[M, P]`` in the layout of :func:`mdcm.kernels.critic_views`.
+    """
+    rows, critics, chosen, stacked = check_step(x, params, penalty, columns)
+    if not _fits(rows, critics):
+        return reference_critic.critic_loss_and_grads(x, params, penalty=penalty, columns=columns, one_sided=one_sided)
+    step = _step(rows, critics, float(penalty), chosen, one_sided)
+    return step if stacked else CriticStep(step.loss[0], step.norm[0], step.grads.map(lambda one: one[0]))
+
+
+@torch.no_grad()
+def _values(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    rows, critics, stacked = check_critics(x, params)
+    if not _fits(rows, critics):
+        if gradient:
+            return reference_critic.critic_input_grad(x, params)
+        return reference_critic.critic_forward(x, params), None
+    precision, slope = configs.precision("training" if gradient else "inference"), float(slope_of(critics))
+    hidden = rows
+    below = []
+    for weight, bias in zip(critics.weights, critics.biases, strict=True):
+        below.append(hidden)
+        hidden = layers.lin_act(hidden, weight, bias, slope, precision)
+    value = torch.baddbmm(critics.offset[:, None, None], hidden, critics.out[..., None])[..., 0]
+    g = None
+    if gradient:
+        s = layers.delta(hidden, critics.out, critics.weights[1], below[1], slope, precision, signed=False)
+        g = torch.bmm(s, critics.weights[0])
+    return (value, g) if stacked else (value[0], None if g is None else g[0])
+
+
+def critic_forward(x: Tensor, params: CriticParameters) -> Tensor:
+    """Fused form of :func:`mdcm.kernels.reference.critic_forward`, which says what it does."""
+    return _values(x, params, gradient=False)[0]
+
+
+def critic_input_grad(x: Tensor, params: CriticParameters) -> tuple[Tensor, Tensor]:
+    """Fused form of :func:`mdcm.kernels.reference.critic_input_grad`, which says what it does."""
+    value, g = _values(x, params, gradient=True)
+    assert g is not None
+    return value, g
+
+
+class CriticInputGrad(reference_critic.CriticInputGrad):
+    """Critic values with their gradient in the rows alone; called by :func:`critic_values`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, params: CriticParameters) -> Tensor:
+        """Values, and the gradient kept for the backward pass."""
+        value, g = _values(x, params, gradient=ctx.needs_input_grad[0])
+        if g is not None:
+            ctx.save_for_backward(g)
+        return value
+
+
+def critic_values(x: Tensor, params: CriticParameters) -> Tensor:
+    """Fused form of :func:`mdcm.kernels.reference.critic_values`, which says what it does."""
+    value: Tensor = CriticInputGrad.apply(x, params)  # type: ignore[no-untyped-call]
+    return value
+
+
+class WGANGPLoss(reference_critic.WGANGPLoss):
+    """Critic loss whose gradients are made in the forward pass; called by :func:`wgan_gp_loss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        params: CriticParameters,
+        penalty: float,
+        columns: Tensor | None,
+        one_sided: bool,
+        *tensors: Tensor,
+    ) -> Tensor:
+        """Loss of :func:`critic_loss_and_grads`, and the gradients kept for the backward pass."""
+        step = critic_loss_and_grads(
+            x, params.with_tensors(tensors), penalty=penalty, columns=columns, one_sided=one_sided
+        )
+        ctx.save_for_backward(*step.grads.tensors())
+        return step.loss
+
+
+def wgan_gp_loss(
+    x: Tensor,
+    params: CriticParameters,
+    *,
+    penalty: float = 10.0,
+    columns: Tensor | None = None,
+    one_sided: bool = False,
+) -> Tensor:
+    """Fused form of :func:`mdcm.kernels.reference.wgan_gp_loss`, which says what it does."""
+    if x.requires_grad:
+        raise ValueError("rows of a critic step are constants: detach them")
+    loss: Tensor = WGANGPLoss.apply(x, params, penalty, columns, one_sided, *params.tensors())  # type: ignore[no-untyped-call]
+    return loss
