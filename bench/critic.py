@@ -16,7 +16,7 @@ from workloads import NotEqualError
 
 from mdcm import kernels
 
-__all__ = ["CRITIC"]
+__all__ = ["CRITIC", "PENALTY", "double_backward", "network_of"]
 
 COLUMNS = 24
 PENALTY = 10.0
@@ -24,7 +24,8 @@ PENALTY = 10.0
 SIZES: dict[tuple[int, int, int], float] = {(32, 64, 1): 1 / 1.5, (32, 64, 50): 1 / 5, (200, 256, 1): 1.0}
 
 
-def _network(critic: kernels.CriticParameters) -> nn.Sequential:
+def network_of(critic: kernels.CriticParameters) -> nn.Sequential:
+    """One critic as PyTorch's own modules, on the device of its parameters."""
     layers: list[nn.Module] = []
     for weight in critic.weights:
         layers += [nn.Linear(weight.shape[1], weight.shape[0]), nn.LeakyReLU(critic.slope)]
@@ -35,7 +36,8 @@ def _network(critic: kernels.CriticParameters) -> nn.Sequential:
     return network
 
 
-def _double_backward(network: nn.Sequential, x: Tensor) -> list[Tensor]:
+def double_backward(network: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """Loss of one critic, and its gradient in every parameter, by differentiating twice."""
     fake, real, between = x.chunk(3)
     between = between.detach().requires_grad_()
     (g,) = torch.autograd.grad(network(between).sum(), between, create_graph=True)
@@ -70,10 +72,10 @@ def _compared(rows: int, hidden: int, modules: int, bar: float, seed: int) -> Co
     fake, real = torch.randn(2, modules, rows, COLUMNS, generator=generator)
     between = torch.lerp(fake, real, torch.rand(modules, rows, 1, generator=generator))
     x = torch.cat([fake, real, between], 1)
-    networks = [_network(critics.map(lambda one, m=module: one[m])) for module in range(modules)]
+    networks = [network_of(critics.map(lambda one, m=module: one[m])) for module in range(modules)]
 
     def apart() -> list[list[Tensor]]:
-        return [_double_backward(network, one) for network, one in zip(networks, x, strict=True)]
+        return [double_backward(network, one) for network, one in zip(networks, x, strict=True)]
 
     def fault() -> None:
         found = zip(_ours(x, critics), zip(*apart(), strict=True), strict=True)

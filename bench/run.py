@@ -2,12 +2,14 @@
 
 Usage, from anywhere, with mdcm and its test requirements installed:
 
-    python bench/run.py NAME...          # tables, philox, critic, batched, or graphs, identification, quality, or all
+    python bench/run.py NAME...          # tables, philox, critic, batched, level-adversarial, or all of one kind:
+                                         # graphs, identification, kernels, quality, or all
     python bench/run.py --dry NAME...    # prints without writing to results.csv
 
 Times are CPU seconds of one thread, which a busy machine changes less than the wall clock. The two sides take turns,
-so that a change of the machine's speed meets both; p20, p50 and p80 are over the turns. A row whose check fails is not
-written, and the exit code is 1. What graphs are measured against is not required by mdcm: see graphs.py.
+so that a change of the machine's speed meets both; p20, p50 and p80 are over the turns. Of kernels on a GPU they are
+wall clock, and the unit says so. A row whose check fails is not written, and the exit code is 1. What graphs are
+measured against is not required by mdcm: see graphs.py.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import adversarial  # noqa: E402
 import batched  # noqa: E402
+import continuous  # noqa: E402
 import critic  # noqa: E402
+import endtoend  # noqa: E402
 import evidence  # noqa: E402
+import fused  # noqa: E402
 import graphs  # noqa: E402
 import identification  # noqa: E402
+import level  # noqa: E402
 import numpy as np  # noqa: E402
 import plans  # noqa: E402
 import scale  # noqa: E402
@@ -55,6 +61,8 @@ def conditions() -> dict[str, str]:
     if information.exists():
         names = [line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
+    if torch.cuda.is_available():
+        model += f", {torch.cuda.get_device_name()}"
     describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -101,7 +109,7 @@ def timed(name: str) -> Iterator[dict[str, object]]:
 
 
 def compared(name: str) -> Iterator[dict[str, object]]:
-    for work in {**graphs.GRAPHS, **critic.CRITIC, **batched.BATCHED}[name]():
+    for work in {**graphs.GRAPHS, **critic.CRITIC, **batched.BATCHED, **level.LEVEL}[name]():
         if isinstance(work, str):
             print(work, flush=True)
             continue
@@ -123,6 +131,9 @@ def quality(name: str) -> Iterator[dict[str, object]]:
         **evidence.EVIDENCE,
         **adversarial.ADVERSARIAL,
         **scale.SCALE,
+        **continuous.CONTINUOUS,
+        **endtoend.END_TO_END,
+        **fused.FUSED,
     }
     for one in known[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
@@ -135,7 +146,7 @@ def row(
     for prefix, values in (("", ours), ("baseline_", baseline)):
         columns |= {f"{prefix}p{q}": f"{value:.4g}" for q, value in zip((50, 20, 80), spread(values), strict=True)}
     # times by their medians; what was measured once per seed by means, since bars are on means
-    times = unit == "CPU ms"
+    times = unit.startswith(("CPU ms", "GPU ms"))
     quotient = spread(ours)[0] / spread(baseline)[0] if times else workloads.ratio(ours, baseline)
     return columns | {"ratio": f"{quotient:.3g}", "bar": "" if bar is None else f"<= {bar:g}"} | conditions()
 
@@ -146,18 +157,24 @@ def main() -> int:
         **dict.fromkeys(workloads.TIMED, timed),
         **dict.fromkeys(critic.CRITIC, compared),
         **dict.fromkeys(batched.BATCHED, compared),
+        **dict.fromkeys(level.LEVEL, compared),
         **dict.fromkeys(graphs.GRAPHS, compared),
         **dict.fromkeys(plans.PLANS, quality),
         **dict.fromkeys(identification.IDENTIFICATION, quality),
         **dict.fromkeys(evidence.EVIDENCE, quality),
         **dict.fromkeys(adversarial.ADVERSARIAL, quality),
         **dict.fromkeys(scale.SCALE, quality),
+        **dict.fromkeys(continuous.CONTINUOUS, quality),
+        **dict.fromkeys(endtoend.END_TO_END, quality),
+        **dict.fromkeys(fused.FUSED, quality),
         **dict.fromkeys(workloads.QUALITY, quality),
     }
     groups = {
         "graphs": [*graphs.GRAPHS, *plans.PLANS],
         "adversarial": list(adversarial.ADVERSARIAL),
+        "end-to-end": list(endtoend.END_TO_END),
         "identification": list(identification.IDENTIFICATION),
+        "kernels": list(fused.FUSED),
         "quality": list(workloads.QUALITY),
         "all": list(measured),
     }

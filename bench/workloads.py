@@ -15,8 +15,10 @@ import torch
 from learning import (
     Problem,
     confounded_chain,
+    copies_of_one_coin,
     front_door,
     mean_c_factor_distance,
+    pairwise_split,
     random_problem,
     read_out,
     seven_variables,
@@ -26,7 +28,7 @@ from torch import Tensor
 import mdcm
 from mdcm import kernels
 from mdcm.graph import ADMG
-from mdcm.metrics import tv_distance
+from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import Model
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.scm import random_discrete
@@ -234,11 +236,36 @@ def _random() -> Iterator[Measured]:
         yield Measured("quality-random", size, str(seed), "CPU s of one thread, EM", [seconds], [exact_seconds], None)
 
 
+def _four_children() -> Iterator[Measured]:
+    """One latent with four children, and a confounder of every two of them in its place, on the same rows."""
+    graph = ADMG.from_string("L [latent]; L -> A; L -> B; L -> C; L -> D; A -> B; C -> D")
+    truth = random_discrete(graph, levels=3, seed=2, latent_levels=4)
+    problems = (
+        ("copies of one coin, 5 % flipped", copies_of_one_coin()),
+        ("random, ternary, 2 arcs", Problem(truth, truth.sample(8_000, seed=0))),
+    )
+    for what, problem in problems:
+        names = list(problem.graph.nodes)
+        exact = problem.truth.exact(names)
+        floor = sampling_floor(exact, len(problem.table))
+        for kind, fitted, bar in (
+            ("one latent", problem.graph, 1.2), ("six pairs", pairwise_split(problem.graph), None)
+        ):  # fmt: skip
+            distances = [
+                tv_distance(exact, read_out(mdcm.fit(fitted, problem.table, seed=seed).dcm).exact(names))
+                for seed in SEEDS
+            ]
+            size = f"four children, {what}, {len(problem.table):,} rows, fitted with {kind}"
+            seeds = f"{SEEDS[0]}-{SEEDS[-1]}"
+            yield Measured("quality-four", size, seeds, "TVD of the joint, sampling floor", distances, [floor], bar)
+
+
 QUALITY: dict[str, Callable[[], Iterator[Measured]]] = {
     "quality-chain": _chain,
     "quality-front-door": _front_door,
     "quality-seven": _seven,
     "quality-random": _random,
+    "quality-four": _four_children,
 }
 
 

@@ -205,9 +205,29 @@ class DCM(nn.Module):
                 pending.extend(self._parents[node])
         return wanted
 
+    def adopt(self, other: DCM, confounders: Iterable[str]) -> None:
+        """Take over confounders and their children's mechanisms from a model of the same graph with other states.
+
+        Args:
+            other: The model.
+            confounders: Names of all confounders of one or several c-components.
+        """
+        children = dict(self.graph.confounders)
+        for name in confounders:
+            index = self.confounders.index(name)
+            self.states[name] = other.states[name]
+            self.priors[index] = other.priors[index]
+            for child in children[name]:
+                self._modules_by_position[str(self.position[child])] = other.mechanism(child)
+
     def architecture(self) -> dict[str, Any]:
         """Shapes of mechanisms and confounders as plain JSON values."""
         return {
             "states": dict(self.states),
-            "mechanisms": {node: self.mechanism(node).config() for node in self.graph.nodes},
+            "mechanisms": {node: _described(self.mechanism(node)) for node in self.graph.nodes},
         }
+
+
+def _described(mechanism: Mechanism) -> dict[str, Any]:
+    encoders = {"encoders": mechanism.encoders} if mechanism.encoders else {}
+    return mechanism.config() | encoders

@@ -22,7 +22,7 @@ from mdcm.dcm import DCM, MechanismFactory
 from mdcm.errors import CheckpointError, DataError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
-from mdcm.mechanisms import Pretrained, from_config
+from mdcm.mechanisms import Pretrained, encoded, from_config
 from mdcm.plan import Method, Objective, Plan
 from mdcm.plan import plan as make_plan
 from mdcm.rundir import CHECKPOINTS, MODEL, WEIGHTS, read_run, remove_checkpoints, reserve, write_run
@@ -458,6 +458,8 @@ def _check_weights(
     present = sum(tensor.numel() for tensor in weights.values())
     asked = [*architecture["states"].values()]
     asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
+    encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
+    asked += [value for encoder in encoders for value in encoder.values()]
     if any(isinstance(value, int | float) and value > present for value in asked):
         raise CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
     states = {name: int(architecture["states"][name]) for name, _ in graph.confounders}
@@ -492,7 +494,7 @@ def _factory(
     node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path
 ) -> Callable[[Variable, Sequence[Variable], Sequence[int]], Any]:
     if node in given:
-        return given[node]
+        return encoded(given[node], config)
     made = from_config(config)
     if made is None:
         raise CheckpointError(

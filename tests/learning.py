@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,11 @@ from mdcm.data import Dataset
 from mdcm.graph import ADMG
 from mdcm.identify import identify
 from mdcm.metrics import sampling_floor, tv_distance
+from mdcm.plan import Plan
 from mdcm.scm import DiscreteSCM, random_discrete
+
+# variables whose c-factor the rows of a table show, and that table
+Part = tuple[Sequence[str], pd.DataFrame]
 
 # cells up to which a c-factor is compared as one table; beyond it, row by row on a sample
 MOST_CELLS = 3**13
@@ -79,6 +83,20 @@ def seven_variables(levels: int = 3) -> Problem:
     return _drawn(graph, tables, priors, 20_000, torch.Generator().manual_seed(7))
 
 
+def copies_of_one_coin(flip: float = 0.05, rows: int = 8_000) -> Problem:
+    """Four noisy copies of one hidden coin."""
+    graph = ADMG.from_string("L [latent]; L -> A; L -> B; L -> C; L -> D")
+    copy = np.array([[1 - flip, flip], [flip, 1 - flip]])
+    truth = DiscreteSCM(graph, dict.fromkeys(graph.nodes, copy), {"L": [0.5, 0.5]})
+    return Problem(truth, truth.sample(rows, seed=0))
+
+
+def pairwise_split(graph: ADMG) -> ADMG:
+    """The graph with a confounder of every two children in the place of each latent."""
+    pairs = dict.fromkeys(pair for _, children in graph.confounders for pair in itertools.combinations(children, 2))
+    return ADMG(graph.nodes, graph.directed, list(pairs))
+
+
 def random_admg(size: int, arcs: int, confounders: int, seed: int, *, most_parents: int = 4) -> ADMG:
     """Random ADMG with so many arcs and confounded pairs, and at most ``most_parents`` parents per variable."""
     rng = np.random.default_rng(seed)
@@ -103,21 +121,27 @@ def random_problem(size: int, arcs: int, confounders: int, seed: int, rows: int 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows of a true model under an intervention that sets each target to every level equally often, or none.
+    """Rows of a true model under an intervention that sets each target to some levels equally often, or none.
 
     Attributes:
         do: Targets.
         columns: Observed variables, the targets included.
         rows: Number of rows.
+        values: Levels that a target is set to; every level where it is not mentioned.
     """
 
     do: tuple[str, ...]
     columns: tuple[str, ...]
     rows: int
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def settings(self, truth: DiscreteSCM) -> dict[str, tuple[int, ...]]:
+        """Levels that each target is set to."""
+        return {target: tuple(self.values.get(target, truth.levels[target])) for target in self.do}
 
     def draw(self, truth: DiscreteSCM, seed: int, name: str | None = None) -> Dataset:
         rng = np.random.default_rng([seed, 77])
-        levels = {target: truth.levels[target] for target in self.do}
+        levels = self.settings(truth)
         do = {target: np.asarray(one)[rng.permutation(self.rows) % len(one)] for target, one in levels.items()}
         table = truth.sample(self.rows, do=do or None, seed=seed)
         return Dataset(table[list(self.columns)], do=self.do, name=name)
@@ -125,7 +149,7 @@ class Experiment:
     def distances(self, truth: DiscreteSCM, model: DiscreteSCM) -> tuple[float, float]:
         """Distance of the model's distribution of such rows from the true one, and that of their frequencies."""
         free = [name for name in self.columns if name not in self.do]
-        choices = list(itertools.product(*(truth.levels[target] for target in self.do)))
+        choices = list(itertools.product(*self.settings(truth).values()))
         exact = []
         for one in (truth, model):
             parts = [one.exact(free, do=dict(zip(self.do, values, strict=True))).to_numpy() for values in choices]
@@ -133,17 +157,43 @@ class Experiment:
         return tv_distance(*exact), sampling_floor(exact[0], self.rows)
 
 
-def estimation_floor(truth: DiscreteSCM, query: str, experiments: Sequence[Experiment], repeats: int = 20) -> float:
-    """Mean distance to the truth of the estimand's plug-in estimate over fresh data sets; the largest over do()."""
+def estimation_errors(
+    truth: DiscreteSCM, queries: Sequence[str], experiments: Sequence[Experiment], repeats: int = 20
+) -> np.ndarray:
+    """Distance to the truth of every query's plug-in estimate from fresh data sets of the same sizes and columns.
+
+    The mean over the data sets, the rows of the result, is the estimation floor of each query.
+
+    The estimate is the estimand with the data's frequencies in the place of its probabilities: of an effect, of a
+    counterfactual, of whatever the data determine. A query that is a table per value of do() or of a condition has the
+    sum over these values.
+    """
     specs = [one.draw(truth, 0, f"d{place}").spec(truth.graph.nodes) for place, one in enumerate(experiments)]
-    estimand = identify(truth.graph, query, datasets=specs, levels=truth.levels).estimand
-    right = truth.answer(query).to_numpy()
-    found = []
+    estimands = [identify(truth.graph, one, datasets=specs, levels=truth.levels).estimand for one in queries]
+    right = [answer_of(truth, one) for one in queries]
+    found = np.zeros((repeats, len(queries)))
     for seed in range(repeats):
-        data = [one.draw(truth, 10_000 + 100 * seed + place, f"d{place}") for place, one in enumerate(experiments)]
-        answer = estimand.evaluate(data).to_numpy()
-        found.append(np.abs(answer - right).sum() / 2)
-    return float(np.mean(found))
+        data = fresh(truth, experiments, seed)
+        for place, estimand in enumerate(estimands):
+            # without the warning of conditions that no row meets: what the estimate makes of them is part of its error
+            estimate = np.asarray(estimand.evaluate_tables(estimand.tables(data)), dtype=np.float64).ravel()
+            found[seed, place] = np.abs(estimate - right[place]).sum() / 2
+    return found
+
+
+def fresh(truth: DiscreteSCM, experiments: Sequence[Experiment], seed: int) -> list[Dataset]:
+    """Data sets that no model is trained on."""
+    return [one.draw(truth, 10_000 + 100 * seed + place, f"d{place}") for place, one in enumerate(experiments)]
+
+
+def answer_of(model: DiscreteSCM, query: str) -> np.ndarray:
+    """The exact answer as numbers in the order of its index."""
+    return np.asarray(model.answer(query), dtype=np.float64).ravel()
+
+
+def answer_distance(truth: DiscreteSCM, model: DiscreteSCM, query: str) -> float:
+    """Half the sum of absolute differences of two exact answers."""
+    return float(np.abs(answer_of(model, query) - answer_of(truth, query)).sum() / 2)
 
 
 def read_out(dcm) -> DiscreteSCM:
@@ -178,11 +228,27 @@ def maximum_likelihood(
         seed: Seed of the random start.
         tolerance: Iterations end where one gains less than so many nats per row.
     """
+    parts = [[(tuple(component), table)] for component in graph.c_components()]
+    return _maximum_likelihood(graph, parts, states, levels, seed, tolerance)
+
+
+def maximum_likelihood_of_plan(
+    plan: Plan, data: Sequence[Dataset], states: int = 4, *, levels: int = 3, seed: int = 0, tolerance: float = 1e-8
+) -> DiscreteSCM:
+    """As :func:`maximum_likelihood`, of all likelihoods that a plan adds up for every c-component."""
+    tables = {one.name: one.table for one in data}
+    parts = [[(fit.variables, tables[name]) for fit in hnode.fits for name in fit.datasets] for hnode in plan.hnodes]
+    return _maximum_likelihood(plan.graph, parts, states, levels, seed, tolerance)
+
+
+def _maximum_likelihood(
+    graph: ADMG, parts: Sequence[Sequence[Part]], states: int, levels: int, seed: int, tolerance: float
+) -> DiscreteSCM:
     tables: dict[str, np.ndarray] = {}
     priors: dict[str, np.ndarray] = {}
-    for component in graph.c_components():
-        members = sorted(component, key=graph.index)
-        fitted = _Expectation(graph, members, table, states, levels, seed).run(tolerance)
+    for component in parts:
+        members = sorted({name for names, _ in component for name in names}, key=graph.index)
+        fitted = _Expectation(graph, members, component, states, levels, seed).run(tolerance)
         tables.update(fitted[0])
         priors.update(fitted[1])
     return DiscreteSCM(graph, tables, priors)
@@ -307,7 +373,7 @@ class _Expectation:
     """Expectation-maximisation of the tables of one c-component, on distinct rows and their counts."""
 
     def __init__(
-        self, graph: ADMG, members: Sequence[str], table: pd.DataFrame, states: int, levels: int, seed: int
+        self, graph: ADMG, members: Sequence[str], parts: Sequence[Part], states: int, levels: int, seed: int
     ) -> None:
         rng = np.random.default_rng([seed, graph.index(members[0])])
         hidden = {node: [name for name, children in graph.confounders if node in children] for node in members}
@@ -323,10 +389,13 @@ class _Expectation:
             self.tables[node] = torch.from_numpy(drawn)
         for name in dict.fromkeys(itertools.chain(*hidden.values())):
             self.priors[name] = torch.full((states,), 1 / states, dtype=torch.float64)
-        names = sorted({*members, *itertools.chain(*parents.values())}, key=graph.index)
-        distinct, counts = np.unique(table[names].to_numpy(), axis=0, return_counts=True)
-        self.codes = {name: torch.from_numpy(distinct[:, i].copy()) for i, name in enumerate(names)}
-        self.share = torch.from_numpy(counts / counts.sum())
+        rows = sum(len(table) for _, table in parts)
+        self.parts = []
+        for own, table in parts:
+            names = sorted({*own, *itertools.chain(*(parents[name] for name in own))}, key=graph.index)
+            distinct, counts = np.unique(table[names].to_numpy(), axis=0, return_counts=True)
+            codes = {name: torch.from_numpy(distinct[:, i].copy()) for i, name in enumerate(names)}
+            self.parts.append((sorted(own, key=graph.index), codes, torch.from_numpy(counts / rows)))
 
     def run(self, tolerance: float, most: int = 2_000) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Iterate, extrapolating from every two steps (Varadhan & Roland 2008, the squared iterative method)."""
@@ -371,7 +440,11 @@ class _Expectation:
     def improve(self) -> float:
         """One iteration: the expected count of a cell is its probability times the likelihood's slope in it."""
         parameters = [p.requires_grad_() for p in (*self.tables.values(), *self.priors.values())]
-        value = (_likelihood(self.tables, self.priors, self.scopes, self.axes, self.codes).log() * self.share).sum()
+        value = torch.zeros((), dtype=torch.float64)
+        for own, codes, share in self.parts:
+            tables = {name: self.tables[name] for name in own}
+            scopes = {name: self.scopes[name] for name in own}
+            value = value + (_likelihood(tables, self.priors, scopes, self.axes, codes).log() * share).sum()
         slopes = torch.autograd.grad(value, parameters)
         renewed = []
         for parameter, slope in zip(parameters, slopes, strict=True):

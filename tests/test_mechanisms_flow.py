@@ -253,3 +253,52 @@ class TestLearning:
         assert one.mean() - other.mean() == pytest.approx(10, abs=1.0)
         assert one.mean() == pytest.approx(110, abs=1.0)
         assert one.std() == pytest.approx(math.sqrt(125), rel=0.1)
+
+
+class TestStart:
+    def test_what_is_not_confounded_starts_as_its_linear_regression(self):
+        rng = np.random.default_rng(0)
+        x, level = rng.normal(3, 2, 2000), rng.integers(0, 3, 2000)
+        y = 5 + 0.7 * x + np.array([-1.0, 0.5, 2.0])[level] + 0.4 * rng.normal(size=2000)
+        parents = [Variable("x", "continuous"), Variable("g", "categorical", levels=("a", "b", "c"))]
+        torch.manual_seed(0)
+        flow = Flow(Variable("y", "continuous"), parents)
+        with torch.no_grad():
+            for conditioner in flow.conditioners:
+                conditioner.last.weight.zero_()
+        given = {"x": torch.from_numpy(x).float(), "g": torch.from_numpy(level)}
+        flow.prepare(given, torch.from_numpy(y).float())
+        design = np.stack([x, *(level == k for k in range(3))], 1)
+        slopes = np.linalg.lstsq(design, y, rcond=None)[0]
+        with torch.no_grad():
+            centre = flow(given, (), torch.zeros(2000, 1)).numpy()
+            above = flow(given, (), torch.ones(2000, 1)).numpy()
+        # three coefficients of at most 2, each shrunk by a ridge of one row among the 650 or more of a level
+        assert centre == pytest.approx(design @ slopes, abs=3 * 2 / 650)
+        assert above - centre == pytest.approx(np.full(2000, (y - design @ slopes).std()), abs=2e-3)
+
+    @pytest.mark.parametrize("states", [2, 8, 32])
+    def test_one_confounder_may_nearly_determine_it(self, states):
+        torch.manual_seed(0)
+        flow = Flow(Variable("y", "continuous"), [], [states])
+        with torch.no_grad():
+            for conditioner in flow.conditioners:
+                conditioner.last.weight.zero_()
+        assert flow.follow(0)
+        every = [torch.arange(states).repeat_interleave(2)]
+        with torch.no_grad():
+            made = flow({}, every, torch.tensor([-1.0, 1.0]).repeat(states)[:, None]).view(states, 2)
+        places, left = made.mean(1), made.diff(dim=1) / 2
+        # all in all a variance of 1, of which one part in 1 + states is not the confounder's
+        assert left.numpy() == pytest.approx(np.full((states, 1), (1 + states) ** -0.5), rel=1e-4)
+        assert float(places.square().mean()) == pytest.approx(1 - 1 / (1 + states), rel=1e-4)
+        assert (places.diff() > 0).all()
+
+    def test_a_vector_has_no_such_start(self):
+        assert not Flow(Variable("y", "continuous", size=2), [], [4]).follow(0)
+
+    def test_the_line_does_not_decay(self):
+        flow = Flow(Variable("y", "continuous"), [X], [4])
+        spared = {name for name, one in flow.named_parameters() if all(one is not d for d in flow.decaying())}
+        assert "line.weight" in spared
+        assert all(name.endswith("bias") for name in spared - {"line.weight"})

@@ -1,16 +1,25 @@
 """Safety: a training that is killed at any moment and resumed ends with the same bits; Ctrl-C saves; init keeps."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from kill_sweep import (
+    GRAPH,
+    command,
+    differences,
+    finish,
+    kill,
+    said,
+    same,
+    table_of,
+    wait_for_checkpoint,
+    whole_run,
+    write_spec,
+)
 
 import mdcm
 from mdcm import CheckpointError, TrainConfig
@@ -19,88 +28,34 @@ from mdcm.rundir import CHECKPOINTS, MODEL
 from mdcm.scm import random_discrete
 from mdcm.train.checkpoints import Checkpoints
 
-GRAPH = "A -> B -> C -> D; A <-> C; E -> F; E <-> F; C -> G; H"
 # ten looks, batches in one h-node and full batches in the others, banks of several and alone
 CONFIG = TrainConfig(max_steps=150, checks=10, batch_size=64)
 
 
 def data(rows=400):
-    table = random_discrete(mdcm.ADMG.from_string(GRAPH), levels=3, seed=0).sample(rows, seed=0)
-    return table.assign(T=np.random.default_rng(0).normal(size=rows))
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+    return table_of(rows).assign(T=np.random.default_rng(0).normal(size=rows))
 
 
 @pytest.fixture
 def spec(tmp_path):
-    table = data().drop(columns="T")
-    table.to_csv(tmp_path / "d.csv", index=False)
-    trial = random_discrete(mdcm.ADMG.from_string(GRAPH), levels=3, seed=0).sample(200, do={"A": 1}, seed=1)
-    trial["A"] = 1
-    trial.to_csv(tmp_path / "t.csv", index=False)
-    path = tmp_path / "spec.yaml"
-    path.write_text(
-        f'graph: "{GRAPH}"\ndata:\n  - {{path: d.csv}}\n  - {{path: t.csv, do: [A]}}\n'
-        "train: {seed: 3, max_steps: 90, checks: 10, checkpoint_seconds: 1.0e-6, batch_size: 64}\n"
-    )
-    return path
-
-
-def command(spec, out, *more):
-    program = "import sys; from mdcm.cli import main; sys.argv[0] = 'mdcm'; main()"
-    arguments = [sys.executable, "-W", "ignore", "-c", program, "train", str(spec), "--out", str(out), *more]
-    with (spec.parent / "err.txt").open("w") as err:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=err, env=environment)
-
-
-def said(spec):
-    return (spec.parent / "err.txt").read_text()
-
-
-def wait_for_checkpoint(process, out, number):
-    """Until so many checkpoints were written; their files are numbered."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and process.poll() is None:
-        names = [entry.name for entry in (out / CHECKPOINTS).iterdir()] if (out / CHECKPOINTS).is_dir() else []
-        if any(name[:8].isdigit() and int(name[:8]) >= number for name in names):
-            return
-        time.sleep(0.002)
-    assert process.poll() is None
+    return write_spec(tmp_path)
 
 
 def test_killed_at_random_moments_and_resumed(spec, tmp_path):
-    whole = command(spec, tmp_path / "whole")
-    assert whole.wait(200) == 0, said(spec)
-    expected = mdcm.load(tmp_path / "whole")
+    expected = whole_run(spec, tmp_path / "whole")
     out = tmp_path / "run"
     rng = np.random.default_rng(0)
     number = 0
     for _ in range(3):
         # one is written after every step, so that how many there are does not depend on how fast the machine is
         number += int(rng.integers(3, 40))
-        process = command(spec, out, "--resume")
-        wait_for_checkpoint(process, out, number)
-        time.sleep(float(rng.random() * 0.02))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert kill(spec, out, number, pause=float(rng.random() * 0.02))
         assert not (out / MODEL).exists()
-    last = command(spec, out, "--resume")
-    assert last.wait(200) == 0, said(spec)
-    found = mdcm.load(out)
-    assert same(expected.dcm.state_dict(), found.dcm.state_dict())
-    assert sorted(entry.name for entry in out.iterdir()) == ["metrics.jsonl", MODEL, "weights.safetensors"]
-
-    def timeless(history):
-        return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
-
-    assert timeless(found.history) == timeless(expected.history)
+    finish(spec, out)
+    assert differences(expected, out) == []
     # a finished run has nothing to go on with, and is what was asked for
     before = (out / MODEL).read_bytes()
-    again = command(spec, out, "--resume")
-    assert again.wait(200) == 0, said(spec)
+    finish(spec, out)
     assert (out / MODEL).read_bytes() == before
     other = command(spec, out, "--resume", "--seed", "9")
     assert other.wait(200) == 2
@@ -195,7 +150,7 @@ class TestInProcess:
         content = file.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         state = json.loads(header["__metadata__"]["mdcm"])["state"]
-        assert {"done", "elapsed", "history", "job"} == set(state)
+        assert {"done", "elapsed", "encoders", "history", "job"} == set(state)
 
 
 class TestInit:

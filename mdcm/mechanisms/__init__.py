@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mdcm.mechanisms.base import Mechanism, float_pixels
 from mdcm.mechanisms.categorical import Categorical
@@ -15,6 +15,7 @@ from mdcm.mechanisms.flow import Flow
 from mdcm.mechanisms.generator import ImageGenerator
 from mdcm.mechanisms.implicit import Implicit
 from mdcm.mechanisms.pretrained import Frozen, Pretrained
+from mdcm.mechanisms.representations import restore_encoders
 
 if TYPE_CHECKING:
     from mdcm.data import Variable
@@ -30,15 +31,14 @@ __all__ = [
     "Mechanism",
     "Pretrained",
     "RectifiedFlow",
+    "encoded",
     "float_pixels",
     "from_config",
     "train_encoder",
 ]
 
 
-class _Factory(Protocol):
-    def __call__(self, variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism: ...
-
+_Factory = Callable[["Variable", "Sequence[Variable]", "Sequence[int]"], Mechanism]
 
 _TYPES: dict[str, _Factory] = {
     "categorical": Categorical,
@@ -53,4 +53,18 @@ _TYPES: dict[str, _Factory] = {
 def from_config(config: Mapping[str, Any]) -> _Factory | None:
     """Constructor of the mechanism that :meth:`Mechanism.config` described; None for a type that is not known here."""
     kind = _TYPES.get(str(config.get("type")))
-    return None if kind is None else partial(kind, **{key: value for key, value in config.items() if key != "type"})
+    rest = {key: value for key, value in config.items() if key not in ("type", "encoders")}
+    return None if kind is None else encoded(partial(kind, **rest), config)
+
+
+def encoded(make: _Factory, config: Mapping[str, Any]) -> _Factory:
+    """Constructor of a mechanism that reads images through encoders, if the one of this description did."""
+    if not config.get("encoders"):
+        return make
+
+    def made(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
+        mechanism = make(variable, parents, latents)
+        restore_encoders(mechanism, config["encoders"])
+        return mechanism
+
+    return made

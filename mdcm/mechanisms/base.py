@@ -51,6 +51,7 @@ class Mechanism(nn.Module, ABC):
         noise_size: Number of noise values per row.
         has_density: Whether :meth:`log_prob` is available.
         needs_critic: Whether there is no loss of its own, so that only adversarial training can fit it.
+        encoders: Shapes of the encoders through which images among the parents are read, by name.
 
     References:
         Rahman & Kocaoglu (2024), Definition 4.1.
@@ -85,6 +86,7 @@ class Mechanism(nn.Module, ABC):
         self.variable = variable
         self.parents = tuple(parents)
         self.latents = tuple(latents)
+        self.encoders: dict[str, dict[str, int]] = {}
 
     @property
     @abstractmethod
@@ -186,6 +188,23 @@ class Mechanism(nn.Module, ABC):
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
         """Set what is measured on the training rows rather than learned, such as scales; called before training."""
+
+    def decaying(self) -> list[nn.Parameter]:
+        """Parameters that weight decay pulls towards zero while the variable is trained; all, unless said otherwise."""
+        return list(self.parameters())
+
+    def follow(self, confounder: int) -> bool:
+        """Start as a variable that one of its confounders nearly determines.
+
+        What two children share is found faster from there: the other one has only to be regressed on the states.
+
+        Args:
+            confounder: Place of the confounder among those of the variable.
+
+        Returns:
+            Whether the mechanism has such a start.
+        """
+        return False
 
     def training_defaults(self) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss` of this mechanism, by name."""

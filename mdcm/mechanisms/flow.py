@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from mdcm.data import Variable
 from mdcm.errors import PlanError
 from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
-from mdcm.mechanisms.inputs import Context
+from mdcm.mechanisms.inputs import Context, normal_places
 
 __all__ = ["Flow"]
 
 # entries of a vector that are generated one after another; a longer vector goes in two halves, several times
 _MOST_PASSES = 16
+# size of what the outermost layers add at first: the flow is nearly the identity, yet no layer is cut off
+_SLIGHT = 0.1
+# least factor by which a transformation scales, as zuko has it
+_LEAST_SCALE = 1e-3
+# what a regression may leave of a standard deviation: less is more than a fit should begin with
+_LEFT = (0.02, 1.0)
 
 
 class _Conditioner(nn.Module):
@@ -45,8 +51,7 @@ class _Conditioner(nn.Module):
         self.steer = nn.ModuleList(nn.Linear(hidden, hidden) for _ in self.masked)
         self.last = _Masked(hidden, size * numbers, (degree[None, :] <= group[:, None]).repeat_interleave(numbers, 0))
         with torch.no_grad():
-            # nearly the identity at the start, yet no layer below is cut off from its gradient
-            self.last.weight.mul_(0.1)
+            self.last.weight.mul_(_SLIGHT)
             self.last.bias.zero_()
 
     def forward(self, context: Tensor, entries: Tensor) -> Tensor:
@@ -74,14 +79,21 @@ class _Masked(nn.Module):
         return F.linear(value, self.weight * self.seen, self.bias)
 
 
+def _raw_scale(factor: float) -> float:
+    """What a transformation must be told to scale by a factor: it limits the logarithm smoothly."""
+    wanted = math.log(factor)
+    return wanted / (1 - abs(wanted / math.log(_LEAST_SCALE)))
+
+
 class Flow(Mechanism):
     """``v = T^-1(e; parents, u)`` with normal noise e and a monotone transformation T: a conditional spline flow.
 
     T shifts and scales each entry and bends it by a rational-quadratic spline on [-5, 5], all by numbers that a network
-    reads off the parents and the confounders' states; beyond the spline it is linear. Entries of a vector follow each
-    other: T of one also depends on those before it, and each further transformation reverses the order. The density
-    is exact, as is the inverse; given the states of finite confounders it is that of a flow, so that summed over them
-    the variable has a mixture of flows.
+    reads off the parents and the confounders' states; beyond the spline it is linear. The shift also has a share that
+    is linear in the parents. Entries of a vector follow each other: T of one also depends on those before it, and each
+    further transformation reverses the order. The density is exact, as is the inverse; given the states of finite
+    confounders it is that of a flow, so that summed over them the variable has a mixture of flows. States start out in
+    a row, as quantiles of a normal number.
 
     Args:
         variable: A real variable: values are floats ``[n]``, or ``[n, size]`` of a vector.
@@ -143,8 +155,12 @@ class Flow(Mechanism):
         check_depth(layers=layers, transforms=transforms)
         self.hidden, self.layers, self.bins, self.transforms = hidden, layers, bins, transforms
         self.passes = self.size if self.size <= _MOST_PASSES else 2
-        self.context = Context(self.parents, self.latents, hidden)
+        self.context = Context(self.parents, self.latents, hidden, ordered=True)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
+        # where an entry lies may follow the parents along a straight line, which a few rows are enough to find
+        self.line = nn.Linear(hidden, self.size, bias=False)
+        with torch.no_grad():
+            self.line.weight.mul_(_SLIGHT)
         self.conditioners = nn.ModuleList(
             _Conditioner(
                 self.size, self.passes, hidden=hidden, layers=layers, numbers=3 * bins + 1, descending=bool(place % 2)
@@ -161,24 +177,60 @@ class Flow(Mechanism):
         """One normal number per entry."""
         return self.size
 
+    @property
+    def _first_numbers(self) -> Tensor:
+        """What the first transformation adds to its numbers in every row, ``[size, numbers]``: shift, scale, spline."""
+        first = self.conditioners[0]
+        assert isinstance(first, _Conditioner)
+        return first.last.bias.view(self.size, -1)
+
     def training_defaults(self) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss`, by name."""
-        return super().training_defaults() | {"batch_size": 512, "learning_rate": 5e-3, "weight_decay": 1e-4}
+        return super().training_defaults() | {"batch_size": 512, "learning_rate": 5e-3, "weight_decay": 0.7}
+
+    def decaying(self) -> list[nn.Parameter]:
+        """All weights but the line's and the biases: less of them is a flow closer to a line with normal noise."""
+        return [one for one in self.parameters() if one.dim() > 1 and one is not self.line.weight]
+
+    def follow(self, confounder: int) -> bool:
+        """Start as a number that one of the confounders nearly determines; see the base class."""
+        if self.size > 1:
+            return False
+        states = self.latents[confounder]
+        # what is left to chance shrinks with the distance between states, and all in all the variance is 1
+        left = (1 + states) ** -0.5
+        places = normal_places(states)
+        stretch = math.sqrt((1 - left**2) / float(places.square().mean()))
+        with torch.no_grad():
+            direction = self.context.states[confounder][-1] / places[-1]
+            self.line.weight[0] = -stretch / left * direction / direction.square().sum()
+            self._first_numbers[0, 1] = _raw_scale(1 / left)
+        return True
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
-        """Measure where the values lie, and the scales of continuous parents."""
+        """Measure where the values lie, and start as their linear regression on the parents, if nothing is hidden."""
         self.context.prepare(parents)
         rows = value.view(len(value), self.size)
         self.center.copy_(rows.mean(0))
         self.spread.copy_(rows.std(0, correction=min(1, len(rows) - 1)).clamp_min(1e-6))
+        if not self.latents and not any(parent.kind == "image" for parent in self.parents):
+            self._regress(parents, (rows - self.center) / self.spread)
 
-    def _read(self, context: Tensor) -> Tensor:
-        state = F.silu(context)
-        for layer in self.inner:
-            state = F.silu(layer(state))
-        return state
+    @torch.no_grad()
+    def _regress(self, parents: Mapping[str, Tensor], entries: Tensor) -> None:
+        features = torch.cat([torch.ones(len(entries), 1), *self.context.features(parents)], 1).double()
+        # a ridge of one row's weight, for levels that were never seen and parents that say the same
+        normal = features.T @ features + torch.eye(features.shape[1], dtype=torch.float64)
+        slopes = torch.linalg.solve(normal, features.T @ entries.double())
+        left = (entries - features @ slopes).std(0, correction=min(1, len(entries) - 1)).clamp(*_LEFT)
+        wanted = (-slopes / left).float()
+        weights = self.context.weights()
+        if len(weights):
+            self.line.weight.copy_(torch.linalg.lstsq(weights, wanted[1:]).solution.T)
+        self._first_numbers[:, 0] = wanted[0]
+        self._first_numbers[:, 1] = torch.tensor([_raw_scale(1 / float(one)) for one in left])
 
-    def _bend(self, conditioner: nn.Module, context: Tensor, entries: Tensor) -> Any:
+    def _bend(self, conditioner: nn.Module, state: Tensor, line: Tensor | None, entries: Tensor) -> Any:
         from zuko.transforms import (
             ComposedTransform,
             DependentTransform,
@@ -186,25 +238,31 @@ class Flow(Mechanism):
             MonotonicRQSTransform,
         )
 
-        numbers = conditioner(context, entries.to(context.dtype)).to(entries.dtype)
+        numbers = conditioner(state, entries.to(state.dtype)).to(entries.dtype)
         shift, scale, widths, heights, slopes = numbers.split([1, 1, self.bins, self.bins, self.bins - 1], dim=-1)
-        affine = MonotonicAffineTransform(shift.squeeze(-1), scale.squeeze(-1))
+        shift = shift.squeeze(-1) if line is None else shift.squeeze(-1) + line
+        affine = MonotonicAffineTransform(shift, scale.squeeze(-1), slope=_LEAST_SCALE)
         return DependentTransform(ComposedTransform(affine, MonotonicRQSTransform(widths, heights, slopes)), 1)
 
     def _transformation(self, context: Tensor) -> Any:
-        """From standardised entries to noise, given the network's reading of each row."""
+        """From standardised entries to noise, given each row's parents and states."""
         from zuko.transforms import AutoregressiveTransform, ComposedTransform
 
+        state = F.silu(context)
+        for layer in self.inner:
+            state = F.silu(layer(state))
+        # the transformation that the values come to first has the line
+        lines = [self.line(context), *[None] * (self.transforms - 1)]
         return ComposedTransform(
             *(
-                AutoregressiveTransform(partial(self._bend, conditioner, context), passes=self.passes)
-                for conditioner in self.conditioners
+                AutoregressiveTransform(partial(self._bend, conditioner, state, line), passes=self.passes)
+                for conditioner, line in zip(self.conditioners, lines, strict=True)
             )
         )
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
         """Values ``[n]``, or ``[n, size]`` of a vector; see the base class."""
-        context = self._read(self.context(parents, latents, len(noise)))
+        context = self.context(parents, latents, len(noise))
         # in double precision, so that noise which abduction finds gives its value back
         entries = self._transformation(context).inv(noise.double())
         value: Tensor = (entries * self.spread + self.center).to(noise.dtype)
@@ -212,7 +270,7 @@ class Flow(Mechanism):
 
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
         """Noise of each row, ``[n, size]``: the exact inverse, without randomness; see the base class."""
-        context = self._read(self.context(parents, latents, len(value)))
+        context = self.context(parents, latents, len(value))
         entries = (value.view(len(value), self.size).double() - self.center) / self.spread
         noise: Tensor = self._transformation(context)(entries)
         return noise.to(value.dtype)
@@ -220,9 +278,7 @@ class Flow(Mechanism):
     def _log_density(self, context: Tensor, value: Tensor) -> Tensor:
         entries = (value.view(len(value), self.size) - self.center) / self.spread
         entries = entries.view(len(value), *(1,) * (context.ndim - 2), self.size)
-        noise, stretch = self._transformation(self._read(context)).call_and_ladj(
-            entries.expand(*context.shape[:-1], self.size)
-        )
+        noise, stretch = self._transformation(context).call_and_ladj(entries.expand(*context.shape[:-1], self.size))
         normal = -0.5 * noise.square().sum(-1) - 0.5 * self.size * math.log(2 * math.pi)
         found: Tensor = normal + stretch - self.spread.log().sum()
         return found

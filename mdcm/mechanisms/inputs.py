@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from mdcm.mechanisms.encoder import ImageReader
 from mdcm.variables import Variable
 
-__all__ = ["Context", "ParentInput"]
+__all__ = ["Context", "ParentInput", "normal_places"]
+
+
+def normal_places(count: int) -> Tensor:
+    """Where so many equally probable parts of a standard normal number have their medians, ``[count]``, ascending.
+
+    Example:
+        >>> normal_places(3).round(decimals=4).tolist()
+        [-0.9674, 0.0, 0.9674]
+    """
+    found: Tensor = torch.special.ndtri((torch.arange(count) + 0.5) / count)
+    return found
 
 
 class ParentInput(nn.Module):
@@ -28,6 +39,7 @@ class ParentInput(nn.Module):
     def __init__(self, parent: Variable, hidden: int, scale: float) -> None:
         super().__init__()
         self.parent = parent
+        self.hidden = hidden
         entries = () if parent.size is None else (parent.size,)
         self.register_buffer("mean", torch.zeros(entries))
         self.register_buffer("std", torch.ones(entries))
@@ -51,6 +63,13 @@ class ParentInput(nn.Module):
             # a single row has no spread
             self.std.copy_(value.std(0, correction=min(1, len(value) - 1)).clamp_min(1e-6))
 
+    def features(self, value: Tensor) -> Tensor:
+        """What the contribution of a parent that is no image is linear in, ``[n, levels]`` or ``[n, size]``."""
+        if self.parent.kind == "categorical":
+            return value if value.is_floating_point() else F.one_hot(value, len(self.weight)).float()
+        standard: Tensor = (value - self.mean) / self.std
+        return standard.view(len(value), len(self.weight))
+
     def forward(self, value: Tensor) -> Tensor:
         """Contribution of each row, ``[n, hidden]``.
 
@@ -64,8 +83,7 @@ class ParentInput(nn.Module):
         if self.reader is not None:
             features: Tensor = self.reader(value)
             return features
-        standard = (value - self.mean) / self.std
-        return standard[:, None] * self.weight if self.parent.size is None else standard @ self.weight
+        return self.features(value) @ self.weight
 
 
 class Context(nn.Module):
@@ -75,6 +93,7 @@ class Context(nn.Module):
         parents: The parents, in the order of the mechanism.
         latents: Number of states of each confounder.
         width: Numbers per row.
+        ordered: Whether the states of a confounder start out in a row, as places of a normal number; else anywhere.
 
     Example:
         >>> context = Context([Variable("X", "categorical", levels=("a", "b"))], (4,), width=8)
@@ -83,13 +102,18 @@ class Context(nn.Module):
         (torch.Size([3, 8]), torch.Size([3, 4, 8]))
     """
 
-    def __init__(self, parents: Sequence[Variable], latents: Sequence[int], width: int) -> None:
+    def __init__(
+        self, parents: Sequence[Variable], latents: Sequence[int], width: int, *, ordered: bool = False
+    ) -> None:
         super().__init__()
         self.parents = tuple(parents)
         self.width = width
         share = 1.0 / math.sqrt(max(len(self.parents), 1))
         self.inputs = nn.ModuleList(ParentInput(parent, width, share) for parent in self.parents)
-        self.states = nn.ParameterList(nn.Parameter(torch.randn(size, width)) for size in latents)
+        self.states = nn.ParameterList(
+            nn.Parameter(normal_places(size)[:, None] * torch.randn(width) if ordered else torch.randn(size, width))
+            for size in latents
+        )
         self.bias = nn.Parameter(torch.zeros(width))
 
     def prepare(self, parents: Mapping[str, Tensor]) -> None:
@@ -97,6 +121,14 @@ class Context(nn.Module):
         for module, parent in zip(self.inputs, self.parents, strict=True):
             assert isinstance(module, ParentInput)
             module.prepare(parents[parent.name])
+
+    def features(self, parents: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the parents' share is linear in, ``[n, f]`` per parent: levels as one-hot rows, numbers standardised."""
+        return [module.features(parents[parent.name]) for module, parent in zip(self.inputs, self.parents, strict=True)]  # type: ignore[operator]
+
+    def weights(self) -> Tensor:
+        """What each of the features adds to the context, ``[all f, width]``."""
+        return torch.cat([module.weight for module in self.inputs] or [self.bias.new_zeros(0, self.width)])  # type: ignore[misc]
 
     def _parents_share(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
         total = self.bias.expand(rows, self.width)

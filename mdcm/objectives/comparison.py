@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mdcm.metrics import energy_distance
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mdcm.objectives.generators import FitSide
     from mdcm.objectives.pooled import Reader
 
@@ -49,7 +46,7 @@ class Check:
 
 def compare(
     sides: Sequence[FitSide],
-    fakes: Sequence[Tensor],
+    made: Sequence[Mapping[str, Tensor]],
     held: Sequence[Tensor],
     readers: Mapping[str, Reader],
 ) -> Check:
@@ -57,24 +54,25 @@ def compare(
 
     Args:
         sides: The fits.
-        fakes: Generated rows of each fit, ``[n, width]``.
+        made: Values of the generated rows of each fit, ``n`` each, codes of categorical variables.
         held: Held-out rows that their given values come from, int64 ``[n]``.
         readers: What turns images into features.
     """
     distances = []
     missing: dict[tuple[str, Any], None] = {}
-    for side, fake, at in zip(sides, fakes, held, strict=True):
-        distances.append(_variation(side, fake) if side.layout.categorical else _energy(side, fake, at, readers))
+    for side, values, at in zip(sides, made, held, strict=True):
+        distances.append(_variation(side, values) if side.layout.categorical else _energy(side, values, at, readers))
         for variable in side.layout.variables:
             if variable.levels is not None and variable.name in side.compared:
-                span = side.layout.slices[variable.name]
-                real = side.train.weight.float() @ side.train.packed[:, span]
-                never = ((real > _RARE) & (fake[:, span].sum(0) == 0)).nonzero().flatten().tolist()
+                real = side.train.frequencies[side.layout.slices[variable.name]]
+                counts = torch.bincount(values[variable.name], minlength=variable.num_levels)
+                never = ((real > _RARE) & (counts == 0)).nonzero().flatten().tolist()
                 missing |= {(variable.name, variable.levels[code]): None for code in never}
     return Check(tuple(distances), tuple(missing))
 
 
-def _energy(side: FitSide, fake: Tensor, at: Tensor, readers: Mapping[str, Reader]) -> float:
+def _energy(side: FitSide, made: Mapping[str, Tensor], at: Tensor, readers: Mapping[str, Reader]) -> float:
+    fake = side.layout.pack(made, readers)
     chosen = torch.linspace(0, len(at) - 1, min(ENERGY_ROWS, len(at)), device=at.device).long()
     packed, values = side.held.values(at[chosen])
     real = side.held.real(packed, values, readers)
@@ -82,24 +80,28 @@ def _energy(side: FitSide, fake: Tensor, at: Tensor, readers: Mapping[str, Reade
     return energy_distance((real / scale).cpu().numpy(), (fake[chosen] / scale).cpu().numpy())
 
 
-def _variation(side: FitSide, fake: Tensor) -> float:
-    real, made = side.layout.codes(side.held.packed), side.layout.codes(fake)
-    weight = side.held.weight.cpu().numpy()
+def _variation(side: FitSide, made: Mapping[str, Tensor]) -> float:
     names = [variable.name for variable in side.layout.variables]
     sizes = [variable.num_levels for variable in side.layout.variables]
     parts = [list(range(len(sizes)))]
     if side.held.cells() > side.held.rows and len(sizes) > 2:
         compared = {place for place, name in enumerate(names) if name in side.compared}
         parts = [list(pair) for pair in itertools.combinations(range(len(sizes)), 2) if compared & set(pair)]
-    found = [_table_distance(real[:, part], made[:, part], weight, [sizes[one] for one in part]) for part in parts]
+    weight = side.held.weight.cpu()
+    found = []
+    for part in parts:
+        own = [sizes[place] for place in part]
+        real = _cells({names[place]: side.held.codes[names[place]] for place in part}, own)
+        fake = _cells({names[place]: made[names[place]] for place in part}, own)
+        p = torch.bincount(real.cpu(), weights=weight, minlength=math.prod(own))
+        q = torch.bincount(fake.cpu(), minlength=math.prod(own)).double() / len(fake)
+        found.append(float((p - q).abs().sum() / 2))
     return sum(found) / len(found)
 
 
-def _table_distance(
-    real: NDArray[np.int64], made: NDArray[np.int64], weight: NDArray[np.float64], sizes: Sequence[int]
-) -> float:
-    factors = np.array([math.prod(sizes[place + 1 :]) for place in range(len(sizes))], dtype=np.int64)
-    cells = math.prod(sizes)
-    p = np.bincount(real @ factors, weights=weight, minlength=cells)
-    q = np.bincount(made @ factors, minlength=cells) / len(made)
-    return float(np.abs(p - q).sum() / 2)
+def _cells(codes: Mapping[str, Tensor], sizes: Sequence[int]) -> Tensor:
+    """Number of each row's combination of levels, int64 ``[n]``."""
+    (cell, *others) = codes.values()
+    for code, size in zip(others, sizes[1:], strict=True):
+        cell = cell * size + code
+    return cell

@@ -17,9 +17,9 @@ __all__ = ["Critics"]
 class Critics:
     """One critic per fit, multilayer perceptrons with leaky ReLU, trained by Adam with a gradient penalty.
 
-    Fits have different columns, so rows are padded with zeros to the widest one: a padded column changes no value, has
-    no gradient in its weights, and does not count in the penalty. All critics are then one stack, and a step of all of
-    them is one call.
+    Fits have different columns, so rows are padded with zeros to the widest one. A padded column's weights are zero and
+    have no gradient, it changes no value and does not count in the penalty. All critics are then one stack, and a step
+    of all of them is one call; those of several h-nodes are joined and parted again without a change.
 
     Args:
         generated: For every fit and column whether it is generated, bool ``[columns]``: the penalty is on the
@@ -28,8 +28,12 @@ class Critics:
         layers: Number of hidden layers, at least 1.
         betas: Decay of Adam's two means.
         penalty: Factor of the penalty (norm - 1)^2.
-        generator: Source of the initial weights.
+        one_sided: Whether only norms above 1 are penalised.
+        generator: Source of the initial weights, which are zero without one.
         device: Where the critics lie.
+
+    Attributes:
+        active: Whether a critic is trained, bool ``[fits]``; one that is not keeps every bit.
 
     Raises:
         ValueError: If there is no fit, or a fit without a generated column.
@@ -51,6 +55,7 @@ class Critics:
     layers: int = 2
     betas: tuple[float, float] = (0.5, 0.9)
     penalty: float = 10.0
+    one_sided: bool = False
     generator: torch.Generator | None = None
     device: torch.device | None = None
     columns: Tensor = field(init=False)
@@ -58,6 +63,7 @@ class Critics:
     first: Tensor = field(init=False)
     second: Tensor = field(init=False)
     steps: Tensor = field(init=False)
+    active: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.generated or not all(bool(mask.any()) for mask in self.generated):
@@ -70,17 +76,23 @@ class Critics:
         size = kernels.critic_size(self._widths)
         self.flat, self.first, self.second, self._grads = torch.zeros(4, modules, size, device=self.device).unbind(0)
         self.steps = torch.zeros(modules, dtype=torch.int64, device=self.device)
-        self._active = torch.ones(modules, dtype=torch.bool, device=self.device)
+        self.active = torch.ones(modules, dtype=torch.bool, device=self.device)
         self._parameters = kernels.critic_views(self.flat, self._widths)
         self._parts = kernels.critic_views(self._grads, self._widths).tensors()
+        if self.generator is not None:
+            self._draw(self.generator)
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """Initial weights, each critic's own a function of its own width."""
         for module, mask in enumerate(self.generated):
             fans = [len(mask)] + [self.hidden] * self.layers
             weights = [one[module] for one in self._parameters.weights]
+            weights[0] = weights[0][:, : len(mask)]
             biases = [one[module] for one in self._parameters.biases]
             ends = [self._parameters.out[module]]
             for fan, tensors in zip(fans, [*zip(weights, biases, strict=True), ends], strict=True):
                 for tensor in tensors:
-                    drawn = torch.rand(tensor.shape, generator=self.generator)
+                    drawn = torch.rand(tensor.shape, generator=generator)
                     tensor.copy_((2 * drawn - 1) / fan**0.5)
 
     @property
@@ -98,18 +110,20 @@ class Critics:
             rate: Learning rate.
 
         Returns:
-            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty. Where one is not finite nothing is
-            changed.
+            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty. Where one that is trained is not
+            finite nothing is changed.
         """
         x = torch.cat([fake, real, torch.lerp(fake, real, share)], 1)
-        found = kernels.critic_loss_and_grads(x, self._parameters, penalty=self.penalty, columns=self.columns)
+        found = kernels.critic_loss_and_grads(
+            x, self._parameters, penalty=self.penalty, columns=self.columns, one_sided=self.one_sided
+        )
         torch._foreach_copy_(self._parts, found.grads.tensors())
         loss: Tensor = found.loss
         finite = self._grads.sum(1).isfinite()
-        if bool((finite & loss.isfinite()).all()):
+        if bool((finite & loss.isfinite() | ~self.active).all()):
             rates = torch.full((len(self.generated),), rate, device=self.flat.device)
             moments = (self.first, self.second, self.steps)
-            kernels.adam_flat(self.flat, self._grads, *moments, rates, self._active, betas=self.betas)
+            kernels.adam_flat(self.flat, self._grads, *moments, rates, self.active, betas=self.betas)
             return loss
         # a loss can be finite where its gradient is not
         return loss.masked_fill(~finite, torch.nan)
@@ -127,3 +141,30 @@ class Critics:
         """Take over what :meth:`state` gave."""
         for name in ("flat", "first", "second", "steps"):
             getattr(self, name).copy_(state[name])
+
+    # ---- critics of several h-nodes as one stack
+
+    @classmethod
+    def joined(cls, parts: Sequence[Critics]) -> Critics:
+        """All critics of several stacks of equal layers in one, in their order, each with its weights and moments."""
+        one = parts[0]
+        masks = [mask for part in parts for mask in part.generated]
+        found = cls(masks, one.hidden, one.layers, one.betas, one.penalty, one.one_sided, device=one.flat.device)
+        found._exchange(parts, out=False)
+        return found
+
+    def part(self, parts: Sequence[Critics]) -> None:
+        """Give weights and moments back to the stacks that were joined."""
+        self._exchange(parts, out=True)
+
+    def _exchange(self, parts: Sequence[Critics], *, out: bool) -> None:
+        start = 0
+        for part in parts:
+            span = slice(start, start + len(part.generated))
+            start = span.stop
+            for name in ("flat", "first", "second"):
+                ours = kernels.critic_views(getattr(self, name)[span], self._widths).tensors()
+                theirs = kernels.critic_views(getattr(part, name), part._widths).tensors()
+                narrow = [ours[0][..., : part.width], *ours[1:]]
+                torch._foreach_copy_(theirs, narrow) if out else torch._foreach_copy_(narrow, theirs)
+            part.steps.copy_(self.steps[span]) if out else self.steps[span].copy_(part.steps)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mdcm.objectives.pooled import Layout, PooledRows
     from mdcm.plan import Fit, HNode
 
-__all__ = ["Draw", "FitSide", "Generators", "prepare_mechanisms"]
+__all__ = ["Draw", "FitSide", "Generators", "gumbel_", "prepare_mechanisms"]
 
 # a confounder tells a child something if another state would change the child in more than this share of rows
 _MOVED = 0.01
@@ -59,7 +59,7 @@ class Draw(NamedTuple):
 
     Attributes:
         values: For every fit the values by variable, given ones included; ``n`` rows of each fit.
-        states: One-hot states of every confounder, ``[fits * n, states]``, the fits one after another.
+        states: States of every confounder, one-hot ``[fits * n, states]`` or codes, the fits one after another.
         noise: Own noise of every variable, for the rows of those fits that generate it.
     """
 
@@ -78,9 +78,13 @@ class Generators:
 
     Attributes:
         mechanisms: All mechanisms that generate, by name, in topological order.
+        makers: For every mechanism the places of the fits that generate it.
         confounders: Indices of the confounders that are drawn.
         trained: Indices of those whose priors are trained.
         parameters: Parameters of the trained mechanisms, then the trained priors.
+        states: Columns of each confounder's states in the noise of the races.
+        raced: Columns of each categorical variable there.
+        width: Number of those columns.
     """
 
     def __init__(self, dcm: DCM, sides: Sequence[FitSide], members: Collection[str]) -> None:
@@ -89,12 +93,12 @@ class Generators:
         self.device = next(dcm.parameters()).device
         self.fits = len(sides)
         makers = {node: [place for place, side in enumerate(sides) if node in side.generated] for node in dcm.order}
-        self._makers = {node: places for node, places in makers.items() if places}
-        self.mechanisms: dict[str, Mechanism] = {node: dcm.mechanism(node) for node in self._makers}
-        self.confounders = sorted({index for node in self._makers for index in dcm.latents[node]})
+        self.makers = {node: places for node, places in makers.items() if places}
+        self.mechanisms: dict[str, Mechanism] = {node: dcm.mechanism(node) for node in self.makers}
+        self.confounders = sorted({index for node in self.makers for index in dcm.latents[node]})
         self.trained = sorted({index for node in self.members for index in dcm.latents[node]})
         self.parameters: list[nn.Parameter] = [
-            *(parameter for node in self.members for parameter in dcm.mechanism(node).parameters()),
+            *(one for node in self.members for one in dcm.mechanism(node).parameters() if one.requires_grad),
             *(dcm.priors[index] for index in self.trained),
         ]
         # the race of states and of categorical variables is run with one tensor of noise
@@ -102,35 +106,56 @@ class Generators:
         raced = [node for node, mechanism in self.mechanisms.items() if mechanism.noise_kind == "gumbel"]
         spans = _spans([*sizes, *(self.mechanisms[node].noise_size for node in raced)])
         self._packing = kernels.Packing(sizes, device=self.device) if sizes else None
-        self._states = dict(zip(self.confounders, spans, strict=False))
-        self._raced = dict(zip(raced, spans[len(sizes) :], strict=True))
-        self._width = spans[-1].stop if spans else 0
+        self.states = dict(zip(self.confounders, spans, strict=False))
+        self.raced = dict(zip(raced, spans[len(sizes) :], strict=True))
+        self.width = spans[-1].stop if spans else 0
 
     def draw(
-        self, given: Sequence[Mapping[str, Tensor]], rows: int, temperature: float, generator: torch.Generator
+        self, given: Sequence[Mapping[str, Tensor]], race: Tensor, temperature: float, generator: torch.Generator
     ) -> Draw:
-        """Generate rows of every fit.
+        """Generate rows of every fit, with a gradient.
 
         Args:
-            given: For every fit the values of its given variables, ``rows`` each; categorical ones one-hot.
-            rows: Rows of each fit.
+            given: For every fit the values of its given variables, ``n`` rows each; categorical ones one-hot.
+            race: Gumbel noise of states and of categorical variables, ``[fits * n, width]``.
             temperature: Of the softmax whose gradient a draw has.
+            generator: Source of all other noise.
+        """
+        states = self._draw_states(race, temperature)
+        return self._generate(given, states, race, temperature, generator)
+
+    def sample(self, given: Sequence[Mapping[str, Tensor]], rows: int, generator: torch.Generator) -> Draw:
+        """Generate rows of every fit without a gradient; categorical values and states are codes, given ones too.
+
+        Args:
+            given: For every fit the values of its given variables, ``rows`` each.
+            rows: Rows of each fit.
             generator: Source of all noise.
         """
-        total = self.fits * rows
-        noise = torch.empty(total, self._width, device=self.device).exponential_(generator=generator)
-        # Gumbel noise from the clocks of an exponential race; a clock of zero would make it infinite
-        noise = noise.clamp_min_(1e-30).log_().neg_()
-        states = self._draw_states(noise, temperature)
+        race = torch.empty(self.fits * rows, self.width, device=self.device)
+        gumbel_(race.uniform_(generator=generator))
+        with torch.no_grad():
+            states = {index: (self.dcm.priors[index] + race[:, span]).argmax(1) for index, span in self.states.items()}
+            return self._generate(given, states, race, None, generator)
+
+    def _generate(
+        self,
+        given: Sequence[Mapping[str, Tensor]],
+        states: dict[int, Tensor],
+        race: Tensor,
+        temperature: float | None,
+        generator: torch.Generator,
+    ) -> Draw:
+        rows = len(race) // self.fits
         values: list[dict[str, Tensor]] = [dict(one) for one in given]
         own: dict[str, Tensor] = {}
-        for node, makers in self._makers.items():
-            if node in self._raced:
-                own[node] = self._of(node, noise[:, self._raced[node]], rows)
+        for node, makers in self.makers.items():
+            if node in self.raced:
+                own[node] = self._of(node, race[:, self.raced[node]], rows)
             else:
                 size = (len(makers) * rows, self.mechanisms[node].noise_size)
                 own[node] = torch.randn(size, generator=generator, device=self.device)
-            value = self._relaxed(node, values, states, own[node], temperature)
+            value = self._value(node, values, states, own[node], temperature)
             for place, fit in enumerate(makers):
                 values[fit][node] = value[place * rows : (place + 1) * rows]
         return Draw(values, states, own)
@@ -145,20 +170,24 @@ class Generators:
         logits = torch.cat(priors).expand(len(noise), -1)
         race = noise[:, : logits.shape[1]]
         drawn, _, _ = kernels.gumbel_softmax(logits, self._packing, temperature, noise=race)
-        return {index: drawn[:, span] for index, span in self._states.items()}
+        return {index: drawn[:, span] for index, span in self.states.items()}
 
-    def _relaxed(
+    def _value(
         self,
         node: str,
         values: Sequence[Mapping[str, Tensor]],
         states: Mapping[int, Tensor],
         noise: Tensor,
-        temperature: float,
+        temperature: float | None,
     ) -> Tensor:
-        mechanism, makers = self.mechanisms[node], self._makers[node]
+        """A variable for all fits that generate it: codes without a temperature, one-hot rows with one."""
+        mechanism, makers = self.mechanisms[node], self.makers[node]
         rows = len(noise) // len(makers)
         latents = [self._of(node, states[index], rows) for index in self.dcm.latents[node]]
         parents = {parent: _joined([values[fit][parent] for fit in makers]) for parent in self.dcm.parents(node)}
+        if temperature is None:
+            drawn: Tensor = mechanism(parents, latents, noise)
+            return drawn
         if mechanism.variable.kind != "categorical" or type(mechanism).relaxed is not Mechanism.relaxed:
             return mechanism.relaxed(parents, latents, noise, temperature)
         # one that knows codes alone: it is not trained, and no gradient passes through it
@@ -171,7 +200,7 @@ class Generators:
 
     def _of(self, node: str, value: Tensor, rows: int) -> Tensor:
         """Rows of the fits that generate a variable, of a tensor that holds those of all fits one after another."""
-        makers = self._makers[node]
+        makers = self.makers[node]
         if len(makers) == self.fits:
             return value
         return _joined([value[fit * rows : (fit + 1) * rows] for fit in makers])
@@ -183,7 +212,7 @@ class Generators:
         as it is; if that changes fewer than two of its children, nothing depends through it.
 
         Args:
-            draw: Generated rows.
+            draw: Generated rows, from :meth:`sample`.
             generator: Source of the new states.
         """
         found = []
@@ -192,17 +221,23 @@ class Generators:
                 continue
             state = draw.states[index]
             other = state[torch.randperm(len(state), generator=generator, device=self.device)]
-            children = [node for node in self.members if index in self.dcm.latents[node] and node in self._makers]
+            children = [node for node in self.members if index in self.dcm.latents[node] and node in self.makers]
             if sum(self._moves(node, draw, {**draw.states, index: other}) for node in children) < 2:
                 found.append(self.dcm.confounders[index])
         return tuple(found)
 
     def _moves(self, node: str, draw: Draw, states: Mapping[int, Tensor]) -> bool:
-        before = _joined([draw.values[fit][node] for fit in self._makers[node]])
-        after = self._relaxed(node, draw.values, states, draw.noise[node], 1.0)
+        before = _joined([draw.values[fit][node] for fit in self.makers[node]])
+        after = self._value(node, draw.values, states, draw.noise[node], None)
         if self.mechanisms[node].variable.kind == "categorical":
-            return float((before - after).abs().amax(1).mean()) > _MOVED
+            return float((before != after).double().mean()) > _MOVED
         return float((before - after).square().mean()) > _MOVED**2 * float(before.var())
+
+
+def gumbel_(uniform: Tensor) -> Tensor:
+    """Gumbel noise in place of numbers that are uniform over multiples of 2^-24 in [0, 1)."""
+    # neither end may become infinite
+    return uniform.clamp_(2.0**-25, 1 - 2.0**-24).log_().neg_().log_().neg_()
 
 
 def prepare_mechanisms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Layout:
         """Values as rows of columns.
 
         Args:
-            values: One-hot floats ``[n, levels]``, numbers ``[n]`` or ``[n, size]``, images ``[n, c, h, w]`` by name.
+            values: One-hot floats ``[n, levels]`` or codes ``[n]``, numbers ``[n]`` or ``[n, size]``, images
+                ``[n, c, h, w]`` by name.
             readers: For every image what turns it into its features.
 
         Returns:
@@ -87,6 +89,8 @@ class Layout:
             value = values[variable.name]
             if variable.kind == "image":
                 value = (readers or {})[variable.name](value)
+            elif variable.kind == "categorical" and value.dim() == 1:
+                value = torch.nn.functional.one_hot(value, variable.num_levels).to(torch.get_default_dtype())
             parts.append(value[:, None] if value.dim() == 1 else value)
         return torch.cat(parts, 1)
 
@@ -99,12 +103,6 @@ class Layout:
                 plain = variable.kind != "categorical" and variable.size is None
                 found[variable.name] = part[:, 0] if plain else part
         return found
-
-    def codes(self, packed: Tensor) -> NDArray[np.int64]:
-        """Codes of the categorical variables, int64 ``[n, variables]``."""
-        kept = [variable.name for variable in self.variables if variable.kind == "categorical"]
-        codes = [packed[:, self.slices[name]].argmax(1) for name in kept]
-        return torch.stack(codes, 1).cpu().numpy() if codes else np.zeros((len(packed), 0), dtype=np.int64)
 
 
 def split_rows(data: Encoded, share: float, seed: Sequence[int]) -> NDArray[np.bool_]:
@@ -137,6 +135,8 @@ class PooledRows:
         rows: Number of rows before merging.
         images: For every image variable the arrays of the data sets.
         places: Data set and row of each row, int64 ``[m, 2]``, where there are images.
+        codes: Levels of the categorical variables by name, int64 ``[m]``.
+        cumulative: Running sum of the weight, float64 ``[m]``.
     """
 
     layout: Layout
@@ -145,6 +145,7 @@ class PooledRows:
     rows: int
     images: Mapping[str, Sequence[NDArray[Any]]]
     places: NDArray[np.int64] | None
+    codes: Mapping[str, Tensor]
     cumulative: Tensor
 
     @staticmethod
@@ -188,11 +189,13 @@ class PooledRows:
         else:
             order = np.lexsort([pooled[name] for name in levels]) if levels else np.arange(total)
         packed = torch.zeros(len(order), layout.tabular, device=device)
+        coded = {}
         for name in names:
-            value = torch.from_numpy(np.ascontiguousarray(pooled[name][order]))
+            value = torch.from_numpy(np.ascontiguousarray(pooled[name][order])).to(device)
             part = packed[:, layout.slices[name]]
             if name in levels:
-                part.scatter_(1, value[:, None].to(device), 1.0)
+                coded[name] = value.long()
+                part.scatter_(1, coded[name][:, None], 1.0)
             else:
                 part.copy_(value.reshape(len(order), -1))
         images = {v.name: [one[v.name] for one in data] for v in layout.variables if v.kind == "image"}
@@ -200,7 +203,7 @@ class PooledRows:
         if images:
             places = np.concatenate([np.stack([np.full_like(r, i), r], 1) for i, r in enumerate(chosen)])[order]
         ordered = torch.from_numpy(weight[order]).to(device)
-        return PooledRows(layout, packed, ordered, total, images, places, ordered.cumsum(0))
+        return PooledRows(layout, packed, ordered, total, images, places, coded, ordered.cumsum(0))
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -208,6 +211,11 @@ class PooledRows:
     def at(self, quantile: Tensor) -> Tensor:
         """Row at each quantile of the weight, int64 ``[n]``, for numbers in [0, 1)."""
         return torch.searchsorted(self.cumulative, quantile * self.cumulative[-1], right=True).clamp_max(len(self) - 1)
+
+    @functools.cached_property
+    def frequencies(self) -> Tensor:
+        """Share of the weight with each level, in the columns of the layout, ``[tabular]``."""
+        return self.weight.to(self.packed) @ self.packed
 
     def values(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Values of rows: the packed ones ``[n, tabular]``, and all of them by name, images as floats in [-1, 1]."""
@@ -222,6 +230,14 @@ class PooledRows:
                 pixels[here] = array[places[here, 1]]
             found[name] = float_pixels(torch.from_numpy(pixels).to(packed.device))
         return packed, found
+
+    def plain(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Values of rows as mechanisms see them: codes of categorical variables, the rest as in :meth:`values`."""
+        found = {name: self.codes[name][rows] for name in names if name in self.codes}
+        if len(found) < len(names):
+            _, values = self.values(rows)
+            found |= {name: values[name] for name in names if name not in found}
+        return found
 
     def real(self, packed: Tensor, values: Mapping[str, Tensor], readers: Mapping[str, Reader]) -> Tensor:
         """Rows for a critic ``[n, width]`` from what :meth:`values` gave."""

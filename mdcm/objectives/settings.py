@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["AdversarialConfig"]
 
+_LAST_RATE = 0.02
+
 
 @dataclass(frozen=True)
 class AdversarialConfig:
@@ -23,25 +25,32 @@ class AdversarialConfig:
         decay: Whether both rates fall to a fiftieth along a cosine.
         betas: Decay of Adam's two means, for generators and critics.
         penalty: Factor of the gradient penalty.
+        one_sided: Whether only gradients above 1 are penalised. A critic may then be flat where there is nothing to
+            tell apart; otherwise its gradients have norm 1 there too, in directions that are noise.
         temperature: Temperature of the softmax whose gradient a draw has, at first and at last.
         cooling: Share of the run over which the temperature falls.
         hidden: Units of each hidden layer of a critic.
         layers: Hidden layers of a critic.
+        encoder_steps: Steps of the encoder that critics and mechanisms read images by, and of the probes of it.
         window: Averaging window of the weights that are kept, as a share of the run; 0 for none.
         holdout: Share of the rows of every data set that training does not see.
         checks: How many times during training generated rows are compared with held-out ones.
-        patience: Checks in a row without a new smallest distance after which training ends.
+        patience: Checks in a row without a new smallest distance after which training ends; by default it does not
+            before its steps are done, because a falling rate pays at its end.
         max_minutes: Wall-clock limit for all h-nodes together.
 
     Raises:
         ValueError: If a value is out of range.
+
+    References:
+        Petzka, Fischer & Lukovnikov (2018), https://arxiv.org/abs/1709.08894 (the one-sided penalty).
 
     Example:
         >>> AdversarialConfig(steps=100).critic_steps, AdversarialConfig.paper().hidden
         (2, 256)
     """
 
-    steps: int = 4000
+    steps: int = 12_000
     batch_size: int = 200
     critic_steps: int = 2
     learning_rate: float = 5e-4
@@ -49,18 +58,20 @@ class AdversarialConfig:
     decay: bool = True
     betas: tuple[float, float] = (0.5, 0.9)
     penalty: float = 10.0
+    one_sided: bool = True
     temperature: tuple[float, float] = (1.0, 0.1)
     cooling: float = 0.8
     hidden: int = 64
     layers: int = 2
+    encoder_steps: int = 600
     window: float = 0.05
     holdout: float = 0.1
     checks: int = 40
-    patience: int = 20
+    patience: int = 40
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "critic_steps", "hidden", "layers", "checks", "patience"):
+        for name in ("steps", "batch_size", "critic_steps", "hidden", "layers", "encoder_steps", "checks", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -88,8 +99,20 @@ class AdversarialConfig:
         """
         return cls(
             learning_rate=5e-4, critic_learning_rate=5e-4, critic_steps=5, hidden=256, decay=False, betas=(0.0, 0.9),
-            window=0.0, cooling=1.0,
+            window=0.0, cooling=1.0, one_sided=False,
         )  # fmt: skip
+
+    def schedule(self, step: int) -> tuple[float, float]:
+        """Temperature of a step, counted from 1, and the share of the highest learning rates that it has."""
+        done = (step - 1) / self.steps
+        first, last = self.temperature
+        temperature = last + (first - last) * max(0.0, 1 - done / self.cooling) if self.cooling else last
+        rate = _LAST_RATE + (1 - _LAST_RATE) * (0.5 + 0.5 * math.cos(math.pi * done)) if self.decay else 1.0
+        return temperature, rate
+
+    def averaging(self, step: int) -> float:
+        """Share of the new weights in the averaged ones at a step, counted from 1."""
+        return 1 - min(1 - 1 / max(self.window * self.steps, 1.0), 1 - 1 / (step + 1))
 
     def to_json(self) -> dict[str, Any]:
         """Settings as plain JSON values."""

@@ -213,6 +213,7 @@ class Bank:
     Attributes:
         modules: Those that are still trained.
         parameters: Stacked weights, first axis the modules.
+        decays: Weight decay of each of them.
         schedule: Of the optimiser, the same for all.
         refit: Whether to train again on all rows.
     """
@@ -230,6 +231,7 @@ class Bank:
         """Train all modules again, from the weights that their mechanisms have."""
         self._stack(self.all)
         self.parameters = [nn.Parameter(one) for one in self._initial()]
+        self.decays = [self.schedule.weight_decay] * len(self.parameters)
 
     @staticmethod
     def suits(module: Module, config: TrainConfig) -> bool:
@@ -313,13 +315,13 @@ class Bank:
     def losses(self, step: int) -> Tensor:
         """Training loss of every module, ``[M]``."""
         return torch.stack(
-            [(one * weight).sum(1) for one, weight in zip(self._row_losses(), self.weight, strict=True)]
+            [(one * weight).sum(1) for one, weight in zip(self.row_losses(), self.weight, strict=True)]
         ).sum(0)
 
     @torch.no_grad()
     def evaluate(self) -> list[Losses]:
         """Losses of every module on its held-out rows."""
-        losses = self._row_losses()
+        losses = self.row_losses()
         found = []
         for m, module in enumerate(self.modules):
             # without the padding, whose length changes when modules are let go of
@@ -330,8 +332,8 @@ class Bank:
             found.append(Losses(own, share, self.held_rows[m], module.errors))
         return found
 
-    def _row_losses(self) -> list[Tensor]:
-        """Negative log-likelihood of every merged row, ``[M, r]``, for each fit."""
+    def row_losses(self) -> list[Tensor]:
+        """Negative log-likelihood of every merged row, ``[M, r]``, for each fit; that of padding means nothing."""
         weights = iter(self.parameters)
         layers = []
         for mechanism, scope in zip(self.mechanisms, self.scopes, strict=True):

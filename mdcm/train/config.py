@@ -26,8 +26,10 @@ class TrainConfig:
         learning_rate: Highest learning rate of the schedule (short linear warm-up, then cosine to zero).
         confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. The exact sum
             also gives way to draws in a c-component where even two states would be too many.
-        confounder_states: States of every confounder; by default at least 8, at least the second largest number of
-            levels among its children, and few enough that the exact sum over states fits in memory.
+        confounder_states: States of every confounder; by default at least 8 and at least the second largest number of
+            levels among its children, twice as many for as long as held-out rows gain by it (which is asked where
+            training has its full length and every step sees all rows), and few enough that the exact sum over states
+            fits in memory.
         draws: Joint states of the confounders drawn per step where the sum over them is not exact; the likelihood is
             biased low by O(1 / draws).
         holdout: Share of the rows that training does not see, to decide when to stop.

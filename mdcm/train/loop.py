@@ -21,7 +21,10 @@ from mdcm.train.bank import Bank
 from mdcm.train.config import TrainConfig
 from mdcm.train.problems import Losses, Problem
 
-__all__ = ["Alone", "Progress", "Run", "Trainer"]
+__all__ = ["Alone", "Growth", "Progress", "Run", "Trainer"]
+
+# from the weights that held-out rows favoured to the modules that need more states
+Growth = Callable[[Sequence[Tensor]], list[int]]
 
 _EPS = 1e-8
 
@@ -71,6 +74,7 @@ class Alone:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.parameters = problem.parameters
+        self.decays = problem.decays
         self.schedule = problem.schedule
         self.refit = problem.refit
 
@@ -111,6 +115,10 @@ class Trainer:
         fits: What every module is fitted to, in words.
         held: Held-out rows of every module as a mask, all None where nothing is held out.
         run: What it has in common with other jobs.
+        growth: Told the weights that held-out rows favoured, says of which modules the confounders need more states.
+
+    Attributes:
+        grown: These modules; they are not trained on all rows, but must be trained anew.
     """
 
     def __init__(
@@ -120,7 +128,10 @@ class Trainer:
         fits: Sequence[str],
         held: Sequence[Tensor | None],
         run: Run,
+        growth: Growth | None = None,
     ) -> None:
+        self.growth = growth
+        self.grown: list[int] = []
         self.job = job
         self.hnodes = tuple(hnodes)
         self.fits = tuple(fits)
@@ -141,7 +152,9 @@ class Trainer:
     def _enter(self) -> None:
         """Begin a phase at its first step."""
         count = len(self.hnodes)
-        self.alive = list(range(count))
+        self.alive = [place for place in range(count) if place not in self.grown]
+        if len(self.alive) < count and isinstance(self.job, Bank):
+            self.job.narrow(self.alive)
         self.step = 0
         self.since = [0] * count
         self.best: list[Losses | None] = [None] * count
@@ -172,7 +185,11 @@ class Trainer:
             progress.start(self._name, steps * (1 + self.refits))
         if not self.final:
             self._optimise(0)
-            if self.refits and not self.run.late:
+            if self.growth is not None and self.judged and not self.run.late:
+                began = time.perf_counter()
+                self.grown = self.growth(self.kept)
+                self.seconds += time.perf_counter() - began
+            if self.refits and not self.run.late and len(self.grown) < len(self.hnodes):
                 self.final = True
                 if isinstance(self.job, Bank):
                     self.job.restart()
@@ -186,7 +203,8 @@ class Trainer:
         for place, hnode in enumerate(self.hnodes):
             self.run.log(
                 {
-                    "event": "trained",
+                    # one that needs more states is trained again
+                    "event": "grown" if place in self.grown else "trained",
                     "hnode": list(hnode),
                     "steps": self.kept_step[place],
                     "heldout": self.kept_loss[place],
@@ -214,24 +232,28 @@ class Trainer:
             parameter.grad = None
         losses = job.losses(step)
         losses.sum().backward()  # type: ignore[no-untyped-call]
+        by_decay: dict[float, list[int]] = {}
+        for place, (parameter, decay) in enumerate(zip(parameters, job.decays, strict=True)):
+            if parameter.grad is not None:
+                by_decay.setdefault(decay, []).append(place)
         with torch.no_grad():
-            places = [place for place, parameter in enumerate(parameters) if parameter.grad is not None]
-            adamw(
-                [parameters[place] for place in places],
-                [parameters[place].grad for place in places],  # type: ignore[misc]
-                [self.moments[place] for place in places],
-                [self.squares[place] for place in places],
-                [],
-                [torch.tensor(float(step - 1)) for _ in places],
-                fused=True,
-                amsgrad=False,
-                beta1=schedule.betas[0],
-                beta2=schedule.betas[1],
-                lr=schedule.rate(step),
-                weight_decay=schedule.weight_decay,
-                eps=_EPS,
-                maximize=False,
-            )
+            for decay, places in by_decay.items():
+                adamw(
+                    [parameters[place] for place in places],
+                    [parameters[place].grad for place in places],  # type: ignore[misc]
+                    [self.moments[place] for place in places],
+                    [self.squares[place] for place in places],
+                    [],
+                    [torch.tensor(float(step - 1)) for _ in places],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=schedule.betas[0],
+                    beta2=schedule.betas[1],
+                    lr=schedule.rate(step),
+                    weight_decay=decay,
+                    eps=_EPS,
+                    maximize=False,
+                )
             torch._foreach_lerp_(self.average, tuple(parameters), schedule.averaging(step))
         return losses.detach()
 
@@ -329,6 +351,7 @@ class Trainer:
             "kept_step": self.kept_step,
             "kept_loss": self.kept_loss,
             "targets": self.targets,
+            "grown": self.grown,
             "seconds": self.seconds,
             "best_rows": [None if best is None else [best.rows, best.errors] for best in self.best],
         }
@@ -361,6 +384,7 @@ class Trainer:
         """
         self.final = bool(header["final"])
         self._enter()
+        self.grown = [int(place) for place in header["grown"]]
         self.alive = [int(place) for place in header["alive"]]
         if isinstance(self.job, Bank) and len(self.alive) < len(self.hnodes):
             self.job.narrow(self.alive)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -73,6 +73,7 @@ class Problem(Protocol):
 
     schedule: Schedule
     parameters: list[nn.Parameter]
+    decays: list[float]
     refit: bool
 
     def begin(self, rows: Tensor | None) -> None:
@@ -141,6 +142,7 @@ class ComponentProblem:
         self.likelihood = ComponentLikelihood(self.mechanisms, latents, [dcm.priors[index] for index in used], draws)
         self.confounders = {dcm.confounders[index]: place for place, index in enumerate(used)}
         self.parameters = list(self.likelihood.parameters())
+        self.tabular = all(isinstance(mechanism, Categorical) for mechanism in self.mechanisms.values())
         self.fits = tuple(fits)
         self.seed = seed
         self.seeing = any(parent.kind == "image" for m in self.mechanisms.values() for parent in m.parents)
@@ -152,16 +154,24 @@ class ComponentProblem:
                 learning_rate=config.learning_rate or 4e-3,
                 weight_decay=1e-3,
             )
-        elif not all(isinstance(mechanism, Categorical) for mechanism in self.mechanisms.values()):
-            # a density is as sharp as it likes to be, and decay that suits logits would blunt it
-            self.schedule = replace(self.schedule, weight_decay=1e-3)
+        elif not self.tabular:
+            # sums of densities over states are costly, and learn as much from a sample of the rows
+            self.schedule = replace(
+                self.schedule,
+                batch_size=config.batch_size or 512,
+                learning_rate=config.learning_rate or 5e-3,
+                weight_decay=1e-3,
+            )
+        self.decays = _decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay)
+        self._lean()
         self.generator = torch.Generator()
         self.begin(None)
-        # another reading of images, or of as many rows, costs more than a tenth of them is worth
-        self.refit = self._full_batch and not self.seeing
+        # another reading of images, or of as many categorical rows, costs more than a tenth of them is worth
+        self.refit = not self.seeing and (self._full_batch or not self.tabular)
         if config.max_steps is None and not self._full_batch:
             # a step that sees a sample of the rows teaches less than one that sees them all
-            self.schedule = replace(self.schedule, steps=_READING_STEPS if self.seeing else _BATCHED_STEPS)
+            steps = _BATCHED_STEPS if self.tabular and not self.seeing else _READING_STEPS
+            self.schedule = replace(self.schedule, steps=steps)
         self.errors = errors_allowed(sum(part.rows for part in self.parts), sum(len(part) for part in self.parts))
         for name, mechanism in self.mechanisms.items():
             values = next((fit.values for fit in fits if name in fit.variables), None)
@@ -174,7 +184,17 @@ class ComponentProblem:
     @property
     def _full_batch(self) -> bool:
         rows = sum(len(part) for part in self.parts)
-        return rows <= max(self.schedule.batch_size, 0 if self.seeing else FULL_BATCH_ROWS)
+        return rows <= max(self.schedule.batch_size, FULL_BATCH_ROWS if self.tabular and not self.seeing else 0)
+
+    def _lean(self) -> None:
+        """Let every confounder start with one child that it nearly determines, where a child can."""
+        leaning: set[str] = set()
+        for confounder in range(len(self.confounders)):
+            for name, latents in self.likelihood.latents.items():
+                follows = confounder in latents and name not in leaning
+                if follows and self.mechanisms[name].follow(latents.index(confounder)):
+                    leaning.add(name)
+                    break
 
     def _parts(self, rows: Tensor | None) -> list[ComponentRows]:
         parts = []
@@ -229,6 +249,16 @@ class ComponentProblem:
         return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
 
 
+def _decays(parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float) -> list[float]:
+    """Weight decay of each parameter: of a mechanism with a density its own, of any other the given one."""
+    own: dict[nn.Parameter, float] = {}
+    for mechanism in mechanisms:
+        if not isinstance(mechanism, Categorical):
+            own |= dict.fromkeys(mechanism.parameters(), 0.0)
+            own |= dict.fromkeys(mechanism.decaying(), float(mechanism.training_defaults()["weight_decay"]))
+    return [own.get(parameter, otherwise) for parameter in parameters]
+
+
 def _shares(parts: Sequence[ComponentRows]) -> list[float]:
     """Share of the whole weight that each fit's rows have."""
     total = sum(part.total for part in parts)
@@ -256,6 +286,7 @@ class ConditionalProblem:
         self.value = fit.values[mechanism.variable.name]
         self.inputs: Mapping[str, Tensor] = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
         self.parameters = list(mechanism.parameters())
+        self.decays = _decays(self.parameters, [mechanism], 0.0)
         self.fit = fit
         self.seed = seed
         # such a network takes minutes, and what a tenth of the rows adds to it is small

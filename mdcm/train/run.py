@@ -14,16 +14,20 @@ from mdcm.data import encode
 from mdcm.dcm import DCM, MechanismFactory, derived_seed, one_thread
 from mdcm.errors import CheckpointError, PlanError
 from mdcm.mechanisms import Categorical, Mechanism
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.mechanisms.representations import restore_encoders
+from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
+from mdcm.objectives.tiles import Size
+from mdcm.objectives.tiles import tiles as adversarial_tiles
 from mdcm.train.bank import Bank, Module, tiles
 from mdcm.train.checkpoints import Checkpoints
 from mdcm.train.config import TrainConfig
 from mdcm.train.confounders import uninformative
 from mdcm.train.fingerprints import hnode_fingerprints, training_fingerprint
-from mdcm.train.loop import Alone, Progress, Run, Trainer, assign
+from mdcm.train.growth import full_length, may_lack_states, more_states_gain
+from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
 from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
 from mdcm.train.rows import HNodeRows
-from mdcm.train.states import choose_states, needs_draws
+from mdcm.train.states import choose_states, may_double, needs_draws
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,9 +81,15 @@ def train(
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
     """
     data = {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)}
-    states = choose_states(graph, schema, _configurations(graph, schema, data), config.confounder_states)
-    dcm = DCM(graph, schema, states, factories, seed=seed)
-    training = _Training(dcm, plan, data, config, seed, progress, log or (lambda record: None), init)
+    configurations = _configurations(graph, schema, data)
+
+    def build(states: Mapping[str, int]) -> DCM:
+        return DCM(graph, schema, states, factories, seed=seed)
+
+    dcm = build(choose_states(graph, schema, configurations, config.confounder_states))
+    training = _Training(
+        dcm, plan, data, config, seed, progress, log or (lambda record: None), init, build, configurations
+    )
     if out is None:
         training.run(None, None)
     else:
@@ -105,7 +115,10 @@ class _Training:
         progress: Progress | None,
         log: Callable[[dict[str, Any]], None],
         init: tuple[DCM, Sequence[Mapping[str, Any]]] | None,
+        build: Callable[[Mapping[str, int]], DCM],
+        configurations: Mapping[str, int],
     ) -> None:
+        self.build, self.configurations = build, configurations
         self.dcm, self.plan, self.data, self.config, self.seed = dcm, plan, data, config, seed
         self.progress, self.told, self.init = progress, log, init
         self.prints = hnode_fingerprints(dcm, plan, data, config)
@@ -116,6 +129,8 @@ class _Training:
         self.drawn = needs_draws(dcm.graph) if config.confounder == "exact" else set(dcm.graph.nodes)
         self.history: list[dict[str, Any]] = []
         self.elapsed = 0.0
+        # how often the confounders of an h-node were given twice the states
+        self.doubled = [0] * len(plan.hnodes)
 
     def log(self, record: dict[str, Any]) -> None:
         self.history.append(record)
@@ -126,12 +141,12 @@ class _Training:
         header: Mapping[str, Any] = {}
         done = 0
         if snapshot is not None:
-            header, tensors = snapshot
+            header, _ = snapshot
             try:
                 done = int(header["done"])
                 self.elapsed = float(header["elapsed"])
-                own = self.dcm.state_dict()
-                assign(list(own.values()), [tensors[f"model.{name}"] for name in own])
+                for name, encoders in header.get("encoders", {}).items():
+                    restore_encoders(self.dcm.mechanism(name), encoders)
                 for record in header["history"]:
                     self.log(record)
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -141,36 +156,56 @@ class _Training:
         deadline = None if limit is None else began + 60 * limit
         place = 0
         for level in self.plan.levels:
-            for job in self._jobs(level):
-                place += 1
-                if place <= done:
-                    continue
-                trained = place - 1
+            jobs = self._jobs(level)
+            while jobs:
+                again: list[int] = []
+                for job in jobs:
+                    place += 1
+                    if place <= done:
+                        again += self._grow([one for one in job if self._has_grown(one)])
+                        continue
+                    trained = place - 1
 
-                def between(
-                    take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], trained: int = trained
-                ) -> None:
-                    assert checkpoints is not None
-                    checkpoints.between(lambda: self._snapshot(take, trained, time.monotonic() - began))
+                    def between(
+                        take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], trained: int = trained
+                    ) -> None:
+                        assert checkpoints is not None
+                        checkpoints.between(lambda: self._snapshot(take, trained, time.monotonic() - began))
 
-                run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
-                with one_thread():
-                    trainer = self._trainer(job, run)
-                    if snapshot is not None and place == done + 1:
-                        prefix = "job."
-                        state = {k.removeprefix(prefix): v for k, v in snapshot[1].items() if k.startswith(prefix)}
-                        try:
-                            trainer.restore(header["job"], state)
-                        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
-                    trainer.train()
-                    self._finish(job)
+                    run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
+                    with one_thread():
+                        if snapshot is not None and place == done + 1:
+                            trainer = self._restored(job, run, header, snapshot[1])
+                        else:
+                            trainer = self._trainer(job, run)
+                        trainer.train()
+                        grown = [job[one] for one in trainer.grown]
+                        self._finish([one for one in job if one not in grown])
+                        again += self._grow(grown)
+                jobs = self._jobs(sorted(again)) if again else []
+
+    def _restored(
+        self, job: Sequence[int], run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Trainer | _Adversarial:
+        """The job that was under way, where it was."""
+        prefix = "job."
+        own = self.dcm.state_dict()
+        try:
+            assign(list(own.values()), [tensors[f"model.{name}"] for name in own])
+            trainer = self._trainer(job, run)
+            trainer.restore(
+                header["job"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+        return trainer
 
     def _snapshot(
         self, take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], done: int, elapsed: float
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         header, tensors = take()
-        content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header}
+        encoders = {name: one.encoders for name, one in self.dcm.mechanisms.items() if one.encoders}
+        content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders}
         return content, {
             **{f"model.{name}": one for name, one in self.dcm.state_dict().items()},
             **{f"job.{name}": one for name, one in tensors.items()},
@@ -182,11 +217,15 @@ class _Training:
         """H-nodes of a level, those in one list trained as one; a function of plan, data and settings alone."""
         alone: list[int] = []
         small: list[tuple[int, Module]] = []
+        against: dict[int, Size | None] = {}
         for place in level:
             hnode = self.plan.hnodes[place]
             if not hnode.fits or self._keep(place):
                 continue
-            if self._can_stack(hnode):
+            if self._is_adversarial(hnode):
+                against[place] = Size.of(self.dcm, hnode, self.data) if self.config.batch_modules else None
+                continue
+            if self.config.batch_modules and self._can_stack(hnode):
                 module = Module(self.dcm, self._members(hnode), self._rows(hnode).fits)
                 if Bank.suits(module, self.config):
                     small.append((place, module))
@@ -197,6 +236,9 @@ class _Training:
         for place, _ in small:
             by_holdout.setdefault(self._held(place) is None, []).append(place)
         jobs = [[place] for place in alone]
+        places = list(against)
+        jobs += [[places[one] for one in tile] for tile in adversarial_tiles([*against.values()], self._adversarial)]
+        self.sizes = against
         for places in by_holdout.values():
             found = tiles([self.modules[place] for place in places])
             jobs += [[places[one] for one in tile] for tile in found]
@@ -204,8 +246,7 @@ class _Training:
 
     def _can_stack(self, hnode: HNode) -> bool:
         return (
-            self.config.batch_modules
-            and all(fit.objective == "likelihood" for fit in hnode.fits)
+            all(fit.objective == "likelihood" for fit in hnode.fits)
             and not self.drawn.intersection(hnode.variables)
             and Module.fits_in_a_bank(self.dcm, hnode.variables)
         )
@@ -226,18 +267,26 @@ class _Training:
 
     def _trainer(self, job: Sequence[int], run: Run) -> Trainer | _Adversarial:
         hnodes = [self.plan.hnodes[place] for place in job]
-        if self._is_adversarial(hnodes[0]):
-            seed = derived_seed(self.seed, "batches", self._id(hnodes[0]))
-            settings = self.config.adversarial or AdversarialConfig()
-            if self.config.max_steps is not None:
-                settings = replace(settings, steps=self.config.max_steps)
-            return _Adversarial(AdversarialProblem(self.dcm, hnodes[0], self.data, settings, seed), run)
+        if job[0] in self.sizes:
+            seeds = [derived_seed(self.seed, "batches", self._id(hnode)) for hnode in hnodes]
+            problems = [
+                AdversarialProblem(self.dcm, hnode, self.data, self._adversarial, seed)
+                for hnode, seed in zip(hnodes, seeds, strict=True)
+            ]
+            return _Adversarial(AdversarialTraining(problems, stacked=self.sizes[job[0]] is not None), run)
         held = [self._held(place) for place in job]
         names = [hnode.variables for hnode in hnodes]
         fits = [" and ".join(map(str, hnode.fits)) for hnode in hnodes]
         if job[0] in self.modules:
-            return Trainer(Bank([self.modules[place] for place in job], self.config), names, fits, held, run)
-        return Trainer(Alone(self._problem(hnodes[0])), names, fits, held, run)
+            bank = Bank([self.modules[place] for place in job], self.config)
+            return Trainer(bank, names, fits, held, run, self._growth(job, held, bank))
+        alone = Alone(self._problem(hnodes[0]))
+        return Trainer(alone, names, fits, held, run, self._growth(job, held, alone))
+
+    @property
+    def _adversarial(self) -> AdversarialConfig:
+        settings = self.config.adversarial or AdversarialConfig()
+        return settings if self.config.max_steps is None else replace(settings, steps=self.config.max_steps)
 
     def _is_adversarial(self, hnode: HNode) -> bool:
         if all(fit.objective == "likelihood" for fit in hnode.fits):
@@ -264,6 +313,62 @@ class _Training:
             "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
         )
 
+    # ------------------------------------------------------------------ more states
+
+    def _growth(self, job: Sequence[int], held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
+        """Who says which h-nodes of a job need more states; None where nobody asks."""
+        config, hnodes = self.config, [self.plan.hnodes[place] for place in job]
+        masks = [mask for mask in held if mask is not None]
+        if config.confounder_states is not None or not full_length(config) or len(masks) < len(job):
+            return None
+        if not all(self._can_stack(hnode) and self._confounders(hnode) for hnode in hnodes):
+            return None
+        modules = [
+            self.modules.get(place) or Module(self.dcm, self._members(hnode), self._rows(hnode).fits)
+            for place, hnode in zip(job, hnodes, strict=True)
+        ]
+        graph, states = self.dcm.graph, self.dcm.states
+        asked = [
+            number
+            for number, (hnode, module) in enumerate(zip(hnodes, modules, strict=True))
+            if Bank.suits(module, config)
+            and may_lack_states(module)
+            and may_double(graph, hnode.variables, self.configurations, states)
+        ]
+        seeds = [derived_seed(self.seed, "states", self._id(hnode)) for hnode in hnodes]
+
+        def growth(weights: Sequence[Tensor]) -> list[int]:
+            if isinstance(trained, Alone):
+                bank = Bank(modules, config)
+                # once the bank has prepared them, so that it reads these weights and no others
+                trained.store(weights)
+                bank.restart()
+                weights = [parameter.detach() for parameter in bank.parameters]
+            return more_states_gain(modules, weights, masks, asked, config, seeds)
+
+        return growth if asked else None
+
+    def _has_grown(self, place: int) -> bool:
+        """Whether the next training of an h-node that the history knows ended with more states."""
+        variables = list(self.plan.hnodes[place].variables)
+        events = [record for record in self.history if record["event"] == "grown" and record["hnode"] == variables]
+        return len(events) > self.doubled[place]
+
+    def _grow(self, places: list[int]) -> list[int]:
+        """Give the confounders of some h-nodes twice the states; these h-nodes are untrained again."""
+        for place in places:
+            self.doubled[place] += 1
+            hnode = self.plan.hnodes[place]
+            self._resize({name: 2 * self.dcm.states[name] for name in self._confounders(hnode)})
+        return places
+
+    def _resize(self, states: Mapping[str, int]) -> None:
+        """Begin some confounders, and the mechanisms of their children, anew with other numbers of states."""
+        self.dcm.adopt(self.build({**self.dcm.states, **states}), states)
+
+    def _confounders(self, hnode: HNode) -> list[str]:
+        return [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
+
     # ------------------------------------------------------------------ before and after
 
     def _keep(self, place: int) -> bool:
@@ -272,15 +377,23 @@ class _Training:
         if record is None or self.init is None:
             return False
         hnode, model = self.plan.hnodes[place], self.init[0]
+        confounders = {frozenset(children): index for index, (_, children) in enumerate(model.graph.confounders)}
         try:
+            theirs = {
+                name: model.states[model.confounders[confounders[frozenset(children)]]]
+                for name, children in self.dcm.graph.confounders
+                if set(children) & set(hnode.variables)
+            }
+            if any(self.dcm.states[name] != states for name, states in theirs.items()):
+                self._resize(theirs)
             for name in hnode.variables:
+                restore_encoders(self.dcm.mechanism(name), model.mechanism(name).encoders)
                 self.dcm.mechanism(name).load_state_dict(model.mechanism(name).state_dict())
-            confounders = {frozenset(children): index for index, (_, children) in enumerate(model.graph.confounders)}
             with torch.no_grad():
                 for index, (_, children) in enumerate(self.dcm.graph.confounders):
                     if set(children) & set(hnode.variables):
                         self.dcm.priors[index].copy_(model.priors[confounders[frozenset(children)]])
-        except (KeyError, RuntimeError):
+        except (KeyError, RuntimeError, ValueError):
             return False
         if not any(one.get("fingerprint") == self.prints[place] for one in self.history):
             self.log({**record, "hnode": list(hnode.variables), "kept": True})
@@ -293,7 +406,7 @@ class _Training:
             hnode = self.plan.hnodes[place]
             record = by_hnode[hnode.variables]
             record["fingerprint"] = self.prints[place]
-            used = [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
+            used = self._confounders(hnode)
             if used and self._is_adversarial(hnode):
                 # the problem has compared worlds that differ in the state alone
                 record["uninformative"] = list(record.get("idle_confounders", ()))
@@ -305,15 +418,17 @@ class _Training:
 
 
 class _Adversarial:
-    """An adversarial problem as a job: it runs its own steps, and is asked between them."""
+    """Adversarial problems as a job: they run their own steps, and are asked between them."""
 
-    def __init__(self, problem: AdversarialProblem, run: Run) -> None:
-        self.problem = problem
+    grown: tuple[int, ...] = ()
+
+    def __init__(self, training: AdversarialTraining, run: Run) -> None:
+        self.training = training
         self.run = run
 
     def train(self) -> None:
         """Run to the end."""
-        self.problem.train(progress=self.run.progress, log=self.run.log, late=self._late)
+        self.training.train(progress=self.run.progress, log=self.run.log, late=self._late)
 
     def _late(self) -> bool:
         if self.run.between is not None:
@@ -322,11 +437,11 @@ class _Adversarial:
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that is needed to go on."""
-        return {}, self.problem.state()
+        return {}, self.training.state()
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from a snapshot."""
-        self.problem.restore(tensors)
+        self.training.restore(tensors)
 
 
 def _needs_critic(mechanism: Mechanism) -> bool:

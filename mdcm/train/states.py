@@ -1,8 +1,8 @@
-"""How many states every confounder gets, and where their exact sum is too large."""
+"""How many states every confounder begins with, and where their exact sum is too large."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mdcm.objectives.likelihood import largest_clique
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mdcm.data import Schema
     from mdcm.graph import ADMG
 
-__all__ = ["choose_states", "needs_draws"]
+__all__ = ["choose_states", "may_double", "needs_draws"]
 
 # most combinations of confounder states in one step of a contraction, and most logits rows of one variable
 _MOST_CLIQUE_STATES = 1024
@@ -62,16 +62,41 @@ def choose_states(
     for name, children in graph.confounders:
         levels = sorted(len(schema[child].levels or ()) for child in children)
         chosen[name] = min(max(_FEWEST, levels[-2]), _MOST)
-    latents, drawn = _latents(graph), needs_draws(graph)
+    drawn = needs_draws(graph)
     for component in graph.c_components():
         inside = [name for name, children in graph.confounders if set(children) <= set(component)]
         if not inside or component & drawn:
             continue
-        clique = largest_clique([latents[node] for node in sorted(component)])
-        most = int(_MOST_CLIQUE_STATES ** (1 / clique) + 1e-9)
-        for node in component:
-            if latents[node]:
-                most = min(most, int((_MOST_TABLE_ROWS / configurations[node]) ** (1 / len(latents[node])) + 1e-9))
+        most = _most_states(graph, component, configurations)
         for name in inside:
             chosen[name] = min(chosen[name], max(most, 2))
     return chosen
+
+
+def may_double(
+    graph: ADMG, variables: Iterable[str], configurations: Mapping[str, int], states: Mapping[str, int]
+) -> bool:
+    """Whether the exact sum over twice the states of all confounders of some c-components fits in memory.
+
+    Args:
+        graph: The ADMG.
+        variables: Variables of these c-components.
+        configurations: As for :func:`choose_states`.
+        states: States by confounder.
+    """
+    inside = set(variables)
+    largest = max(2 * states[name] for name, children in graph.confounders if inside.intersection(children))
+    parts = [component for component in graph.c_components() if inside.intersection(component)]
+    return largest <= min(_MOST, *(_most_states(graph, part, configurations) for part in parts))
+
+
+def _most_states(graph: ADMG, component: Iterable[str], configurations: Mapping[str, int]) -> int:
+    """States of every confounder of a c-component up to which its exact sum fits in memory."""
+    latents = _latents(graph)
+    names = sorted(component)
+    clique = max(largest_clique([latents[node] for node in names]), 1)
+    most = int(_MOST_CLIQUE_STATES ** (1 / clique) + 1e-9)
+    for node in names:
+        if latents[node]:
+            most = min(most, int((_MOST_TABLE_ROWS / configurations[node]) ** (1 / len(latents[node])) + 1e-9))
+    return most

@@ -1,0 +1,184 @@
+"""Whether confounders need twice the states: asked where a fit leaves something unexplained, decided on held-out rows.
+
+Three questions, each dearer than the one before. Could more states help at all, and would they fit in memory? Is the
+fit as far from the frequencies of its rows as the truth may be? And do twice the states, split from those that
+are trained, gain more on held-out rows than as many more steps with the same ones?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mdcm.dcm import derived_seed
+from mdcm.objectives.likelihood import distinct_rows
+from mdcm.train.bank import Bank, Module
+from mdcm.train.config import Schedule, TrainConfig
+from mdcm.train.problems import Losses, full_batch_schedule
+from mdcm.train.rows import FitRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["full_length", "may_lack_states", "more_states_gain"]
+
+# share of a training's steps after which twice the states must have gained
+_TRIAL = 0.15
+# by how much of their own size the two halves of a state are moved apart
+_APART = 0.5
+# standard deviations of a chi-square by which it may be expected to be below its mean
+_DEVIATIONS = 2.0
+
+
+def full_length(config: TrainConfig) -> bool:
+    """Whether training is as long as it is by default: one that was cut short shows what steps lack, not states."""
+    return full_batch_schedule(config).steps >= full_batch_schedule(TrainConfig()).steps
+
+
+def may_lack_states(module: Module) -> bool:
+    """Whether more states could change the fit of an h-node's rows, whatever the mechanisms do.
+
+    The likelihoods of all rows together are a mean over the states of a confounder, so that by Caratheodory's theorem
+    as many states as there are distinct rows do what any number does.
+    """
+    return min(len(prior) for prior in module.priors) < module.distinct
+
+
+def more_states_gain(
+    modules: Sequence[Module],
+    weights: Sequence[Tensor],
+    held: Sequence[Tensor],
+    places: Sequence[int],
+    config: TrainConfig,
+    seeds: Sequence[int],
+) -> list[int]:
+    """Which h-nodes gain by twice the states.
+
+    Args:
+        modules: H-nodes of one shape.
+        weights: What they have learned, stacked as :class:`Bank` has it.
+        held: Held-out rows of each, as a mask.
+        places: Those that are asked about.
+        config: Settings.
+        seeds: Seed of each, by place.
+
+    Returns:
+        Some of ``places``.
+    """
+    bank = Bank(modules, config)
+    bank.parameters = [nn.Parameter(one.clone()) for one in weights]
+    _set_rows(bank, held)
+    places = [place for place, lacks in enumerate(_lacking(bank, held)) if lacks and place in places]
+    if not places:
+        return []
+    bank.narrow(places)
+    _set_rows(bank, [held[place] for place in places])
+    weights, seeds = [one.detach() for one in bank.parameters], [seeds[place] for place in places]
+    steps = max(1, round(_TRIAL * bank.schedule.steps))
+    before = bank.evaluate()
+    same = _continued(bank, weights, steps)
+    wide = _continued(bank, _split(bank, weights, seeds), steps)
+    found = []
+    for place, one, other, more in zip(places, before, same, wide, strict=True):
+        if _gains(more, one if one.mean <= other.mean else other):
+            found.append(place)
+    return found
+
+
+def _set_rows(bank: Bank, held: Sequence[Tensor]) -> None:
+    bank.begin([(~mask).nonzero().squeeze(1) for mask in held])
+    bank.hold([mask.nonzero().squeeze(1) for mask in held])
+
+
+def _lacking(bank: Bank, held: Sequence[Tensor]) -> list[bool]:
+    """Whether each fit is as far from the frequencies of its rows as the truth may be.
+
+    The likelihood-ratio statistic of the frequencies against the truth is about a chi-square with as many degrees of
+    freedom as there are free cells. A fit whose statistic is below all that is likely for it has explained all that
+    there is, and some of the noise.
+    """
+    with torch.no_grad():
+        losses = bank.row_losses()
+    found = []
+    for m, module in enumerate(bank.modules):
+        shares, number = module.weights((~held[m]).nonzero().squeeze(1))
+        statistic, cells = 0.0, 0
+        for part, share, loss in zip(module.parts, shares, losses, strict=True):
+            saturated, free = _frequencies(module, part.fit, share)
+            gap = saturated + loss[m, : part.distinct].double().numpy()
+            statistic += 2 * number * float(share @ np.where(share > 0, gap, 0.0))
+            cells += free
+        found.append(statistic > cells - _DEVIATIONS * math.sqrt(2 * cells))
+    return found
+
+
+def _frequencies(module: Module, fit: FitRows, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Log of the c-factor by frequencies at every merged row of a fit, and the number of its free cells.
+
+    The product over the variables in topological order of their conditional frequencies given the earlier ones and
+    the parents of all of these.
+
+    References:
+        Tian & Pearl (2002), A general identification condition for causal effects, lemma 1.
+    """
+    values, _ = distinct_rows({name: fit.values[name] for name in sorted(fit.values)}, len(fit.place))
+    total = np.zeros(len(share))
+    free = 0
+    known: dict[str, Tensor] = {}
+    for name in fit.variables:
+        mechanism = module.mechanisms[module.members.index(name)]
+        known |= {parent.name: values[parent.name] for parent in mechanism.parents}
+        _, given = distinct_rows(known, len(share))
+        known[name] = values[name]
+        _, both = distinct_rows(known, len(share))
+        counts = [np.bincount(group.numpy(), weights=share) for group in (both, given)]
+        free += int((counts[0] > 0).sum()) - int((counts[1] > 0).sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total += np.log(counts[0][both.numpy()] / counts[1][given.numpy()])
+    return total, free
+
+
+def _split(bank: Bank, weights: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
+    """The same model with two states in the place of each, moved apart a little."""
+    given = iter(weights)
+    found = []
+    for number, (mechanism, scope) in enumerate(zip(bank.mechanisms, bank.scopes, strict=True)):
+        found += [next(given), next(given)]
+        for axis in range(len(scope)):
+            own = next(given)
+            apart = torch.empty_like(own)
+            for m, seed in enumerate(seeds):
+                generator = torch.Generator().manual_seed(derived_seed(seed, number, axis))
+                apart[m] = torch.randn(own.shape[1:], generator=generator)
+            apart *= _APART * own.square().mean((1, 2), keepdim=True).sqrt()
+            found.append(torch.cat([own + apart, own - apart], 1))
+        found += [next(given) for _ in range(2 * mechanism.layers)]
+    found += [torch.cat([prior, prior], 1) for prior in given]
+    return found
+
+
+def _continued(bank: Bank, weights: Sequence[Tensor], steps: int) -> list[Losses]:
+    """Losses on held-out rows after so many more steps."""
+    bank.parameters = [nn.Parameter(one.clone()) for one in weights]
+    own = bank.schedule
+    schedule = Schedule(steps, own.batch_size, own.learning_rate, own.weight_decay, own.betas, own.ema, steps // 10)
+    optimiser = torch.optim.AdamW(bank.parameters, betas=own.betas, weight_decay=own.weight_decay)
+    for step in range(1, steps + 1):
+        optimiser.param_groups[0]["lr"] = schedule.rate(step)
+        optimiser.zero_grad()
+        bank.losses(step).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return bank.evaluate()
+
+
+def _gains(more: Losses, fewer: Losses) -> bool:
+    """Whether the mean is lower by more than the standard error of the difference, row by row."""
+    difference = fewer.loss - more.loss
+    mean = (difference * more.weight).sum()
+    variance = ((difference - mean).square() * more.weight).sum() / more.rows
+    return bool(mean > variance.sqrt())
