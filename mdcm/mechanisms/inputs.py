@@ -19,7 +19,7 @@ def normal_places(count: int) -> Tensor:
     """Where so many equally probable parts of a standard normal number have their medians, ``[count]``, ascending.
 
     Example:
-        >>> normal_places(3).round(decimals=4).tolist()
+        >>> [round(place, 4) for place in normal_places(3).tolist()]
         [-0.9674, 0.0, 0.9674]
     """
     found: Tensor = torch.special.ndtri((torch.arange(count) + 0.5) / count)
