@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mdcm.identify import Identification
     from mdcm.model import Model
     from mdcm.plan import Method, Objective
-    from mdcm.schema import Schema
 
 __all__ = ["app", "main"]
 
@@ -231,6 +230,7 @@ def identify(
     """
     from mdcm.graph import ADMG
     from mdcm.identify import identify as decide
+    from mdcm.options import targets
     from mdcm.query import parse
 
     admg = ADMG.parse_or_read(graph)
@@ -244,7 +244,7 @@ def identify(
         schema = Schema.infer(datasets)
         kinds, levels = schema.kinds, schema.levels
         specs = [dataset.spec(admg.nodes) for dataset in datasets]
-    experiments = [_experiment(option) for option in experiment or []]
+    experiments = [targets(option) for option in experiment or []]
     found = decide(admg, query, experiments=experiments, datasets=specs, kinds=kinds, levels=levels)
     if svg is not None:
         _write(svg, found.to_svg())
@@ -268,20 +268,6 @@ def _latex(found: Identification) -> str:
     except QueryError:
         # says that it is identifiable, and why there is no formula
         return str(found)
-
-
-def _experiment(option: str) -> dict[str, list[str] | None]:
-    """Targets of an option such as ``X,Z=1``; values are compared as text."""
-    from mdcm.errors import QueryError
-
-    targets: dict[str, list[str] | None] = {}
-    for part in option.split(","):
-        name, has_value, value = part.partition("=")
-        if not name.strip() or (has_value and not value.strip()):
-            raise QueryError(f"--experiment {option}: names are expected, perhaps with a value, as in X,Z=1")
-        known = targets.get(name.strip()) or []
-        targets[name.strip()] = [*known, value.strip()] if has_value else None
-    return targets
 
 
 def _datasets(options: list[str], flag: str = "--data ") -> list[Dataset]:
@@ -454,7 +440,7 @@ def sample(
     num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
 ) -> None:
-    """Draw rows from a trained model, in the actual world or another.
+    """Draw rows from a trained model, in this world or another.
 
     Rows are written as they are drawn, so that the disk alone limits their number.
     """
@@ -471,15 +457,16 @@ def sample(
             raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
 
     from mdcm.model import load
+    from mdcm.options import assignments
     from mdcm.sampling import write_samples
 
     _one_thread()
     model = load(run)
     blocks = model.stream_samples(
         num_samples,
-        do=_assignments(do, model.schema, "--do"),
-        given=_assignments(given, model.schema, "--given"),
-        evidence=None if evidence is None else _assignments(evidence, model.schema, "--evidence"),
+        do=assignments(do, model.schema, "--do"),
+        given=assignments(given, model.schema, "--given"),
+        evidence=None if evidence is None else assignments(evidence, model.schema, "--evidence"),
         seed=seed,
     )
     written = write_samples(out, blocks, num_samples)
@@ -509,30 +496,41 @@ def demo(
     _out(frontdoor.render(result))
 
 
-def _assignments(options: list[str] | None, schema: Schema, flag: str) -> dict[str, Any]:
-    """Values by variable of options such as ``X=1``."""
-    from mdcm.errors import DataError, QueryError
-    from mdcm.variables import listing, suggestion
+@app.command(
+    epilog=_example(
+        "mdcm experiment complexity --out run",
+        "mdcm experiment asia --fast --json",
+        "mdcm experiment sachs --data ~/sachs --method auto",
+    )
+)
+def experiment(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="complexity, asia, sachs, synthetic or large")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="where metrics.json and report.html go", show_default=False)
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="a small run, in well under a minute")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="directory of real data, for sachs", show_default=False)
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="auto, adversarial or joint; all that it compares by default", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what is in metrics.json")] = False,
+) -> None:
+    """Run an experiment of the paper and compare it with the truth.
 
-    values: dict[str, Any] = {}
-    for option in options or []:
-        cuts = [(option[:at].strip(), option[at + 1 :].strip()) for at, sign in enumerate(option) if sign == "="]
-        if not cuts or not cuts[0][0]:
-            raise QueryError(f"{flag} {option}: NAME=VALUE is expected, as in {flag} X=1")
-        # a name may itself hold an equals sign
-        name, text = next((cut for cut in cuts if cut[0] in schema), cuts[0])
-        if name not in schema:
-            hint = suggestion(name, schema) or f"; the model has {listing(schema)}"
-            raise QueryError(f"{flag} {option}: there is no variable {name!r}{hint}")
-        if name in values:
-            raise QueryError(f"{flag} {option}: {name!r} has two values")
-        if schema[name].kind == "image":
-            raise QueryError(f"{flag} {option}: {name!r} is an image; set it in Python, with draw_samples(do=...)")
-        try:
-            values[name] = schema.parse(name, text)
-        except DataError as error:
-            raise QueryError(f"{flag} {option}: {error}") from None
-    return values
+    The exit code is 1 if a number misses what is asked of it.
+    """
+    from mdcm.experiments.command import render, run_experiment
+
+    _one_thread()
+    out = Path(f"mdcm-{name}") if out is None else out
+    record = run_experiment(name, out, fast=fast, data=data, methods=method or (), progress=True)
+    _out(json.dumps(record, indent=1, allow_nan=False) if as_json else render(record))
+    _say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
+    if not record["met"]:
+        raise typer.Exit(1)
 
 
 def _one_thread() -> None:

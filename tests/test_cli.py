@@ -24,7 +24,7 @@ from mdcm.progress import bars
 from mdcm.scm import random_discrete
 
 FRONT_DOOR = "X -> Z -> Y; X <-> Y"
-COMMANDS = ["plan", "check", "identify", "train", "query", "sample", "demo"]
+COMMANDS = ["plan", "check", "identify", "train", "query", "sample", "demo", "experiment"]
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ RANKS = {
         12: "engines",
         13: "train answers",
         14: "model",
-        15: "experiments report spec",
+        15: "experiments options report spec",
         16: "cli",
     }.items()
     for name in names.split()

@@ -1,0 +1,165 @@
+"""Charts and drawings as inline SVG whose colours are custom properties of the page, for light and dark alike."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+import re
+from typing import Any
+
+from mdcm.errors import MdcmError
+from mdcm.experiments.records import Chart, Picture
+
+__all__ = ["draw_chart", "draw_picture"]
+
+# what matplotlib draws with, and the custom properties that take its place
+_SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
+_INK, _GRID, _FLOOR = "#0000b1", "#0000b2", "#0000b3"
+_ROLES = {
+    **{color: f"var(--series-{k})" for k, color in enumerate(_SERIES, start=1)},
+    _INK: "var(--ink-soft)",
+    _GRID: "var(--line)",
+    _FLOOR: "var(--floor)",
+}
+# colours of the package's own drawings
+_DRAWN = {
+    "#1f2933": "var(--ink)",
+    "#5b6b7b": "var(--ink-soft)",
+    "#b4461f": "var(--hidden)",
+    "#0b6e4f": "var(--asked)",
+    "#ffffff": "var(--surface)",
+    "#f4f7fb": "var(--box)",
+    "#f6b49b": "var(--inner)",
+    "#fde6d8": "var(--outer)",
+}
+_MARKERS = "osD^vP"
+_MOST_MARKERS = 12
+_SIZE = (5.4, 3.5)
+
+
+def draw_chart(chart: Chart, prefix: str) -> str:
+    """A chart as an ``svg`` element.
+
+    Args:
+        chart: The data.
+        prefix: Put before every identifier, which must be unique in a page.
+
+    Raises:
+        MdcmError: If matplotlib is not installed.
+    """
+    matplotlib = _matplotlib("matplotlib")
+    figure_module = _matplotlib("matplotlib.figure")
+    settings = {
+        "svg.fonttype": "none", "svg.hashsalt": prefix, "font.family": "sans-serif", "font.size": 11,
+        "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK,
+        "ytick.color": _INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": _GRID,
+        "legend.frameon": False, "lines.linewidth": 2.0, "path.simplify_threshold": 0.5,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        figure = figure_module.Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_axisbelow(True)
+        if chart.kind == "bars":
+            _groups(axes, chart)
+        else:
+            _lines(axes, chart)
+        _levels(axes, chart)
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        entries = len(chart.lines) + len(chart.levels)
+        if entries > 1:
+            figure.legend(
+                loc="outside upper left", ncols=min(entries, 3), handlelength=1.6, columnspacing=1.2, fontsize=10
+            )
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(stream.getvalue(), prefix, chart.says, _ROLES)
+
+
+def draw_picture(picture: Picture, prefix: str) -> str:
+    """A drawing as an ``svg`` element that takes its colours from the page."""
+    return _inline(picture.svg, prefix, picture.says, _DRAWN)
+
+
+def _lines(axes: Any, chart: Chart) -> None:
+    for k, line in enumerate(chart.lines):
+        axes.plot(
+            line.x, line.y, label=line.label, color=_INK if line.dashed else _SERIES[k % len(_SERIES)],
+            linestyle="--" if line.dashed else "-", markersize=5,
+            # many of them would be a thick line
+            marker=_MARKERS[k % len(_MARKERS)] if len(line.x) <= _MOST_MARKERS else None,
+        )  # fmt: skip
+    if chart.log_x:
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
+    if chart.log_y and all(value > 0 for line in chart.lines for value in line.y):
+        axes.set_yscale("log")
+        _plain_ticks(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Decimals rather than powers of ten, with 2 and 5 in between."""
+    ticker = _matplotlib("matplotlib.ticker")
+
+    def between(value: float, _: int) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.FuncFormatter(between))
+
+
+def _groups(axes: Any, chart: Chart) -> None:
+    names = list(chart.lines[0].x)
+    width = 0.8 / len(chart.lines)
+    for k, line in enumerate(chart.lines):
+        places = [i + (k - (len(chart.lines) - 1) / 2) * width for i in range(len(names))]
+        axes.bar(places, line.y, 0.9 * width, label=line.label, color=_SERIES[k % len(_SERIES)])
+    axes.set_xticks(range(len(names)), [str(name) for name in names])
+    if sum(len(str(name)) for name in names) > 60:
+        axes.tick_params(axis="x", rotation=30)
+
+
+def _levels(axes: Any, chart: Chart) -> None:
+    for k, (label, value) in enumerate(chart.levels.items()):
+        if math.isfinite(value):
+            axes.axhline(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=label)
+
+
+def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
+    """Only the ``svg`` element, with a title, without metadata, namespaces and sizes, and with its own identifiers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}-\1"', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
+    for color, role in colors.items():
+        svg = svg.replace(color, role)
+    # the background of the page is the background of the drawing
+    svg = re.sub(r'<rect width="\d+" height="\d+" fill="var\(--surface\)"/>', "", svg, count=1)
+    head, body = svg[: svg.index(">") + 1], svg[svg.index(">") + 1 :]
+    width = re.search(r'\bwidth="([\d.]+)(?:pt|px)?"', head)
+    head = re.sub(r'\s(?:width|height|version|role)="[^"]*"', "", head)
+    # never larger than it was drawn, and where there is less room it is scrolled before its text is too small
+    limit = f' style="max-width:{float(width[1]):.0f}px;min-width:{0.75 * float(width[1]):.0f}px"' if width else ""
+    head = head[:-1] + f' role="img" aria-label="{_attribute(says)}"{limit}>'
+    return _without_title(head + body).rstrip()
+
+
+def _without_title(svg: str) -> str:
+    # the label says it already, and a title of the whole picture would hide those of its parts on hovering
+    return re.sub(r"(<svg[^>]*>)\s*<title>.*?</title>", r"\1", svg, count=1, flags=re.DOTALL)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _matplotlib(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MdcmError("charts need matplotlib, which is not installed: pip install 'mdcm[report]'") from error

@@ -1,0 +1,209 @@
+"""Running an experiment: checks what is asked, writes metrics.json and report.html, and says what came out."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mdcm.errors import DataError, MdcmError, PlanError
+from mdcm.experiments.page import number, render_page, verdict
+from mdcm.experiments.records import METHODS, Experiment, Request, Stages
+from mdcm.rundir import replacing
+from mdcm.variables import suggestion
+
+__all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
+
+NAMES = ("asia", "complexity", "large", "sachs", "synthetic")
+METRICS, REPORT = "metrics.json", "report.html"
+_FORMAT = 1
+
+
+def load_experiment(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        MdcmError: If there is none.
+    """
+    if name not in NAMES:
+        hint = suggestion(name, NAMES) or ""
+        raise MdcmError(f"there is no experiment {name!r}{hint}; there are {', '.join(NAMES)}")
+    module = importlib.import_module(f"mdcm.experiments.{name}")
+    found: Experiment = module.EXPERIMENT
+    return found
+
+
+def run_experiment(
+    name: str,
+    out: str | Path,
+    *,
+    fast: bool = False,
+    data: str | Path | None = None,
+    methods: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Run an experiment and write ``metrics.json`` and ``report.html``.
+
+    Args:
+        name: One of :data:`NAMES`.
+        out: Directory, made if it does not exist; files of an earlier run are replaced once the new ones are there.
+        fast: The small size, which shows that everything works.
+        data: Directory of real data, for the experiments that take any.
+        methods: Ways of training to compare; all of the experiment's own by default.
+        progress: Whether to show on a terminal how far it is.
+
+    Returns:
+        What is in ``metrics.json``.
+
+    Raises:
+        MdcmError: If there is no such experiment, or matplotlib is not installed.
+        DataError: If data are given that the experiment does not take, or cannot be used.
+        PlanError: If it does not compare such a method.
+        OSError: If ``out`` cannot be written.
+    """
+    experiment = load_experiment(name)
+    chosen = _methods(experiment, methods)
+    directory = _directory(experiment, data)
+    out = Path(out)
+    # what is missing is found out here, and not after an hour of training
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MdcmError("the report of an experiment needs matplotlib: pip install 'mdcm[report]'")
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise DataError(f"{out}: cannot be written")
+    size = "fast" if fast else "full"
+    stages = Stages(progress)
+    seeds = experiment.seeds[size]
+    began, started = time.monotonic(), datetime.now(UTC)
+    with stages.open():
+        request = Request(fast=fast, seeds=seeds, methods=chosen, data=directory, stages=stages)
+        findings = experiment.run(request)
+    kind, text = verdict(findings.bars)
+    record: dict[str, Any] = {
+        "format": _FORMAT,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "section": experiment.section,
+        "summary": experiment.summary,
+        "paper": experiment.paper,
+        "command": " ".join([
+            f"mdcm experiment {name}",
+            *(["--fast"] if fast else []),
+            *([] if directory is None else ["--data DIR"]),
+            *(f"--method {one}" for one in chosen if chosen != experiment.methods),
+        ]),
+        "size": size,
+        "settings": experiment.sizes.get(size, {}),
+        "seeds": list(seeds),
+        "methods": list(chosen),
+        "data": None if directory is None else directory.name,
+        "met": kind != "missed",
+        "verdict": text,
+        "bars": [bar.to_json() for bar in findings.bars],
+        "tables": [asdict(table) for table in findings.tables],
+        "charts": [asdict(chart) for chart in findings.charts],
+        "numbers": findings.numbers,
+        "notes": findings.notes,
+        "machine": _machine(),
+        "versions": _versions(),
+        "started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": round(time.monotonic() - began, 2),
+        "stages": stages.seconds,
+    }  # fmt: skip
+    encoded = json.dumps(_finite(record), indent=1, allow_nan=False, default=_plain).encode()
+    contents = {REPORT: render_page(record, findings).encode(), METRICS: encoded + b"\n"}
+    # numbers last: where they are, the report is too
+    for file, content in contents.items():
+        with replacing(out / file) as stream:
+            stream.write(content)
+    plain: dict[str, Any] = json.loads(encoded)
+    return plain
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The outcome as text for a terminal.
+
+    Args:
+        record: What :func:`run_experiment` returned.
+    """
+    lines = [f"{record['title']} ({record['command']}, {record['seconds']:.1f} s)", ""]
+    width = max((len(bar["what"]) for bar in record["bars"]), default=0)
+    for bar in record["bars"]:
+        state = ("met" if bar["met"] else "missed") if bar["judged"] else "not judged"
+        sign = "<=" if bar["relation"] == "<=" else ">="
+        lines.append(f"{bar['what']:<{width}}  {number(bar['value']):>9} {sign} {number(bar['limit']):<9} {state}")
+    lines += ["", f"{record['verdict']}."]
+    return "\n".join(lines)
+
+
+def _methods(experiment: Experiment, methods: Sequence[str]) -> tuple[str, ...]:
+    for one in methods:
+        if one not in METHODS:
+            raise PlanError(f"--method is {one!r}; it must be one of {', '.join(METHODS)}")
+        if one not in experiment.methods:
+            raise PlanError(f"experiment {experiment.name!r} compares no training, so it takes no --method")
+    return tuple(one for one in experiment.methods if not methods or one in methods)
+
+
+def _directory(experiment: Experiment, data: str | Path | None) -> Path | None:
+    if data is None:
+        return None
+    if not experiment.data:
+        raise DataError(f"experiment {experiment.name!r} takes no --data; its data are drawn from a known model")
+    path = Path(data)
+    if not path.is_dir():
+        what = "is a file, not a directory" if path.exists() else "does not exist"
+        raise DataError(f"--data {path} {what}; it has to hold {experiment.data}")
+    return path
+
+
+def _machine() -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    memory = None
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        name = found[1] if found else name
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (OSError, ValueError):
+        pass
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return {"cpu": name, "cores": os.cpu_count(), "threads": threads, "GiB": memory, "system": platform.system()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("mdcm", "torch", "numpy", "pandas", "networkx", "matplotlib"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _finite(value: Any) -> Any:
+    """Infinities and NaN as null, which is what JSON has for them."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

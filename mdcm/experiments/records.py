@@ -1,0 +1,262 @@
+"""What an experiment is, what it is asked for, and what comes out of it, as plain data."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["METHODS", "Bar", "Chart", "Experiment", "Findings", "Line", "Picture", "Request", "Stages", "Table"]
+
+METHODS = ("auto", "adversarial", "joint")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number that was measured, and what it has to reach.
+
+    Attributes:
+        what: What was measured.
+        value: The number; not finite where it could not be measured, and then the bar is missed.
+        limit: What it must not exceed, or must reach.
+        relation: Which of the two.
+        unit: Unit of both.
+        judged: Whether missing it makes the experiment fail. A bar that only the full size can be held to is shown in
+            a fast run, but not judged.
+        note: How it came about.
+    """
+
+    what: str
+    value: float
+    limit: float
+    relation: Literal["<=", ">="] = "<="
+    unit: str = "TVD"
+    judged: bool = True
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the number is on the right side of the limit."""
+        if not math.isfinite(self.value):
+            return False
+        return self.value <= self.limit if self.relation == "<=" else self.value >= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, whether it is met among them."""
+        value = self.value if math.isfinite(self.value) else None
+        return {**asdict(self), "value": value, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a chart.
+
+    Attributes:
+        label: Name in the legend.
+        x: Positions, numbers or (in a bar chart) names.
+        y: Values.
+        dashed: Whether it is drawn dashed, as references are.
+    """
+
+    label: str
+    x: Sequence[float | str]
+    y: Sequence[float]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as data.
+
+    Attributes:
+        title: What is shown.
+        x_label: Name of the horizontal axis.
+        y_label: Name of the vertical axis.
+        lines: The series.
+        says: The chart in words, for those who cannot see it.
+        levels: Horizontal reference lines by label.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is logarithmic.
+        kind: Lines, or groups of bars.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    says: str
+    levels: Mapping[str, float] = field(default_factory=dict)
+    log_x: bool = False
+    log_y: bool = False
+    kind: Literal["lines", "bars"] = "lines"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data; numbers stay numbers.
+
+    Attributes:
+        title: What is shown.
+        columns: Names of the columns; the first one holds the names of the rows.
+        rows: Cells.
+        note: What one has to know to read it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing.
+
+    Attributes:
+        title: What is shown.
+        svg: An SVG document.
+        says: The picture in words.
+    """
+
+    title: str
+    svg: str
+    says: str
+
+
+@dataclass
+class Findings:
+    """What an experiment found out.
+
+    Attributes:
+        bars: Numbers that have something to reach.
+        charts: Curves.
+        tables: Numbers side by side.
+        pictures: Graphs and plans.
+        notes: Sentences that have to be said beside the numbers.
+        numbers: Everything else as plain JSON values.
+    """
+
+    bars: list[Bar] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def extend(self, other: Findings) -> None:
+        """Add what another part of the experiment found."""
+        for name in ("bars", "charts", "tables", "pictures", "notes"):
+            getattr(self, name).extend(getattr(other, name))
+        self.numbers.update(other.numbers)
+
+
+class Stages:
+    """Times the stages of an experiment, and shows on a terminal which one is under way.
+
+    Args:
+        shown: Whether to show them, if stderr is a terminal.
+
+    Attributes:
+        seconds: Wall-clock time by stage, in their order.
+    """
+
+    def __init__(self, shown: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._shown = shown and sys.stderr.isatty()
+        self._display: Any = None
+        self._task: Any = None
+        self._expected = 0
+
+    def expect(self, count: int) -> None:
+        """Say how many more stages will come, for the bar."""
+        self._expected += count
+        if self._display is not None:
+            self._display.update(self._task, total=self._expected)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Show the bar while stages run."""
+        if not self._shown:
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as display:
+            self._display = display
+            self._task = display.add_task("", total=max(self._expected, 1))
+            try:
+                yield
+            finally:
+                self._display = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; stages of the same name add up."""
+        if self._display is not None:
+            self._display.update(self._task, description=name)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 3)
+        if self._display is not None:
+            self._display.advance(self._task)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an experiment is asked for.
+
+    Attributes:
+        fast: The small size.
+        seeds: Seeds of data and training.
+        methods: Ways of training that are compared.
+        data: Directory of real data, where the experiment takes any.
+        stages: Told what is under way.
+    """
+
+    fast: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = METHODS
+    data: Path | None = None
+    stages: Stages = field(default_factory=Stages)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of the paper, or one that it lacks.
+
+    Attributes:
+        name: Name of the command.
+        title: What is done, in a few words.
+        section: Where the paper has it; empty where it does not.
+        summary: What is done, and why.
+        paper: What the paper reports.
+        sizes: Settings of the two sizes, "full" and "fast".
+        run: The experiment.
+        seeds: Seeds of the two sizes.
+        methods: Ways of training that it compares; none where nothing is trained.
+        data: What a directory of real data has to hold; empty where it takes none.
+
+    Example:
+        >>> def run(request):
+        ...     return Findings(bars=[Bar("one", 1.0, 2.0)])
+        >>> Experiment("one", "One", "", "", "", {}, run).run(Request()).bars[0].met
+        True
+    """
+
+    name: str
+    title: str
+    section: str
+    summary: str
+    paper: str
+    sizes: Mapping[str, Any]
+    run: Callable[[Request], Findings]
+    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"full": (0, 1, 2), "fast": (0,)})
+    methods: tuple[str, ...] = ()
+    data: str = ""

@@ -1,0 +1,450 @@
+"""Experiments whose variables are all discrete: train, answer, and compare with the exact truth and both floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
+from mdcm.experiments.methods import RATES, Adversarial, Trained, train_adversarial, train_auto
+from mdcm.experiments.records import Bar, Chart, Findings, Line, Picture, Request, Table
+from mdcm.identify import identify
+from mdcm.plan import plan
+from mdcm.scm import DiscreteSCM
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.data import Dataset
+
+__all__ = ["Problem", "Size", "drawings", "study"]
+
+_STATED, _AVERAGE = 1.5, 1.2
+# lengths of the trainings that show how far maximum likelihood is after so many seconds
+_LENGTHS = (10, 20, 40, 80, 160)
+_TUNING_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a study is.
+
+    Attributes:
+        rows: Rows of every data set.
+        steps: Generator steps of an h-node that is trained against a critic.
+        repeats: Fresh data sets behind the estimation floor.
+        lengths: Lengths of the trainings behind the curve of maximum likelihood.
+    """
+
+    rows: int
+    steps: int
+    repeats: int
+    lengths: tuple[int, ...] = _LENGTHS
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A true model, what is observed of it, and what is asked.
+
+    Attributes:
+        name: Name in titles; empty where the experiment has one problem only.
+        truth: The true model.
+        samples: The data sets.
+        queries: Queries that they determine.
+        limits: What training against critics has to reach: "parts", the largest distance of a data set's
+            distribution; "joint", that of all variables; "do", the largest distance of a query.
+        seconds: Time that such a training may take; 0 for no limit.
+        tuned: Whether methods are tuned over learning rates in the full size.
+        fitted: Whether the distributions that are fitted are held to their sampling floor.
+    """
+
+    name: str
+    truth: DiscreteSCM
+    samples: tuple[Sample, ...]
+    queries: tuple[str, ...]
+    limits: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    tuned: bool = True
+    fitted: bool = True
+
+    def draw(self, seed: int) -> list[Dataset]:
+        """Training data of a seed."""
+        return [one.draw(self.truth, 1_000 * seed + place) for place, one in enumerate(self.samples)]
+
+    def targets(self) -> dict[str, Sample]:
+        """Distributions that a model is compared on: those of the data sets, and that of all variables."""
+        found = {one.label: one for one in self.samples}
+        nodes = self.truth.graph.nodes
+        if not any(set(one.columns) == set(nodes) and not one.do for one in self.samples):
+            rows = min(one.rows for one in self.samples)
+            found["P(all variables)"] = Sample("all", tuple(nodes), rows)
+        return found
+
+    def answers(self, model: DiscreteSCM) -> list[NDArray[np.float64]]:
+        """Exact answers of a model to the queries."""
+        return [np.asarray(model.answer(query), dtype=np.float64).ravel() for query in self.queries]
+
+    def titled(self, text: str) -> str:
+        """A title that says which problem it is of."""
+        return f"{text}, {self.name}" if self.name else text
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One training, judged."""
+
+    label: str
+    seed: int
+    trained: Trained
+    fitted: Mapping[str, Mapping[str, float]]
+    answered: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        one = self.trained
+        return {
+            "method": self.label, "seed": self.seed, "seconds": round(one.seconds, 3), "steps": one.steps,
+            "heldout": one.heldout, "largest": one.plan.largest, "fitted": self.fitted, "answered": self.answered,
+        }  # fmt: skip
+
+
+def study(problem: Problem, request: Request, size: Size) -> Findings:
+    """Run all methods on a problem.
+
+    Args:
+        problem: What is learned and asked.
+        request: Seeds, methods and size.
+        size: How large the runs are.
+    """
+    found = _Study(problem, request, size)
+    found.run()
+    return found.findings()
+
+
+class _Study:
+    def __init__(self, problem: Problem, request: Request, size: Size) -> None:
+        self.problem, self.request, self.size = problem, request, size
+        self.graph, self.levels = problem.truth.graph, problem.truth.levels
+        self.right = problem.answers(problem.truth)
+        self.targets = problem.targets()
+        self.outcomes: list[_Outcome] = []
+        self.curves: dict[str, tuple[tuple[float, float], ...]] = {}
+        self.rates: dict[str, float] = {}
+        self.floors = np.zeros(len(problem.queries))
+        self.tracked = list(self.targets)[-1]
+        # distance of the plug-in estimate of the training data, by seed and query
+        self.estimates: dict[int, dict[str, float]] = {}
+
+    # ---- running
+
+    def run(self) -> None:
+        critics = [one for one in self.request.methods if one != "auto"]
+        tuned = self.problem.tuned and not self.request.fast
+        runs = len(self.request.seeds) * (len(self.request.methods) + ("joint" in critics and "adversarial" in critics))
+        self.request.stages.expect(1 + runs + tuned * len(self.request.methods) + len(self.request.methods))
+        with self._stage("estimation floor"):
+            errors = estimation_errors(
+                self.problem.truth, self.problem.queries, self.problem.samples, self.size.repeats
+            )
+            self.floors = errors.mean(axis=0)
+            for seed in self.request.seeds:
+                data = self.problem.draw(seed)
+                self.estimates[seed] = {
+                    query: answer_distance(right, plug_in(estimand_of(self.problem.truth, query, data), data))
+                    for query, right in zip(self.problem.queries, self.right, strict=True)
+                }
+        for method in self.request.methods:
+            if tuned:
+                with self._stage(f"learning rate of {method}"):
+                    self._tune(method)
+            for seed in self.request.seeds:
+                self._train(method, seed)
+            with self._stage(f"curve of {method}"):
+                self._curve(method)
+
+    def _stage(self, what: str) -> Any:
+        return self.request.stages.stage(self.problem.titled(what))
+
+    def _tune(self, method: str) -> None:
+        """Choose the rate of the smallest loss on held-out rows, at the first seed, in a part of the steps."""
+        data = self.problem.draw(self.request.seeds[0])
+        steps = max(1, self.size.steps // _TUNING_SHARE)
+        losses = {}
+        for rate in RATES:
+            losses[rate] = self._fit(method, data, self.request.seeds[0], rate=rate, steps=steps).heldout
+        self.rates[method] = min(losses, key=lambda rate: losses[rate])
+
+    def _fit(self, method: str, data: Sequence[Dataset], seed: int, *, rate: float, steps: int) -> Trained:
+        if method == "auto":
+            return train_auto(self.graph, data, self.levels, seed, rate=rate)
+        # a look on the way slows a training down, which matters where times are compared
+        look = self._distance if self.request.fast else None
+        joint = method == "joint"
+        budget = Adversarial(steps)
+        return train_adversarial(self.graph, data, self.levels, seed, budget, joint=joint, rate=rate, look=look)
+
+    def _train(self, method: str, seed: int) -> None:
+        data = self.problem.draw(seed)
+        rate = self.rates.get(method, 1.0)
+        with self._stage(f"training {method}"):
+            trained = self._fit(method, data, seed, rate=rate, steps=self.size.steps)
+            self.outcomes.append(self._judged(method, seed, trained))
+        rival = next((one for one in self.outcomes if one.label == "adversarial" and one.seed == seed), None)
+        if method == "joint" and rival is not None:
+            # so many steps as fit into the time that the other one took, at the pace just seen
+            share = rival.trained.seconds / trained.seconds
+            with self._stage("training joint, equal time"):
+                steps = max(1, round(self.size.steps * share))
+                again = self._fit(method, data, seed, rate=rate, steps=steps)
+                self.outcomes.append(self._judged("joint, equal time", seed, again))
+
+    def _judged(self, label: str, seed: int, trained: Trained) -> _Outcome:
+        fitted = {name: one.compare(self.problem.truth, trained.model) for name, one in self.targets.items()}
+        answers = self.problem.answers(trained.model)
+        distances = [answer_distance(right, found) for right, found in zip(self.right, answers, strict=True)]
+        answered = dict(zip(self.problem.queries, distances, strict=True))
+        return _Outcome(label, seed, trained, fitted, answered)
+
+    def _distance(self, model: DiscreteSCM) -> float:
+        return self.targets[self.tracked].compare(self.problem.truth, model)["tvd"]
+
+    def _curve(self, method: str) -> None:
+        seed = self.request.seeds[0]
+        data = self.problem.draw(seed)
+        rate = self.rates.get(method, 1.0)
+        if method == "auto":
+            points = []
+            for length in self.size.lengths:
+                short = train_auto(self.graph, data, self.levels, seed, rate=rate, max_steps=length)
+                points.append((short.seconds, self._distance(short.model)))
+            last = self._of("auto")[0].trained
+            self.curves[method] = (*sorted(points), (last.seconds, self._distance(last.model)))
+            return
+        if self.request.fast:
+            self.curves[method] = self._of(method)[0].trained.curve
+            return
+        budget = Adversarial(self.size.steps)
+        trained = train_adversarial(
+            self.graph, data, self.levels, seed, budget, joint=method == "joint", rate=rate, look=self._distance
+        )
+        self.curves[method] = trained.curve
+
+    def _of(self, label: str) -> list[_Outcome]:
+        return [one for one in self.outcomes if one.label == label]
+
+    # ---- saying
+
+    def findings(self) -> Findings:
+        labels = list(dict.fromkeys(one.label for one in self.outcomes))
+        queries = self.problem.queries
+        return Findings(
+            bars=[*self._auto_bars(), *self._adversarial_bars()],
+            charts=[self._convergence(), *([self._answer_chart()] if queries else [])],
+            tables=[
+                self._fitted_table(labels), *([self._answered_table(labels)] if queries else []),
+                *(self._outcomes(place) for place in range(len(queries))), self._time_table(labels),
+            ],
+            pictures=drawings(self.problem),
+            numbers={
+                self.problem.name or "problem": {
+                    "graph": self.graph.to_string(),
+                    "outcomes": [one.to_json() for one in self.outcomes],
+                    "estimation_floors": dict(zip(queries, self.floors.tolist(), strict=True)),
+                    "plug_in": {str(seed): one for seed, one in self.estimates.items()},
+                    "learning_rates": dict(self.rates),
+                    "curves": {name: [list(point) for point in curve] for name, curve in self.curves.items()},
+                }
+            },
+        )  # fmt: skip
+
+    def _auto_bars(self) -> list[Bar]:
+        runs = self._of("auto")
+        bars = []
+        for name in self.targets if runs and self.problem.fitted else ():
+            # the floor is an expectation, which half of all data sets are above, whatever is fitted to them
+            values = [run.fitted[name]["tvd"] for run in runs]
+            note = f"sampling floor; seed {runs[0].seed}"
+            if len(runs) > 1:
+                note = f"sampling floor; mean over {len(runs)} seeds, worst {max(values):.4f}"
+            floor = runs[0].fitted[name]["floor"]
+            bars.append(Bar(self.problem.titled(f"auto, {name}"), mean(values), floor, note=note))
+        for query, floor in zip(self.problem.queries, self.floors.tolist(), strict=True):
+            if not runs:
+                break
+            bars.append(Bar(
+                self.problem.titled(f"auto, {query}"), runs[0].answered[query], _STATED * floor,
+                note=f"{_STATED} times the estimation floor; seed {runs[0].seed}",
+            ))  # fmt: skip
+            if len(runs) > 1:
+                average = mean(run.answered[query] for run in runs)
+                estimate = mean(one[query] for one in self.estimates.values())
+                bars.append(Bar(
+                    self.problem.titled(f"auto, {query}, on average"), average, _AVERAGE * floor,
+                    note=f"{_AVERAGE} times the estimation floor; mean over {len(runs)} seeds; plug-in estimate of the "
+                    f"same data {estimate:.4f}",
+                ))  # fmt: skip
+        return bars
+
+    def _adversarial_bars(self) -> list[Bar]:
+        runs = self._of("adversarial")
+        limits, judged = self.problem.limits, not self.request.fast
+        if not runs or not limits:
+            return []
+        names = list(self.targets)
+        values = {
+            "parts": max(run.fitted[name]["tvd"] for run in runs for name in names[: len(self.problem.samples)]),
+            "joint": max(run.fitted[names[-1]]["tvd"] for run in runs),
+            "do": max(max(run.answered.values()) for run in runs),
+        }
+        words = {"parts": "worst data set", "joint": "all variables", "do": "worst answer"}
+        bars = [
+            Bar(self.problem.titled(f"adversarial, {words[key]}"), values[key], limit, judged=judged, note=_seeds(runs))
+            for key, limit in limits.items()
+        ]
+        if self.problem.seconds:
+            seconds = mean(run.trained.seconds for run in runs)
+            bars.append(Bar(
+                self.problem.titled("adversarial, time of a training"), seconds, self.problem.seconds, unit="s",
+                judged=judged, note=f"wall-clock, one thread; mean over {len(runs)} seeds",
+            ))  # fmt: skip
+        return bars
+
+    def _convergence(self) -> Chart:
+        floor = self.outcomes[0].fitted[self.tracked]["floor"]
+        lines = [Line(name, [x for x, _ in curve], [y for _, y in curve]) for name, curve in self.curves.items()]
+        ends = "; ".join(f"{line.label} reaches {line.y[-1]:.4f} after {line.x[-1]:.1f} s" for line in lines)
+        return Chart(
+            self.problem.titled(f"Distance to {_short(self.tracked)} while it is learned"), "seconds of training",
+            "TVD to the truth", lines,
+            f"Distance against time, one line per method: {ends}. Sampling floor {floor:.4f}.",
+            levels={"sampling floor": floor}, log_x=True, log_y=True,
+        )  # fmt: skip
+
+    def _answer_chart(self) -> Chart:
+        labels = list(dict.fromkeys(one.label for one in self.outcomes))
+        queries = self.problem.queries
+        lines = [
+            Line(label, queries, [mean(run.answered[query] for run in self._of(label)) for query in queries])
+            for label in labels
+        ]
+        lines.append(Line("estimation floor", queries, self.floors.tolist()))
+        return Chart(
+            self.problem.titled("Distance of the answers to the truth"), "", "TVD, mean over seeds", lines,
+            "Groups of bars, one per query: " + "; ".join(
+                f"{line.label} {', '.join(f'{y:.4f}' for y in line.y)}" for line in lines
+            ) + ".", kind="bars",
+        )  # fmt: skip
+
+    def _fitted_table(self, labels: Sequence[str]) -> Table:
+        rows = []
+        for name in self.targets:
+            for label in labels:
+                runs = self._of(label)
+                rows.append([
+                    _short(name), label, mean(run.fitted[name]["tvd"] for run in runs),
+                    max(run.fitted[name]["tvd"] for run in runs), mean(run.fitted[name]["kl"] for run in runs),
+                    runs[0].fitted[name]["floor"],
+                ])  # fmt: skip
+        return Table(
+            self.problem.titled("Fitted distributions"),
+            ["distribution", "method", "TVD, mean", "TVD, worst seed", "KL, mean, nats", "sampling floor"], rows,
+            "Distances to the exact truth; the model's side is exact too.",
+        )  # fmt: skip
+
+    def _answered_table(self, labels: Sequence[str]) -> Table:
+        rows = []
+        for query, floor in zip(self.problem.queries, self.floors.tolist(), strict=True):
+            for label in labels:
+                runs = self._of(label)
+                distances = [run.answered[query] for run in runs]
+                rows.append([query, label, distances[0], mean(distances), max(distances), floor])
+            estimates = [one[query] for one in self.estimates.values()]
+            rows.append([query, "plug-in estimate", estimates[0], mean(estimates), max(estimates), floor])
+        return Table(
+            self.problem.titled("Answers"),
+            ["query", "method", f"TVD, seed {self.request.seeds[0]}", "mean", "worst seed", "estimation floor"], rows,
+            f"Averaged over the values of do(). The floor is what the plug-in estimate misses the truth by on average "
+            f"over {self.size.repeats} fresh data sets.",
+        )  # fmt: skip
+
+    def _outcomes(self, place: int) -> Table:
+        query = self.problem.queries[place]
+        truth = self.problem.truth.answer(query)
+        assert isinstance(truth, pd.Series)
+        first = [one for one in self.outcomes if one.seed == self.request.seeds[0]]
+        data = self.problem.draw(self.request.seeds[0])
+        estimate = plug_in(estimand_of(self.problem.truth, query, data), data)
+        answers = [np.asarray(one.trained.model.answer(query), dtype=np.float64).ravel() for one in first]
+        order = range(len(truth)) if len(truth) <= 12 else np.argsort(-truth.to_numpy())[:12]
+        columns: list[NDArray[Any]] = [truth.to_numpy(), *answers, estimate]
+        rows = [[_cell(truth.index.names, truth.index[k]), *(float(column[k]) for column in columns)] for k in order]
+        note = f"seed {first[0].seed}"
+        if len(truth) > 12:
+            note += f"; the 12 most probable of {len(truth)} outcomes"
+        headings = ["outcome", "truth", *(one.label for one in first), "plug-in estimate"]
+        return Table(self.problem.titled(query), headings, rows, note)
+
+    def _time_table(self, labels: Sequence[str]) -> Table:
+        rows = []
+        for label in labels:
+            runs = self._of(label)
+            method = label.split(",")[0]
+            rows.append([
+                label, runs[0].trained.plan.largest, mean(float(run.trained.steps) for run in runs),
+                mean(run.trained.seconds for run in runs), self.rates.get(method, 1.0),
+            ])  # fmt: skip
+        note = (
+            "Steps of levels add up; 'joint' takes as many as all levels of 'adversarial' together, 'joint, equal "
+            "time' as many as fit into the time that 'adversarial' took. 'auto' stops by itself. "
+        )
+        if self.rates:
+            rates = ", ".join(f"{rate:g}" for rate in RATES)
+            note += f"Rates are chosen among {rates} on held-out rows, at the first seed and in a quarter of the steps."
+        else:
+            note += "Rates are not tuned at this size."
+        return Table(
+            self.problem.titled("What it took"),
+            ["method", "trained together", "steps", "seconds, mean", "learning rate, times the usual"], rows,
+            note,
+        )  # fmt: skip
+
+
+def drawings(problem: Problem) -> list[Picture]:
+    """The graph with the first query marked, and the plans of both ways of training."""
+    graph = problem.truth.graph
+    specs = [one.draw(problem.truth, 0).spec(graph.nodes) for one in problem.samples]
+    pictures = []
+    if problem.queries:
+        marked = identify(graph, problem.queries[0], datasets=specs, levels=problem.truth.levels)
+        estimand = f" = {marked.estimand}" if marked.estimand is not None else ""
+        pictures.append(Picture(
+            "The graph", marked.to_svg(),
+            f"{graph.to_string()}. Asked for: {problem.queries[0]}{estimand}.",
+        ))  # fmt: skip
+    draw = partial(plan, graph, specs, levels=problem.truth.levels)
+    for title, made in (("The plan", draw()), ("The plan against critics", draw(objective="adversarial"))):
+        parts = "; ".join("{" + ", ".join(hnode.variables) + "}" for hnode in made.hnodes)
+        pictures.append(Picture(
+            title, made.to_svg(), f"{len(made.hnodes)} h-nodes in {len(made.levels)} levels: {parts}."
+        ))  # fmt: skip
+    return pictures
+
+
+def _seeds(runs: Sequence[_Outcome]) -> str:
+    if len(runs) == 1:
+        return f"seed {runs[0].seed}"
+    return f"worst of seeds {', '.join(str(run.seed) for run in runs)}"
+
+
+def _short(label: str) -> str:
+    return label.removeprefix("all: ")
+
+
+def _cell(names: Sequence[Any], values: Any) -> str:
+    values = values if isinstance(values, tuple) else (values,)
+    return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
