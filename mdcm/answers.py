@@ -318,7 +318,8 @@ class Answering:
         def shown() -> str:
             return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
 
-        draws = Draws(network, targets, evidence, self.num_samples, self.seed, resample=False, shown=shown)
+        companions = [] if self._support is None else self._support.companions(network, [*targets, *evidence])
+        draws = Draws(network, [*targets, *companions], evidence, self.num_samples, self.seed, resample=False, shown=shown)
         values: list[list[Tensor]] = [[] for _ in targets]
         weights: list[Tensor] = []
         low: list[Tensor] = []

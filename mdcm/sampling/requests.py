@@ -83,12 +83,14 @@ class Request:
                     raise QueryError(f"{name!r} cannot have two values: do() changes nothing in what it depends on")
         self._worlds = [self._world, factual] if factual else [self._world]
         self._support = support
+        targets = [self._world[name] for name in self.names]
+        companions = [] if support is None else support.companions(network, [*targets, *nodes])
         where = "" if evidence is None else " under do()"
         shown = [f"{name}={value!r}" for name, value in (evidence or {}).items()]
         shown += [f"{name}={value!r}{where}" for name, value in (given or {}).items()]
         self.draws = Draws(
             network,
-            [self._world[name] for name in self.names],
+            [*targets, *companions],
             nodes,
             num_samples,
             seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from mdcm.data import Dataset, Encoded, Schema
     from mdcm.graph import ADMG
+    from mdcm.sampling.worlds import Network
 
 __all__ = ["FEWEST_ROWS", "Support"]
 
@@ -44,11 +46,41 @@ class Support:
         categorical = {name for name, variable in schema.items() if variable.kind == "categorical"}
         self._schema = schema
         self._scopes = []
+        # variables that share a confounder with one and come before it
+        self._siblings: dict[str, set[str]] = {name: set() for name in graph.nodes}
+        place = {name: number for number, name in enumerate(graph.topological_order())}
+        for children in [*graph.bidirected, *(children for _, children in graph.latents)]:
+            for one, other in itertools.permutations(children, 2):
+                if place[other] < place[one] and other in categorical:
+                    self._siblings[one].add(other)
         for members in graph.c_components():
             scope = {*members, *graph.parents(members)} & categorical
             self._scopes.append([name for name in graph.nodes if name in scope])
         self._data: list[Encoded] = [encode(dataset, schema) for dataset in datasets]
         self._counts: dict[tuple[str, ...], tuple[NDArray[np.uint64], NDArray[np.int64]]] = {}
+
+    def companions(self, network: Network, targets: Iterable[int]) -> list[int]:
+        """Nodes whose values are needed besides the targets to tell how well these are supported.
+
+        What a variable is like under do() may be known from rows in which another child of its confounder had certain
+        values, although that child has no part in the answer. So those that come earlier in topological order count,
+        as far as no image has to be generated for them.
+
+        Args:
+            network: The nodes of all worlds of the question.
+            targets: Nodes that are drawn, with all that they depend on.
+        """
+        drawn = set(network.closure(targets))
+        found: set[int] = set()
+        for world in network.worlds:
+            for name, number in world.items():
+                if number not in drawn or network.nodes[number].is_set:
+                    continue
+                for sibling in sorted(self._siblings[name]):
+                    further = network.closure([world[sibling]], drawn)
+                    if not any(self._schema[network.nodes[one].variable].kind == "image" for one in further):
+                        found.add(world[sibling])
+        return sorted(found - drawn)
 
     def is_low(self, values: Mapping[str, Tensor], rows: int) -> Tensor:
         """Whether some c-component with its parents is, in a row, as in fewer than 10 training rows; bool ``[n]``.

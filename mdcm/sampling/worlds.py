@@ -81,9 +81,14 @@ class Network:
                     world[variable] = self._add((variable, natural, id(rules[variable])), node)
         return world
 
+    @property
+    def worlds(self) -> Iterable[Mapping[str, int]]:
+        """Node of every variable, by world, in the order in which the worlds were asked for."""
+        return self._worlds.values()
+
     def worlds_of(self, values: Mapping[int, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Values by variable in every world, as far as they were computed."""
-        for world in self._worlds.values():
+        for world in self.worlds:
             yield {name: values[number] for name, number in world.items() if number in values}
 
     def _constant(self, name: str, value: Tensor) -> int:
