@@ -319,7 +319,8 @@ class Answering:
             return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
 
         companions = [] if self._support is None else self._support.companions(network, [*targets, *evidence])
-        draws = Draws(network, [*targets, *companions], evidence, self.num_samples, self.seed, resample=False, shown=shown)
+        wanted = [*targets, *companions]
+        draws = Draws(network, wanted, evidence, self.num_samples, self.seed, resample=False, shown=shown)
         values: list[list[Tensor]] = [[] for _ in targets]
         weights: list[Tensor] = []
         low: list[Tensor] = []

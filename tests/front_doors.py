@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 from scipy.special import ndtri
 
 from mdcm.metrics import energy_distance
@@ -31,11 +32,26 @@ class FrontDoor:
 
     Every x leads to every z often enough (the noise of Z is as large as what X does to it), so that no answer is an
     extrapolation.
+
+    Attributes:
+        family: The function of numbers and x that ``shown`` is one of.
+        numbers: Its numbers.
+        powers: Coefficients of Z, Z^2, ... in ``felt``.
+        slope: Of U in Y.
     """
 
-    shown: Callable[[Numbers | float], Numbers]
-    felt: Callable[[Numbers], Numbers]
+    family: Callable[[Numbers, Numbers | float], Numbers]
+    numbers: tuple[float, ...]
+    powers: tuple[float, ...]
     slope: float = 0.8
+
+    def shown(self, x: Numbers | float) -> Numbers:
+        """Mean of Z given X = x."""
+        return self.family(np.asarray(self.numbers), x)
+
+    def felt(self, z: Numbers) -> Numbers:
+        """What Z = z adds to Y."""
+        return sum((one * z ** (place + 1) for place, one in enumerate(self.powers)), np.zeros_like(z))
 
     def sample(self, rows: int, seed: int) -> dict[str, Numbers]:
         """Rows of what is seen."""
@@ -54,14 +70,15 @@ class FrontDoor:
         return self.felt(self.shown(x) + _GRID) + self.slope * mean + spread * _mixed(_GRID, 0)
 
     def plug_in(self, rows: Mapping[str, Numbers], x: float) -> Numbers:
-        """The front-door formula with least squares of the true family: Z on shown(X), and Y on felt(Z) and X."""
-        ones = np.ones(len(rows["X"]))
-        first = np.stack([ones, self.shown(rows["X"])], 1)
-        second = np.stack([ones, self.felt(rows["Z"]), rows["X"]], 1)
-        a, b = (np.linalg.lstsq(f, rows[n], rcond=None)[0] for f, n in ((first, "Z"), (second, "Y")))
-        z = a[0] + a[1] * self.shown(x) + (rows["Z"] - first @ a).std(ddof=2) * _GRID
-        left = (rows["Y"] - second @ b).std(ddof=3) * _mixed(_GRID, 2)
-        found: Numbers = b[0] + b[1] * self.felt(z) + b[2] * _mixed(np.resize(rows["X"], DRAWS), 1) + left
+        """The front-door formula with least squares of the true family: Z on X, and Y on powers of Z and X."""
+        start = np.ones(len(self.numbers))
+        fitted = least_squares(lambda numbers: self.family(numbers, rows["X"]) - rows["Z"], start)
+        spread = math.sqrt(2 * fitted.cost / (len(rows["X"]) - len(start)))
+        features = np.stack([rows["Z"] ** power for power in range(len(self.powers) + 1)] + [rows["X"]], 1)
+        slopes = np.linalg.lstsq(features, rows["Y"], rcond=None)[0]
+        left = (rows["Y"] - features @ slopes).std(ddof=features.shape[1]) * _mixed(_GRID, 2)
+        z = self.family(fitted.x, x) + spread * _GRID
+        found: Numbers = np.polyval(slopes[-2::-1], z) + slopes[-1] * _mixed(np.resize(rows["X"], DRAWS), 1) + left
         return found
 
     def floor(self, x: float) -> float:
@@ -70,7 +87,16 @@ class FrontDoor:
         return float(np.mean([energy_distance(one, self.truth(x)) for one in found]))
 
 
+def _line(numbers: Numbers, x: Numbers | float) -> Numbers:
+    return np.asarray(numbers[0] + numbers[1] * np.asarray(x))
+
+
+def _step(numbers: Numbers, x: Numbers | float) -> Numbers:
+    shift, height, steepness, place = numbers
+    return np.asarray(shift + height * np.tanh(steepness * np.asarray(x) + place))
+
+
 FRONT_DOORS = {
-    "linear": FrontDoor(lambda x: np.asarray(0.8 * x), lambda z: z),
-    "nonlinear": FrontDoor(lambda x: np.tanh(2 * np.asarray(x)), lambda z: z**2 / 2),
+    "linear": FrontDoor(_line, (0.0, 0.8), (1.0,)),
+    "nonlinear": FrontDoor(_step, (0.0, 1.0, 2.0, 0.0), (0.0, 0.5)),
 }

@@ -228,7 +228,7 @@ class TestTraining:
 
     def test_defaults_name_what_training_reads(self):
         flow = RectifiedFlow(image(1, 8, 8), ())
-        assert set(flow.training_defaults()) == set(Mechanism.training_defaults(flow))
+        assert set(flow.training_defaults(1000)) == set(Mechanism.training_defaults(flow, 1000))
 
 
 class TestConfig:

@@ -315,7 +315,7 @@ class TestDescription:
     @EACH
     def test_defaults_name_what_training_reads(self, kind):
         mechanism = make(kind)
-        assert set(mechanism.training_defaults()) == set(Mechanism.training_defaults(mechanism))
+        assert set(mechanism.training_defaults(1000)) == set(Mechanism.training_defaults(mechanism, 1000))
 
     @pytest.mark.parametrize(
         ("kind", "option"),

@@ -172,10 +172,11 @@ def swiss(n, seed):
     return x, np.sin(2 * x) + 0.6 * side * (1 + 0.5 * x) + 0.2 * rng.normal(size=n)
 
 
-def trained(flow, parents, value, steps, seed=0):
+def trained(flow, parents, value, steps=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     flow.prepare(parents, value)
-    options = flow.training_defaults()
+    options = flow.training_defaults(len(value))
+    steps = steps or options["steps"]
     optimiser = torch.optim.AdamW(flow.parameters(), options["learning_rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
@@ -198,7 +199,6 @@ class TestLearning:
             Flow(Variable("y", "continuous"), [X]),
             {"x": torch.from_numpy(x).float()},
             torch.from_numpy(y).float(),
-            steps=250,
         )
         assert time.monotonic() - began < 60
         new_x, _ = swiss(4000, seed=1)

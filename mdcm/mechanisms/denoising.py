@@ -176,9 +176,9 @@ class Diffusion(Mechanism):
         """One normal number per pixel and channel."""
         return math.prod(self.shape)
 
-    def training_defaults(self) -> dict[str, Any]:
+    def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss`, by name."""
-        return {
+        return super().training_defaults(rows) | {
             "steps": 6000,
             "batch_size": 64,
             "learning_rate": 1e-3,

@@ -179,9 +179,9 @@ class RectifiedFlow(Mechanism):
         """One normal number per pixel and channel."""
         return math.prod(self.shape)
 
-    def training_defaults(self) -> dict[str, Any]:
+    def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss`, by name."""
-        return {
+        return super().training_defaults(rows) | {
             "steps": 6000,
             "batch_size": 128,
             "learning_rate": 2e-3,

@@ -24,6 +24,9 @@ _MOST_PASSES = 16
 _SLIGHT = 0.1
 # least factor by which a transformation scales, as zuko has it
 _LEAST_SCALE = 1e-3
+# a step sees this share of the rows, between so few and so many: decay then takes away what does not stand out from the
+# chance of a sample of that share, which shrinks with the chance in all rows
+_SHARE, _FEWEST, _MOST = 1 / 32, 128, 2048
 # what a regression may leave of a standard deviation: less is more than a fit should begin with
 _LEFT = (0.02, 1.0)
 
@@ -184,9 +187,17 @@ class Flow(Mechanism):
         assert isinstance(first, _Conditioner)
         return first.last.bias.view(self.size, -1)
 
-    def training_defaults(self) -> dict[str, Any]:
-        """Optimiser settings that suit :meth:`conditional_loss`, by name."""
-        return super().training_defaults() | {"batch_size": 512, "learning_rate": 5e-3, "weight_decay": 0.7}
+    def training_defaults(self, rows: int) -> dict[str, Any]:
+        """Optimiser settings that suit :meth:`conditional_loss` on so many rows, by name."""
+        return super().training_defaults(rows) | {
+            # a number without parents has a spline to bend and nothing else
+            "steps": 1600 if self.parents or self.size > 1 else 400,
+            "batch_size": min(max(round(rows * _SHARE), _FEWEST), _MOST),
+            "learning_rate": 2e-3,
+            "weight_decay": 0.7,
+            # decay sees to it that nothing is overfitted, and a few hundred held-out rows tell less than all others
+            "errors": 2.0,
+        }
 
     def decaying(self) -> list[nn.Parameter]:
         """All weights but the line's and the biases: less of them is a flow closer to a line with normal noise."""

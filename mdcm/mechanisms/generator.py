@@ -106,9 +106,9 @@ class ImageGenerator(Mechanism):
         """Number of normal numbers per row."""
         return self.noise
 
-    def training_defaults(self) -> dict[str, Any]:
+    def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings of the generator's side of adversarial training, by name."""
-        return super().training_defaults() | {
+        return super().training_defaults(rows) | {
             "steps": 4000,
             "batch_size": 64,
             "learning_rate": 1e-3,

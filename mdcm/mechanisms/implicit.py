@@ -82,9 +82,9 @@ class Implicit(Mechanism):
         """Number of normal numbers per row."""
         return self.noise
 
-    def training_defaults(self) -> dict[str, Any]:
+    def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss`, by name."""
-        return super().training_defaults() | {"steps": 2000, "batch_size": 512}
+        return super().training_defaults(rows) | {"steps": 2000, "batch_size": 512}
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
         """Measure where the values lie, and the scales of continuous parents."""

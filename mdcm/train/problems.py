@@ -147,6 +147,7 @@ class ComponentProblem:
         self.seed = seed
         self.seeing = any(parent.kind == "image" for m in self.mechanisms.values() for parent in m.parents)
         self.schedule = full_batch_schedule(config)
+        rows = sum(len(fit.place) for fit in fits)
         if self.seeing:
             self.schedule = replace(
                 self.schedule,
@@ -156,23 +157,27 @@ class ComponentProblem:
             )
         elif not self.tabular:
             # sums of densities over states are costly, and learn as much from a sample of the rows
+            own = [one.training_defaults(rows) for one in self.mechanisms.values() if not isinstance(one, Categorical)]
             self.schedule = replace(
                 self.schedule,
-                batch_size=config.batch_size or 512,
-                learning_rate=config.learning_rate or 5e-3,
+                steps=config.max_steps or max(int(one["steps"]) for one in own),
+                batch_size=config.batch_size or min(int(one["batch_size"]) for one in own),
+                learning_rate=config.learning_rate or min(float(one["learning_rate"]) for one in own),
                 weight_decay=1e-3,
             )
-        self.decays = _decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay)
+        self.decays = _decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
         self._lean()
         self.generator = torch.Generator()
         self.begin(None)
         # another reading of images, or of as many categorical rows, costs more than a tenth of them is worth
         self.refit = not self.seeing and (self._full_batch or not self.tabular)
-        if config.max_steps is None and not self._full_batch:
+        if config.max_steps is None and not self._full_batch and (self.tabular or self.seeing):
             # a step that sees a sample of the rows teaches less than one that sees them all
-            steps = _BATCHED_STEPS if self.tabular and not self.seeing else _READING_STEPS
+            steps = _READING_STEPS if self.seeing else _BATCHED_STEPS
             self.schedule = replace(self.schedule, steps=steps)
         self.errors = errors_allowed(sum(part.rows for part in self.parts), sum(len(part) for part in self.parts))
+        if not self.tabular and not self.seeing:
+            self.errors = min(float(one["errors"]) for one in own)
         for name, mechanism in self.mechanisms.items():
             values = next((fit.values for fit in fits if name in fit.variables), None)
             if values is not None:
@@ -249,13 +254,15 @@ class ComponentProblem:
         return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
 
 
-def _decays(parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float) -> list[float]:
+def _decays(
+    parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float, rows: int
+) -> list[float]:
     """Weight decay of each parameter: of a mechanism with a density its own, of any other the given one."""
     own: dict[nn.Parameter, float] = {}
     for mechanism in mechanisms:
         if not isinstance(mechanism, Categorical):
             own |= dict.fromkeys(mechanism.parameters(), 0.0)
-            own |= dict.fromkeys(mechanism.decaying(), float(mechanism.training_defaults()["weight_decay"]))
+            own |= dict.fromkeys(mechanism.decaying(), float(mechanism.training_defaults(rows)["weight_decay"]))
     return [own.get(parameter, otherwise) for parameter in parameters]
 
 
@@ -286,12 +293,12 @@ class ConditionalProblem:
         self.value = fit.values[mechanism.variable.name]
         self.inputs: Mapping[str, Tensor] = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
         self.parameters = list(mechanism.parameters())
-        self.decays = _decays(self.parameters, [mechanism], 0.0)
+        self.decays = _decays(self.parameters, [mechanism], 0.0, len(self.value))
         self.fit = fit
         self.seed = seed
-        # such a network takes minutes, and what a tenth of the rows adds to it is small
-        self.refit = False
-        defaults = mechanism.training_defaults()
+        # a network that shows or reads images takes minutes, and what a tenth of the rows adds to it is small
+        self.refit = not any(one.kind == "image" for one in (mechanism.variable, *mechanism.parents))
+        defaults = mechanism.training_defaults(len(self.value))
         self.schedule = Schedule(
             steps=config.max_steps or int(defaults["steps"]),
             batch_size=config.batch_size or int(defaults["batch_size"]),
@@ -301,6 +308,7 @@ class ConditionalProblem:
             ema=float(defaults["ema"]),
             warmup=int(defaults["warmup"]),
         )
+        self.errors = float(defaults["errors"])
         self.generator = torch.Generator()
         mechanism.prepare({name: float_pixels(value) for name, value in self.inputs.items()}, float_pixels(self.value))
 
@@ -337,4 +345,4 @@ class ConditionalProblem:
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
         weight = torch.ones(len(self.held)) if self.fit.weight is None else self.fit.weight[self.held].float()
         losses = torch.cat([self._losses(part) for part in torch.split(self.held, _EVALUATION_ROWS)])
-        return Losses(losses, weight / weight.sum(), len(self.held))
+        return Losses(losses, weight / weight.sum(), len(self.held), self.errors)
