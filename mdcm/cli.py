@@ -303,7 +303,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
 ) -> None:
     """Train a model and save it as a run directory.

@@ -256,8 +256,10 @@ class RectifiedFlow(Mechanism):
         Unweighted, the error says little about details, which are settled last; as the velocity's error, over
         ``(1 - t)^2``, it says little about everything else.
         """
-        time = torch.sigmoid(torch.randn(len(value), generator=generator) * _TIME_SPREAD + _TIME_MEAN)
-        noise = torch.randn(value.shape, generator=generator)
+        # from the generator's own device, so that a seed means the same everywhere
+        place = torch.randn(len(value), generator=generator, device=generator.device).to(value.device)
+        time = torch.sigmoid(place * _TIME_SPREAD + _TIME_MEAN)
+        noise = torch.randn(value.shape, generator=generator, device=generator.device).to(value.device)
         column = time[:, None, None, None]
         predicted = self._predict((1 - column) * noise + column * value, time, self._context(parents, value))
         return (predicted - value).square().mean(dim=(1, 2, 3)) / (1 - time).clamp_min(_NEAREST)

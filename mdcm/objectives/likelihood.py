@@ -226,6 +226,19 @@ class ComponentRows:
     def __len__(self) -> int:
         return len(self.weight)
 
+    def to(self, device: torch.device) -> ComponentRows:
+        """The same rows on a device."""
+        members = {
+            name: MemberRows(
+                {parent: value.to(device) for parent, value in member.parents.items()},
+                member.configs,
+                member.config.to(device),
+                member.value.to(device),
+            )
+            for name, member in self.members.items()
+        }
+        return ComponentRows(members, self.weight.to(device), self.rows, self.total)
+
     def select(self, rows: Tensor) -> ComponentRows:
         """The given rows, with only the configurations that they use."""
         members = {}
@@ -377,11 +390,12 @@ class ComponentLikelihood(nn.Module):
 
     def _monte_carlo(self, names: Sequence[str], rows: ComponentRows) -> Tensor:
         assert self.draws is not None
-        total = torch.zeros(self.draws)
+        total = self.priors[0].new_zeros(self.draws)
         states: list[Tensor] = []
         for prior in self.priors:
             log_prior = prior.log_softmax(0)
-            drawn = torch.multinomial(log_prior.detach().exp(), self.draws, replacement=True, generator=self.generator)
+            share = log_prior.detach().exp().cpu()
+            drawn = torch.multinomial(share, self.draws, replacement=True, generator=self.generator).to(prior.device)
             # a weight that is 1, whose gradient is that of the prior
             total = total + (log_prior - log_prior.detach())[drawn]
             states.append(drawn)

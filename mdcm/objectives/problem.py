@@ -505,11 +505,17 @@ class AdversarialProblem:
         with torch.no_grad():
             for place, buffer in enumerate(self._buffers()):
                 buffer.copy_(state[f"buffers.{place}"])
-        self.average = [state[f"average.{place}"].clone() for place in range(len(self.parameters))]
-        self.kept = [state[f"kept.{place}"].clone() for place in range(len(self.parameters))]
+        self.average, self.kept = (
+            [state[f"{name}.{place}"].to(self.device, copy=True) for place in range(len(self.parameters))]
+            for name in ("average", "kept")
+        )
         for place, parameter in enumerate(self.parameters):
             prefix = f"adam.{place}."
-            moments = {name.removeprefix(prefix): one.clone() for name, one in state.items() if name.startswith(prefix)}
+            moments = {
+                name.removeprefix(prefix): one.to(self.device, copy=True)
+                for name, one in state.items()
+                if name.startswith(prefix)
+            }
             if moments:
                 self.optimiser.state[parameter] = moments
         self.done, self.kept_step, self.since = (int(one) for one in state["progress"])

@@ -2,6 +2,7 @@
 
 from mdcm.train.bank import Bank, Module, tiles
 from mdcm.train.config import Schedule, TrainConfig
+from mdcm.train.devices import training_device
 from mdcm.train.loop import Alone, Progress, Run, Trainer
 from mdcm.train.problems import ComponentProblem, ConditionalProblem, Losses, Problem
 from mdcm.train.rows import FitRows, HNodeRows, held_out
@@ -28,4 +29,5 @@ __all__ = [
     "needs_draws",
     "tiles",
     "train",
+    "training_device",
 ]

@@ -21,7 +21,7 @@ from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
 from mdcm.mechanisms.categorical import ParentInput
 from mdcm.objectives.likelihood import contract, distinct_rows, elimination_order
-from mdcm.train.config import TrainConfig
+from mdcm.train.config import CPU, TrainConfig
 from mdcm.train.problems import FULL_BATCH_ROWS, Losses, errors_allowed, full_batch_schedule
 from mdcm.train.rows import FitRows
 
@@ -209,6 +209,7 @@ class Bank:
     Args:
         modules: The modules.
         config: Settings.
+        device: Where it is trained; the mechanisms stay where they are.
 
     Attributes:
         modules: Those that are still trained.
@@ -220,7 +221,8 @@ class Bank:
 
     refit = True
 
-    def __init__(self, modules: Sequence[Module], config: TrainConfig) -> None:
+    def __init__(self, modules: Sequence[Module], config: TrainConfig, device: torch.device = CPU) -> None:
+        self.device = device
         for module in modules:
             module.prepare()
         self.all = tuple(modules)
@@ -230,7 +232,7 @@ class Bank:
     def restart(self) -> None:
         """Train all modules again, from the weights that their mechanisms have."""
         self._stack(self.all)
-        self.parameters = [nn.Parameter(one) for one in self._initial()]
+        self.parameters = [nn.Parameter(one.to(self.device)) for one in self._initial()]
         self.decays = [self.schedule.weight_decay] * len(self.parameters)
 
     @staticmethod
@@ -262,8 +264,8 @@ class Bank:
                     hot[m, : len(feature), : feature.shape[1]] = feature
                     slot[m, : part.distinct] = config * levels + value
                 slot += torch.arange(count)[:, None] * (configs * levels)
-                features.append(hot)
-                slots.append(slot.view(-1))
+                features.append(hot.to(self.device))
+                slots.append(slot.view(-1).to(self.device))
             order = elimination_order([self.scopes[place] for place in places])
             self.parts.append((places, features, slots, rows, order))
 
@@ -301,7 +303,7 @@ class Bank:
             weight = torch.zeros(len(self.modules), part[3])
             for m, (weights, _) in enumerate(found):
                 weight[m, : len(weights[number])] = torch.from_numpy(weights[number]).float()
-            stacked.append(weight)
+            stacked.append(weight.to(self.device))
         return stacked, [number for _, number in found]
 
     def begin(self, rows: Sequence[Tensor | None]) -> None:

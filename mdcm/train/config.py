@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+import torch
+
 from mdcm.objectives.adversarial import AdversarialConfig
 
-__all__ = ["Confounder", "Schedule", "TrainConfig"]
+__all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
 
 Confounder = Literal["exact", "monte-carlo"]
+CPU = torch.device("cpu")
 # a learning rate that ends here and not at zero moves on where a schedule was too short
 _LOWEST_RATE = 1e-6
 

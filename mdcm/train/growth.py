@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mdcm.dcm import derived_seed
 from mdcm.objectives.likelihood import distinct_rows
 from mdcm.train.bank import Bank, Module
-from mdcm.train.config import Schedule, TrainConfig
+from mdcm.train.config import CPU, Schedule, TrainConfig
 from mdcm.train.problems import Losses, full_batch_schedule
 from mdcm.train.rows import FitRows
 
@@ -56,6 +56,7 @@ def more_states_gain(
     places: Sequence[int],
     config: TrainConfig,
     seeds: Sequence[int],
+    device: torch.device = CPU,
 ) -> list[int]:
     """Which h-nodes gain by twice the states.
 
@@ -66,11 +67,12 @@ def more_states_gain(
         places: Those that are asked about.
         config: Settings.
         seeds: Seed of each, by place.
+        device: Where to train.
 
     Returns:
         Some of ``places``.
     """
-    bank = Bank(modules, config)
+    bank = Bank(modules, config, device)
     bank.parameters = [nn.Parameter(one.clone()) for one in weights]
     _set_rows(bank, held)
     places = [place for place, lacks in enumerate(_lacking(bank, held)) if lacks and place in places]
@@ -110,7 +112,7 @@ def _lacking(bank: Bank, held: Sequence[Tensor]) -> list[bool]:
         statistic, cells = 0.0, 0
         for part, share, loss in zip(module.parts, shares, losses, strict=True):
             saturated, free = _frequencies(module, part.fit, share)
-            gap = saturated + loss[m, : part.distinct].double().numpy()
+            gap = saturated + loss[m, : part.distinct].double().cpu().numpy()
             statistic += 2 * number * float(share @ np.where(share > 0, gap, 0.0))
             cells += free
         found.append(statistic > cells - _DEVIATIONS * math.sqrt(2 * cells))

@@ -94,6 +94,10 @@ class Alone:
         """Losses on the held-out rows."""
         return [self.problem.evaluate()]
 
+    def move(self, device: torch.device) -> None:
+        """Put the parameters on a device."""
+        self.problem.move(device)
+
     def narrow(self, kept: Sequence[int]) -> None:
         """There is nothing to let go of."""
         raise AssertionError("one problem cannot become fewer")
@@ -237,6 +241,7 @@ class Trainer:
             if parameter.grad is not None:
                 by_decay.setdefault(decay, []).append(place)
         with torch.no_grad():
+            counts = torch.full((len(parameters),), float(step - 1), device=parameters[0].device).unbind()
             for decay, places in by_decay.items():
                 adamw(
                     [parameters[place] for place in places],
@@ -244,7 +249,7 @@ class Trainer:
                     [self.moments[place] for place in places],
                     [self.squares[place] for place in places],
                     [],
-                    [torch.tensor(float(step - 1)) for _ in places],
+                    [counts[place] for place in places],
                     fused=True,
                     amsgrad=False,
                     beta1=schedule.betas[0],
@@ -398,8 +403,13 @@ class Trainer:
         self.kept_step = [int(one) for one in header["kept_step"]]
         self.targets = [int(one) for one in header["targets"]]
         self.kept_loss = [None if one is None else float(one) for one in header["kept_loss"]]
+        device = self.job.parameters[0].device
+
+        def found(place: int, part: str) -> Tensor:
+            return tensors[f"best.{place}.{part}"].to(device)
+
         self.best = [
-            None if one is None else Losses(tensors[f"best.{place}.loss"], tensors[f"best.{place}.weight"], *one)
+            None if one is None else Losses(found(place, "loss"), found(place, "weight"), *one)
             for place, one in enumerate(header["best_rows"])
         ]
         own = {name.removeprefix("problem."): one for name, one in tensors.items() if name.startswith("problem.")}

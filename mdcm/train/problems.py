@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mdcm.dcm import DCM, derived_seed
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
-from mdcm.train.config import Schedule, TrainConfig
+from mdcm.train.config import CPU, Schedule, TrainConfig
 from mdcm.train.rows import FitRows
 
 __all__ = [
@@ -88,6 +88,9 @@ class Problem(Protocol):
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
 
+    def move(self, device: torch.device) -> None:
+        """Put the parameters on a device."""
+
 
 def errors_allowed(rows: int, distinct: int) -> float:
     """Standard errors by which a look may be worse: more where so few distinct rows leave little to overfit.
@@ -122,6 +125,7 @@ class ComponentProblem:
         config: Settings.
         seed: Seed of batches and draws.
         draws: Joint states of the confounders that are drawn per step; None for the exact sum.
+        device: Where to train; the mechanisms are moved there.
 
     Raises:
         TypeError: If a mechanism has no density.
@@ -135,7 +139,9 @@ class ComponentProblem:
         config: TrainConfig,
         seed: int,
         draws: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         self.mechanisms: dict[str, Mechanism] = {name: dcm.mechanism(name) for name in members}
         used = sorted({index for name in members for index in dcm.latents[name]})
         latents = {name: [used.index(index) for index in dcm.latents[name]] for name in members}
@@ -185,6 +191,12 @@ class ComponentProblem:
                     {parent.name: float_pixels(values[parent.name]) for parent in mechanism.parents},
                     float_pixels(values[name]),
                 )
+        # after what is measured on the rows, which happens where they are
+        self.move(device)
+
+    def move(self, device: torch.device) -> None:
+        """Put the parameters on a device."""
+        self.likelihood.to(device)
 
     @property
     def _full_batch(self) -> bool:
@@ -219,6 +231,8 @@ class ComponentProblem:
         self.parts = self._parts(rows)
         self.shares = _shares(self.parts)
         self.cumulative = [part.weight.double().cumsum(0) for part in self.parts]
+        if self._full_batch:
+            self.parts = [part.to(self.device) for part in self.parts]
 
     def loss(self, step: int) -> Tensor:
         """Training loss of one step, a scalar."""
@@ -233,7 +247,7 @@ class ComponentProblem:
             size = max(1, round(self.schedule.batch_size * share))
             at = (torch.arange(size) + torch.rand(size, generator=self.generator, dtype=torch.float64)) / size
             chosen = torch.searchsorted(cumulative, at * cumulative[-1]).clamp_max(len(part) - 1)
-            losses.append(-self.likelihood(part.select(chosen)).mean())
+            losses.append(-self.likelihood(part.select(chosen).to(self.device)).mean())
         return _total(losses, self.shares)
 
     def hold(self, rows: Tensor) -> None:
@@ -248,8 +262,8 @@ class ComponentProblem:
         losses, weights = [], []
         for part, share in zip(self.held, _shares(self.held), strict=True):
             for chosen in torch.split(torch.arange(len(part)), _EVALUATION_ROWS):
-                losses.append(-self.likelihood(part.select(chosen)))
-            weights.append(part.weight * share)
+                losses.append(-self.likelihood(part.select(chosen).to(self.device)))
+            weights.append((part.weight * share).to(self.device))
         rows = sum(part.rows for part in self.held)
         return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
 
@@ -286,9 +300,12 @@ class ConditionalProblem:
         fit: The rows that it is learned from.
         config: Settings.
         seed: Seed of batches and of the loss's own noise.
+        device: Where to train; the mechanism is moved there, and the rows of every step are.
     """
 
-    def __init__(self, mechanism: Mechanism, fit: FitRows, config: TrainConfig, seed: int) -> None:
+    def __init__(
+        self, mechanism: Mechanism, fit: FitRows, config: TrainConfig, seed: int, device: torch.device = CPU
+    ) -> None:
         self.mechanism = mechanism
         self.value = fit.values[mechanism.variable.name]
         self.inputs: Mapping[str, Tensor] = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
@@ -311,6 +328,12 @@ class ConditionalProblem:
         self.errors = float(defaults["errors"])
         self.generator = torch.Generator()
         mechanism.prepare({name: float_pixels(value) for name, value in self.inputs.items()}, float_pixels(self.value))
+        self.device = device
+        self.move(device)
+
+    def move(self, device: torch.device) -> None:
+        """Put the parameters on a device."""
+        self.mechanism.to(device)
 
     def begin(self, rows: Tensor | None) -> None:
         """Train on these rows from now on; None means all of them."""
@@ -319,8 +342,8 @@ class ConditionalProblem:
         self.probability = None if self.fit.weight is None else self.fit.weight[self.chosen]
 
     def _losses(self, rows: Tensor) -> Tensor:
-        parents = {name: float_pixels(value[rows]) for name, value in self.inputs.items()}
-        return self.mechanism.conditional_loss(parents, float_pixels(self.value[rows]), self.generator)
+        parents = {name: float_pixels(value[rows].to(self.device)) for name, value in self.inputs.items()}
+        return self.mechanism.conditional_loss(parents, float_pixels(self.value[rows].to(self.device)), self.generator)
 
     def loss(self, step: int) -> Tensor:
         """Training loss of one step, a scalar."""
@@ -345,4 +368,4 @@ class ConditionalProblem:
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
         weight = torch.ones(len(self.held)) if self.fit.weight is None else self.fit.weight[self.held].float()
         losses = torch.cat([self._losses(part) for part in torch.split(self.held, _EVALUATION_ROWS)])
-        return Losses(losses, weight / weight.sum(), len(self.held), self.errors)
+        return Losses(losses, (weight / weight.sum()).to(self.device), len(self.held), self.errors)

@@ -20,7 +20,7 @@ from mdcm.objectives.tiles import Size
 from mdcm.objectives.tiles import tiles as adversarial_tiles
 from mdcm.train.bank import Bank, Module, tiles
 from mdcm.train.checkpoints import Checkpoints
-from mdcm.train.config import TrainConfig
+from mdcm.train.config import CPU, TrainConfig
 from mdcm.train.confounders import uninformative
 from mdcm.train.fingerprints import hnode_fingerprints, training_fingerprint
 from mdcm.train.growth import full_length, may_lack_states, more_states_gain
@@ -53,6 +53,7 @@ def train(
     init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    device: torch.device = CPU,
 ) -> DCM:
     """Build a DCM and train every h-node of the plan, level by level.
 
@@ -69,10 +70,11 @@ def train(
         init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
         out: Run directory to write checkpoints in; they are left there when it is done.
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
+        device: Where h-nodes are trained.
 
     Returns:
-        The trained model, in evaluation mode. Killed at any moment and resumed, training on the CPU ends with the same
-        bits.
+        The trained model, on the CPU and in evaluation mode. Killed at any moment and resumed, training on the CPU ends
+        with the same bits.
 
     Raises:
         PlanError: If an h-node needs an objective that its mechanisms do not have.
@@ -88,7 +90,7 @@ def train(
 
     dcm = build(choose_states(graph, schema, configurations, config.confounder_states))
     training = _Training(
-        dcm, plan, data, config, seed, progress, log or (lambda record: None), init, build, configurations
+        dcm, plan, data, config, seed, progress, log or (lambda record: None), init, build, configurations, device
     )
     if out is None:
         training.run(None, None)
@@ -117,7 +119,9 @@ class _Training:
         init: tuple[DCM, Sequence[Mapping[str, Any]]] | None,
         build: Callable[[Mapping[str, int]], DCM],
         configurations: Mapping[str, int],
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.build, self.configurations = build, configurations
         self.dcm, self.plan, self.data, self.config, self.seed = dcm, plan, data, config, seed
         self.progress, self.told, self.init = progress, log, init
@@ -179,6 +183,7 @@ class _Training:
                         else:
                             trainer = self._trainer(job, run)
                         trainer.train()
+                        self.dcm.to(CPU)
                         grown = [job[one] for one in trainer.grown]
                         self._finish([one for one in job if one not in grown])
                         again += self._grow(grown)
@@ -207,8 +212,8 @@ class _Training:
         encoders = {name: one.encoders for name, one in self.dcm.mechanisms.items() if one.encoders}
         content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders}
         return content, {
-            **{f"model.{name}": one for name, one in self.dcm.state_dict().items()},
-            **{f"job.{name}": one for name, one in tensors.items()},
+            **{f"model.{name}": one.cpu() for name, one in self.dcm.state_dict().items()},
+            **{f"job.{name}": one.cpu() for name, one in tensors.items()},
         }
 
     # ------------------------------------------------------------------ which h-nodes are trained as one
@@ -269,6 +274,8 @@ class _Training:
         hnodes = [self.plan.hnodes[place] for place in job]
         if job[0] in self.sizes:
             seeds = [derived_seed(self.seed, "batches", self._id(hnode)) for hnode in hnodes]
+            # with the mechanisms that it takes as they are
+            self.dcm.to(self.device)
             problems = [
                 AdversarialProblem(self.dcm, hnode, self.data, self._adversarial, seed)
                 for hnode, seed in zip(hnodes, seeds, strict=True)
@@ -278,7 +285,7 @@ class _Training:
         names = [hnode.variables for hnode in hnodes]
         fits = [" and ".join(map(str, hnode.fits)) for hnode in hnodes]
         if job[0] in self.modules:
-            bank = Bank([self.modules[place] for place in job], self.config)
+            bank = Bank([self.modules[place] for place in job], self.config, self.device)
             return Trainer(bank, names, fits, held, run, self._growth(job, held, bank))
         alone = Alone(self._problem(hnodes[0]))
         return Trainer(alone, names, fits, held, run, self._growth(job, held, alone))
@@ -305,9 +312,9 @@ class _Training:
         dense = all(mechanism.has_density for mechanism in mechanisms)
         if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
             draws = self.config.draws if self.drawn.intersection(members) else None
-            return ComponentProblem(self.dcm, members, self._rows(hnode).fits, self.config, seed, draws)
+            return ComponentProblem(self.dcm, members, self._rows(hnode).fits, self.config, seed, draws, self.device)
         if single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
-            return ConditionalProblem(mechanisms[0], self._rows(hnode).fits[0], self.config, seed)
+            return ConditionalProblem(mechanisms[0], self._rows(hnode).fits[0], self.config, seed, self.device)
         raise PlanError(
             f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded variables "
             "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
@@ -339,12 +346,16 @@ class _Training:
 
         def growth(weights: Sequence[Tensor]) -> list[int]:
             if isinstance(trained, Alone):
-                bank = Bank(modules, config)
+                self.dcm.to(CPU)
+                bank = Bank(modules, config, self.device)
                 # once the bank has prepared them, so that it reads these weights and no others
                 trained.store(weights)
                 bank.restart()
                 weights = [parameter.detach() for parameter in bank.parameters]
-            return more_states_gain(modules, weights, masks, asked, config, seeds)
+            found = more_states_gain(modules, weights, masks, asked, config, seeds, self.device)
+            if isinstance(trained, Alone):
+                trained.move(self.device)
+            return found
 
         return growth if asked else None
 

@@ -1,0 +1,140 @@
+"""Training on another device: everything is where it belongs, and comes back with the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import DEVICE, Elsewhere, elsewhere
+
+import mdcm
+import mdcm.model
+from mdcm import PlanError, TrainConfig
+from mdcm.data import Dataset
+from mdcm.objectives.adversarial import AdversarialConfig
+
+N = 600
+
+
+def fit_both(monkeypatch, *args, **kwargs):
+    """The same training here and elsewhere."""
+    here = mdcm.fit(*args, **kwargs)
+    with elsewhere() as device:
+        monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+        there = mdcm.fit(*args, **kwargs)
+    for name, one in there.dcm.state_dict().items():
+        assert type(one.data) is not Elsewhere, name
+        assert one.device.type == "cpu", name
+    return here, there
+
+
+def same(here, there):
+    for (name, one), other in zip(here.dcm.state_dict().items(), there.dcm.state_dict().values(), strict=True):
+        # the same operations on the same numbers
+        assert torch.equal(one, other), name
+    assert [r.get("heldout") for r in here.history] == [r.get("heldout") for r in there.history]
+
+
+def binary(n=N, seed=0, names="XZY"):
+    rng = np.random.default_rng(seed)
+    u = rng.integers(0, 2, n)
+    x = (u ^ (rng.random(n) < 0.2)).astype(int)
+    z = (x ^ (rng.random(n) < 0.2)).astype(int)
+    y = ((z & u) ^ (rng.random(n) < 0.2)).astype(int)
+    return {name: one for name, one in {"X": x, "Z": z, "Y": y}.items() if name in names}
+
+
+class TestElsewhere:
+    def test_it_refuses_to_mix(self):
+        with elsewhere() as device:
+            there = torch.ones(3, device=device)
+            assert there.device == DEVICE
+            with pytest.raises(RuntimeError, match="two devices"):
+                there + torch.ones(3)
+            with pytest.raises(RuntimeError, match="another device"):
+                torch.rand(3, device=device, generator=torch.Generator())
+            with pytest.raises(RuntimeError, match="indices elsewhere"):
+                torch.ones(3)[there.long()]
+            with pytest.raises((RuntimeError, TypeError)):
+                there.numpy()
+            assert (there + torch.tensor(1.0)).cpu().tolist() == [2.0, 2.0, 2.0]
+            assert there[torch.tensor([0])].device == DEVICE
+
+    def test_gradients(self):
+        with elsewhere() as device:
+            layer = torch.nn.Linear(3, 2).to(device)
+            layer(torch.ones(4, 3, device=device)).sum().backward()
+            assert layer.weight.grad.cpu().tolist() == [[4.0] * 3] * 2
+
+
+class TestTraining:
+    @pytest.mark.parametrize("stacked", [True, False])
+    def test_tables(self, monkeypatch, stacked):
+        config = TrainConfig(max_steps=30, batch_modules=stacked)
+        same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", binary(), config=config))
+
+    def test_tables_with_more_states(self, monkeypatch):
+        # the length at which it is asked whether more states would help
+        config = TrainConfig(batch_modules=False)
+        same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", binary(300), config=config))
+
+    def test_draws_instead_of_sums(self, monkeypatch):
+        config = TrainConfig(max_steps=20, confounder="monte-carlo", draws=32)
+        same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", binary(), config=config))
+
+    def test_numbers(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        u = rng.normal(size=N)
+        x, z = u + rng.normal(size=N), rng.integers(0, 3, N)
+        data = {"X": x, "Z": z, "Y": x + z + u + rng.normal(size=N)}
+        same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", data, config=TrainConfig(max_steps=20)))
+
+    @pytest.mark.parametrize("stacked", [True, False])
+    def test_against_critics(self, monkeypatch, stacked):
+        config = TrainConfig(max_steps=12, batch_modules=stacked)
+        same(*fit_both(
+            monkeypatch, "X -> Z -> Y; X <-> Y; W -> X", {**binary(), "W": np.arange(N) % 2}, config=config,
+            objective="adversarial",
+        ))  # fmt: skip
+
+    @pytest.mark.parametrize("objective", ["auto", "adversarial"])
+    def test_images(self, monkeypatch, objective):
+        table = binary(200)
+        images = np.zeros((200, 1, 8, 8), dtype=np.uint8)
+        images[table["Z"] == 1, :, 2:6] = 200
+        data = Dataset({"X": table["X"], "Y": table["Y"]}, images={"I": images})
+        config = TrainConfig(max_steps=4, adversarial=AdversarialConfig(encoder_steps=20))
+        same(*fit_both(monkeypatch, "X -> I -> Y; X <-> Y", data, config=config, objective=objective))
+
+    def test_killed_and_resumed(self, monkeypatch, tmp_path):
+        """What is written down is of the CPU, and goes on elsewhere."""
+        table, config = binary(names="XY"), TrainConfig(max_steps=30, checkpoint_seconds=0)
+
+        class Stop:
+            def start(self, *_): ...
+            def finish(self, *_): ...
+            def step(self, hnode, step):
+                if step == 20:
+                    raise KeyboardInterrupt
+
+        with elsewhere() as device:
+            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            for objective in ("likelihood", "adversarial"):
+                out = tmp_path / objective
+                whole = mdcm.fit("X -> Y", table, config=config, objective=objective)
+                with pytest.raises(KeyboardInterrupt):
+                    mdcm.fit("X -> Y", table, config=config, objective=objective, out=out, progress=Stop())
+                again = mdcm.fit("X -> Y", table, config=config, objective=objective, out=out, resume=True)
+                for one, other in zip(whole.dcm.state_dict().values(), again.dcm.state_dict().values(), strict=True):
+                    assert torch.equal(one, other)
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
+    def test_no_card(self, name):
+        with pytest.raises(PlanError, match="sees no CUDA card here"):
+            mdcm.fit("X -> Y", binary(20, names="XY"), device=name)
+
+    @pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "meta"])
+    def test_no_such_device(self, name):
+        with pytest.raises(PlanError, match="there is no device"):
+            mdcm.fit("X -> Y", binary(20, names="XY"), device=name)
