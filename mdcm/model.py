@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from mdcm.identify import Identification, identify
 from mdcm.mechanisms import Pretrained, encoded, from_config
 from mdcm.plan import Method, Objective, Plan
 from mdcm.plan import plan as make_plan
-from mdcm.rundir import CHECKPOINTS, MODEL, WEIGHTS, read_run, remove_checkpoints, reserve, write_run
+from mdcm.rundir import CHECKPOINTS, MODEL, WEIGHTS, Journal, read_run, remove_checkpoints, reserve, write_run
 from mdcm.sampling import Sampler, check_number
 from mdcm.train import Progress, TrainConfig, train, training_device
 from mdcm.variables import listing, suggestion
@@ -310,7 +311,13 @@ def fit(
         if finished is not None:
             finished.data = tuple(datasets)
             return finished
-    with _bars(progress) as told:
+    with _bars(progress) as told, nullcontext() if out is None else Journal(out) as journal:
+
+        def log(record: dict[str, Any]) -> None:
+            history.append(record)
+            if journal is not None:
+                journal.write(record)
+
         dcm = train(
             graph,
             schema,
@@ -320,7 +327,7 @@ def fit(
             factories=mechanisms,
             seed=seed,
             progress=told,
-            log=history.append,
+            log=log,
             init=None if init is None else (init.dcm, init.history),
             out=out,
             resume=resume,

@@ -5,7 +5,8 @@ checksums of the other two and of what it says itself. New weights and metrics a
 under names that hold their checksums; the moment ``model.json`` is renamed into place the run is the new one, and only
 then do they take their usual names. Whoever reads takes of each file the one with the right checksum, so a writer may
 be killed anywhere. Loading executes nothing: JSON and safetensors only. While a model is trained, ``checkpoints/``
-holds what is needed to go on.
+holds what is needed to go on, and ``metrics.jsonl`` grows by a line per record; that of an older run is first put
+aside under the name that holds its checksum.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MODEL",
     "WEIGHTS",
+    "Journal",
     "read_run",
     "remove_checkpoints",
     "replacing",
@@ -171,6 +173,62 @@ def write_run(
         # left of a writer that was killed
         if entry.name.endswith((_STAGED, _TEMPORARY)):
             entry.unlink(missing_ok=True)
+
+
+class Journal:
+    """The ``metrics.jsonl`` of a run that is being trained; every record is in the file once it is written.
+
+    The file is begun anew with the first record. Metrics of an older run stay with that run, which is whole until the
+    new one is; those of a training that was not finished are replaced. To be closed, or used as a context.
+
+    Args:
+        path: The run directory, which :func:`reserve` has made.
+
+    Example:
+        >>> import tempfile
+        >>> with Journal(tempfile.mkdtemp()) as journal:
+        ...     journal.write({"event": "check", "step": 1})
+        >>> json.loads(journal.file.read_text())
+        {'event': 'check', 'step': 1}
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.file = Path(path) / _METRICS
+        self._stream: IO[bytes] | None = None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a line.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._stream is None:
+            self._put_aside()
+            with replacing(self.file):
+                pass
+            self._stream = self.file.open("ab")
+        self._stream.write(json.dumps(record).encode() + b"\n")
+        self._stream.flush()
+
+    def _put_aside(self) -> None:
+        """Let the metrics of an older run be found under the name that holds their checksum."""
+        if (self.file.with_name(MODEL)).exists():
+            with suppress(FileNotFoundError):
+                content = self.file.read_bytes()
+                aside = self.file.with_name(_staged(_METRICS, hashlib.sha256(content).hexdigest()))
+                with replacing(aside) as stream:
+                    stream.write(content)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Any]]]:

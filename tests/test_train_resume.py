@@ -114,6 +114,39 @@ class TestInProcess:
             if not alive:
                 break
 
+    def test_metrics_grow_while_it_trains(self, monkeypatch, tmp_path):
+        """Every line is whole, what was resumed repeats none, and an older run stays what it is until the end."""
+        table, run = data().drop(columns="T"), tmp_path / "run"
+        metrics = run / "metrics.jsonl"
+
+        def lines():
+            return [json.loads(line) for line in metrics.read_text().splitlines()]
+
+        def checks(records):
+            return [(one["hnode"], one["step"], one.get("heldout")) for one in records if one["event"] == "check"]
+
+        whole = mdcm.fit(GRAPH, table, config=CONFIG)
+        assert self.stopped(monkeypatch, run, 100, table)
+        begun = lines()
+        assert 0 < len(begun) < len(whole.history)
+        assert checks(begun) == checks(whole.history)[: len(checks(begun))]
+        # a checkpoint that does not belong to it leaves them alone
+        with pytest.raises(CheckpointError, match="belongs to another training"):
+            mdcm.fit(GRAPH, table, config=CONFIG, out=run, resume=True, seed=1)
+        assert lines() == begun
+        assert self.stopped(monkeypatch, run, 60, table, resume=True)
+        assert len(lines()) > len(begun)
+        assert checks(lines()) == checks(whole.history)[: len(checks(lines()))]
+        mdcm.fit(GRAPH, table, config=CONFIG, out=run, resume=True)
+        assert checks(lines()) == checks(whole.history)
+        # another training in the same place, killed: the run there is still the former one
+        before = mdcm.load(run)
+        assert self.stopped(monkeypatch, run, 40, table, seed=5)
+        assert len(lines()) < len(whole.history)
+        after = mdcm.load(run)
+        assert after.history == before.history
+        assert same(before.dcm.state_dict(), after.dcm.state_dict())
+
     def test_a_checkpoint_of_another_training_is_refused(self, monkeypatch, tmp_path):
         table = data().drop(columns="T")
         assert self.stopped(monkeypatch, tmp_path / "run", 5, table)
