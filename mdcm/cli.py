@@ -504,13 +504,17 @@ def demo(
     )
 )
 def experiment(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="complexity, asia, sachs, synthetic or large")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="asia, complexity, large, mnist2, sachs or synthetic")],
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="where metrics.json and report.html go", show_default=False)
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="a small run, in well under a minute")] = False,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="directory of real data, for sachs", show_default=False)
+    ] = None,
+    mnist: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="directory of the MNIST files, for mnist2", show_default=False),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -526,7 +530,7 @@ def experiment(
 
     _one_thread()
     out = Path(f"mdcm-{name}") if out is None else out
-    record = run_experiment(name, out, fast=fast, data=data, methods=method or (), progress=True)
+    record = run_experiment(name, out, fast=fast, data=data, mnist=mnist, methods=method or (), progress=True)
     _out(json.dumps(record, indent=1, allow_nan=False) if as_json else render(record))
     _say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
     if not record["met"]:

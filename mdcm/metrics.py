@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Distribution = pd.Series[Any] | Mapping[Any, float] | ArrayLike
 
-__all__ = ["energy_distance", "kl_divergence", "sampling_floor", "tv_distance"]
+__all__ = ["energy_distance", "frechet_distance", "kl_divergence", "sampling_floor", "tv_distance"]
 
 # rounding in a table of up to millions of cells
 _TOTAL_TOLERANCE = 1e-6
@@ -101,6 +101,44 @@ def energy_distance(
         return math.sqrt(2 * _cramer(x[:, 0], y[:, 0], u, v))
     squared = 2 * _mean_distance(x, y, u, v) - _mean_distance(x, x, u, u) - _mean_distance(y, y, v, v)
     return math.sqrt(max(0.0, squared))
+
+
+def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
+    """Fréchet distance of the normal distributions that have the means and covariances of two samples.
+
+    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``, the square of their Wasserstein-2 distance. Of features that
+    a classifier reads off images it says how much generated images differ from real ones.
+
+    Args:
+        a: Sample ``[n, d]``.
+        b: Sample ``[m, d]``.
+
+    Raises:
+        ValueError: If a sample has fewer than two rows or is not finite, or dimensions differ.
+
+    Complexity:
+        O((n + m) d^2 + d^3).
+
+    References:
+        Dowson & Landau (1982); Heusel et al. (2017), https://arxiv.org/abs/1706.08500, for images.
+
+    Example:
+        >>> frechet_distance([[0.0], [2.0]], [[3.0], [5.0]])
+        9.0
+    """
+    x, y = _sample("a", a), _sample("b", b)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"samples have different dimensions, {x.shape[1]} and {y.shape[1]}")
+    if min(len(x), len(y)) < 2:
+        raise ValueError("a covariance needs two rows")
+    covariances = [np.atleast_2d(np.cov(one, rowvar=False)) for one in (x, y)]
+    # the trace of the root of a product is that of the root of a symmetric matrix with the same eigenvalues
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
+    apart = float(((x.mean(0) - y.mean(0)) ** 2).sum())
+    spread = float(np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.sqrt(product.clip(0)).sum())
+    return apart + max(0.0, spread)
 
 
 def sampling_floor(p: Distribution, n: int) -> float:

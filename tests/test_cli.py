@@ -344,7 +344,7 @@ class TestTrain:
         assert "did you mean 'max_steps'" in message
         assert "No such file" in fail(2, "train", tmp_path / "none.yaml", "--out", tmp_path / "run")
         assert not (tmp_path / "run").exists()
-        assert "device 'tpu' is not supported" in fail(
+        assert "there is no device 'tpu'" in fail(
             2, "train", folder / "spec.yaml", "--out", tmp_path / "run", "--device", "tpu"
         )
 

@@ -10,6 +10,7 @@ from scipy.ndimage import zoom
 from mdcm.errors import MdcmError
 from mdcm.experiments import digits as module
 from mdcm.experiments.digits import COLOURS, digit_bank, train_judge
+from mdcm.experiments.handwriting import Handwriting, load_handwriting
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +116,15 @@ class TestJudge:
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not all(torch.equal(first[name], other[name]) for name in first)
 
-    def test_never_trains_on_held_out_digits(self, monkeypatch):
+    def test_never_trains_on_held_out_digits(self):
         plain = train_judge(8, steps=3)
-        grey, labels = module._load()
+        written = load_handwriting()
+        grey, labels = written.greys, written.labels
         order = torch.randperm(len(grey), generator=torch.Generator().manual_seed(module._SPLIT_SEED))
         held_out = order[: module._HELD_OUT]
         damaged, wrong = grey.clone(), labels.clone()
         damaged[held_out] = 1 - damaged[held_out]
         wrong[held_out] = 9 - wrong[held_out]
-        monkeypatch.setattr(module, "_load", lambda: (damaged, wrong))
-        other = train_judge(8, steps=3)
+        other = train_judge(8, steps=3, handwriting=Handwriting(damaged, wrong, "damaged"))
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in plain.state_dict().items())
         assert other.digit_accuracy != plain.digit_accuracy

@@ -600,7 +600,9 @@ class TestReport:
         assert len(page.of("h1")) == 1
         assert "prefers-color-scheme" in text
         found = metrics(runs(name)[0])
-        assert len(page.of("figure")) == len(page.of("svg")) >= len(found["charts"]) + 1
+        assert len(page.of("figure")) == len(page.of("svg")) + len(page.of("img"))
+        assert len(page.of("svg")) >= len(found["charts"]) + 1
+        assert all(one["alt"] and one["src"].startswith("data:image/png") for one in page.of("img"))
         assert all(one.get("role") == "img" and one.get("aria-label") for one in page.of("svg"))
         assert len(page.of("table")) == len(found["tables"]) + 1
         assert all(one.get("scope") in {"row", "col"} for one in page.of("th"))

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdcm.metrics import energy_distance, kl_divergence, sampling_floor, tv_distance
+from mdcm.metrics import energy_distance, frechet_distance, kl_divergence, sampling_floor, tv_distance
 
 probabilities = st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8).filter(lambda p: sum(p) > 0.1)
 
@@ -153,3 +154,36 @@ def test_sampling_floor_shrinks_by_the_root_of_n():
     assert sampling_floor(p, 400) == pytest.approx(sampling_floor(p, 100) / 2)
     with pytest.raises(ValueError, match="positive"):
         sampling_floor(p, 0)
+
+
+class TestFrechetDistance:
+    @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+    def test_is_the_closed_form_by_a_general_matrix_root(self, seed, d):
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(size=(50, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d), rng.normal(size=(40, d))
+        left, right = (np.atleast_2d(np.cov(one.T)) for one in (a, b))
+        root = np.real(scipy.linalg.sqrtm(left @ right))
+        expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(left + right - 2 * root)
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+    def test_of_a_moved_sample_is_the_squared_move(self):
+        a = np.random.default_rng(0).normal(size=(30, 3))
+        assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+        assert frechet_distance(a, a + np.array([1, 2, 2])) == pytest.approx(9)
+
+    def test_features_that_never_vary(self):
+        a = np.zeros((10, 4))
+        assert frechet_distance(a, a + 2) == pytest.approx(16)
+
+    @pytest.mark.parametrize(
+        ("a", "b", "message"),
+        [
+            ([[1.0]], [[1.0], [2.0]], "needs two rows"),
+            (np.zeros((3, 2)), np.zeros((3, 3)), "different dimensions, 2 and 3"),
+            ([[np.nan], [1.0]], [[1.0], [2.0]], "finite"),
+        ],
+    )
+    def test_bad_samples(self, a, b, message):
+        with pytest.raises(ValueError, match=message):
+            frechet_distance(a, b)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdcm.errors import DataError, MdcmError, PlanError
+from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import number, render_page, verdict
 from mdcm.experiments.records import METHODS, Experiment, Request, Stages
 from mdcm.rundir import replacing
@@ -24,7 +25,7 @@ from mdcm.variables import suggestion
 
 __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
 
-NAMES = ("asia", "complexity", "large", "sachs", "synthetic")
+NAMES = ("asia", "complexity", "large", "mnist2", "sachs", "synthetic")
 METRICS, REPORT = "metrics.json", "report.html"
 _FORMAT = 1
 
@@ -49,6 +50,7 @@ def run_experiment(
     *,
     fast: bool = False,
     data: str | Path | None = None,
+    mnist: str | Path | None = None,
     methods: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def run_experiment(
         out: Directory, made if it does not exist; files of an earlier run are replaced once the new ones are there.
         fast: The small size, which shows that everything works.
         data: Directory of real data, for the experiments that take any.
+        mnist: Directory of the MNIST files, for the experiments that show digits; scikit-learn's digits by default.
         methods: Ways of training to compare; all of the experiment's own by default.
         progress: Whether to show on a terminal how far it is.
 
@@ -74,6 +77,7 @@ def run_experiment(
     experiment = load_experiment(name)
     chosen = _methods(experiment, methods)
     directory = _directory(experiment, data)
+    written = _mnist(experiment, mnist)
     out = Path(out)
     # what is missing is found out here, and not after an hour of training
     if importlib.util.find_spec("matplotlib") is None:
@@ -86,7 +90,7 @@ def run_experiment(
     seeds = experiment.seeds[size]
     began, started = time.monotonic(), datetime.now(UTC)
     with stages.open():
-        request = Request(fast=fast, seeds=seeds, methods=chosen, data=directory, stages=stages)
+        request = Request(fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, stages=stages)
         findings = experiment.run(request)
     kind, text = verdict(findings.bars)
     record: dict[str, Any] = {
@@ -100,6 +104,7 @@ def run_experiment(
             f"mdcm experiment {name}",
             *(["--fast"] if fast else []),
             *([] if directory is None else ["--data DIR"]),
+            *([] if written is None else ["--mnist DIR"]),
             *(f"--method {one}" for one in chosen if chosen != experiment.methods),
         ]),
         "size": size,
@@ -165,6 +170,16 @@ def _directory(experiment: Experiment, data: str | Path | None) -> Path | None:
         what = "is a file, not a directory" if path.exists() else "does not exist"
         raise DataError(f"--data {path} {what}; it has to hold {experiment.data}")
     return path
+
+
+def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
+    if mnist is None:
+        return None
+    if not experiment.digits:
+        raise DataError(f"experiment {experiment.name!r} takes no --mnist; it shows no digits")
+    # what is missing is found out here
+    load_handwriting(mnist)
+    return Path(mnist)
 
 
 def _machine() -> dict[str, Any]:

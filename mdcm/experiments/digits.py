@@ -6,7 +6,8 @@ The digits are real: the 1,797 that scikit-learn ships, 8 x 8 pixels each, from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mdcm.errors import MdcmError
+from mdcm.experiments.handwriting import (
+    COLOURS,
+    STROKES,
+    Handwriting,
+    enlarge,
+    load_handwriting,
+    paint,
+    restroke,
+    shifts,
+)
 
 __all__ = ["COLOURS", "DigitBank", "DigitJudge", "digit_bank", "train_judge"]
-
-COLOURS = ("red", "green", "blue")
 
 _HELD_OUT = 360
 _BLOCK = 1024
@@ -44,39 +52,6 @@ class DigitBank:
         return len(self.images)
 
 
-def _load() -> tuple[Tensor, Tensor]:
-    """Grey digits in [0, 1], float32 ``[1797, 8, 8]``, and their labels."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MdcmError(
-            "the handwritten digits come with scikit-learn, which is not installed: pip install 'mdcm[demo]'"
-        ) from error
-    data = load_digits()
-    return torch.tensor(data.images / 16.0, dtype=torch.float32), torch.tensor(data.target, dtype=torch.int64)
-
-
-def _enlarge(grey: Tensor, resolution: int) -> Tensor:
-    """Bicubic enlargement ``[n, 8, 8]`` -> ``[n, r, r]`` with a margin as wide as the largest shift."""
-    if resolution < 8 or resolution % 8:
-        raise ValueError(f"the resolution must be a multiple of 8, at least 8, not {resolution}")
-    margin = resolution // 16
-    size = resolution - 2 * margin
-    large = F.interpolate(grey[:, None], size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
-    return F.pad(large, (margin,) * 4)[:, 0]
-
-
-def _shifts(resolution: int) -> list[tuple[int, int]]:
-    step = resolution // 16
-    steps = (-step, 0, step) if step else (0,)
-    return [(down, right) for down in steps for right in steps]
-
-
-def _paint(grey: Tensor, colours: Tensor) -> Tensor:
-    """Colour each row: ``[n, r, r]`` and ``[n]`` -> ``[n, 3, r, r]``."""
-    return grey[:, None] * torch.eye(3)[colours][:, :, None, None]
-
-
 def digit_bank(resolution: int = 16, classes: Sequence[int] = (0, 1)) -> DigitBank:
     """All digits of the given classes in all three colours and all shifts.
 
@@ -98,39 +73,40 @@ def digit_bank(resolution: int = 16, classes: Sequence[int] = (0, 1)) -> DigitBa
     """
     if not classes or not all(0 <= k <= 9 for k in classes):
         raise ValueError(f"classes must be digits 0 to 9, not {tuple(classes)}")
-    grey, labels = _load()
-    keep = torch.isin(labels, torch.tensor(list(classes)))
-    grey, labels = _enlarge(grey[keep], resolution), labels[keep]
+    written = load_handwriting()
+    keep = torch.isin(written.labels, torch.tensor(list(classes)))
+    grey, labels = enlarge(written.greys[keep], resolution), written.labels[keep]
     images, digits, colours = [], [], []
-    for shift in _shifts(resolution):
+    for shift in shifts(resolution):
         moved = torch.roll(grey, shift, dims=(1, 2))
         for colour in range(len(COLOURS)):
             painted = torch.full((len(grey),), colour)
-            images.append((_paint(moved, painted) * 255).round().to(torch.uint8))
+            images.append((paint(moved, painted) * 255).round().to(torch.uint8))
             digits.append(labels)
             colours.append(painted)
     return DigitBank(torch.cat(images).numpy(), torch.cat(digits).numpy(), torch.cat(colours).numpy())
 
 
 class DigitJudge(nn.Module):
-    """Convolutional classifier of digit and colour, trained apart from any generator.
+    """Convolutional classifier of digit and colour, and of the stroke if asked, trained apart from any generator.
 
     Larger pictures are averaged down to 16 x 16 pixels first: the digits have no more detail.
 
     Args:
         resolution: Height and width of the pictures it reads.
+        strokes: Whether it also tells thin from thick.
 
     Attributes:
-        digit_accuracy: Share of held-out digits that it names correctly, over all shifts and colours.
+        digit_accuracy: Share of held-out digits that it names correctly, over all shifts, colours and strokes.
         colour_accuracy: The same of colours.
+        stroke_accuracy: The same of strokes; NaN where it is not asked.
     """
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int, *, strokes: bool = False) -> None:
         super().__init__()
         self.resolution = resolution
         self.side = min(resolution, 16)
-        self.digit_accuracy = float("nan")
-        self.colour_accuracy = float("nan")
+        self.digit_accuracy = self.colour_accuracy = self.stroke_accuracy = float("nan")
         self.body = nn.Sequential(
             nn.Conv2d(3, 24, 3, 2, 1),
             nn.SiLU(),
@@ -142,83 +118,115 @@ class DigitJudge(nn.Module):
             nn.Linear(64 * (self.side // 8) ** 2, 128),
             nn.SiLU(),
         )
-        self.digit_head = nn.Linear(128, 10)
-        self.colour_head = nn.Linear(128, len(COLOURS))
+        sizes = [10, len(COLOURS), *([len(STROKES)] if strokes else [])]
+        self.heads = nn.ModuleList(nn.Linear(128, size) for size in sizes)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the ten digits ``[n, 10]`` and of the colours ``[n, 3]`` for float images in [0, 1]."""
+    def features(self, images: Tensor) -> Tensor:
+        """What it reads off float images in [0, 1] before it decides, ``[n, 128]``."""
         if self.side < self.resolution:
             images = F.adaptive_avg_pool2d(images, self.side)
-        features = self.body(images)
-        return self.digit_head(features), self.colour_head(features)
+        found: Tensor = self.body(images)
+        return found
 
-    def classify(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Name digit and colour of each picture.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Logits of the digits ``[n, 10]``, of the colours ``[n, 3]`` and, if it tells strokes, of these ``[n, 2]``."""
+        features = self.features(images)
+        return [head(features) for head in self.heads]
+
+    def classify(self, images: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
+        """Name digit and colour, and the stroke if it tells strokes, of each picture.
 
         Args:
             images: uint8 ``[n, 3, r, r]``.
 
         Returns:
-            Digits and indices into ``COLOURS``, int64 ``[n]`` each.
+            Digits, indices into ``COLOURS`` and indices into ``STROKES``, int64 ``[n]`` each.
         """
-        digits, colours = [], []
-        with torch.no_grad():
-            for start in range(0, len(images), _BLOCK):
-                digit_logits, colour_logits = self(torch.as_tensor(images[start : start + _BLOCK]).float() / 255)
-                digits.append(digit_logits.argmax(1))
-                colours.append(colour_logits.argmax(1))
-        return torch.cat(digits).numpy(), torch.cat(colours).numpy()
+        parts = [[logits.argmax(1) for logits in self(block)] for block in _blocks(images)]
+        return [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+
+    def describe(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Features of pictures, in which generated ones may be compared with real ones, ``[n, 128]``.
+
+        Args:
+            images: uint8 ``[n, 3, r, r]``.
+        """
+        return torch.cat([self.features(block) for block in _blocks(images)]).double().numpy()
 
 
-def train_judge(resolution: int = 16, *, steps: int = 1500, seed: int = 0) -> DigitJudge:
-    """Train a judge on 1,437 of the digits, all ten classes, and measure it on the other 360.
+def _blocks(images: NDArray[np.uint8]) -> Iterator[Tensor]:
+    with torch.no_grad():
+        for start in range(0, len(images), _BLOCK):
+            yield torch.as_tensor(images[start : start + _BLOCK]).float() / 255
+
+
+def train_judge(
+    resolution: int = 16,
+    *,
+    steps: int = 1500,
+    seed: int = 0,
+    strokes: bool = False,
+    handwriting: Handwriting | None = None,
+) -> DigitJudge:
+    """Train a judge on all but 360 of the digits, all ten classes, and measure it on these.
 
     Args:
         resolution: Height and width of the pictures it will judge.
         steps: Optimiser steps of 128 pictures each.
         seed: Of weights and batches; the split into training and held-out digits is always the same.
+        strokes: Whether it is to tell thin from thick; pictures are then of both kinds.
+        handwriting: The digits; scikit-learn's by default.
 
     Returns:
         The judge in evaluation mode, its accuracies measured on held-out digits.
 
     Raises:
-        ValueError: If the resolution is no multiple of 8.
+        ValueError: If the resolution is no multiple of 8, or there are too few digits.
         MdcmError: If scikit-learn is not installed.
     """
-    grey, labels = _load()
-    grey = _enlarge(grey, resolution)
-    order = torch.randperm(len(grey), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    written = load_handwriting() if handwriting is None else handwriting
+    if len(written) <= _HELD_OUT:
+        raise ValueError(f"more than {_HELD_OUT} digits are needed to train and measure a judge, not {len(written)}")
+    labels = written.labels
+    grey = restroke(written.greys, resolution) if strokes else enlarge(written.greys, resolution)[None]
+    order = torch.randperm(len(written), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out, training = order[:_HELD_OUT], order[_HELD_OUT:]
-    shifts = _shifts(resolution)
+    moves = shifts(resolution)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = DigitJudge(resolution)
-    moved = torch.stack([torch.roll(grey, shift, dims=(1, 2)) for shift in shifts])
+        judge = DigitJudge(resolution, strokes=strokes)
+    # by stroke, shift and digit
+    moved = torch.stack([torch.roll(grey, shift, dims=(2, 3)) for shift in moves], 1)
     optimiser = torch.optim.AdamW(judge.parameters(), 3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
         rows = training[torch.randint(len(training), (128,), generator=generator)]
-        shift = torch.randint(len(shifts), (128,), generator=generator)
+        shift = torch.randint(len(moves), (128,), generator=generator)
         colours = torch.randint(len(COLOURS), (128,), generator=generator)
-        images = _paint(moved[shift, rows], colours)
+        stroke = torch.randint(2, (128,), generator=generator) if strokes else torch.zeros(128, dtype=torch.int64)
+        images = paint(moved[stroke, shift, rows], colours)
         # generated pictures are never as clean as real ones
         images = images + 0.05 * torch.randn(images.shape, generator=generator)
-        digit_logits, colour_logits = judge(images)
-        loss = F.cross_entropy(digit_logits, labels[rows]) + F.cross_entropy(colour_logits, colours)
+        losses = [
+            F.cross_entropy(logits, target)
+            for logits, target in zip(judge(images), (labels[rows], colours, stroke), strict=False)
+        ]
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     judge.eval()
-    right = {"digit": 0.0, "colour": 0.0}
-    trials = [(shift, colour) for shift in range(len(shifts)) for colour in range(len(COLOURS))]
-    for shift_index, colour in trials:
+    trials = list(itertools.product(range(len(moved)), range(len(moves)), range(len(COLOURS))))
+    right = np.zeros(3)
+    for stroke_index, shift_index, colour in trials:
         painted = torch.full((_HELD_OUT,), colour)
-        images = (_paint(moved[shift_index, held_out], painted) * 255).round().to(torch.uint8)
-        named_digits, named_colours = judge.classify(images.numpy())
-        right["digit"] += float((named_digits == labels[held_out].numpy()).mean())
-        right["colour"] += float((named_colours == colour).mean())
-    judge.digit_accuracy = right["digit"] / len(trials)
-    judge.colour_accuracy = right["colour"] / len(trials)
+        images = (paint(moved[stroke_index, shift_index, held_out], painted) * 255).round().to(torch.uint8)
+        named = judge.classify(images.numpy())
+        truth = (labels[held_out].numpy(), colour, stroke_index)
+        for place, (found, own) in enumerate(zip(named, truth, strict=False)):
+            right[place] += float((found == own).mean()) / len(trials)
+    judge.digit_accuracy, judge.colour_accuracy = float(right[0]), float(right[1])
+    if strokes:
+        judge.stroke_accuracy = float(right[2])
     return judge

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from mdcm.experiments.charts import draw_chart, draw_picture
-from mdcm.experiments.records import Bar, Findings, Table
+from mdcm.experiments.records import Bar, Findings, Photo, Table
 
 __all__ = ["render_page"]
 
@@ -58,6 +59,7 @@ figure.chart svg { max-width: 38rem !important; min-width: 18rem !important; mar
 figcaption { font-weight: 600; margin-bottom: .6rem; }
 svg text { font-family: inherit; }
 .scroll { overflow-x: auto; }
+.photo { grid-column: 1 / -1; } .photo img { display: block; max-width: 100%; min-width: 420px; border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .36rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--ink-soft); font-weight: 600; vertical-align: bottom; }
@@ -104,6 +106,9 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
             _figure(one.title, draw_picture(one, f"p{k}"), "drawing") for k, one in enumerate(findings.pictures)
         )
         parts.append(_section("Graph and plan", f'<div class="grid">{drawn}</div>'))
+    if findings.photos:
+        shown = "\n".join(_figure(one.title, _photo(one), "photo") for one in findings.photos)
+        parts.append(_section("What it makes", f'<div class="grid">{shown}</div>'))
     if findings.tables:
         tables = "\n".join(_table(table, f"t{k}") for k, table in enumerate(findings.tables))
         parts.append(_section("In numbers", f'<div class="grid">{tables}</div>'))
@@ -187,6 +192,11 @@ def _figure(title: str, svg: str, kind: str) -> str:
         f'<figure class="card {kind}"><figcaption>{label}</figcaption><div class="scroll" tabindex="0" role="region" '
         f'aria-label="{label}">{svg}</div></figure>'
     )
+
+
+def _photo(photo: Photo) -> str:
+    encoded = base64.b64encode(photo.png).decode("ascii")
+    return f'<img src="data:image/png;base64,{encoded}" alt="{escape(photo.says)}">'
 
 
 def _table(table: Table, name: str) -> str:

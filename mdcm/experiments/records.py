@@ -128,6 +128,21 @@ class Picture:
     says: str
 
 
+@dataclass(frozen=True)
+class Photo:
+    """Pictures of pixels, such as a grid of generated ones.
+
+    Attributes:
+        title: What is shown.
+        png: A PNG file.
+        says: The pictures in words.
+    """
+
+    title: str
+    png: bytes
+    says: str
+
+
 @dataclass
 class Findings:
     """What an experiment found out.
@@ -137,6 +152,7 @@ class Findings:
         charts: Curves.
         tables: Numbers side by side.
         pictures: Graphs and plans.
+        photos: Generated pictures, and real ones beside them.
         notes: Sentences that have to be said beside the numbers.
         numbers: Everything else as plain JSON values.
     """
@@ -145,12 +161,13 @@ class Findings:
     charts: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    photos: list[Photo] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def extend(self, other: Findings) -> None:
         """Add what another part of the experiment found."""
-        for name in ("bars", "charts", "tables", "pictures", "notes"):
+        for name in ("bars", "charts", "tables", "pictures", "photos", "notes"):
             getattr(self, name).extend(getattr(other, name))
         self.numbers.update(other.numbers)
 
@@ -217,6 +234,7 @@ class Request:
         seeds: Seeds of data and training.
         methods: Ways of training that are compared.
         data: Directory of real data, where the experiment takes any.
+        mnist: Directory of the MNIST files, where the experiment shows digits.
         stages: Told what is under way.
     """
 
@@ -224,6 +242,7 @@ class Request:
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     data: Path | None = None
+    mnist: Path | None = None
     stages: Stages = field(default_factory=Stages)
 
 
@@ -242,6 +261,7 @@ class Experiment:
         seeds: Seeds of the two sizes.
         methods: Ways of training that it compares; none where nothing is trained.
         data: What a directory of real data has to hold; empty where it takes none.
+        digits: Whether it shows handwritten digits, which may be MNIST's.
 
     Example:
         >>> def run(request):
@@ -260,3 +280,4 @@ class Experiment:
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"full": (0, 1, 2), "fast": (0,)})
     methods: tuple[str, ...] = ()
     data: str = ""
+    digits: bool = False

@@ -29,6 +29,8 @@ _STATED, _AVERAGE = 1.5, 1.2
 # lengths of the trainings that show how far maximum likelihood is after so many seconds
 _LENGTHS = (10, 20, 40, 80, 160)
 _TUNING_SHARE = 4
+_RANKS = 3
+_LONGEST_NAME = 36
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Problem:
         seconds: Time that such a training may take; 0 for no limit.
         tuned: Whether methods are tuned over learning rates in the full size.
         fitted: Whether the distributions that are fitted are held to their sampling floor.
+        ranked: Queries whose three most probable outcomes have to be the true ones, in their order.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Problem:
     seconds: float = 0.0
     tuned: bool = True
     fitted: bool = True
+    ranked: tuple[str, ...] = ()
 
     def draw(self, seed: int) -> list[Dataset]:
         """Training data of a seed."""
@@ -90,6 +94,14 @@ class Problem:
         """Exact answers of a model to the queries."""
         return [np.asarray(model.answer(query), dtype=np.float64).ravel() for query in self.queries]
 
+    def agreeing(self, right: Sequence[NDArray[np.float64]], found: Sequence[NDArray[np.float64]]) -> int:
+        """Of how many of the ranked queries the most probable outcomes agree, in their order."""
+        count = 0
+        for query, one, other in zip(self.queries, right, found, strict=True):
+            if query in self.ranked:
+                count += bool((np.argsort(-one)[:_RANKS] == np.argsort(-other)[:_RANKS]).all())
+        return count
+
     def titled(self, text: str) -> str:
         """A title that says which problem it is of."""
         return f"{text}, {self.name}" if self.name else text
@@ -104,12 +116,14 @@ class _Outcome:
     trained: Trained
     fitted: Mapping[str, Mapping[str, float]]
     answered: Mapping[str, float]
+    agreeing: int = 0
 
     def to_json(self) -> dict[str, Any]:
         one = self.trained
         return {
             "method": self.label, "seed": self.seed, "seconds": round(one.seconds, 3), "steps": one.steps,
             "heldout": one.heldout, "largest": one.plan.largest, "fitted": self.fitted, "answered": self.answered,
+            "agreeing": self.agreeing,
         }  # fmt: skip
 
 
@@ -208,7 +222,8 @@ class _Study:
         answers = self.problem.answers(trained.model)
         distances = [answer_distance(right, found) for right, found in zip(self.right, answers, strict=True)]
         answered = dict(zip(self.problem.queries, distances, strict=True))
-        return _Outcome(label, seed, trained, fitted, answered)
+        agreeing = self.problem.agreeing(self.right, answers)
+        return _Outcome(label, seed, trained, fitted, answered, agreeing)
 
     def _distance(self, model: DiscreteSCM) -> float:
         return self.targets[self.tracked].compare(self.problem.truth, model)["tvd"]
@@ -288,6 +303,11 @@ class _Study:
                     note=f"{_AVERAGE} times the estimation floor; mean over {len(runs)} seeds; plug-in estimate of the "
                     f"same data {estimate:.4f}",
                 ))  # fmt: skip
+        if runs and self.problem.ranked:
+            bars.append(Bar(
+                self.problem.titled(f"auto, queries whose {_RANKS} most probable outcomes are the true ones"),
+                min(run.agreeing for run in runs), len(self.problem.ranked), ">=", unit="queries", note=_seeds(runs),
+            ))  # fmt: skip
         return bars
 
     def _adversarial_bars(self) -> list[Bar]:
@@ -328,11 +348,13 @@ class _Study:
     def _answer_chart(self) -> Chart:
         labels = list(dict.fromkeys(one.label for one in self.outcomes))
         queries = self.problem.queries
+        # a name that is longer than its bars are wide leaves no room for these
+        names = [one if len(one) <= _LONGEST_NAME else f"{one[: _LONGEST_NAME - 1]}…" for one in queries]
         lines = [
-            Line(label, queries, [mean(run.answered[query] for run in self._of(label)) for query in queries])
+            Line(label, names, [mean(run.answered[query] for run in self._of(label)) for query in queries])
             for label in labels
         ]
-        lines.append(Line("estimation floor", queries, self.floors.tolist()))
+        lines.append(Line("estimation floor", names, self.floors.tolist()))
         return Chart(
             self.problem.titled("Distance of the answers to the truth"), "", "TVD, mean over seeds", lines,
             "Groups of bars, one per query: " + "; ".join(
@@ -382,7 +404,12 @@ class _Study:
         answers = [np.asarray(one.trained.model.answer(query), dtype=np.float64).ravel() for one in first]
         order = range(len(truth)) if len(truth) <= 12 else np.argsort(-truth.to_numpy())[:12]
         columns: list[NDArray[Any]] = [truth.to_numpy(), *answers, estimate]
-        rows = [[_cell(truth.index.names, truth.index[k]), *(float(column[k]) for column in columns)] for k in order]
+        # what is the same in every row is in the title
+        index = truth.index.to_frame()
+        varies = [level for level in range(index.shape[1]) if index.iloc[:, level].nunique() > 1]
+        names = [truth.index.names[level] for level in varies]
+        cells = [_cell(names, [_parts(truth.index[k])[level] for level in varies]) for k in order]
+        rows = [[cell, *(float(one[k]) for one in columns)] for cell, k in zip(cells, order, strict=True)]
         note = f"seed {first[0].seed}"
         if len(truth) > 12:
             note += f"; the 12 most probable of {len(truth)} outcomes"
@@ -445,6 +472,9 @@ def _short(label: str) -> str:
     return label.removeprefix("all: ")
 
 
-def _cell(names: Sequence[Any], values: Any) -> str:
-    values = values if isinstance(values, tuple) else (values,)
+def _parts(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _cell(names: Sequence[Any], values: Sequence[Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
