@@ -206,6 +206,10 @@ class Mechanism(nn.Module, ABC):
         """
         return False
 
+    def state_weights(self) -> list[nn.Parameter]:
+        """What each state of each confounder adds to the first layer, ``[s, hidden]`` each; none if that is no sum."""
+        return []
+
     def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss` of this mechanism on so many rows, by name."""
         return {

@@ -72,6 +72,10 @@ class Categorical(Mechanism):
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.out = nn.Linear(hidden, self.levels)
 
+    def state_weights(self) -> list[nn.Parameter]:
+        """What each state of each confounder adds to the first layer, ``[s, hidden]`` each."""
+        return list(self.states)
+
     @property
     def noise_size(self) -> int:
         """One Gumbel number per level."""

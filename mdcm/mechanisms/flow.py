@@ -203,6 +203,10 @@ class Flow(Mechanism):
         """All weights but the line's and the biases: less of them is a flow closer to a line with normal noise."""
         return [one for one in self.parameters() if one.dim() > 1 and one is not self.line.weight]
 
+    def state_weights(self) -> list[nn.Parameter]:
+        """What each state of each confounder adds to the first layer, ``[s, hidden]`` each."""
+        return list(self.context.states)
+
     def follow(self, confounder: int) -> bool:
         """Start as a number that one of the confounders nearly determines; see the base class."""
         if self.size > 1:

@@ -363,6 +363,9 @@ class Bank:
             found.append(-total.view(count, rows))
         return found
 
+    def constrain(self) -> None:
+        """There is nothing that the parameters may not be."""
+
     def store(self, weights: Sequence[Tensor]) -> None:
         """Put stacked weights of all modules, those no longer trained included, into their mechanisms."""
         for m, module in enumerate(self.all):

@@ -13,7 +13,7 @@ from mdcm.objectives.adversarial import AdversarialConfig
 
 __all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
 
-Confounder = Literal["exact", "monte-carlo"]
+Confounder = Literal["exact", "gaussian", "monte-carlo"]
 CPU = torch.device("cpu")
 # a learning rate that ends here and not at zero moves on where a schedule was too short
 _LOWEST_RATE = 1e-6
@@ -27,7 +27,9 @@ class TrainConfig:
         max_steps: Steps of the optimiser per h-node.
         batch_size: Rows per step; where at most 4,000 distinct rows exist, every step sees all of them.
         learning_rate: Highest learning rate of the schedule (short linear warm-up, then cosine to zero).
-        confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. The exact sum
+        confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. "gaussian" makes
+            every confounder a standard normal number, of which mechanisms read a multiple as they do of a continuous
+            parent; the sum is then over 32 equally probable places of it, and fits have to be likelihoods. An exact sum
             also gives way to draws in a c-component where even two states would be too many.
         confounder_states: States of every confounder; by default at least 8 and at least the second largest number of
             levels among its children, twice as many for as long as held-out rows gain by it (which is asked where
@@ -69,8 +71,6 @@ class TrainConfig:
     batch_modules: bool = True
 
     def __post_init__(self) -> None:
-        if str(self.confounder) == "gaussian":
-            raise ValueError("confounder 'gaussian' is not supported yet; use 'exact' or 'monte-carlo'")
         if self.confounder not in get_args(Confounder):
             raise ValueError(f"confounder must be one of {', '.join(get_args(Confounder))}, not {self.confounder!r}")
         for name in ("max_steps", "batch_size", "confounder_states", "draws", "checks", "patience"):

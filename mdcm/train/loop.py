@@ -98,6 +98,10 @@ class Alone:
         """Put the parameters on a device."""
         self.problem.move(device)
 
+    def constrain(self) -> None:
+        """Put the parameters back to where they may be, after a step."""
+        self.problem.constrain()
+
     def narrow(self, kept: Sequence[int]) -> None:
         """There is nothing to let go of."""
         raise AssertionError("one problem cannot become fewer")
@@ -259,6 +263,7 @@ class Trainer:
                     eps=_EPS,
                     maximize=False,
                 )
+            job.constrain()
             torch._foreach_lerp_(self.average, tuple(parameters), schedule.averaging(step))
         return losses.detach()
 

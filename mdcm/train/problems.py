@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.dcm import DCM, derived_seed
+from mdcm.errors import PlanError
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
+from mdcm.mechanisms.inputs import normal_places
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.train.config import CPU, Schedule, TrainConfig
 from mdcm.train.rows import FitRows
@@ -91,6 +93,9 @@ class Problem(Protocol):
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
 
+    def constrain(self) -> None:
+        """Put the parameters back to where they may be, after a step."""
+
 
 def errors_allowed(rows: int, distinct: int) -> float:
     """Standard errors by which a look may be worse: more where so few distinct rows leave little to overfit.
@@ -148,6 +153,9 @@ class ComponentProblem:
         self.likelihood = ComponentLikelihood(self.mechanisms, latents, [dcm.priors[index] for index in used], draws)
         self.confounders = {dcm.confounders[index]: place for place, index in enumerate(used)}
         self.parameters = list(self.likelihood.parameters())
+        self._normal: list[nn.Parameter] = []
+        if config.confounder == "gaussian":
+            self._make_normal(dcm)
         self.tabular = all(isinstance(mechanism, Categorical) for mechanism in self.mechanisms.values())
         self.fits = tuple(fits)
         self.seed = seed
@@ -197,6 +205,32 @@ class ComponentProblem:
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
         self.likelihood.to(device)
+
+    def _make_normal(self, dcm: DCM) -> None:
+        """Let the states of every confounder be places of a normal number, all equally probable."""
+        # their probabilities are given, and so not trained
+        priors = {id(prior) for prior in self.likelihood.priors}
+        self.parameters = [parameter for parameter in self.parameters if id(parameter) not in priors]
+        for name, mechanism in self.mechanisms.items():
+            weights = mechanism.state_weights()
+            if len(weights) != len(dcm.latents[name]):
+                raise PlanError(
+                    f"confounder='gaussian': the mechanism of {name!r} ({type(mechanism).__name__}) does not say what "
+                    "states of its confounders add to its first layer (state_weights), so it cannot read a number"
+                )
+            self._normal += weights
+        with torch.no_grad():
+            for weight in self._normal:
+                # a random direction is nearly at right angles to the places, and is made as long as it was
+                before = weight.norm()
+                _onto_places(weight)
+                weight.mul_(before / weight.norm())
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Let every mechanism read a multiple of the number that a Gaussian confounder is."""
+        for weight in self._normal:
+            _onto_places(weight)
 
     @property
     def _full_batch(self) -> bool:
@@ -268,6 +302,12 @@ class ComponentProblem:
         return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
 
 
+def _onto_places(weight: Tensor) -> None:
+    """Replace rows by the nearest multiples of one direction, by the places of a normal number."""
+    places = normal_places(len(weight)).to(weight)
+    weight.copy_(torch.outer(places, places @ weight / places.square().sum()))
+
+
 def _decays(
     parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float, rows: int
 ) -> list[float]:
@@ -334,6 +374,9 @@ class ConditionalProblem:
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
         self.mechanism.to(device)
+
+    def constrain(self) -> None:
+        """There is nothing that they may not be."""
 
     def begin(self, rows: Tensor | None) -> None:
         """Train on these rows from now on; None means all of them."""

@@ -27,7 +27,7 @@ from mdcm.train.growth import full_length, may_lack_states, more_states_gain
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
 from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
 from mdcm.train.rows import HNodeRows
-from mdcm.train.states import choose_states, may_double, needs_draws
+from mdcm.train.states import FEWEST_STATES, choose_states, may_double, needs_draws
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from mdcm.plan import HNode, Plan
 
 __all__ = ["train"]
+
+# of a Gaussian confounder: the sum over them is an integral but for a few thousandths
+_PLACES = 32
 
 
 def train(
@@ -88,7 +91,8 @@ def train(
     def build(states: Mapping[str, int]) -> DCM:
         return DCM(graph, schema, states, factories, seed=seed)
 
-    dcm = build(choose_states(graph, schema, configurations, config.confounder_states))
+    fewest = _PLACES if config.confounder == "gaussian" else FEWEST_STATES
+    dcm = build(choose_states(graph, schema, configurations, config.confounder_states, fewest))
     training = _Training(
         dcm, plan, data, config, seed, progress, log or (lambda record: None), init, build, configurations, device
     )
@@ -130,7 +134,7 @@ class _Training:
         self.known = [initial.get(one) for one in self.prints]
         kept = [one for one, record in zip(self.prints, self.known, strict=True) if record is not None]
         self.fingerprint = training_fingerprint(dcm, [*self.prints, *kept], seed, config.batch_modules)
-        self.drawn = needs_draws(dcm.graph) if config.confounder == "exact" else set(dcm.graph.nodes)
+        self.drawn = set(dcm.graph.nodes) if config.confounder == "monte-carlo" else needs_draws(dcm.graph)
         self.history: list[dict[str, Any]] = []
         self.elapsed = 0.0
         # how often the confounders of an h-node were given twice the states
@@ -252,6 +256,7 @@ class _Training:
     def _can_stack(self, hnode: HNode) -> bool:
         return (
             all(fit.objective == "likelihood" for fit in hnode.fits)
+            and not (self.config.confounder == "gaussian" and self._confounders(hnode))
             and not self.drawn.intersection(hnode.variables)
             and Module.fits_in_a_bank(self.dcm, hnode.variables)
         )
@@ -298,6 +303,11 @@ class _Training:
     def _is_adversarial(self, hnode: HNode) -> bool:
         if all(fit.objective == "likelihood" for fit in hnode.fits):
             return False
+        if self.config.confounder == "gaussian" and self._confounders(hnode):
+            raise PlanError(
+                f"h-node {{{', '.join(hnode.variables)}}} is trained against critics, which Gaussian confounders are "
+                "not; use confounder='exact', or variables whose mechanisms have a density"
+            )
         (first, *others) = hnode.variables
         # an image without confounders learns better by its mechanism's own loss
         alone = not others and not self.dcm.latents[first] and len(hnode.fits) == 1

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from mdcm.data import Schema
     from mdcm.graph import ADMG
 
-__all__ = ["choose_states", "may_double", "needs_draws"]
+__all__ = ["FEWEST_STATES", "choose_states", "may_double", "needs_draws"]
 
 # most combinations of confounder states in one step of a contraction, and most logits rows of one variable
 _MOST_CLIQUE_STATES = 1024
 _MOST_TABLE_ROWS = 32768
-_FEWEST, _MOST = 8, 256
+FEWEST_STATES, _MOST = 8, 256
 # rows of a contraction beyond which even two states per confounder are too many: eight times the most above
 _MOST_CLIQUE = 13
 
@@ -42,7 +42,11 @@ def needs_draws(graph: ADMG) -> set[str]:
 
 
 def choose_states(
-    graph: ADMG, schema: Schema, configurations: Mapping[str, int], requested: int | None = None
+    graph: ADMG,
+    schema: Schema,
+    configurations: Mapping[str, int],
+    requested: int | None = None,
+    fewest: int = FEWEST_STATES,
 ) -> dict[str, int]:
     """Number of states of every confounder.
 
@@ -51,17 +55,18 @@ def choose_states(
         schema: Variables by name.
         configurations: Distinct parent configurations of each variable, or rows of a batch where they are not shared.
         requested: The user's number for all confounders, or None.
+        fewest: States of a confounder where nothing asks for more, or for fewer.
 
     Returns:
-        States by confounder: the requested number, or at least 8 and at least the second largest number of levels
-        among its children, reduced for a c-component as far as its exact sum would not fit in memory.
+        States by confounder: the requested number, or at least ``fewest`` and at least the second largest number of
+        levels among its children, reduced for a c-component as far as its exact sum would not fit in memory.
     """
     if requested is not None:
         return {name: requested for name, _ in graph.confounders}
     chosen = {}
     for name, children in graph.confounders:
         levels = sorted(len(schema[child].levels or ()) for child in children)
-        chosen[name] = min(max(_FEWEST, levels[-2]), _MOST)
+        chosen[name] = min(max(fewest, levels[-2]), _MOST)
     drawn = needs_draws(graph)
     for component in graph.c_components():
         inside = [name for name, children in graph.confounders if set(children) <= set(component)]
