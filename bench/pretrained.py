@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import mdcm
 from mdcm.data import Dataset
 from mdcm.experiments.digits import DigitBank, DigitJudge, train_judge
-from mdcm.experiments.frontdoor import GRAPH, FrontDoor
+from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.mechanisms import Mechanism, Pretrained
 from mdcm.metrics import sampling_floor, tv_distance
 

@@ -489,11 +489,11 @@ def demo(
         if importlib.util.find_spec(module) is None:
             raise MdcmError(f"the demo needs {package}: pip install 'mdcm[demo]'")
 
-    from mdcm.experiments import frontdoor
+    from mdcm.experiments import demo as front_door
 
     _one_thread()
-    result = frontdoor.run(out, seed=seed, progress=True)
-    _out(frontdoor.render(result))
+    result = front_door.run(out, seed=seed, progress=True)
+    _out(front_door.render(result))
 
 
 @app.command(
@@ -504,7 +504,9 @@ def demo(
     )
 )
 def experiment(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="asia, complexity, large, mnist2, sachs or synthetic")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="asia, complexity, frontdoor, large, mnist2, sachs or synthetic")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="where metrics.json and report.html go", show_default=False)
     ] = None,
@@ -518,7 +520,7 @@ def experiment(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="auto, adversarial or joint; all that it compares by default", show_default=False),
+        typer.Option(help="auto, adversarial, joint or joint-rep; all that it compares by default", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what is in metrics.json")] = False,
 ) -> None:

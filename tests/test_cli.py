@@ -490,7 +490,7 @@ class TestSample:
 
 class TestDemo:
     def test_prints_what_the_experiment_found(self, tmp_path, monkeypatch):
-        from mdcm.experiments import frontdoor
+        from mdcm.experiments import demo
 
         asked = []
 
@@ -498,8 +498,8 @@ class TestDemo:
             asked.append((out, seed, progress))
             return "result"
 
-        monkeypatch.setattr(frontdoor, "run", run)
-        monkeypatch.setattr(frontdoor, "render", lambda result: f"the {result}")
+        monkeypatch.setattr(demo, "run", run)
+        monkeypatch.setattr(demo, "render", lambda result: f"the {result}")
         assert succeed("demo", "--out", tmp_path, "--seed", 2).out == "the result\n"
         assert asked == [(tmp_path, 2, True)]
 

@@ -7,8 +7,10 @@ import pytest
 
 import mdcm
 from mdcm.errors import CheckpointError
-from mdcm.experiments import frontdoor
-from mdcm.experiments.frontdoor import FrontDoor
+from mdcm.experiments import demo, door
+from mdcm.experiments.command import run_experiment
+from mdcm.experiments.door import FrontDoor
+from mdcm.metrics import tv_distance
 
 ROWS = 200_000
 
@@ -30,7 +32,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(out):
-    return frontdoor.run(out, fast=True, seed=0)
+    return demo.run(out, fast=True, seed=0)
 
 
 def within(frequencies, probabilities, n, *, errors=4.5):
@@ -85,8 +87,8 @@ class TestTruth:
     def test_front_door_formula_gives_the_effect(self, scm, exact):
         # P(A | I, D) and P(D) from the joint with the confounder, by Bayes; nothing but observed variables after that
         outcomes = scm.outcome_probabilities(scm.bank.images)
-        d1 = frontdoor._D1_GIVEN_STATE
-        state_and_d = frontdoor._STATES * np.stack([1 - d1, d1])
+        d1 = door._D1_GIVEN_STATE
+        state_and_d = door._STATES * np.stack([1 - d1, d1])
         p_d = state_and_d.sum(axis=1)
         given_image_and_d = np.einsum("du,iua->ida", state_and_d / p_d[:, None], outcomes)
         shown = shown_given_d(scm)
@@ -150,7 +152,7 @@ class TestRun:
             assert sum(seen.colours) == pytest.approx(1)
 
     def test_text_shows_every_answer(self, result):
-        text = frontdoor.render(result)
+        text = demo.render(result)
         for table in (result.truth, result.model, result.model_on_real, result.naive):
             assert all(f"{p:.3f}" in text for row in table for p in row)
         assert all(path in text for path in result.files.values())
@@ -159,5 +161,40 @@ class TestRun:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "thesis.txt").write_text("years of work")
         with pytest.raises(CheckpointError, match="model"):
-            frontdoor.run(tmp_path, fast=True)
+            demo.run(tmp_path, fast=True)
         assert [path.name for path in tmp_path.rglob("*")] == ["model", "thesis.txt"]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return run_experiment("frontdoor", tmp_path_factory.mktemp("frontdoor"), fast=True)
+
+
+class TestSideBySide:
+    """The experiment: four ways of training on the same rows."""
+
+    def test_all_methods_are_there(self, record):
+        methods = [one["label"] for one in record["numbers"]["outcomes"]]
+        assert methods == ["auto", "adversarial", "joint", "joint-rep"]
+        hnodes = {one["title"]: one for one in record["tables"]}
+        assert [row[0] for row in hnodes["Distances to the truth"]["rows"]] == [*methods, "naive"]
+        assert record["numbers"]["truth"] == FrontDoor(8).exact().do.tolist()
+
+    def test_numbers_are_those_of_what_was_drawn(self, record):
+        exact = FrontDoor(8).exact()
+        for one in record["numbers"]["outcomes"]:
+            found = [tv_distance(exact.do[d], one["answer"][d]) for d in (0, 1)]
+            assert found == pytest.approx(one["generated"])
+            for d in (0, 1):
+                seen = one["judged"][d]
+                assert seen["intended"] + seen["flipped"] + seen["neither"] == pytest.approx(1)
+                assert sum(seen["colours"]) == pytest.approx(1)
+
+    def test_without_flips_the_effect_is_not_determined(self, record):
+        (bar,) = [one for one in record["bars"] if one["what"].startswith("without flips")]
+        (table,) = [one for one in record["tables"] if one["title"].startswith("Without flips")]
+        losses = {row[0]: row[-1] for row in table["rows"] if row[-1] is not None}
+        assert bar["value"] == pytest.approx(losses["without one"] - losses["with a confounder"])
+        # the picture tells D, so that what is seen and what is set are different questions
+        exact = FrontDoor(8, flip=0.0).exact()
+        assert min(tv_distance(exact.do[d], exact.conditional[d]) for d in (0, 1)) > 0.15

@@ -25,7 +25,7 @@ from mdcm.variables import suggestion
 
 __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
 
-NAMES = ("asia", "complexity", "large", "mnist2", "sachs", "synthetic")
+NAMES = ("asia", "complexity", "frontdoor", "large", "mnist2", "sachs", "synthetic")
 METRICS, REPORT = "metrics.json", "report.html"
 _FORMAT = 1
 
@@ -156,7 +156,12 @@ def _methods(experiment: Experiment, methods: Sequence[str]) -> tuple[str, ...]:
         if one not in METHODS:
             raise PlanError(f"--method is {one!r}; it must be one of {', '.join(METHODS)}")
         if one not in experiment.methods:
-            raise PlanError(f"experiment {experiment.name!r} compares no training, so it takes no --method")
+            known = (
+                f"only {', '.join(experiment.methods)}"
+                if experiment.methods
+                else "no training, so it takes no --method"
+            )
+            raise PlanError(f"experiment {experiment.name!r} compares {known}")
     return tuple(one for one in experiment.methods if not methods or one in methods)
 
 

@@ -1,163 +1,49 @@
-"""The front door through a picture: D -> I -> A with D <-> A, where I is a coloured handwritten digit."""
+"""The front door through a picture, sections 5.2 and F.2: four ways of training side by side."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mdcm.data import Dataset
-from mdcm.experiments.digits import COLOURS, DigitJudge, digit_bank, train_judge
+from mdcm.data import Dataset, Schema, encode
+from mdcm.dcm import DCM, MechanismFactory
+from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
+from mdcm.experiments.door import GRAPH, FrontDoor
+from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Photo, Picture, Request, Table
+from mdcm.graph import ADMG
 from mdcm.identify import identify
-from mdcm.metrics import sampling_floor, tv_distance
+from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained
+from mdcm.metrics import frechet_distance, kl_divergence, tv_distance
 from mdcm.model import Model, fit
+from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
+from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.pictures import grid_png
-from mdcm.rundir import replacing, reserve
+from mdcm.plan import Plan, plan
 from mdcm.train import TrainConfig
 
-__all__ = ["Draw", "Exact", "FrontDoor", "Judgement", "Result", "render", "run"]
+if TYPE_CHECKING:
+    pass
 
-GRAPH = "D -> I -> A; D <-> A"
+__all__ = ["EXPERIMENT", "Judgement", "do_image_distance", "judge_pictures", "on_real_pictures", "shares"]
 
-_FILES = {"digits": "digits.png", "plan": "plan.svg", "metrics": "metrics.json"}
-
-_STATES = np.array([0.4, 0.3, 0.2, 0.1])
-_D1_GIVEN_STATE = np.array([0.9, 0.15, 0.7, 0.1])
-_SLOPE = np.array([-1.6, 0.2, 1.5])
-_OFFSET = np.array([[1.5, 0.0, -1.2], [-1.2, 0.3, 1.4], [0.2, 1.2, -1.0], [-1.0, -0.5, 1.8]])
-
-# of 60 projections this one has a clear effect of D, and P(A | D) points the other way
-_PROJECTION_SEED = 46
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Rows of the observed variables.
-
-    Attributes:
-        table: Columns D and A, one row per picture.
-        images: uint8 ``[n, 3, r, r]``.
-    """
-
-    table: pd.DataFrame
-    images: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Distributions of the true model, computed by summing over the bank and the confounder.
-
-    Attributes:
-        joint: P(D, A), ``[2, 3]``.
-        do: P(A | do(D = d)), row d.
-        conditional: P(A | D = d), row d: the naive answer.
-    """
-
-    joint: NDArray[np.float64]
-    do: NDArray[np.float64]
-    conditional: NDArray[np.float64]
-
-
-class FrontDoor:
-    """The true model: U -> D -> I -> A <- U, of which U is hidden.
-
-    U has four states. D in {0, 1} depends on U. I shows the digit D, or with probability ``flip`` the other one, in a
-    random colour, shift and handwriting. A in {0, 1, 2} depends on a fixed random projection of the pixels, and on U.
-    Without flips every picture would have one possible D only, and P(A | do(D)) would not be determined by the data.
-
-    Args:
-        resolution: Height and width of the pictures, a multiple of 8.
-        flip: Probability of the other digit, between 0 and 1.
-
-    Attributes:
-        bank: Every picture that may occur.
-
-    References:
-        Pearl (1995), "Causal diagrams for empirical research", section 3.2 (front-door criterion);
-        Rahman & Kocaoglu (2024), section 5.2 (the experiment).
-
-    Example:
-        >>> scm = FrontDoor()
-        >>> scm.exact().do.round(2)
-        array([[0.49, 0.23, 0.28],
-               [0.32, 0.25, 0.43]])
-    """
-
-    def __init__(self, resolution: int = 16, *, flip: float = 0.1) -> None:
-        if not 0.0 <= flip <= 1.0:
-            raise ValueError(f"flip is a probability, not {flip}")
-        self.flip = flip
-        self.bank = digit_bank(resolution, (0, 1))
-        coarse = np.random.default_rng(_PROJECTION_SEED).standard_normal((3, 8, 8))
-        scale = resolution // 8
-        self._weights = coarse.repeat(scale, axis=1).repeat(scale, axis=2)
-        projected = self._project(self.bank.images)
-        self._center, self._spread = float(projected.mean()), float(projected.std())
-        self._bank_outcomes = self.outcome_probabilities(self.bank.images)
-
-    def _project(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.asarray(images.reshape(len(images), -1) @ self._weights.ravel() / 255.0, dtype=np.float64)
-
-    def outcome_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """P(A | I, U), the true mechanism of A, for each picture and each state of U.
-
-        Args:
-            images: uint8 ``[n, 3, r, r]``; generated ones too, which is how a generator is judged.
-
-        Returns:
-            ``[n, 4, 3]``.
-        """
-        z = (self._project(images) - self._center) / self._spread
-        logits = z[:, None, None] * _SLOPE + _OFFSET
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
-
-    def do_image(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """P(A | do(I = picture)) for each picture, ``[n, 3]``."""
-        return np.asarray(np.einsum("u,nua->na", _STATES, self.outcome_probabilities(images)))
-
-    def exact(self) -> Exact:
-        """Exact P(D, A), P(A | do(D)) and P(A | D)."""
-        do, joint = np.zeros((2, 3)), np.zeros((2, 3))
-        by_digit = [self._bank_outcomes[self.bank.digits == digit].mean(axis=0) for digit in (0, 1)]
-        for d in (0, 1):
-            given_state = (1 - self.flip) * by_digit[d] + self.flip * by_digit[1 - d]
-            do[d] = _STATES @ given_state
-            joint[d] = (_STATES * (_D1_GIVEN_STATE if d else 1 - _D1_GIVEN_STATE)) @ given_state
-        return Exact(joint, do, joint / joint.sum(axis=1, keepdims=True))
-
-    def _show(self, d: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of the bank that I shows for given values of D."""
-        digits = np.where(generator.random(len(d)) < self.flip, 1 - d, d)
-        rows = np.empty(len(d), dtype=np.int64)
-        for digit in (0, 1):
-            pool = np.flatnonzero(self.bank.digits == digit)
-            wanted = digits == digit
-            rows[wanted] = pool[generator.integers(len(pool), size=int(wanted.sum()))]
-        return rows
-
-    def sample(self, n: int, *, seed: int = 0) -> Draw:
-        """Draw n rows of what is observed: D, I and A."""
-        generator = np.random.default_rng(seed)
-        u = generator.choice(4, size=n, p=_STATES)
-        d = (generator.random(n) < _D1_GIVEN_STATE[u]).astype(np.int64)
-        rows = self._show(d, generator)
-        below = self._bank_outcomes[rows, u].cumsum(axis=1)
-        a = (generator.random(n)[:, None] > below[:, :2]).sum(axis=1)
-        return Draw(pd.DataFrame({"D": d, "A": a}), self.bank.images[rows])
-
-    def sample_images(self, d: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.uint8]:
-        """Draw real pictures from the true mechanism of I, one for each given value of D."""
-        images: NDArray[np.uint8] = self.bank.images[self._show(d, np.random.default_rng(seed))]
-        return images
+# what has to be reached, by total variation distance or share
+_JOINT, _REAL, _GENERATED, _SHOWN = 0.015, 0.015, 0.03, 0.03
+_GAP = 0.003
+_COLUMNS = 16
+_NAMES = {
+    "auto": "likelihood, module by module", "adversarial": "critics, module by module",
+    "joint": "critics, all at once, on pixels", "joint-rep": "critics, all at once, on a representation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,182 +64,94 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out of the experiment; distributions over A have one row per value of D.
+class _Size:
+    """How large a run is.
 
     Attributes:
         resolution: Height and width of the pictures.
         rows: Rows of training data.
-        draws: Pictures generated per value of D.
-        seed: Seed of data, training and sampling.
-        flip: Probability that the mechanism of I shows the other digit.
-        truth: P(A | do(D)), exact.
-        model: P(A | do(D)) as the model answers, through pictures that it generates.
-        stderr: Monte-Carlo standard error of ``model``.
-        model_on_real: The same with real pictures put in for generated ones.
-        naive: P(A | D), counted in the data.
-        floor: Sampling floor of the truth: what a sample of so many rows of P(A | do(D)) itself would miss it by.
-        tvd: Distance of each answer to the truth, for either value of D.
-        tvd_do_image: Mean distance of the model's P(A | do(I = picture)) to the truth, over real pictures.
-        judged: What the classifier sees under do(D = 0) and do(D = 1).
-        judge_digits: Share of held-out real digits that the classifier names correctly.
-        judge_colours: The same of colours.
-        seconds: Time of each stage.
-        files: What was written, by name.
+        draws: Rows drawn per value of D.
+        pictures: Real pictures whose own effect on A is asked for, and draws of A for each.
+        judge_steps: Training of the classifier.
+        steps: Generator steps of a level that is trained against critics.
+        batch: Rows of such a step.
+        looks: How often the distance is measured on the way.
+        look_rows: Rows drawn for that.
+        lengths: Steps of the shorter trainings behind the curve of the likelihood.
+        encoder_steps: Training of a representation.
+        max_steps: Steps of an h-node at most that is trained by likelihood; its own default if None.
     """
 
     resolution: int
     rows: int
     draws: int
-    seed: int
-    flip: float
-    truth: list[list[float]]
-    model: list[list[float]]
-    stderr: list[list[float]]
-    model_on_real: list[list[float]]
-    naive: list[list[float]]
-    floor: list[float]
-    tvd: dict[str, list[float]]
-    tvd_do_image: float
-    judged: list[Judgement]
-    judge_digits: float
-    judge_colours: float
-    seconds: dict[str, float]
-    files: dict[str, str]
+    pictures: tuple[int, int]
+    judge_steps: int
+    steps: int
+    batch: int
+    looks: int
+    look_rows: int
+    lengths: tuple[int, ...]
+    encoder_steps: int = 600
+    max_steps: int | None = None
 
-    def to_json(self) -> str:
-        """Everything as JSON text."""
-        return json.dumps(asdict(self), indent=1)
+
+_FULL = _Size(16, 40_000, 20_000, (12, 4_000), 1_500, 1_200, 64, 6, 4_000, (200, 1_000))
+_FAST = _Size(8, 1_000, 200, (2, 200), 60, 3, 32, 1, 200, (5,), encoder_steps=10, max_steps=20)
 
 
 @dataclass(frozen=True)
-class _Size:
-    """How large a run is.
+class _Trained:
+    """A trained model, and how it became one."""
+
+    model: Model
+    seconds: float
+    steps: int
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One training, judged.
 
     Attributes:
-        rows: Rows of training data.
-        draws: Pictures generated per value of D; they answer the question, are judged and are shown.
-        real_draws: Real pictures put in per value of D.
-        pictures: Real pictures whose own effect on A is asked for, and draws of A for each.
-        judge_steps: Training of the classifier.
-        config: Settings of the training.
+        label: Of the method.
+        seed: Of data and training.
+        seconds: Of the training, wall-clock.
+        steps: Steps of all levels together.
+        joint: Distance of P(D, A), and its divergence in nats.
+        real: Distance of P(A | do(D = d)) with real pictures put in, for both d.
+        generated: The same with the model's own pictures.
+        do_image: Mean distance of P(A | do(I = picture)).
+        judged: What the classifier sees under do(D = 0) and do(D = 1).
+        frechet: Distance of the pictures to real ones in the classifier's features.
+        answer: P(A | do(D = d)), row d.
+        curve: Seconds and distance of P(D, A) on the way.
+        shown: Some pictures under do(D = 0) and do(D = 1).
     """
 
-    rows: int
-    draws: int
-    real_draws: int
-    pictures: tuple[int, int]
-    judge_steps: int
-    config: TrainConfig = field(default_factory=TrainConfig)
+    label: str
+    seed: int
+    seconds: float
+    steps: int
+    joint: tuple[float, float]
+    real: tuple[float, float]
+    generated: tuple[float, float]
+    do_image: float
+    judged: tuple[Judgement, Judgement]
+    frechet: float
+    answer: NDArray[np.float64]
+    curve: tuple[tuple[float, float], ...]
+    shown: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the pictures."""
+        plain = {**asdict(self), "answer": self.answer.tolist(), "curve": [list(one) for one in self.curve]}
+        del plain["shown"]
+        return plain
 
 
-_FULL = _Size(rows=40_000, draws=20_000, real_draws=200_000, pictures=(12, 4_000), judge_steps=1_500)
-_FAST = _Size(
-    rows=2_000, draws=200, real_draws=2_000, pictures=(2, 500), judge_steps=60, config=TrainConfig(max_steps=60)
-)
-_COLUMNS, _SHOWN = 16, 48
-
-
-def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int = 16, progress: bool = False) -> Result:
-    """Train a model of D -> I -> A, D <-> A on pictures of digits, and compare its answers with the truth.
-
-    Args:
-        out: Directory for ``digits.png``, ``plan.svg``, ``metrics.json`` and the trained model in ``model/``.
-        fast: A small run that shows that everything works; its pictures and answers are rough.
-        seed: Seed of everything random.
-        resolution: Height and width of the pictures, a multiple of 8.
-        progress: Whether to show on a terminal how far it is.
-
-    Returns:
-        Answers, truth and distances.
-
-    Raises:
-        MdcmError: If scikit-learn or pillow is not installed.
-        CheckpointError: If ``out/model`` holds something else than a run.
-    """
-    size = _FAST if fast else _FULL
-    out = Path(out)
-    clock = _Clock(progress)
-    with clock.stage("data", "drawing data"):
-        # what is missing is found out here, and not after minutes of training
-        grid_png({"": np.zeros((1, 3, 8, 8), dtype=np.uint8)})
-        reserve(out / "model")
-        scm = FrontDoor(resolution)
-        truth = scm.exact()
-        data = scm.sample(size.rows, seed=seed)
-    with clock.stage("training"):
-        dataset = Dataset(data.table, images={"I": data.images}, name="digits")
-        model = fit(GRAPH, dataset, config=size.config, seed=seed, out=out / "model", progress=progress)
-    with clock.stage("sampling", "drawing pictures under do(D=0) and do(D=1)"):
-        drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
-    with clock.stage("real pictures", "putting real pictures in"):
-        on_real = np.stack([_on_real_pictures(model, scm, d, size.real_draws, seed) for d in (0, 1)])
-        tvd_do_image = _do_image_distance(model, scm, *size.pictures, seed)
-    with clock.stage("judging", "training a classifier to judge the pictures"):
-        judge = train_judge(resolution, steps=size.judge_steps)
-        judged = [_judge(judge, samples.images["I"], d) for d, samples in enumerate(drawn)]
-    answers = {
-        "model": np.stack([_shares(samples.table["A"]) for samples in drawn]),
-        "model_on_real": on_real,
-        "naive": np.stack([_shares(data.table["A"][data.table["D"] == d]) for d in (0, 1)]),
-    }
-    files = {name: str(out / file) for name, file in _FILES.items()}
-    result = Result(
-        resolution=resolution,
-        rows=size.rows,
-        draws=size.draws,
-        seed=seed,
-        flip=scm.flip,
-        truth=truth.do.tolist(),
-        model=answers["model"].tolist(),
-        stderr=np.sqrt(answers["model"] * (1 - answers["model"]) / size.draws).tolist(),
-        model_on_real=answers["model_on_real"].tolist(),
-        naive=answers["naive"].tolist(),
-        floor=[sampling_floor(row, size.rows) for row in truth.do],
-        tvd={name: [tv_distance(truth.do[d], table[d]) for d in (0, 1)] for name, table in answers.items()},
-        tvd_do_image=tvd_do_image,
-        judged=judged,
-        judge_digits=judge.digit_accuracy,
-        judge_colours=judge.colour_accuracy,
-        seconds=clock.seconds,
-        files=files,
-    )
-    sections = {}
-    for d, samples in enumerate(drawn):
-        sections[f"do(D={d}): drawn from the model"] = samples.images["I"][:_SHOWN]
-        real = scm.sample_images(np.full(_COLUMNS, d), seed=seed)
-        sections[f"do(D={d}): real ones; there too one in ten shows the other digit"] = real
-    contents = {
-        "digits": grid_png(sections, columns=_COLUMNS),
-        "plan": model.plan.to_svg().encode(),
-        "metrics": result.to_json().encode(),
-    }
-    for name, content in contents.items():
-        with replacing(files[name]) as stream:
-            stream.write(content)
-    return result
-
-
-class _Clock:
-    """Times the stages, and says on a terminal which one is under way."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown and sys.stderr.isatty()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, doing: str = "") -> Iterator[None]:
-        began = time.monotonic()
-        with ExitStack() as stack:
-            if self._shown and doing:
-                from rich.console import Console
-
-                stack.enter_context(Console(stderr=True).status(doing))
-            yield
-        self.seconds[name] = round(time.monotonic() - began, 1)
-
-
-def _shares(outcomes: pd.Series[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+def shares(outcomes: pd.Series[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     """P(A) by counting."""
     return np.bincount(np.asarray(outcomes, dtype=np.int64), minlength=3) / len(outcomes)
 
@@ -364,82 +162,377 @@ def _outcomes(model: Model, images: NDArray[np.uint8], seed: int) -> NDArray[np.
     return np.asarray(drawn.table["A"], dtype=np.int64)
 
 
-def _on_real_pictures(model: Model, scm: FrontDoor, d: int, draws: int, seed: int) -> NDArray[np.float64]:
+def on_real_pictures(model: Model, scm: FrontDoor, d: int, draws: int, seed: int) -> NDArray[np.float64]:
     """P(A | do(D = d)) of the true mechanism of I and the model's mechanism of A together."""
-    return _shares(_outcomes(model, scm.sample_images(np.full(draws, d), seed=seed), seed))
+    return shares(_outcomes(model, scm.sample_images(np.full(draws, d), seed=seed), seed))
 
 
-def _do_image_distance(model: Model, scm: FrontDoor, pictures: int, draws: int, seed: int) -> float:
+def do_image_distance(model: Model, scm: FrontDoor, pictures: int, draws: int, seed: int) -> float:
     """Mean distance of the model's P(A | do(I = picture)) to the truth over a few real pictures."""
     chosen = np.random.default_rng(seed).choice(len(scm.bank), size=pictures, replace=False)
     images = scm.bank.images[chosen]
     outcomes = _outcomes(model, images.repeat(draws, axis=0), seed).reshape(pictures, draws)
     truth = scm.do_image(images)
-    return float(np.mean([tv_distance(truth[i], _shares(outcomes[i])) for i in range(pictures)]))
+    return float(np.mean([tv_distance(truth[i], shares(outcomes[i])) for i in range(pictures)]))
 
 
-def _judge(judge: DigitJudge, images: NDArray[np.uint8], d: int) -> Judgement:
+def judge_pictures(judge: DigitJudge, images: NDArray[np.uint8], d: int) -> Judgement:
+    """What a classifier sees on pictures that were generated with D = d."""
     digits, colours = judge.classify(images)
     intended, flipped = float((digits == d).mean()), float((digits == 1 - d).mean())
-    shares = np.bincount(colours, minlength=len(COLOURS)) / len(colours)
-    return Judgement(intended, flipped, float(((digits != 0) & (digits != 1)).mean()), tuple(shares.tolist()))
+    named = np.bincount(colours, minlength=len(COLOURS)) / len(colours)
+    return Judgement(intended, flipped, float(((digits != 0) & (digits != 1)).mean()), tuple(named.tolist()))
 
 
-def render(result: Result) -> str:
-    """The result as text for a terminal.
-
-    Args:
-        result: What :func:`run` returned.
-    """
-    lines = [
-        f"{GRAPH}, where I is a picture of a handwritten digit, {result.resolution} x {result.resolution} pixels;",
-        f"learned from {result.rows:,} rows in which D and A share a hidden cause.",
-        "",
-        f"{'P(A | do(D))':<32}{'D=0':^23} {'D=1':^23} {'distance to truth':^19}",
-        f"{'':<32}{'':1}{'   '.join(f'A={a}' for a in range(3)):^22} {'   '.join(f'A={a}' for a in range(3)):^23}"
-        f" {'D=0':^9} {'D=1':^9}",
-    ]
-
-    def row(name: str, table: list[list[float]], distances: list[float] | None) -> str:
-        cells = "  ".join(" ".join(f"{p:7.3f}" for p in values) for values in table)
-        ends = "" if distances is None else "".join(f"{x:10.4f}" for x in distances)
-        return f"{name:<30}{cells} {ends}".rstrip()
-
-    lines += [
-        row("exact truth", result.truth, None),
-        row("model", result.model, result.tvd["model"]),
-        row("model, real pictures put in", result.model_on_real, result.tvd["model_on_real"]),
-        row("naive: P(A | D) of the data", result.naive, result.tvd["naive"]),
-        f"{f'sampling floor, {result.rows:,} rows':<79}" + "".join(f"{x:10.4f}" for x in result.floor),
-        "",
-        _direction(result),
-        f"P(A | do(I = picture)) misses the truth by {result.tvd_do_image:.3f} on average over real pictures.",
-        "",
-    ]
-    for d, seen in enumerate(result.judged):
-        named = ", ".join(f"{name} {share:.3f}" for name, share in zip(COLOURS, seen.colours, strict=True))
-        lines.append(
-            f"Pictures under do(D={d}): digit {d} {seen.intended:.3f} (mechanism {1 - result.flip:.3f}), "
-            f"digit {1 - d} {seen.flipped:.3f} ({result.flip:.3f}), neither {seen.neither:.3f}; {named}."
-        )
-    lines += [
-        f"The judge of the pictures is a classifier trained apart; it names {result.judge_digits:.1%} of held-out real "
-        "digits correctly.",
-        "",
-        f"{sum(result.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in result.seconds.items()) + ".",
-        f"The graph determines the answer: {identify(GRAPH, 'P(A | do(D))')}.",
-        "The naive P(A | D) is another quantity.",
-        "",
-        *(f"{name:<8} {path}" for name, path in result.files.items()),
-    ]
-    return "\n".join(lines)
+def _run(request: Request) -> Findings:
+    size = _FAST if request.fast else _FULL
+    scm = FrontDoor(size.resolution)
+    with request.stages.stage("judge"):
+        judge = train_judge(size.resolution, steps=size.judge_steps)
+    study = _Study(scm, size, judge, request)
+    study.run()
+    found = study.findings()
+    if "auto" in request.methods:
+        with request.stages.stage("without flips"):
+            found.extend(_without_flips(size, request.seeds[0]))
+    return found
 
 
-def _direction(result: Result) -> str:
-    effect, naive = (table[1][2] - table[0][2] for table in (result.model, result.naive))
-    exact = result.truth[1][2] - result.truth[0][2]
-    verdict = "even the sign is wrong" if naive * exact < 0 else "the sign is right"
-    return (
-        f"Setting D from 0 to 1 changes P(A=2) by {exact:+.3f}; the model says {effect:+.3f}, the naive answer "
-        f"{naive:+.3f} ({verdict})."
-    )
+class _Study:
+    """All methods on the same data."""
+
+    def __init__(self, scm: FrontDoor, size: _Size, judge: DigitJudge, request: Request) -> None:
+        self.scm, self.size, self.judge, self.request = scm, size, judge, request
+        self.truth = scm.exact()
+        self.outcomes: list[_Outcome] = []
+        self.plans: dict[str, Plan] = {}
+
+    def run(self) -> None:
+        """Train, and judge what came of it."""
+        first = self.request.seeds[0]
+        # likelihood takes minutes, the others longer; those are shown at one seed
+        runs = [(method, seed) for method in self.request.methods for seed in self.request.seeds]
+        runs = [(method, seed) for method, seed in runs if method == "auto" or seed == first]
+        self.request.stages.expect(2 * len(runs) + 2)
+        for method, seed in runs:
+            drawn = self.scm.sample(self.size.rows, seed=seed)
+            data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
+            with self.request.stages.stage(f"training {method}"):
+                trained = self._train(method, data, seed)
+            with self.request.stages.stage(f"judging {method}"):
+                self.outcomes.append(self._judged(method, seed, trained))
+            rival = next((one for one in self.outcomes if one.label == "adversarial"), None)
+            if method.startswith("joint") and rival is not None and not self.request.fast:
+                share = min(1.0, rival.seconds / trained.seconds)
+                with self.request.stages.stage(f"training {method}, equal time"):
+                    trained = self._train(method, data, seed, share=share)
+                with self.request.stages.stage(f"judging {method}"):
+                    self.outcomes.append(self._judged(f"{method}, equal time", seed, trained))
+
+    def _train(self, method: str, data: Dataset, seed: int, share: float = 1.0) -> _Trained:
+        if method == "auto":
+            return self._by_likelihood(data, seed)
+        graph, schema = _graph_and_schema(data)
+        specs = [data.spec(graph.nodes)]
+        joint = method != "adversarial"
+        made = plan(graph, specs, objective="adversarial", kinds=schema.kinds, levels=schema.levels)
+        steps = self.size.steps * len(made.levels) if joint else self.size.steps
+        if joint:
+            made = plan(graph, specs, method="joint", kinds=schema.kinds, levels=schema.levels)
+        self.plans[method] = made
+        steps = max(1, round(share * steps))
+        config = AdversarialConfig(
+            steps=steps, batch_size=self.size.batch, encoder_steps=self.size.encoder_steps,
+            checks=min(self.size.looks, steps),
+        )  # fmt: skip
+        wide = partial(Categorical, hidden=64)
+        factories: dict[str, MechanismFactory] = {"D": wide, "A": wide, "I": ImageGenerator}
+        dcm = DCM(graph, schema, {name: 8 for name, _ in graph.confounders}, factories, seed=seed)
+        model = Model(graph, schema, made, dcm, TrainConfig(), seed=seed, datasets=[])
+        clock = _Clock(partial(self._distance, model))
+        encoded = {"d1": encode(data, schema)}
+        for level in made.levels:
+            for place in level:
+                hnode = made.hnodes[place]
+                readers = {"I": _pixels} if method == "joint" or hnode.variables == ("I",) else {}
+                problem = AdversarialProblem(dcm, hnode, encoded, config, seed=1_000 * seed + place, readers=readers)
+                AdversarialTraining([problem], stacked=False).train(log=clock.log)
+        dcm.eval()
+        return _Trained(model, clock.elapsed(), steps * len(made.levels), tuple(clock.curve))
+
+    def _by_likelihood(self, data: Dataset, seed: int) -> _Trained:
+        curve = []
+        if seed == self.request.seeds[0]:
+            for length in self.size.lengths:
+                began = time.monotonic()
+                short = fit(GRAPH, data, config=TrainConfig(max_steps=length), seed=seed)
+                curve.append((time.monotonic() - began, self._distance(short)))
+        began = time.monotonic()
+        model = fit(GRAPH, data, config=TrainConfig(max_steps=self.size.max_steps), seed=seed)
+        seconds = time.monotonic() - began
+        self.plans["auto"] = model.plan
+        curve.append((seconds, self._distance(model)))
+        steps = sum(record["steps"] for record in model.history if record["event"] == "trained")
+        return _Trained(model, seconds, steps, tuple(sorted(curve)))
+
+    def _distance(self, model: Model) -> float:
+        """Distance of P(D, A) on the way, from a few rows."""
+        return tv_distance(self.truth.joint, _joint(model, self.size.look_rows))
+
+    def _judged(self, label: str, seed: int, trained: _Trained) -> _Outcome:
+        size, model, scm = self.size, trained.model, self.scm
+        drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
+        found = _joint(model, size.draws)
+        real = [on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)]
+        answer = np.stack([shares(one.table["A"]) for one in drawn])
+        pictures = [one.images["I"] for one in drawn]
+        like = np.concatenate([scm.sample_images(np.full(len(one), d), seed=seed) for d, one in enumerate(pictures)])
+        frechet = frechet_distance(self.judge.describe(np.concatenate(pictures)), self.judge.describe(like))
+        first, second = (judge_pictures(self.judge, one, d) for d, one in enumerate(pictures))
+        joint = (tv_distance(self.truth.joint, found), kl_divergence(self.truth.joint, found))
+        return _Outcome(
+            label, seed, trained.seconds, trained.steps, joint,
+            _pair(tv_distance(self.truth.do[d], real[d]) for d in (0, 1)),
+            _pair(tv_distance(self.truth.do[d], answer[d]) for d in (0, 1)),
+            do_image_distance(model, scm, *size.pictures, seed), (first, second), frechet, answer, trained.curve,
+            (pictures[0][:_COLUMNS], pictures[1][:_COLUMNS]),
+        )  # fmt: skip
+
+    # ---- saying
+
+    def _of(self, label: str) -> list[_Outcome]:
+        return [one for one in self.outcomes if one.label == label]
+
+    def findings(self) -> Findings:
+        """Bars, curves, tables and pictures."""
+        return Findings(
+            bars=self._bars(), charts=[self._curves(), self._effects()], tables=[self._answers(), self._pictures()],
+            pictures=self._drawings(), photos=[self._photo()],
+            notes=[
+                f"Pictures have {self.size.resolution} x {self.size.resolution} pixels. The full size of the paper's "
+                "comparison is hours of training against critics; what is shown is how far each way comes in minutes.",
+                "Against critics, the picture's mechanism is a convolutional generator. The modular and the first "
+                "joint method compare pixels; joint-rep compares a representation that was trained beforehand to tell "
+                "D and A from the picture, and so has no reason to make pictures that look real. All have the same "
+                "networks and steps: as many for all variables at once as for the levels of the modular plan together.",
+                "Methods with critics are trained at the first seed only; distances on the way are from "
+                f"{self.size.look_rows:,} rows, and their time is not counted.",
+            ],
+            numbers={"outcomes": [one.to_json() for one in self.outcomes], "truth": self.truth.do.tolist()},
+        )  # fmt: skip
+
+    def _bars(self) -> list[Bar]:
+        runs = self._of("auto")
+        if not runs:
+            return []
+        note = f"mean over {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
+
+        def bar(what: str, values: Sequence[float], limit: float, unit: str = "TVD") -> Bar:
+            worst = f", worst {max(values):.4f}" if len(values) > 1 else ""
+            return Bar(f"auto, {what}", mean(values), limit, unit=unit, note=note + worst, judged=not self.request.fast)
+
+        flip = self.scm.flip
+        digits = [max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in one.judged) for one in runs]
+        colours = [max(max(abs(share - 1 / 3) for share in j.colours) for j in one.judged) for one in runs]
+        bars = [bar("P(D, A)", [one.joint[0] for one in runs], _JOINT)]
+        for d in (0, 1):
+            bars.append(bar(f"P(A | do(D={d})) with real pictures", [one.real[d] for one in runs], _REAL))
+            bars.append(bar(f"P(A | do(D={d})) with its own", [one.generated[d] for one in runs], _GENERATED))
+        bars.append(bar("share of each digit against the mechanism", digits, _SHOWN, "share"))
+        bars.append(bar("share of each colour against the mechanism", colours, _SHOWN, "share"))
+        return bars
+
+    def _curves(self) -> Chart:
+        first = self.request.seeds[0]
+        runs = [one for one in self.outcomes if one.seed == first and "equal" not in one.label]
+        lines = [Line(one.label, [x for x, _ in one.curve], [y for _, y in one.curve]) for one in runs]
+        ends = "; ".join(f"{line.label} ends at {line.y[-1]:.4f} after {line.x[-1]:.0f} s" for line in lines)
+        return Chart(
+            "Distance of P(D, A) to the truth while it is learned", "seconds of training", "TVD to the truth", lines,
+            f"Distance against time, one line per method: {ends}.", log_x=True, log_y=True,
+        )  # fmt: skip
+
+    def _effects(self) -> Chart:
+        first = [one for one in self.outcomes if one.seed == self.request.seeds[0]]
+        names = [f"P(A={a} | do(D={d}))" for d in (0, 1) for a in range(3)]
+        lines = [Line("exact", names, self.truth.do.ravel().tolist())]
+        lines += [Line(one.label, names, one.answer.ravel().tolist()) for one in first if "equal" not in one.label]
+        lines.append(Line("naive: P(A | D)", names, self.truth.conditional.ravel().tolist()))
+        return Chart(
+            "The effect of D", "", "probability", lines,
+            "; ".join(f"{line.label} {', '.join(f'{y:.3f}' for y in line.y)}" for line in lines) + ".", kind="bars",
+        )  # fmt: skip
+
+    def _answers(self) -> Table:
+        rows: list[list[Any]] = []
+        for label in dict.fromkeys(one.label for one in self.outcomes):
+            runs = self._of(label)
+            rows.append([
+                label, *(mean(one.joint[k] for one in runs) for k in (0, 1)),
+                *(mean(one.real[d] for one in runs) for d in (0, 1)),
+                *(mean(one.generated[d] for one in runs) for d in (0, 1)), mean(one.do_image for one in runs),
+                mean(one.steps for one in runs), mean(one.seconds for one in runs),
+            ])  # fmt: skip
+        naive = [tv_distance(self.truth.do[d], self.truth.conditional[d]) for d in (0, 1)]
+        rows.append(["naive", None, None, None, None, *naive, None, None, None])
+        return Table(
+            "Distances to the truth",
+            ["method", "P(D,A)", "KL, nats", "do(D=0), real", "do(D=1), real", "do(D=0)", "do(D=1)", "do(I)", "steps",
+             "seconds"],
+            rows, "TVD of P(A | ...), with real pictures put in or with those that the model makes; "
+            f"{self.size.rows:,} rows, one thread.",
+        )  # fmt: skip
+
+    def _pictures(self) -> Table:
+        rows: list[list[Any]] = []
+        for label in dict.fromkeys(one.label for one in self.outcomes):
+            for d in (0, 1):
+                seen = [one.judged[d] for one in self._of(label)]
+                rows.append([
+                    f"{label}, do(D={d})", mean(one.intended for one in seen), mean(one.flipped for one in seen),
+                    mean(one.neither for one in seen), *(mean(one.colours[k] for one in seen) for k in range(3)),
+                    mean(one.frechet for one in self._of(label)),
+                ])  # fmt: skip
+        flip = self.scm.flip
+        rows.append(["the mechanism", 1 - flip, flip, 0.0, 1 / 3, 1 / 3, 1 / 3, 0.0])
+        return Table(
+            "What the pictures show", ["", "digit D", "the other", "neither", *COLOURS, "Fréchet distance"], rows,
+            f"By a classifier trained apart, which names {self.judge.digit_accuracy:.1%} of held-out real digits and "
+            f"{self.judge.colour_accuracy:.1%} of colours correctly; the distance is one of its features.",
+        )  # fmt: skip
+
+    def _photo(self) -> Photo:
+        sections = {}
+        for one in self.outcomes:
+            if one.seed == self.request.seeds[0] and "equal" not in one.label:
+                for d in (0, 1):
+                    sections[f"{_NAMES[one.label]}: do(D={d})"] = one.shown[d]
+        for d in (0, 1):
+            real = self.scm.sample_images(np.full(_COLUMNS, d), seed=self.request.seeds[0])
+            sections[f"real pictures: do(D={d}), where one in ten shows the other digit"] = real
+        return Photo(
+            "Pictures under do(D)", grid_png(sections, columns=_COLUMNS),
+            "Rows of digits that each method generates with D set to 0 and to 1, and real ones below them.",
+        )  # fmt: skip
+
+    def _drawings(self) -> list[Picture]:
+        marked = identify(GRAPH, "P(A | do(D))")
+        drawn = [Picture("The graph", marked.to_svg(), f"{GRAPH}. P(A | do(D)) = {marked.estimand}.")]
+        for method, made in self.plans.items():
+            parts = "; ".join("{" + ", ".join(hnode.variables) + "}" for hnode in made.hnodes)
+            drawn.append(Picture(f"The plan, {method}", made.to_svg(), f"{len(made.hnodes)} h-nodes: {parts}."))
+        return drawn
+
+
+class _Clock:
+    """Time of a training without the looks at it."""
+
+    def __init__(self, distance: Callable[[], float]) -> None:
+        self._distance = distance
+        self._began, self._paused = time.monotonic(), 0.0
+        self.curve: list[tuple[float, float]] = []
+
+    def elapsed(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._began - self._paused
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Take a look whenever held-out rows are looked at."""
+        if record["event"] == "check":
+            now = time.monotonic()
+            self.curve.append((round(self.elapsed(), 3), self._distance()))
+            self._paused += time.monotonic() - now
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    first, second = values
+    return float(first), float(second)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """What a critic compares where there is no representation."""
+    return images.flatten(1)
+
+
+def _graph_and_schema(data: Dataset) -> tuple[ADMG, Schema]:
+    return ADMG.from_string(GRAPH), Schema.infer([data])
+
+
+def _joint(model: Model, rows: int) -> NDArray[np.float64]:
+    """P(D, A) by counting what the model draws."""
+    table = model.draw_samples(rows, variables=["D", "A"], seed=7).table
+    code = 3 * table["D"].to_numpy(dtype=np.int64) + table["A"].to_numpy(dtype=np.int64)
+    return (np.bincount(code, minlength=6) / rows).reshape(2, 3)
+
+
+def _without_flips(size: _Size, seed: int) -> Findings:
+    """Where a picture tells D for certain: a model without a confounder is as good, and gives the naive answer."""
+    scm = FrontDoor(size.resolution, flip=0.0)
+    truth = scm.exact()
+    drawn, fresh = scm.sample(size.rows, seed=seed), scm.sample(size.rows, seed=seed + 500)
+    data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
+    # the picture's own mechanism is not needed
+    config = TrainConfig(max_steps=size.max_steps)
+    losses, answers = {}, {}
+    for name, text in (("with a confounder", GRAPH), ("without one", "D -> I -> A")):
+        model = _without_picture(text, data, config, seed)
+        losses[name] = _negative_log_likelihood(model.dcm, fresh.table, fresh.images)
+        answers[name] = np.stack([on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)])
+    gap = float(np.mean(losses["without one"] - losses["with a confounder"]))
+    rows: list[list[Any]] = [["exact", *truth.do.ravel().tolist(), 0.0, None]]
+    for name, answer in answers.items():
+        far = mean(tv_distance(truth.do[d], answer[d]) for d in (0, 1))
+        rows.append([name, *answer.ravel().tolist(), far, float(np.mean(losses[name]))])
+    far = mean(tv_distance(truth.do[d], truth.conditional[d]) for d in (0, 1))
+    rows.append(["naive: P(A | D)", *truth.conditional.ravel().tolist(), far, None])
+    names = [f"A={a}, D={d}" for d in (0, 1) for a in range(3)]
+    return Findings(
+        bars=[Bar(
+            "without flips: what a confounder adds to the likelihood of fresh rows", gap, _GAP, unit="nats per row",
+            note="the data do not tell the two models apart, and so do not determine the effect", judged=size is _FULL,
+        )],
+        tables=[Table(
+            "Without flips: P(A | do(D)) is not determined", ["", *names, "TVD", "loss, nats"], rows,
+            "Real pictures put in. If the picture shows D for certain, the model without a confounder fits as well and "
+            "gives the naive answer; that with one gives some answer, and no data could say which is right.",
+        )],
+    )  # fmt: skip
+
+
+def _without_picture(text: str, data: Dataset, config: TrainConfig, seed: int) -> Model:
+    """A model whose picture is a frozen stand-in, since only the other two are asked about."""
+    shape = tuple(int(one) for one in data.images["I"].shape[1:])
+
+    def blank(parents: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros(len(parents["D"]), *shape)
+
+    return fit(text, data, mechanisms={"I": Pretrained(blank)}, config=config, seed=seed)
+
+
+def _negative_log_likelihood(dcm: DCM, table: pd.DataFrame, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of D and A given the picture, in nats, each row."""
+    mechanisms = {name: dcm.mechanism(name) for name in ("D", "A")}
+    latents = {name: dcm.latents[name] for name in mechanisms}
+    likelihood = ComponentLikelihood(mechanisms, latents, list(dcm.priors))
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(table), 1024):
+            part = table.iloc[start : start + 1024]
+            values = {name: torch.tensor(part[name].to_numpy(dtype=np.int64)) for name in ("D", "A")}
+            values["I"] = torch.from_numpy(images[start : start + 1024])
+            found.append(-likelihood(ComponentRows.build(mechanisms, values, share=False)))
+    return torch.cat(found).double().numpy()
+
+
+EXPERIMENT = Experiment(
+    name="frontdoor",
+    title="The front door through a picture",
+    section="5.2 and F.2",
+    summary="D decides which handwritten digit a picture shows, and the picture decides A; D and A have a hidden "
+    "common cause. Four ways of training answer what A would be if D were set.",
+    paper="Curves only: training module by module is ahead of training all at once on a representation, and that of "
+    "training all at once on pixels, in P(D, A) and in P(A | do(D)).",
+    sizes={"full": asdict(_FULL), "fast": asdict(_FAST)},
+    run=_run,
+    methods=("auto", "adversarial", "joint", "joint-rep"),
+)

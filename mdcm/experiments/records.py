@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 __all__ = ["METHODS", "Bar", "Chart", "Experiment", "Findings", "Line", "Picture", "Request", "Stages", "Table"]
 
-METHODS = ("auto", "adversarial", "joint")
+METHODS = ("auto", "adversarial", "joint", "joint-rep")
 
 
 @dataclass(frozen=True)
