@@ -505,14 +505,22 @@ def demo(
 )
 def experiment(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="asia, complexity, frontdoor, large, mnist2, sachs or synthetic")
+        str,
+        typer.Argument(metavar="NAME", help="asia, complexity, covidx, frontdoor, large, mnist2, sachs, synthetic"),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="where metrics.json and report.html go", show_default=False)
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="a small run, in well under a minute")] = False,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="directory of real data, for sachs", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="real data, for sachs and covidx", show_default=False),
+    ] = None,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODULE:FACTORY", help="a mechanism of your own, for X of covidx", show_default=False
+        ),
     ] = None,
     mnist: Annotated[
         Path | None,
@@ -532,7 +540,9 @@ def experiment(
 
     _one_thread()
     out = Path(f"mdcm-{name}") if out is None else out
-    record = run_experiment(name, out, fast=fast, data=data, mnist=mnist, methods=method or (), progress=True)
+    record = run_experiment(
+        name, out, fast=fast, data=data, mnist=mnist, mechanisms=mechanism or (), methods=method or (), progress=True
+    )
     _out(json.dumps(record, indent=1, allow_nan=False) if as_json else render(record))
     _say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
     if not record["met"]:

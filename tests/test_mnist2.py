@@ -12,7 +12,7 @@ from mdcm import DataError
 from mdcm.experiments.command import run_experiment
 from mdcm.experiments.digits import train_judge
 from mdcm.experiments.handwriting import COLOURS, STROKES, DigitPainter, Handwriting, load_handwriting, restroke
-from mdcm.experiments.mnist2 import QUERIES, double_digits, equation_57, problem
+from mdcm.experiments.mnist2 import QUERIES, apart, double_digits, equation_57, problem
 
 LEVELS = {"X1": 2, "X2": 9, "W": 10, "Y1": 10, "Y2": 10, "Thick": 2, "Color": 3}
 
@@ -78,6 +78,14 @@ class TestTruth:
         data = problem(50).draw(0)
         assert [(one.name, one.do) for one in data] == [("D1", ()), ("D2", ("X1",)), ("D3", ("X1",))]
         assert [sorted(set(one.table["X1"])) for one in data[1:]] == [[0], [1]]
+
+    def test_two_steps(self):
+        """Digits and stroke are trained on D1 alone, the four others together on all three."""
+        asked, made = apart(50)
+        fits = {hnode.variables: [one.datasets for one in hnode.fits] for hnode in made.hnodes}
+        assert fits.pop(("Color", "W", "X1", "X2")) == [("D1",), ("D2", "D3")]
+        assert fits == {("Thick",): [("D1",)], ("Y1",): [("D1",)], ("Y2",): [("D1",)]}
+        assert [sorted(one.columns) for one in asked.draw(0)[1:]] == [["Color", "W", "X1", "X2"]] * 2
 
 
 class TestHandwriting:
@@ -175,6 +183,7 @@ def test_fast_run(tmp_path, mnist):
     assert record["command"] == "mdcm experiment mnist2 --fast --mnist DIR --method auto"
     bars = {bar["what"]: bar for bar in record["bars"]}
     assert bars["auto, queries whose 3 most probable outcomes are the true ones"]["value"] == 4
+    assert bars["in two steps by hand, P(Y1, Y2, Thick | do(X1))"]["judged"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert len(page) < 5_000_000

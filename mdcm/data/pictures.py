@@ -30,7 +30,7 @@ _MOST_IN_MEMORY = 1 << 30
 
 
 def read_pictures(
-    names: pd.Series[Any], folder: str | Path, shape: tuple[int, int, int] | None = None
+    names: pd.Series[Any], folder: str | Path, shape: tuple[int, int, int] | None = None, *, scale: bool = False
 ) -> NDArray[np.uint8]:
     """Images that a column of file names stands for.
 
@@ -38,6 +38,7 @@ def read_pictures(
         names: Paths of PNG or JPEG files, relative to the folder; at least one.
         folder: Where the table is.
         shape: Channels (1, 3 or 4), height and width; by default those of the first picture.
+        scale: Whether pictures of another height and width are scaled to these, whatever their proportions.
 
     Returns:
         Pixels, uint8 ``[n, c, h, w]``; memory-mapped from a temporary file where they are more than 1 GiB.
@@ -69,7 +70,7 @@ def read_pictures(
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
                 with PIL.Image.open(Path(folder) / file, formats=_FORMATS) as picture:
-                    pixels = _pixels(picture, shape)
+                    pixels = _pixels(picture, shape, scale=scale)
         except _UnusableError as error:
             raise DataError(f"{where} {error}", column=column, row=row, count=1) from None
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
@@ -110,13 +111,18 @@ class _UnusableError(Exception):
     pass
 
 
-def _pixels(picture: Image, shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one."""
+def _pixels(picture: Image, shape: tuple[int, int, int] | None, *, scale: bool = False) -> NDArray[np.uint8]:
+    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one, or is scaled to it."""
     channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
-    if shape is not None and (picture.height, picture.width) != shape[1:]:
+    if shape is not None and (picture.height, picture.width) != shape[1:] and not scale:
         # never scaled silently: whoever does it must decide how
         raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
     if channels not in _MODES or picture.mode.startswith(("I", "F")):
         raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")
-    pixels = np.asarray(picture.convert(_MODES[channels]))
-    return np.moveaxis(pixels.reshape(picture.height, picture.width, channels), 2, 0)
+    converted = picture.convert(_MODES[channels])
+    if shape is not None and (picture.height, picture.width) != shape[1:]:
+        import PIL.Image
+
+        converted = converted.resize((shape[2], shape[1]), PIL.Image.Resampling.BOX)
+    pixels = np.asarray(converted)
+    return np.moveaxis(pixels.reshape(converted.height, converted.width, channels), 2, 0)

@@ -25,7 +25,7 @@ from mdcm.variables import suggestion
 
 __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
 
-NAMES = ("asia", "complexity", "frontdoor", "large", "mnist2", "sachs", "synthetic")
+NAMES = ("asia", "complexity", "covidx", "frontdoor", "large", "mnist2", "sachs", "synthetic")
 METRICS, REPORT = "metrics.json", "report.html"
 _FORMAT = 1
 
@@ -51,6 +51,7 @@ def run_experiment(
     fast: bool = False,
     data: str | Path | None = None,
     mnist: str | Path | None = None,
+    mechanisms: Sequence[str] = (),
     methods: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def run_experiment(
         out: Directory, made if it does not exist; files of an earlier run are replaced once the new ones are there.
         fast: The small size, which shows that everything works.
         data: Directory of real data, for the experiments that take any.
+        mechanisms: ``NAME=module:factory``, for the experiments that take a variable's mechanism: what calling the
+            factory returns makes it, as ``mechanisms`` of :func:`mdcm.fit` do.
         mnist: Directory of the MNIST files, for the experiments that show digits; scikit-learn's digits by default.
         methods: Ways of training to compare; all of the experiment's own by default.
         progress: Whether to show on a terminal how far it is.
@@ -78,6 +81,7 @@ def run_experiment(
     chosen = _methods(experiment, methods)
     directory = _directory(experiment, data)
     written = _mnist(experiment, mnist)
+    given = _mechanisms(experiment, mechanisms)
     out = Path(out)
     # what is missing is found out here, and not after an hour of training
     if importlib.util.find_spec("matplotlib") is None:
@@ -90,7 +94,9 @@ def run_experiment(
     seeds = experiment.seeds[size]
     began, started = time.monotonic(), datetime.now(UTC)
     with stages.open():
-        request = Request(fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, stages=stages)
+        request = Request(
+            fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, mechanisms=given, stages=stages
+        )
         findings = experiment.run(request)
     kind, text = verdict(findings.bars)
     record: dict[str, Any] = {
@@ -105,6 +111,7 @@ def run_experiment(
             *(["--fast"] if fast else []),
             *([] if directory is None else ["--data DIR"]),
             *([] if written is None else ["--mnist DIR"]),
+            *(f"--mechanism {one}" for one in mechanisms),
             *(f"--method {one}" for one in chosen if chosen != experiment.methods),
         ]),
         "size": size,
@@ -185,6 +192,24 @@ def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
     # what is missing is found out here
     load_handwriting(mnist)
     return Path(mnist)
+
+
+def _mechanisms(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:
+    """Constructors by variable, from ``NAME=module:factory``."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, _, where = text.partition("=")
+        module, _, factory = where.partition(":")
+        if not (name and module and factory):
+            raise DataError(f"--mechanism {text!r}: write NAME=module:factory, as in X=mypackage.generators:lungs")
+        if name not in experiment.mechanisms:
+            takes = ", ".join(experiment.mechanisms) or "no variable"
+            raise DataError(f"--mechanism {text!r}: experiment {experiment.name!r} takes mechanisms of {takes}")
+        try:
+            found[name] = getattr(importlib.import_module(module), factory)()
+        except (ImportError, AttributeError) as error:
+            raise DataError(f"--mechanism {text!r}: {error}") from error
+    return found
 
 
 def _machine() -> dict[str, Any]:

@@ -235,6 +235,7 @@ class Request:
         methods: Ways of training that are compared.
         data: Directory of real data, where the experiment takes any.
         mnist: Directory of the MNIST files, where the experiment shows digits.
+        mechanisms: Constructors of mechanisms by variable, where the experiment takes any.
         stages: Told what is under way.
     """
 
@@ -243,6 +244,7 @@ class Request:
     methods: tuple[str, ...] = METHODS
     data: Path | None = None
     mnist: Path | None = None
+    mechanisms: Mapping[str, Any] = field(default_factory=dict)
     stages: Stages = field(default_factory=Stages)
 
 
@@ -262,6 +264,7 @@ class Experiment:
         methods: Ways of training that it compares; none where nothing is trained.
         data: What a directory of real data has to hold; empty where it takes none.
         digits: Whether it shows handwritten digits, which may be MNIST's.
+        mechanisms: Variables whose mechanism may be given.
 
     Example:
         >>> def run(request):
@@ -281,3 +284,4 @@ class Experiment:
     methods: tuple[str, ...] = ()
     data: str = ""
     digits: bool = False
+    mechanisms: tuple[str, ...] = ()
