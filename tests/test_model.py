@@ -558,7 +558,7 @@ class TestTraining:
         other_data = mdcm.plan(FRONT_DOOR, [mdcm.DatasetSpec("other")])
         (tmp_path / "letter.txt").write_text("dear reader")
         cases = [
-            (PlanError, "device 'tpu' is not supported", FRONT_DOOR, table, {"device": "tpu"}),
+            (PlanError, "there is no device 'tpu'", FRONT_DOOR, table, {"device": "tpu"}),
             (PlanError, "the plan is for another graph", FRONT_DOOR, table, {"plan": other_plan}),
             (PlanError, "a data set 'other', which is not among 'd1'", FRONT_DOOR, table, {"plan": other_data}),
             (
