@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 
 from mdcm import query as language
 from mdcm.errors import DataError, LowSupportError, QueryError
+from mdcm.intervals import student_interval
 from mdcm.sampling import (
     FEWEST_ROWS,
     Draws,
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.identify import Identification
 
-__all__ = ["Answer", "Answering"]
+__all__ = ["Answer", "Answering", "surrounded"]
 
 # of the tables in answers, besides the variables
-_COLUMNS = ("probability", "mean", "stderr")
+_COLUMNS = ("probability", "mean", "stderr", "low", "high")
 # longer estimands are no help beside a number
 _LONGEST_ESTIMAND = 160
 _SUPPORT_WARNING = 0.01
@@ -63,6 +64,12 @@ class Answer:
             "estimate", "stderr" (from a bootstrap over the rows), and "difference", that of the model's answer from
             it in standard errors. None where the estimand is not about discrete variables alone, or the data are not
             at hand.
+        level: Probability with which the interval covers the answer; None where there is no ensemble, and where the
+            answer is not determined.
+        low: Lower end of the interval, where the answer is one number; ``table`` has columns "low" and "high". Where
+            the graph and the data do not determine the answer, it is the lowest answer of the ensemble: what other
+            models answer that fit as well spreads at least as widely.
+        high: Upper end.
     """
 
     query: str
@@ -73,6 +80,9 @@ class Answer:
     identification: Identification
     support: float | None = None
     plug_in: pd.DataFrame | None = None
+    level: float | None = None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def note(self) -> str:
@@ -93,6 +103,8 @@ class Answer:
         shown = self.table
         if self.value is not None:
             body = f"{self.value:.4f} ± {self.stderr:.4f}"
+            if self.low is not None:
+                body += f", {self._interval} [{self.low:.4f}, {self.high:.4f}]"
             if self.plug_in is not None:
                 beside = self.plug_in.iloc[0]
                 body += (
@@ -104,7 +116,50 @@ class Answer:
                 columns = {"plug-in": "estimate", "± stderr": "stderr", "difference": "difference"}
                 shown = shown.assign(**{label: self.plug_in[name] for label, name in columns.items()})
             body = shown.to_string(index=False, float_format=lambda number: f"{number:.4f}")
+            if "low" in self.table:
+                body += f"\nlow and high: {self._interval}"
         return f"{self.query}\n{body}\n({self.note})"
+
+    @property
+    def _interval(self) -> str:
+        return "at least this wide:" if self.level is None else f"{100 * self.level:g} % interval"
+
+
+def surrounded(answer: Answer, others: Sequence[Answer], asked: int, level: float) -> Answer:
+    """An answer with the interval that the answers of an ensemble give it.
+
+    Args:
+        answer: The model's.
+        others: Those of the ensemble's members, as far as they have one.
+        asked: How many were asked.
+        level: Probability with which the interval covers the answer, where it is determined.
+
+    Raises:
+        LowSupportError: If fewer than half of the members, or fewer than two, have an answer.
+    """
+    if len(others) < max(2, asked / 2):
+        raise LowSupportError(
+            f"{answer.query}: only {len(others)} of {asked} models of the ensemble have enough draws for an answer; "
+            "ask with more draws",
+            ess=answer.ess,
+        )
+    column, error = answer.table.columns[-2], answer.table["stderr"].to_numpy(dtype=np.float64)
+    centre = answer.table[column].to_numpy(dtype=np.float64)
+    answers = np.stack([one.table[column].to_numpy(dtype=np.float64) for one in others])
+    if answer.identification.identifiable:
+        bounds = (0.0, 1.0) if column == "probability" else (-math.inf, math.inf)
+        low, high = student_interval(centre, answers, error, level, bounds)
+    else:
+        everyone = np.vstack([centre, answers])
+        low, high = everyone.min(axis=0), everyone.max(axis=0)
+    single = answer.value is not None
+    return replace(
+        answer,
+        table=answer.table.assign(low=low, high=high),
+        level=level if answer.identification.identifiable else None,
+        low=float(low[0]) if single else None,
+        high=float(high[0]) if single else None,
+    )
 
 
 # a term of a query, its value as people see it, and as mechanisms take it

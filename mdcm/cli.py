@@ -296,7 +296,13 @@ def _path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
     return path, do
 
 
-@app.command(epilog=_example("mdcm train spec.yaml --out run", "mdcm train spec.yaml --out run --resume"))
+@app.command(
+    epilog=_example(
+        "mdcm train spec.yaml --out run",
+        "mdcm train spec.yaml --out run --ensemble 20",
+        "mdcm train spec.yaml --out run --resume",
+    )
+)
 def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="what to train on what", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="RUN", help="directory for the trained model", show_default=False)],
@@ -304,16 +310,26 @@ def train(
         int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1")] = "auto",
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="K", help="models to train besides, for intervals of answers", show_default=False),
+    ] = None,
+    seeds_only: Annotated[
+        bool, typer.Option("--seeds-only", help="they differ by their seeds, and not by the weights of rows")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
 ) -> None:
     """Train a model and save it as a run directory.
 
     Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
     """
-    from mdcm.rundir import CHECKPOINTS, reserve
+    from mdcm.rundir import CHECKPOINTS, ENSEMBLE, reserve
     from mdcm.spec import read_spec
 
     loaded = read_spec(spec)
+    members = loaded.train.ensemble if ensemble is None else ensemble
+    if members == 1:
+        raise typer.BadParameter("an ensemble has at least 2 members")
     graph = loaded.load_graph()
     datasets = loaded.load_data()
     reserve(out)
@@ -333,11 +349,13 @@ def train(
             resume=resume,
             device=device,
             seed=loaded.train.seed if seed is None else seed,
+            ensemble=members,
+            resample=not seeds_only,
             progress=True,
             origin=os.path.relpath(spec.resolve(), out.resolve()),
         )
-    except KeyboardInterrupt:
-        if (out / CHECKPOINTS).is_dir():
+    except (KeyboardInterrupt, SystemExit):
+        if (out / CHECKPOINTS).is_dir() or (out / ENSEMBLE).is_dir():
             _say(f"what was done is in {out}; the same command with --resume goes on")
         raise
     _out(str(model.plan))
@@ -366,6 +384,9 @@ def query(
     low_support: Annotated[
         bool, typer.Option("--low-support", help="answer even if it rests on combinations with few training rows")
     ] = False,
+    level: Annotated[
+        float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
+    ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -375,6 +396,8 @@ def query(
     """
     from mdcm.query import parse
 
+    if not 0 < level < 1:
+        raise typer.BadParameter("--level must lie between 0 and 1")
     # a slip of the pen is answered before torch is loaded
     parse(text)
 
@@ -383,7 +406,9 @@ def query(
     _one_thread()
     model = load(run)
     _attach(model, run)
-    answer = model.query(text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, seed=seed)
+    answer = model.query(
+        text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, level=level, seed=seed
+    )
     if not as_json:
         _out(str(answer))
         return
@@ -391,6 +416,9 @@ def query(
         "query": answer.query,
         "value": answer.value,
         "stderr": answer.stderr,
+        "low": answer.low,
+        "high": answer.high,
+        "level": answer.level,
         "ess": answer.ess,
         "support": answer.support,
         "identification": answer.identification.to_json(),

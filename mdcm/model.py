@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,29 @@ import pandas as pd
 import torch
 
 from mdcm import query as language
-from mdcm.answers import Answer, Answering
+from mdcm.answers import Answer, Answering, surrounded
 from mdcm.data import Dataset, Schema, Variable, encode, to_spec, validate
-from mdcm.dcm import DCM, MechanismFactory
-from mdcm.errors import CheckpointError, DataError, MdcmError, NotIdentifiableError, PlanError
+from mdcm.dcm import DCM, MechanismFactory, derived_seed
+from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
 from mdcm.mechanisms import Pretrained, encoded, from_config
 from mdcm.plan import Method, Objective, Plan
 from mdcm.plan import plan as make_plan
-from mdcm.rundir import CHECKPOINTS, MODEL, WEIGHTS, Journal, read_run, remove_checkpoints, reserve, write_run
+from mdcm.rundir import (
+    CHECKPOINTS,
+    ENSEMBLE,
+    MODEL,
+    WEIGHTS,
+    Journal,
+    locked,
+    read_run,
+    remove_checkpoints,
+    reserve,
+    write_run,
+)
 from mdcm.sampling import Sampler, check_number
-from mdcm.train import Progress, TrainConfig, train, training_device
+from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
 from mdcm.variables import listing, suggestion
 
 if TYPE_CHECKING:
@@ -52,6 +63,8 @@ class Model(Sampler):
         origin: Path of the spec that it was trained by, relative to the run directory; None where there was none.
         data: The training data, if they are at hand: :func:`fit` keeps them, :meth:`attach` gives them to a model
             that was loaded.
+        members: Models of the ensemble that intervals of answers come from; none unless it was asked for.
+        resampled: Whether each of them was trained on rows weighted anew, rather than with another seed alone.
     """
 
     def __init__(
@@ -78,6 +91,8 @@ class Model(Sampler):
         # what the plug-in estimate beside an answer is computed from; not saved with the model
         self.data: tuple[Dataset, ...] = ()
         self.history = [dict(record) for record in history]
+        self.members: tuple[DCM, ...] = ()
+        self.resampled = True
 
     def __repr__(self) -> str:
         return f"Model({self.graph!s}; {len(self.plan.hnodes)} h-nodes)"
@@ -118,6 +133,7 @@ class Model(Sampler):
         do: Mapping[str, Any] | None = None,
         allow_unidentifiable: bool = False,
         allow_low_support: bool = False,
+        level: float = 0.9,
         seed: int = 0,
     ) -> Answer:
         """Answer a causal query by sampling, after checking that the graph and the data determine the answer.
@@ -135,29 +151,112 @@ class Model(Sampler):
             allow_low_support: Whether to answer all the same where more than 20 % of the draws are combinations of
                 values with fewer than 10 training rows; above 1 % there is a warning. It is only known where the
                 training data are at hand, and no matter in queries that neither set nor condition.
+            level: Probability with which an interval covers the answer, where the model has an ensemble.
             seed: Seed of the draws; terms of a sum with the same evidence use the same noise, so that most of it
                 cancels.
 
         Returns:
             The answer with its standard error, how it is identified and, where all that matters is discrete, the
-            plug-in estimate beside it.
+            plug-in estimate beside it. With an ensemble it has an interval, for chance in the data and in the
+            training; of what is not determined, the range of the ensemble's answers, which is at least that wide.
 
         Raises:
             QueryError: With a caret under the place, if the query is malformed, or does not fit the model.
             NotIdentifiableError: If the graph and the data do not determine the answer.
             LowSupportError: If the evidence is too improbable, or training rows are too few.
+            ValueError: If the level is not between 0 and 1.
         """
         check_number(num_samples, 2, " (a standard error needs two draws)")
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, not {level!r}")
         expression = language.parse(text)
         expression.check(self.graph.nodes)
-        answering = Answering(
-            self.dcm, expression, do=do, num_samples=int(num_samples), seed=seed, support=self._support
-        )
+        number = int(num_samples)
+        answering = Answering(self.dcm, expression, do=do, num_samples=number, seed=seed, support=self._support)
         found = self.identify(expression)
         if not found.identifiable and not allow_unidentifiable:
             raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
         answer = answering.answer(found, allow_low_support=allow_low_support)
-        return answer if do else replace(answer, plug_in=self._plug_in(answer, seed))
+        if not do:
+            answer = replace(answer, plug_in=self._plug_in(answer, seed))
+        if not self.members:
+            return answer
+        others: list[Answer] = []
+        for member in self.members:
+            # the same noise in all of them, so that they differ by what they have learned alone
+            asked = Answering(member, expression, do=do, num_samples=number, seed=seed)
+            try:
+                others.append(asked.answer(found))
+            except LowSupportError:
+                # evidence that is just probable enough in one model may be too improbable in another
+                continue
+        return surrounded(answer, others, len(self.members), level)
+
+    def train_ensemble(
+        self,
+        members: int = 20,
+        *,
+        resample: bool = True,
+        mechanisms: Mapping[str, MechanismFactory] | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        progress: bool | Progress = False,
+    ) -> None:
+        """Train more models of the same plan, from whose answers the intervals of this model's answers come.
+
+        Every member is trained on all rows with weights drawn anew, one for each row or group of rows (the Bayesian
+        bootstrap), and with a seed of its own, and so shows chance in the data as well as in the training. H-nodes of
+        all members that have one shape are trained as one, which takes much less than ``members`` times as long.
+
+        Args:
+            members: Number of models, at least 2.
+            resample: False leaves the weights of rows as they are, so that members differ by their seeds alone.
+            mechanisms: As given to :func:`fit`.
+            device: As for :func:`fit`.
+            seed: Seed of the ensemble; that of the model by default.
+            progress: As for :func:`fit`.
+
+        Raises:
+            DataError: If the training data are not at hand.
+            ValueError: If ``members`` is below 2.
+
+        References:
+            Rubin (1981), The Bayesian bootstrap; Lakshminarayanan, Pritzel & Blundell (2017), Deep ensembles.
+
+        Example:
+            >>> import mdcm
+            >>> table = mdcm.Dataset({"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25})
+            >>> model = mdcm.fit("D -> A", table, config=mdcm.TrainConfig(max_steps=50))
+            >>> model.train_ensemble(4)
+            >>> answer = model.query("P(A=1 | do(D=0))")
+            >>> answer.low < answer.value < answer.high
+            True
+        """
+        self._train_ensemble(members, resample, mechanisms, device, self.seed if seed is None else seed, progress)
+
+    def _train_ensemble(
+        self,
+        members: int,
+        resample: bool,
+        mechanisms: Mapping[str, MechanismFactory] | None,
+        device: str,
+        seed: int,
+        progress: bool | Progress,
+        out: Path | None = None,
+    ) -> None:
+        if isinstance(members, bool) or not isinstance(members, int) or members < 2:
+            raise ValueError(f"an ensemble has at least 2 members, not {members!r}")
+        if not self.data:
+            raise DataError("an ensemble is trained on the training data; give them to the model with attach()")
+        data = {encoded.name: encoded for encoded in (encode(dataset, self.schema) for dataset in self.data)}
+        seeds = [derived_seed(seed, "member", number) for number in range(members)]
+        sources = [Source(resampled(data, one) if resample else data, one) for one in seeds]
+        where = training_device(device, self.plan, self.schema)
+        # the members have the confounders' states that the model was found to need
+        setup = Setup(self.graph, self.schema, self.plan, self.config, mechanisms, dict(self.dcm.states), where)
+        with _bars(progress) as told:
+            self.members = tuple(train(setup, sources, progress=told, out=out, resume=out is not None))
+        self.resampled = resample
 
     def _plug_in(self, answer: Answer, seed: int) -> pd.DataFrame | None:
         estimand = answer.identification.estimand
@@ -183,8 +282,12 @@ class Model(Sampler):
             path: Directory; made if it does not exist, and refused if it holds other things than a run.
 
         Raises:
-            CheckpointError: If the path cannot be a run directory.
+            CheckpointError: If the path cannot be a run directory, or another process is writing there.
         """
+        with locked(path):
+            self._save(path)
+
+    def _save(self, path: str | Path) -> None:
         graph = {
             "nodes": list(self.graph.nodes),
             "directed": [list(edge) for edge in self.graph.directed],
@@ -202,7 +305,21 @@ class Model(Sampler):
             "origin": self.origin,
             "versions": _versions(),
         }
-        write_run(path, description, self.dcm.state_dict(), self.history)
+        weights = dict(self.dcm.state_dict())
+        if self.members:
+            shapes = [member.architecture() for member in self.members]
+            own = self.dcm.architecture()
+            description["ensemble"] = {
+                "resampled": self.resampled,
+                "architectures": [None if one == own else one for one in shapes],
+            }
+            for number, member in enumerate(self.members):
+                weights |= {f"{_member_prefix(number)}{key}": one for key, one in member.state_dict().items()}
+        write_run(path, description, weights, self.history)
+
+
+def _member_prefix(number: int) -> str:
+    return f"member.{number}."
 
 
 def _latents(graph: ADMG) -> list[tuple[str, Sequence[str]]]:
@@ -230,6 +347,8 @@ def fit(
     resume: bool = False,
     device: str = "auto",
     seed: int = 0,
+    ensemble: int = 0,
+    resample: bool = True,
     progress: bool | Progress = False,
     origin: str | None = None,
 ) -> Model:
@@ -255,6 +374,8 @@ def fit(
             h-node is trained against critics or has to do with images, and the CPU otherwise, which is faster at
             tables. The model lies on the CPU afterwards.
         seed: Seed of everything random.
+        ensemble: Number of models to train besides, so that answers have intervals; see :meth:`Model.train_ensemble`.
+        resample: Whether these are trained on rows weighted anew, or differ by their seeds alone.
         progress: True for progress bars on a terminal, or an object that is told.
         origin: Path of the spec that names the data, relative to ``out``, noted there.
 
@@ -265,8 +386,10 @@ def fit(
         DataError: If the data cannot be used.
         PlanError: If the model cannot be trained as asked.
         UntrainableError: If the data cannot teach an h-node.
-        CheckpointError: If ``out`` cannot hold a run, or the checkpoint there belongs to another training.
+        CheckpointError: If ``out`` cannot hold a run, the checkpoint there belongs to another training, or another
+            process is writing there.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
+        SystemExit: If the process was told to terminate (SIGTERM) and had no handler of its own; likewise.
 
     Example:
         >>> import pandas as pd
@@ -298,19 +421,48 @@ def fit(
                 f"the plan is for a data set {name!r}, which is not among {listing(d.name for d in datasets)}"
             )
     where = training_device(device, plan, schema)
-    if out is not None:
-        # found out before hours of training rather than after
-        reserve(out)
-    history: list[dict[str, Any]] = []
     described = [
         {"name": d.name, "rows": len(d), "columns": list(d.columns), "do": list(d.do), "sha256": _digest(d, schema)}
         for d in datasets
     ]
-    if out is not None and resume:
-        finished = _finished(out, graph, plan, config, seed, described, mechanisms)
-        if finished is not None:
-            finished.data = tuple(datasets)
-            return finished
+    with ExitStack() as held:
+        model = None
+        if out is not None:
+            # found out before hours of training rather than after
+            reserve(out)
+            held.enter_context(locked(out))
+            if resume:
+                model = _finished(out, graph, plan, config, seed, described, mechanisms)
+        if model is None:
+            setup = Setup(graph, schema, plan, config, mechanisms, None, where)
+            source = Source(
+                {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)},
+                seed,
+                None if init is None else (init.dcm, init.history),
+            )
+            dcm, history = _trained(setup, source, progress, out, resume)
+            model = Model(
+                graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
+            )
+            if out is not None:
+                model._save(out)
+                remove_checkpoints(out)
+                remove_checkpoints(Path(out) / ENSEMBLE)
+        model.data = tuple(datasets)
+        if ensemble and (len(model.members) != ensemble or model.resampled != resample):
+            place = None if out is None else Path(out) / ENSEMBLE
+            model._train_ensemble(ensemble, resample, mechanisms, device, seed, progress, place)
+            if out is not None and place is not None:
+                model._save(out)
+                remove_checkpoints(place)
+    return model
+
+
+def _trained(
+    setup: Setup, source: Source, progress: bool | Progress, out: str | Path | None, resume: bool
+) -> tuple[DCM, list[dict[str, Any]]]:
+    """The trained model and the records of its training."""
+    history: list[dict[str, Any]] = []
     with _bars(progress) as told, nullcontext() if out is None else Journal(out) as journal:
 
         def log(record: dict[str, Any]) -> None:
@@ -318,27 +470,8 @@ def fit(
             if journal is not None:
                 journal.write(record)
 
-        dcm = train(
-            graph,
-            schema,
-            plan,
-            datasets,
-            config,
-            factories=mechanisms,
-            seed=seed,
-            progress=told,
-            log=log,
-            init=None if init is None else (init.dcm, init.history),
-            out=out,
-            resume=resume,
-            device=where,
-        )
-    model = Model(graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin)
-    model.data = tuple(datasets)
-    if out is not None:
-        model.save(out)
-        remove_checkpoints(out)
-    return model
+        (dcm,) = train(setup, [source], progress=told, log=log, out=out, resume=resume)
+    return dcm, history
 
 
 def _finished(
@@ -377,8 +510,6 @@ def _digest(dataset: Dataset, schema: Schema) -> str:
 
 
 def _bars(progress: bool | Progress) -> Any:
-    from contextlib import nullcontext
-
     if progress is True:
         from mdcm.progress import bars
 
@@ -419,15 +550,15 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
         architecture, seed = description["architecture"], description["seed"]
         if not isinstance(seed, int):
             raise TypeError(f"its seed is {seed!r}")
-        factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
-        states = architecture["states"]
-        _check_weights(weights, graph, schema, architecture, given, weights_file)
-        dcm = DCM(graph, schema, states, factories, seed=seed)
-        try:
-            dcm.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
+        dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
+        members = []
+        ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
+        for number, shape in enumerate(ensemble["architectures"]):
+            prefix = _member_prefix(number)
+            own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
+            members.append(
+                _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
+            )
         origin = description.get("origin")
         if origin is not None and not isinstance(origin, str):
             raise TypeError(f"its origin is {origin!r}")
@@ -442,6 +573,7 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
             history=history,
             origin=origin,
         )
+        model.members, model.resampled = tuple(members), bool(ensemble["resampled"])
     except CheckpointError:
         raise
     except KeyError as error:
@@ -450,6 +582,29 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
         raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
     _check_names(graph, given)
     return model
+
+
+def _load_dcm(
+    weights: Mapping[str, Tensor],
+    graph: ADMG,
+    schema: Schema,
+    architecture: Mapping[str, Any],
+    given: Mapping[str, MechanismFactory],
+    seed: int,
+    files: tuple[Path, Path],
+) -> DCM:
+    """A model of that architecture with these weights, which a file describes and another holds."""
+    where, weights_file = files
+    factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
+    weights = {key: one for key, one in weights.items() if not key.startswith("member.")}
+    _check_weights(weights, graph, schema, architecture, given, weights_file)
+    dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    try:
+        dcm.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
+    return dcm
 
 
 def _check_weights(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINTS",
+    "ENSEMBLE",
     "FORMAT_VERSION",
     "MODEL",
     "WEIGHTS",
     "Journal",
+    "locked",
     "read_run",
     "remove_checkpoints",
     "replacing",
@@ -43,6 +46,9 @@ FORMAT_VERSION = 1
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINTS = "checkpoints"
+# directory for the checkpoints of an ensemble while it is trained
+ENSEMBLE = "ensemble"
+_LOCK = ".lock"
 _METRICS = "metrics.jsonl"
 _STAGED = ".next"
 _TEMPORARY = ".tmp"
@@ -126,6 +132,74 @@ def reserve(path: str | Path) -> Path:
         reason = error.strerror or str(error)
         raise CheckpointError(f"no run can be saved in {directory}: {reason}", path=str(directory)) from error
     return directory
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep other processes from writing a run directory while the block runs.
+
+    The lock is the operating system's, on a file in the directory, and goes with the process however that ends. On a
+    file system or system without such locks the block runs all the same.
+
+    Args:
+        path: Directory, made if it does not exist.
+
+    Raises:
+        CheckpointError: If another process, or another training in this one, holds it.
+
+    Example:
+        >>> import tempfile
+        >>> directory = tempfile.mkdtemp()
+        >>> with locked(directory):
+        ...     with locked(directory):
+        ...         pass
+        Traceback (most recent call last):
+            ...
+        mdcm.errors.CheckpointError: ...
+    """
+    directory = reserve(path)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    file = directory / _LOCK
+    while True:
+        with file.open("a+b") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                owner = stream.read(100).decode(errors="replace").strip()
+                raise CheckpointError(
+                    f"{directory} is being written by {owner or 'another process'}; wait until it has ended, or give "
+                    "another directory",
+                    path=str(directory),
+                ) from None
+            except OSError:
+                # a file system without locks is no reason not to work
+                yield
+                file.unlink(missing_ok=True)
+                return
+            if not _is_file(file, stream):
+                # whoever had the lock has removed the file, and somebody may have made another one
+                continue
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+            stream.flush()
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+
+
+def _is_file(path: Path, stream: IO[bytes]) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_run(
@@ -283,6 +357,10 @@ def remove_checkpoints(path: str | Path) -> None:
         for entry in list(directory.iterdir()):
             entry.unlink(missing_ok=True)
         directory.rmdir()
+        with suppress(OSError):
+            # of an ensemble, whose directory holds nothing else
+            if directory.parent.name == ENSEMBLE:
+                directory.parent.rmdir()
 
 
 def _described(model: Path, advice: str = "") -> dict[str, Any]:
@@ -347,7 +425,7 @@ def _staged(name: str, checksum: str) -> str:
 
 def _is_ours(name: str) -> bool:
     """Whether a file may be left of a writer that was killed before its first model.json."""
-    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS, CHECKPOINTS}
+    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS, CHECKPOINTS, ENSEMBLE, _LOCK}
 
 
 def _flush(directory: Path) -> None:

@@ -157,9 +157,15 @@ class VariableEntry(_Entry):
 
 
 class TrainEntry(_Entry):
-    """Settings of the training: a seed, and those of :class:`mdcm.TrainConfig`."""
+    """Settings of the training: a seed, the models of an ensemble, and what :class:`mdcm.TrainConfig` has.
+
+    Attributes:
+        seed: Seed of everything random.
+        ensemble: Number of models that intervals of answers come from; none by default.
+    """
 
     seed: int = Field(default=0, ge=0)
+    ensemble: int = Field(default=0, ge=0)
     max_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -176,7 +182,7 @@ class TrainEntry(_Entry):
     batch_modules: bool = True
 
     def config(self) -> TrainConfig:
-        """The settings without the seed.
+        """The settings without seed and ensemble.
 
         Raises:
             ValueError: If one is out of range.
@@ -184,7 +190,7 @@ class TrainEntry(_Entry):
         # torch takes a second to load, and a typo is answered without it
         from mdcm.train import TrainConfig
 
-        return TrainConfig.from_json(self.model_dump(exclude={"seed"}))
+        return TrainConfig.from_json(self.model_dump(exclude={"seed", "ensemble"}))
 
 
 @dataclass(frozen=True)

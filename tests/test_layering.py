@@ -17,7 +17,7 @@ RANKS = {
     for rank, names in {
         0: "errors",
         1: "_core kernels",
-        2: "edges formats diagram factors files pictures progress variables",
+        2: "edges formats diagram factors files intervals pictures progress variables",
         3: "graph schema",
         4: "plan query metrics",
         5: "scm",

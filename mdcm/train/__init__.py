@@ -4,9 +4,11 @@ from mdcm.train.bank import Bank, Module, tiles
 from mdcm.train.config import Schedule, TrainConfig
 from mdcm.train.devices import training_device
 from mdcm.train.loop import Alone, Progress, Run, Trainer
+from mdcm.train.member import Setup
 from mdcm.train.problems import ComponentProblem, ConditionalProblem, Losses, Problem
+from mdcm.train.resampling import resampled
 from mdcm.train.rows import FitRows, HNodeRows, held_out
-from mdcm.train.run import train
+from mdcm.train.run import Source, train
 from mdcm.train.states import choose_states, needs_draws
 
 __all__ = [
@@ -22,11 +24,14 @@ __all__ = [
     "Progress",
     "Run",
     "Schedule",
+    "Setup",
+    "Source",
     "TrainConfig",
     "Trainer",
     "choose_states",
     "held_out",
     "needs_draws",
+    "resampled",
     "tiles",
     "train",
     "training_device",

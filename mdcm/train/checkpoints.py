@@ -26,14 +26,14 @@ from mdcm.rundir import CHECKPOINTS, remove_checkpoints, replacing
 
 __all__ = ["Checkpoints", "Snapshot"]
 
-_FORMAT = "mdcm-checkpoint 1"
+_FORMAT = "mdcm-checkpoint 2"
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
 
 Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class Checkpoints:
-    """Where a training writes itself down; a context in which Ctrl-C waits for the step to end.
+    """Where a training writes itself down; a context in which Ctrl-C and SIGTERM wait for the step to end.
 
     Args:
         run: The run directory.
@@ -50,8 +50,8 @@ class Checkpoints:
         self.seconds = seconds
         self._number = max((int(found[1]) for _, found in self._files()), default=0)
         self._last = time.perf_counter()
-        self._interrupted = False
-        self._former: Any = None
+        self._noted: int | None = None
+        self._former: dict[int, Any] = {}
 
     def _files(self) -> list[tuple[Path, re.Match[str]]]:
         if not self.directory.is_dir():
@@ -130,34 +130,44 @@ class Checkpoints:
         remove_checkpoints(self.directory.parent)
 
     def between(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Between two steps: write a checkpoint if it is time for one or if the user wants to stop.
+        """Between two steps: write a checkpoint if it is time for one or if somebody wants to stop.
 
         Raises:
             KeyboardInterrupt: If the user pressed Ctrl-C; what was done is saved.
+            SystemExit: If the process was told to terminate and has no handler of its own; likewise.
         """
-        if self._interrupted or time.perf_counter() - self._last >= self.seconds:
+        if self._noted is not None or time.perf_counter() - self._last >= self.seconds:
             self.write(*snapshot())
-        if self._interrupted:
-            raise KeyboardInterrupt
+        if self._noted is not None:
+            self._obey(self._noted, None)
 
     def __enter__(self) -> Checkpoints:
-        # signals reach the main thread only, and in another one the handler cannot be set
+        # signals reach the main thread only, and in another one no handler can be set
         if threading.current_thread() is threading.main_thread():
-            self._former = signal.getsignal(signal.SIGINT)
-            if callable(self._former):
-                signal.signal(signal.SIGINT, self._note)
-            else:
-                self._former = None
+            for number in (signal.SIGINT, signal.SIGTERM):
+                former = signal.getsignal(number)
+                # one that is ignored stays ignored
+                if callable(former) or (number == signal.SIGTERM and former == signal.SIG_DFL):
+                    self._former[number] = former
+                    signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted and callable(self._former):
-            # pressed twice: whoever is in a hurry does not want to wait for the step
-            self._former(number, frame)
-        self._interrupted = True
+        if self._noted is not None:
+            # asked twice: whoever is in a hurry does not want to wait for the step
+            self._obey(number, frame)
+        self._noted = number
+
+    def _obey(self, number: int, frame: FrameType | None) -> None:
+        former = self._former[number]
+        if callable(former):
+            former(number, frame)
+        # as the shell reports a process that a signal has ended
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()

@@ -124,6 +124,7 @@ class Trainer:
         held: Held-out rows of every module as a mask, all None where nothing is held out.
         run: What it has in common with other jobs.
         growth: Told the weights that held-out rows favoured, says of which modules the confounders need more states.
+        tags: What every record of a module says besides.
 
     Attributes:
         grown: These modules; they are not trained on all rows, but must be trained anew.
@@ -137,8 +138,10 @@ class Trainer:
         held: Sequence[Tensor | None],
         run: Run,
         growth: Growth | None = None,
+        tags: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.growth = growth
+        self.tags = tuple(tags) or ({},) * len(hnodes)
         self.grown: list[int] = []
         self.job = job
         self.hnodes = tuple(hnodes)
@@ -218,6 +221,7 @@ class Trainer:
                     "heldout": self.kept_loss[place],
                     # of h-nodes that were trained as one, each has its share
                     "seconds": round(self.seconds / len(self.hnodes), 3),
+                    **self.tags[place],
                 }
             )
 
@@ -284,7 +288,8 @@ class Trainer:
                 found = self.job.evaluate()
         for own, place in enumerate(self.alive):
             record = {
-                "event": "check", "hnode": list(self.hnodes[place]), "step": step, "loss": float(losses[own])
+                "event": "check", "hnode": list(self.hnodes[place]), "step": step, "loss": float(losses[own]),
+                **self.tags[place],
             }  # fmt: skip
             seen = found[own]
             if seen is not None:

@@ -1,83 +1,81 @@
-"""Training by plan: h-nodes level by level, each fitted to exactly the distributions that the plan names."""
+"""Training by plan: h-nodes level by level, each fitted to exactly the distributions that the plan names.
+
+Several models of one plan, such as those of an ensemble, are trained at once: h-nodes of one shape are stacked,
+whichever model they belong to.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from mdcm.data import encode
-from mdcm.dcm import DCM, MechanismFactory, derived_seed, one_thread
-from mdcm.errors import CheckpointError, PlanError
-from mdcm.mechanisms import Categorical, Mechanism
+from mdcm.dcm import DCM, one_thread
+from mdcm.errors import CheckpointError
 from mdcm.mechanisms.representations import restore_encoders
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
-from mdcm.objectives.tiles import Size
+from mdcm.objectives.adversarial import AdversarialTraining
 from mdcm.objectives.tiles import tiles as adversarial_tiles
-from mdcm.train.bank import Bank, Module, tiles
+from mdcm.train.bank import Bank, tiles
 from mdcm.train.checkpoints import Checkpoints
-from mdcm.train.config import CPU, TrainConfig
-from mdcm.train.confounders import uninformative
-from mdcm.train.fingerprints import hnode_fingerprints, training_fingerprint
-from mdcm.train.growth import full_length, may_lack_states, more_states_gain
+from mdcm.train.config import CPU
+from mdcm.train.fingerprints import training_fingerprint
+from mdcm.train.growth import full_length, more_states_gain
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
-from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
-from mdcm.train.rows import HNodeRows
-from mdcm.train.states import FEWEST_STATES, choose_states, may_double, needs_draws
+from mdcm.train.member import Member, Setup
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mdcm.data import Dataset, Encoded, Schema
-    from mdcm.graph import ADMG
-    from mdcm.plan import HNode, Plan
+    from mdcm.data import Encoded
+    from mdcm.plan import HNode
 
-__all__ = ["train"]
+__all__ = ["Source", "train"]
 
-# of a Gaussian confounder: the sum over them is an integral but for a few thousandths
-_PLACES = 32
+_Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
+_Records = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one model is learned from.
+
+    Attributes:
+        data: Data sets by name.
+        seed: Seed of initial weights, splits and batches.
+        init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
+    """
+
+    data: Mapping[str, Encoded]
+    seed: int = 0
+    init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None
 
 
 def train(
-    graph: ADMG,
-    schema: Schema,
-    plan: Plan,
-    datasets: Sequence[Dataset],
-    config: TrainConfig,
+    setup: Setup,
+    sources: Sequence[Source],
     *,
-    factories: Mapping[str, MechanismFactory] | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None,
+    log: _Records | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    device: torch.device = CPU,
-) -> DCM:
-    """Build a DCM and train every h-node of the plan, level by level.
+) -> list[DCM]:
+    """Build a model for every source and train every h-node of the plan in each, level by level.
 
     Args:
-        graph: The ADMG.
-        schema: Variables by name.
-        plan: What is trained with what, against which data sets.
-        datasets: The data, already validated.
-        config: Settings.
-        factories: Constructors of mechanisms that are not the default ones.
-        seed: Seed of initial weights, splits and batches.
+        setup: Graph, plan and settings, which all of them have in common.
+        sources: Data and seed of each. A model gets the weights that it has when it is trained alone, up to rounding.
         progress: Told how it goes.
-        log: Receives one record per look at the held-out rows, and one per finished h-node.
-        init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
+        log: Receives one record per look at the held-out rows, and one per finished h-node; of several models every
+            record says which "member" it is about, from 0.
         out: Run directory to write checkpoints in; they are left there when it is done.
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
-        device: Where h-nodes are trained.
 
     Returns:
-        The trained model, on the CPU and in evaluation mode. Killed at any moment and resumed, training on the CPU ends
-        with the same bits.
+        The trained models, on the CPU and in evaluation mode. Killed at any moment and resumed, training on the CPU
+        ends with the same bits.
 
     Raises:
         PlanError: If an h-node needs an objective that its mechanisms do not have.
@@ -85,66 +83,80 @@ def train(
         MdcmError: If a loss is not finite; the message names h-node and step.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
     """
-    data = {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)}
-    configurations = _configurations(graph, schema, data)
-
-    def build(states: Mapping[str, int]) -> DCM:
-        return DCM(graph, schema, states, factories, seed=seed)
-
-    fewest = _PLACES if config.confounder == "gaussian" else FEWEST_STATES
-    dcm = build(choose_states(graph, schema, configurations, config.confounder_states, fewest))
-    training = _Training(
-        dcm, plan, data, config, seed, progress, log or (lambda record: None), init, build, configurations, device
-    )
+    members = [Member(setup, source.data, source.seed, source.init) for source in sources]
+    training = _Training(setup, members, progress, log or (lambda record: None))
     if out is None:
         training.run(None, None)
     else:
-        checkpoints = Checkpoints(out, training.fingerprint, config.checkpoint_seconds)
+        checkpoints = Checkpoints(out, training.fingerprint, setup.config.checkpoint_seconds)
         snapshot = checkpoints.read() if resume else None
         if snapshot is None:
             checkpoints.clear()
         with checkpoints:
             training.run(checkpoints, snapshot)
-    return dcm.eval()
+    return [member.dcm.eval() for member in members]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """H-nodes that are trained as one.
+
+    Attributes:
+        kind: An h-node alone, a bank of small ones, or problems against critics, which are stepped as one or alone.
+        units: Which ones: number of the member times the number of h-nodes, plus the place in the plan; ascending.
+    """
+
+    kind: Literal["alone", "bank", "critics", "critic"]
+    units: tuple[int, ...]
 
 
 class _Training:
     """All jobs of a plan in their order, and what is written down of them."""
 
-    def __init__(
-        self,
-        dcm: DCM,
-        plan: Plan,
-        data: Mapping[str, Encoded],
-        config: TrainConfig,
-        seed: int,
-        progress: Progress | None,
-        log: Callable[[dict[str, Any]], None],
-        init: tuple[DCM, Sequence[Mapping[str, Any]]] | None,
-        build: Callable[[Mapping[str, int]], DCM],
-        configurations: Mapping[str, int],
-        device: torch.device,
-    ) -> None:
-        self.device = device
-        self.build, self.configurations = build, configurations
-        self.dcm, self.plan, self.data, self.config, self.seed = dcm, plan, data, config, seed
-        self.progress, self.told, self.init = progress, log, init
-        self.prints = hnode_fingerprints(dcm, plan, data, config)
-        initial = {} if init is None else {record.get("fingerprint"): record for record in init[1]}
-        self.known = [initial.get(one) for one in self.prints]
-        kept = [one for one, record in zip(self.prints, self.known, strict=True) if record is not None]
-        self.fingerprint = training_fingerprint(dcm, [*self.prints, *kept], seed, config.batch_modules)
-        self.drawn = set(dcm.graph.nodes) if config.confounder == "monte-carlo" else needs_draws(dcm.graph)
+    def __init__(self, setup: Setup, members: Sequence[Member], progress: Progress | None, log: _Records) -> None:
+        self.setup, self.members, self.progress, self.told = setup, members, progress, log
+        self.plan, self.config = setup.plan, setup.config
+        prints = []
+        for member in members:
+            kept = [one for one, record in zip(member.prints, member.known, strict=True) if record is not None]
+            prints.append(
+                training_fingerprint(member.dcm, [*member.prints, *kept], member.seed, self.config.batch_modules)
+            )
+        self.fingerprint = prints[0] if len(prints) == 1 else "+".join(prints)
         self.history: list[dict[str, Any]] = []
+        self.found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         self.elapsed = 0.0
-        # how often the confounders of an h-node were given twice the states
-        self.doubled = [0] * len(plan.hnodes)
 
     def log(self, record: dict[str, Any]) -> None:
         self.history.append(record)
+        self.found.setdefault((record["event"], *record["hnode"], record.get("member")), []).append(record)
         self.told(record)
 
-    def run(self, checkpoints: Checkpoints | None, snapshot: tuple[dict[str, Any], dict[str, Tensor]] | None) -> None:
+    # ------------------------------------------------------------------ units
+
+    def member(self, unit: int) -> Member:
+        """The model that a unit belongs to."""
+        return self.members[unit // len(self.plan.hnodes)]
+
+    def place(self, unit: int) -> int:
+        """The place of a unit in the plan."""
+        return unit % len(self.plan.hnodes)
+
+    def hnode(self, unit: int) -> HNode:
+        """The h-node that a unit is."""
+        return self.plan.hnodes[self.place(unit)]
+
+    def tag(self, unit: int) -> dict[str, int]:
+        """What tells a unit's records from those of the same h-node of another model."""
+        return {} if len(self.members) == 1 else {"member": unit // len(self.plan.hnodes)}
+
+    def records(self, unit: int, event: str) -> list[dict[str, Any]]:
+        """Records of one kind about a unit."""
+        return self.found.get((event, *self.hnode(unit).variables, self.tag(unit).get("member")), [])
+
+    # ------------------------------------------------------------------ the schedule
+
+    def run(self, checkpoints: Checkpoints | None, snapshot: _Snapshot | None) -> None:
         """Train what is not yet trained."""
         header: Mapping[str, Any] = {}
         done = 0
@@ -153,8 +165,9 @@ class _Training:
             try:
                 done = int(header["done"])
                 self.elapsed = float(header["elapsed"])
-                for name, encoders in header.get("encoders", {}).items():
-                    restore_encoders(self.dcm.mechanism(name), encoders)
+                for member, encoders in zip(self.members, header["encoders"], strict=True):
+                    for name, one in encoders.items():
+                        restore_encoders(member.dcm.mechanism(name), one)
                 for record in header["history"]:
                     self.log(record)
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -162,45 +175,49 @@ class _Training:
         began = time.monotonic() - self.elapsed
         limit = self.config.max_minutes
         deadline = None if limit is None else began + 60 * limit
-        place = 0
+        number = 0
         for level in self.plan.levels:
-            jobs = self._jobs(level)
+            count = len(self.plan.hnodes)
+            jobs = self._jobs([k * count + place for k in range(len(self.members)) for place in level])
             while jobs:
                 again: list[int] = []
                 for job in jobs:
-                    place += 1
-                    if place <= done:
-                        again += self._grow([one for one in job if self._has_grown(one)])
+                    number += 1
+                    if number <= done:
+                        again += self._grow([unit for unit in job.units if self._has_grown(unit)])
                         continue
-                    trained = place - 1
+                    finished = number - 1
 
-                    def between(
-                        take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], trained: int = trained
-                    ) -> None:
+                    def between(take: Callable[[], _Snapshot], finished: int = finished) -> None:
                         assert checkpoints is not None
-                        checkpoints.between(lambda: self._snapshot(take, trained, time.monotonic() - began))
+                        checkpoints.between(lambda: self._snapshot(take, finished, time.monotonic() - began))
 
                     run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
                     with one_thread():
-                        if snapshot is not None and place == done + 1:
+                        if snapshot is not None and number == done + 1:
                             trainer = self._restored(job, run, header, snapshot[1])
                         else:
                             trainer = self._trainer(job, run)
                         trainer.train()
-                        self.dcm.to(CPU)
-                        grown = [job[one] for one in trainer.grown]
-                        self._finish([one for one in job if one not in grown])
+                        for unit in job.units:
+                            self.member(unit).dcm.to(CPU)
+                        grown = [job.units[one] for one in trainer.grown]
+                        for unit in job.units:
+                            if unit not in grown:
+                                self.member(unit).complete(self.place(unit), self.records(unit, "trained")[-1])
                         again += self._grow(grown)
                 jobs = self._jobs(sorted(again)) if again else []
+        for member in self.members:
+            member.forget_modules()
 
     def _restored(
-        self, job: Sequence[int], run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+        self, job: _Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Trainer | _Adversarial:
         """The job that was under way, where it was."""
         prefix = "job."
-        own = self.dcm.state_dict()
         try:
-            assign(list(own.values()), [tensors[f"model.{name}"] for name in own])
+            for name, own in self._weights().items():
+                assign([own], [tensors[name]])
             trainer = self._trainer(job, run)
             trainer.restore(
                 header["job"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -209,233 +226,131 @@ class _Training:
             raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
         return trainer
 
-    def _snapshot(
-        self, take: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], done: int, elapsed: float
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            f"model.{k}.{name}": one
+            for k, member in enumerate(self.members)
+            for name, one in member.dcm.state_dict().items()
+        }
+
+    def _snapshot(self, take: Callable[[], _Snapshot], done: int, elapsed: float) -> _Snapshot:
         header, tensors = take()
-        encoders = {name: one.encoders for name, one in self.dcm.mechanisms.items() if one.encoders}
+        encoders = [
+            {name: one.encoders for name, one in member.dcm.mechanisms.items() if one.encoders}
+            for member in self.members
+        ]
         content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders}
         return content, {
-            **{f"model.{name}": one.cpu() for name, one in self.dcm.state_dict().items()},
+            **{name: one.cpu() for name, one in self._weights().items()},
             **{f"job.{name}": one.cpu() for name, one in tensors.items()},
         }
 
     # ------------------------------------------------------------------ which h-nodes are trained as one
 
-    def _jobs(self, level: Sequence[int]) -> list[list[int]]:
-        """H-nodes of a level, those in one list trained as one; a function of plan, data and settings alone."""
-        alone: list[int] = []
-        small: list[tuple[int, Module]] = []
-        against: dict[int, Size | None] = {}
-        for place in level:
-            hnode = self.plan.hnodes[place]
-            if not hnode.fits or self._keep(place):
+    def _jobs(self, units: Sequence[int]) -> list[_Job]:
+        """What is trained of these units, as one or apart; a function of plan, data and settings alone."""
+        for member in self.members:
+            member.forget_modules()
+        jobs: list[_Job] = []
+        small: dict[bool, list[int]] = {}
+        against: dict[int, list[int]] = {}
+        for unit in units:
+            member, place, hnode = self.member(unit), self.place(unit), self.hnode(unit)
+            if not hnode.fits or self._keep(unit):
                 continue
-            if self._is_adversarial(hnode):
-                against[place] = Size.of(self.dcm, hnode, self.data) if self.config.batch_modules else None
-                continue
-            if self.config.batch_modules and self._can_stack(hnode):
-                module = Module(self.dcm, self._members(hnode), self._rows(hnode).fits)
-                if Bank.suits(module, self.config):
-                    small.append((place, module))
-                    continue
-            alone.append(place)
-        self.modules = dict(small)
-        by_holdout: dict[bool, list[int]] = {}
-        for place, _ in small:
-            by_holdout.setdefault(self._held(place) is None, []).append(place)
-        jobs = [[place] for place in alone]
-        places = list(against)
-        jobs += [[places[one] for one in tile] for tile in adversarial_tiles([*against.values()], self._adversarial)]
-        self.sizes = against
-        for places in by_holdout.values():
-            found = tiles([self.modules[place] for place in places])
-            jobs += [[places[one] for one in tile] for tile in found]
-        return sorted((sorted(job) for job in jobs), key=lambda job: job[0])
+            if member.is_adversarial(hnode):
+                # those of one model only, because their records name the h-node alone
+                against.setdefault(unit // len(self.plan.hnodes), []).append(unit)
+            elif (
+                self.config.batch_modules and member.can_stack(hnode) and Bank.suits(member.module(place), self.config)
+            ):
+                small.setdefault(member.held_out(place) is None, []).append(unit)
+            else:
+                jobs.append(_Job("alone", (unit,)))
+        for found in against.values():
+            sizes = [self.member(unit).size(self.place(unit)) for unit in found]
+            for tile in adversarial_tiles(sizes, self.setup.adversarial):
+                kind: Literal["critics", "critic"] = "critic" if sizes[tile[0]] is None else "critics"
+                jobs.append(_Job(kind, tuple(sorted(found[one] for one in tile))))
+        for found in small.values():
+            for tile in tiles([self.member(unit).module(self.place(unit)) for unit in found]):
+                jobs.append(_Job("bank", tuple(sorted(found[one] for one in tile))))
+        return sorted(jobs, key=lambda job: job.units[0])
 
-    def _can_stack(self, hnode: HNode) -> bool:
-        return (
-            all(fit.objective == "likelihood" for fit in hnode.fits)
-            and not (self.config.confounder == "gaussian" and self._confounders(hnode))
-            and not self.drawn.intersection(hnode.variables)
-            and Module.fits_in_a_bank(self.dcm, hnode.variables)
-        )
-
-    def _members(self, hnode: HNode) -> list[str]:
-        return [node for node in self.dcm.order if node in hnode.variables]
-
-    def _rows(self, hnode: HNode) -> HNodeRows:
-        return HNodeRows.build(self.dcm, hnode, self.data)
-
-    def _id(self, hnode: HNode) -> int:
-        return min(self.dcm.position[name] for name in hnode.variables)
-
-    def _held(self, place: int) -> Tensor | None:
-        hnode = self.plan.hnodes[place]
-        seed = derived_seed(self.seed, "fit", self._id(hnode))
-        return self._rows(hnode).held_out(self.config.holdout, seed)
-
-    def _trainer(self, job: Sequence[int], run: Run) -> Trainer | _Adversarial:
-        hnodes = [self.plan.hnodes[place] for place in job]
-        if job[0] in self.sizes:
-            seeds = [derived_seed(self.seed, "batches", self._id(hnode)) for hnode in hnodes]
-            # with the mechanisms that it takes as they are
-            self.dcm.to(self.device)
-            problems = [
-                AdversarialProblem(self.dcm, hnode, self.data, self._adversarial, seed)
-                for hnode, seed in zip(hnodes, seeds, strict=True)
-            ]
-            return _Adversarial(AdversarialTraining(problems, stacked=self.sizes[job[0]] is not None), run)
-        held = [self._held(place) for place in job]
-        names = [hnode.variables for hnode in hnodes]
-        fits = [" and ".join(map(str, hnode.fits)) for hnode in hnodes]
-        if job[0] in self.modules:
-            bank = Bank([self.modules[place] for place in job], self.config, self.device)
-            return Trainer(bank, names, fits, held, run, self._growth(job, held, bank))
-        alone = Alone(self._problem(hnodes[0]))
-        return Trainer(alone, names, fits, held, run, self._growth(job, held, alone))
-
-    @property
-    def _adversarial(self) -> AdversarialConfig:
-        settings = self.config.adversarial or AdversarialConfig()
-        return settings if self.config.max_steps is None else replace(settings, steps=self.config.max_steps)
-
-    def _is_adversarial(self, hnode: HNode) -> bool:
-        if all(fit.objective == "likelihood" for fit in hnode.fits):
+    def _keep(self, unit: int) -> bool:
+        member, place = self.member(unit), self.place(unit)
+        record = member.known[place]
+        if record is None or not member.keep(place):
             return False
-        if self.config.confounder == "gaussian" and self._confounders(hnode):
-            raise PlanError(
-                f"h-node {{{', '.join(hnode.variables)}}} is trained against critics, which Gaussian confounders are "
-                "not; use confounder='exact', or variables whose mechanisms have a density"
-            )
-        (first, *others) = hnode.variables
-        # an image without confounders learns better by its mechanism's own loss
-        alone = not others and not self.dcm.latents[first] and len(hnode.fits) == 1
-        return not alone or _needs_critic(self.dcm.mechanism(first))
+        prints = [one.get("fingerprint") for one in self.records(unit, "trained")]
+        if member.prints[place] not in prints:
+            self.log({**record, "hnode": list(self.hnode(unit).variables), "kept": True, **self.tag(unit)})
+        return True
 
-    def _problem(self, hnode: HNode) -> Problem:
-        seed = derived_seed(self.seed, "batches", self._id(hnode))
-        members = self._members(hnode)
-        mechanisms = [self.dcm.mechanism(name) for name in members]
-        likelihood = all(fit.objective == "likelihood" for fit in hnode.fits)
-        single = len(members) == 1 and not self.dcm.latents[members[0]]
-        dense = all(mechanism.has_density for mechanism in mechanisms)
-        if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
-            draws = self.config.draws if self.drawn.intersection(members) else None
-            return ComponentProblem(self.dcm, members, self._rows(hnode).fits, self.config, seed, draws, self.device)
-        if single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
-            return ConditionalProblem(mechanisms[0], self._rows(hnode).fits[0], self.config, seed, self.device)
-        raise PlanError(
-            f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded variables "
-            "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
+    def _trainer(self, job: _Job, run: Run) -> Trainer | _Adversarial:
+        if job.kind in {"critic", "critics"}:
+            (member,) = {id(self.member(unit)): self.member(unit) for unit in job.units}.values()
+            # with the mechanisms that it takes as they are
+            member.dcm.to(self.setup.device)
+            problems = [member.against_critics(self.place(unit)) for unit in job.units]
+            training = AdversarialTraining(problems, stacked=job.kind == "critics")
+            return _Adversarial(training, run, self.tag(job.units[0]))
+        units = [(self.member(unit), self.place(unit)) for unit in job.units]
+        held = [member.held_out(place) for member, place in units]
+        trained = (
+            Bank([member.module(place) for member, place in units], self.config, self.setup.device)
+            if job.kind == "bank"
+            else Alone(units[0][0].problem(units[0][1]))
+        )
+        return Trainer(
+            trained,
+            [self.hnode(unit).variables for unit in job.units],
+            [" and ".join(map(str, self.hnode(unit).fits)) for unit in job.units],
+            held,
+            run,
+            self._growth(job, held, trained),
+            tags=[self.tag(unit) for unit in job.units],
         )
 
     # ------------------------------------------------------------------ more states
 
-    def _growth(self, job: Sequence[int], held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
+    def _growth(self, job: _Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
         """Who says which h-nodes of a job need more states; None where nobody asks."""
-        config, hnodes = self.config, [self.plan.hnodes[place] for place in job]
+        config = self.config
         masks = [mask for mask in held if mask is not None]
-        if config.confounder_states is not None or not full_length(config) or len(masks) < len(job):
+        if config.confounder_states is not None or not full_length(config) or len(masks) < len(job.units):
             return None
-        if not all(self._can_stack(hnode) and self._confounders(hnode) for hnode in hnodes):
+        units = [(self.member(unit), self.place(unit)) for unit in job.units]
+        if not all(member.can_grow(place) for member, place in units):
             return None
-        modules = [
-            self.modules.get(place) or Module(self.dcm, self._members(hnode), self._rows(hnode).fits)
-            for place, hnode in zip(job, hnodes, strict=True)
-        ]
-        graph, states = self.dcm.graph, self.dcm.states
-        asked = [
-            number
-            for number, (hnode, module) in enumerate(zip(hnodes, modules, strict=True))
-            if Bank.suits(module, config)
-            and may_lack_states(module)
-            and may_double(graph, hnode.variables, self.configurations, states)
-        ]
-        seeds = [derived_seed(self.seed, "states", self._id(hnode)) for hnode in hnodes]
+        modules = [member.module(place) for member, place in units]
+        asked = [number for number, (member, place) in enumerate(units) if member.may_gain(place)]
+        seeds = [member.derived("states", self.plan.hnodes[place]) for member, place in units]
+        device = self.setup.device
 
         def growth(weights: Sequence[Tensor]) -> list[int]:
             if isinstance(trained, Alone):
-                self.dcm.to(CPU)
-                bank = Bank(modules, config, self.device)
+                units[0][0].dcm.to(CPU)
+                bank = Bank(modules, config, device)
                 # once the bank has prepared them, so that it reads these weights and no others
                 trained.store(weights)
                 bank.restart()
                 weights = [parameter.detach() for parameter in bank.parameters]
-            found = more_states_gain(modules, weights, masks, asked, config, seeds, self.device)
+            found = more_states_gain(modules, weights, masks, asked, config, seeds, device)
             if isinstance(trained, Alone):
-                trained.move(self.device)
+                trained.move(device)
             return found
 
         return growth if asked else None
 
-    def _has_grown(self, place: int) -> bool:
+    def _has_grown(self, unit: int) -> bool:
         """Whether the next training of an h-node that the history knows ended with more states."""
-        variables = list(self.plan.hnodes[place].variables)
-        events = [record for record in self.history if record["event"] == "grown" and record["hnode"] == variables]
-        return len(events) > self.doubled[place]
+        return len(self.records(unit, "grown")) > self.member(unit).doubled[self.place(unit)]
 
-    def _grow(self, places: list[int]) -> list[int]:
-        """Give the confounders of some h-nodes twice the states; these h-nodes are untrained again."""
-        for place in places:
-            self.doubled[place] += 1
-            hnode = self.plan.hnodes[place]
-            self._resize({name: 2 * self.dcm.states[name] for name in self._confounders(hnode)})
-        return places
-
-    def _resize(self, states: Mapping[str, int]) -> None:
-        """Begin some confounders, and the mechanisms of their children, anew with other numbers of states."""
-        self.dcm.adopt(self.build({**self.dcm.states, **states}), states)
-
-    def _confounders(self, hnode: HNode) -> list[str]:
-        return [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
-
-    # ------------------------------------------------------------------ before and after
-
-    def _keep(self, place: int) -> bool:
-        """Take over the weights of an h-node that another model has trained on the same data in the same way."""
-        record = self.known[place]
-        if record is None or self.init is None:
-            return False
-        hnode, model = self.plan.hnodes[place], self.init[0]
-        confounders = {frozenset(children): index for index, (_, children) in enumerate(model.graph.confounders)}
-        try:
-            theirs = {
-                name: model.states[model.confounders[confounders[frozenset(children)]]]
-                for name, children in self.dcm.graph.confounders
-                if set(children) & set(hnode.variables)
-            }
-            if any(self.dcm.states[name] != states for name, states in theirs.items()):
-                self._resize(theirs)
-            for name in hnode.variables:
-                restore_encoders(self.dcm.mechanism(name), model.mechanism(name).encoders)
-                self.dcm.mechanism(name).load_state_dict(model.mechanism(name).state_dict())
-            with torch.no_grad():
-                for index, (_, children) in enumerate(self.dcm.graph.confounders):
-                    if set(children) & set(hnode.variables):
-                        self.dcm.priors[index].copy_(model.priors[confounders[frozenset(children)]])
-        except (KeyError, RuntimeError, ValueError):
-            return False
-        if not any(one.get("fingerprint") == self.prints[place] for one in self.history):
-            self.log({**record, "hnode": list(hnode.variables), "kept": True})
-        return True
-
-    def _finish(self, job: Sequence[int]) -> None:
-        """Complete the records of what was trained."""
-        by_hnode = {tuple(record["hnode"]): record for record in self.history if record["event"] == "trained"}
-        for place in job:
-            hnode = self.plan.hnodes[place]
-            record = by_hnode[hnode.variables]
-            record["fingerprint"] = self.prints[place]
-            used = self._confounders(hnode)
-            if used and self._is_adversarial(hnode):
-                # the problem has compared worlds that differ in the state alone
-                record["uninformative"] = list(record.get("idle_confounders", ()))
-            elif used:
-                record["states"] = {name: self.dcm.states[name] for name in used}
-                record["uninformative"] = uninformative(self.dcm, used, self._rows(hnode).fits)
-                if self.drawn.intersection(hnode.variables):
-                    record["draws"] = self.config.draws
+    def _grow(self, units: Sequence[int]) -> list[int]:
+        for unit in units:
+            self.member(unit).grow(self.place(unit))
+        return list(units)
 
 
 class _Adversarial:
@@ -443,40 +358,25 @@ class _Adversarial:
 
     grown: tuple[int, ...] = ()
 
-    def __init__(self, training: AdversarialTraining, run: Run) -> None:
+    def __init__(self, training: AdversarialTraining, run: Run, tag: Mapping[str, int]) -> None:
         self.training = training
         self.run = run
+        self.tag = tag
 
     def train(self) -> None:
         """Run to the end."""
-        self.training.train(progress=self.run.progress, log=self.run.log, late=self._late)
+        log = self.run.log
+        self.training.train(progress=self.run.progress, log=lambda record: log({**record, **self.tag}), late=self._late)
 
     def _late(self) -> bool:
         if self.run.between is not None:
             self.run.between(self.snapshot)
         return self.run.late
 
-    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def snapshot(self) -> _Snapshot:
         """All that is needed to go on."""
         return {}, self.training.state()
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from a snapshot."""
         self.training.restore(tensors)
-
-
-def _needs_critic(mechanism: Mechanism) -> bool:
-    """Whether a mechanism of an unconfounded variable cannot be trained by a loss of its own."""
-    return mechanism.has_density or bool(getattr(mechanism, "needs_critic", False))
-
-
-def _configurations(graph: ADMG, schema: Schema, data: Mapping[str, Encoded]) -> dict[str, int]:
-    sizes = {}
-    for node in graph.nodes:
-        size = 1
-        for parent in graph.parents(node):
-            levels = schema[parent].levels
-            size = size * len(levels) if levels is not None else 400
-        rows = sum(encoded.rows for encoded in data.values() if node in encoded)
-        sizes[node] = min(size, max(rows, 1))
-    return sizes

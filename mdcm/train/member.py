@@ -1,0 +1,287 @@
+"""One model that is being trained: what its h-nodes are learned from, by which problem, and how they may grow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdcm.dcm import DCM, MechanismFactory, derived_seed
+from mdcm.errors import PlanError
+from mdcm.mechanisms import Categorical, Mechanism
+from mdcm.mechanisms.representations import restore_encoders
+from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.objectives.tiles import Size
+from mdcm.train.bank import Bank, Module
+from mdcm.train.config import TrainConfig
+from mdcm.train.confounders import uninformative
+from mdcm.train.fingerprints import hnode_fingerprints
+from mdcm.train.growth import may_lack_states
+from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
+from mdcm.train.rows import HNodeRows
+from mdcm.train.states import FEWEST_STATES, choose_states, may_double, needs_draws
+
+if TYPE_CHECKING:
+    from mdcm.data import Encoded, Schema
+    from mdcm.graph import ADMG
+    from mdcm.plan import HNode, Plan
+
+__all__ = ["Member", "Setup"]
+
+# of a Gaussian confounder: the sum over them is an integral but for a few thousandths
+_PLACES = 32
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What models that are trained together have in common.
+
+    Attributes:
+        graph: The ADMG.
+        schema: Variables by name.
+        plan: What is trained with what, against which data sets.
+        config: Settings.
+        factories: Constructors of mechanisms that are not the default ones.
+        states: Number of states of every confounder, where it is not to be found out.
+        device: Where h-nodes are trained.
+    """
+
+    graph: ADMG
+    schema: Schema
+    plan: Plan
+    config: TrainConfig
+    factories: Mapping[str, MechanismFactory] | None
+    states: Mapping[str, int] | None
+    device: torch.device
+
+    @property
+    def adversarial(self) -> AdversarialConfig:
+        """Settings of h-nodes that are trained against critics."""
+        settings = self.config.adversarial or AdversarialConfig()
+        return settings if self.config.max_steps is None else replace(settings, steps=self.config.max_steps)
+
+
+class Member:
+    """One model that is being trained.
+
+    Args:
+        setup: What it has in common with others.
+        data: What it is learned from.
+        seed: Seed of initial weights, splits and batches.
+        init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
+
+    Attributes:
+        dcm: The model.
+        prints: Fingerprint of every h-node of the plan.
+        known: For every h-node the record of ``init`` of the same fingerprint, or None.
+        doubled: How often the confounders of every h-node were given twice the states.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        data: Mapping[str, Encoded],
+        seed: int,
+        init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.setup, self.data, self.seed, self.init = setup, data, seed, init
+        self.plan, self.config = setup.plan, setup.config
+        self.configurations = _configurations(setup.graph, setup.schema, data)
+        states = setup.states
+        if states is None:
+            fewest = _PLACES if self.config.confounder == "gaussian" else FEWEST_STATES
+            states = choose_states(
+                setup.graph, setup.schema, self.configurations, self.config.confounder_states, fewest
+            )
+        self.dcm = self._build(states)
+        self.prints = hnode_fingerprints(self.dcm, self.plan, data, self.config)
+        initial = {} if init is None else {record.get("fingerprint"): record for record in init[1]}
+        self.known = [initial.get(one) for one in self.prints]
+        self.drawn = set(setup.graph.nodes) if self.config.confounder == "monte-carlo" else needs_draws(setup.graph)
+        self.doubled = [0] * len(self.plan.hnodes)
+        self._modules: dict[int, Module] = {}
+
+    def _build(self, states: Mapping[str, int]) -> DCM:
+        return DCM(self.setup.graph, self.setup.schema, states, self.setup.factories, seed=self.seed)
+
+    # ------------------------------------------------------------------ what an h-node is
+
+    def variables(self, hnode: HNode) -> list[str]:
+        """Variables of an h-node in topological order."""
+        return [node for node in self.dcm.order if node in hnode.variables]
+
+    def confounders(self, hnode: HNode) -> list[str]:
+        """Names of the confounders of an h-node."""
+        return [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
+
+    def rows(self, hnode: HNode) -> HNodeRows:
+        """What an h-node is learned from."""
+        return HNodeRows.build(self.dcm, hnode, self.data)
+
+    def derived(self, purpose: str, hnode: HNode) -> int:
+        """Seed of one purpose, which no other h-node changes."""
+        return derived_seed(self.seed, purpose, min(self.dcm.position[name] for name in hnode.variables))
+
+    def held_out(self, place: int) -> Tensor | None:
+        """Mask of the rows of an h-node that are held out, or None."""
+        hnode = self.plan.hnodes[place]
+        return self.rows(hnode).held_out(self.config.holdout, self.derived("fit", hnode))
+
+    def is_adversarial(self, hnode: HNode) -> bool:
+        """Whether an h-node is trained against critics.
+
+        Raises:
+            PlanError: If it cannot be, and would have to.
+        """
+        if all(fit.objective == "likelihood" for fit in hnode.fits):
+            return False
+        if self.config.confounder == "gaussian" and self.confounders(hnode):
+            raise PlanError(
+                f"h-node {{{', '.join(hnode.variables)}}} is trained against critics, which Gaussian confounders are "
+                "not; use confounder='exact', or variables whose mechanisms have a density"
+            )
+        (first, *others) = hnode.variables
+        # an image without confounders learns better by its mechanism's own loss
+        alone = not others and not self.dcm.latents[first] and len(hnode.fits) == 1
+        return not alone or _needs_critic(self.dcm.mechanism(first))
+
+    def can_stack(self, hnode: HNode) -> bool:
+        """Whether an h-node is made of tables alone, and its likelihood is an exact sum."""
+        return (
+            all(fit.objective == "likelihood" for fit in hnode.fits)
+            and not (self.config.confounder == "gaussian" and self.confounders(hnode))
+            and not self.drawn.intersection(hnode.variables)
+            and Module.fits_in_a_bank(self.dcm, hnode.variables)
+        )
+
+    # ------------------------------------------------------------------ how it is trained
+
+    def module(self, place: int) -> Module:
+        """An h-node ready to be stacked."""
+        if place not in self._modules:
+            hnode = self.plan.hnodes[place]
+            self._modules[place] = Module(self.dcm, self.variables(hnode), self.rows(hnode).fits)
+        return self._modules[place]
+
+    def forget_modules(self) -> None:
+        """Let go of what was made ready, because mechanisms have changed or are trained."""
+        self._modules.clear()
+
+    def size(self, place: int) -> Size | None:
+        """What decides which h-nodes are stepped as one against critics; None where it is stepped alone."""
+        return Size.of(self.dcm, self.plan.hnodes[place], self.data) if self.config.batch_modules else None
+
+    def against_critics(self, place: int) -> AdversarialProblem:
+        """An h-node as a problem against critics."""
+        hnode = self.plan.hnodes[place]
+        return AdversarialProblem(self.dcm, hnode, self.data, self.setup.adversarial, self.derived("batches", hnode))
+
+    def problem(self, place: int) -> Problem:
+        """An h-node as a problem of its own.
+
+        Raises:
+            PlanError: If its mechanisms lack what its objective needs.
+        """
+        hnode = self.plan.hnodes[place]
+        seed = self.derived("batches", hnode)
+        members = self.variables(hnode)
+        mechanisms = [self.dcm.mechanism(name) for name in members]
+        likelihood = all(fit.objective == "likelihood" for fit in hnode.fits)
+        single = len(members) == 1 and not self.dcm.latents[members[0]]
+        dense = all(mechanism.has_density for mechanism in mechanisms)
+        fits, device = self.rows(hnode).fits, self.setup.device
+        if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
+            draws = self.config.draws if self.drawn.intersection(members) else None
+            return ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
+        if single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
+            return ConditionalProblem(mechanisms[0], fits[0], self.config, seed, device)
+        raise PlanError(
+            f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded variables "
+            "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
+        )
+
+    # ------------------------------------------------------------------ more states
+
+    def can_grow(self, place: int) -> bool:
+        """Whether the confounders of an h-node could be given twice the states."""
+        hnode = self.plan.hnodes[place]
+        return self.setup.states is None and self.can_stack(hnode) and bool(self.confounders(hnode))
+
+    def may_gain(self, place: int) -> bool:
+        """Whether that could change anything, and would fit in memory."""
+        module, variables = self.module(place), self.plan.hnodes[place].variables
+        return (
+            Bank.suits(module, self.config)
+            and may_lack_states(module)
+            and may_double(self.dcm.graph, variables, self.configurations, self.dcm.states)
+        )
+
+    def grow(self, place: int) -> None:
+        """Give the confounders of an h-node twice the states; it is untrained again."""
+        self.doubled[place] += 1
+        self.resize({name: 2 * self.dcm.states[name] for name in self.confounders(self.plan.hnodes[place])})
+
+    def resize(self, states: Mapping[str, int]) -> None:
+        """Begin some confounders, and the mechanisms of their children, anew with other numbers of states."""
+        self.dcm.adopt(self._build({**self.dcm.states, **states}), states)
+
+    # ------------------------------------------------------------------ before and after
+
+    def keep(self, place: int) -> bool:
+        """Take over the weights of an h-node that another model has trained on the same data in the same way."""
+        if self.known[place] is None or self.init is None:
+            return False
+        hnode, model = self.plan.hnodes[place], self.init[0]
+        theirs = {frozenset(children): index for index, (_, children) in enumerate(model.graph.confounders)}
+        try:
+            states = {
+                name: model.states[model.confounders[theirs[frozenset(children)]]]
+                for name, children in self.dcm.graph.confounders
+                if set(children) & set(hnode.variables)
+            }
+            if any(self.dcm.states[name] != found for name, found in states.items()):
+                self.resize(states)
+            for name in hnode.variables:
+                restore_encoders(self.dcm.mechanism(name), model.mechanism(name).encoders)
+                self.dcm.mechanism(name).load_state_dict(model.mechanism(name).state_dict())
+            with torch.no_grad():
+                for index, (_, children) in enumerate(self.dcm.graph.confounders):
+                    if set(children) & set(hnode.variables):
+                        self.dcm.priors[index].copy_(model.priors[theirs[frozenset(children)]])
+        except (KeyError, RuntimeError, ValueError):
+            return False
+        return True
+
+    def complete(self, place: int, record: dict[str, Any]) -> None:
+        """Add to the record of a trained h-node what a later training, and its user, need to know."""
+        hnode = self.plan.hnodes[place]
+        record["fingerprint"] = self.prints[place]
+        used = self.confounders(hnode)
+        if used and self.is_adversarial(hnode):
+            # the problem has compared worlds that differ in the state alone
+            record["uninformative"] = list(record.get("idle_confounders", ()))
+        elif used:
+            record["states"] = {name: self.dcm.states[name] for name in used}
+            record["uninformative"] = uninformative(self.dcm, used, self.rows(hnode).fits)
+            if self.drawn.intersection(hnode.variables):
+                record["draws"] = self.config.draws
+
+
+def _needs_critic(mechanism: Mechanism) -> bool:
+    """Whether a mechanism of an unconfounded variable cannot be trained by a loss of its own."""
+    return mechanism.has_density or bool(getattr(mechanism, "needs_critic", False))
+
+
+def _configurations(graph: ADMG, schema: Schema, data: Mapping[str, Encoded]) -> dict[str, int]:
+    sizes = {}
+    for node in graph.nodes:
+        size = 1
+        for parent in graph.parents(node):
+            levels = schema[parent].levels
+            size = size * len(levels) if levels is not None else 400
+        rows = sum(encoded.rows for encoded in data.values() if node in encoded)
+        sizes[node] = min(size, max(rows, 1))
+    return sizes
