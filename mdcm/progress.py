@@ -1,16 +1,26 @@
-"""Progress bars of training on a terminal."""
+"""Progress bars on a terminal: of training, and of the stages of a longer piece of work."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["bars"]
+__all__ = ["Stages", "bars"]
 
 _LONGEST_NAME = 28
 # finished bars that stay in sight; a plan may have thousands of h-nodes
@@ -59,3 +69,53 @@ def bars(stream: TextIO) -> Iterator[_Bars]:
     )
     with display:
         yield _Bars(display)
+
+
+class Stages:
+    """Times the stages of a piece of work, and shows on a terminal which one is under way.
+
+    Args:
+        shown: Whether to show them, if stderr is a terminal.
+
+    Attributes:
+        seconds: Wall-clock time by stage, in their order.
+    """
+
+    def __init__(self, shown: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._shown = shown and sys.stderr.isatty()
+        self._display: Any = None
+        self._task: Any = None
+        self._expected = 0
+
+    def expect(self, count: int) -> None:
+        """Say how many more stages will come, for the bar."""
+        self._expected += count
+        if self._display is not None:
+            self._display.update(self._task, total=self._expected)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Show the bar while stages run."""
+        if not self._shown:
+            yield
+            return
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as display:
+            self._display = display
+            self._task = display.add_task("", total=max(self._expected, 1))
+            try:
+                yield
+            finally:
+                self._display = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; stages of the same name add up."""
+        if self._display is not None:
+            self._display.update(self._task, description=name)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 3)
+        if self._display is not None:
+            self._display.advance(self._task)

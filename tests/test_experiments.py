@@ -21,15 +21,16 @@ from command_line import call, fail, succeed
 from mdcm import ADMG
 from mdcm.data import Dataset
 from mdcm.experiments import asia, command, complexity, large, sachs, synthetic
-from mdcm.experiments.charts import draw_chart
 from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
 from mdcm.experiments.likelihoods import log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import RATES
-from mdcm.experiments.page import number, verdict
-from mdcm.experiments.records import METHODS, Bar, Chart, Findings, Line, Request
+from mdcm.experiments.page import verdict
+from mdcm.experiments.records import METHODS, Bar, Findings, Request
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
+from mdcm.page import Chart, Line, number
+from mdcm.page.charts import draw_chart
 from mdcm.scm import random_discrete
 from mdcm.train import TrainConfig
 

@@ -17,7 +17,7 @@ RANKS = {
     for rank, names in {
         0: "errors",
         1: "_core kernels",
-        2: "edges formats diagram factors files intervals pictures progress variables",
+        2: "edges formats diagram factors files intervals page pictures progress variables",
         3: "graph schema",
         4: "plan query metrics",
         5: "scm",
@@ -30,7 +30,7 @@ RANKS = {
         12: "engines",
         13: "train answers",
         14: "model",
-        15: "experiments options report spec",
+        15: "doctor drafts experiments options report spec",
         16: "cli",
     }.items()
     for name in names.split()
@@ -38,7 +38,7 @@ RANKS = {
 TORCH_FROM_RANK = 7
 HEAVY = {"torch", "triton", "safetensors"}
 COMMAND_LINE = {"pydantic", "rich", "typer", "ruamel"}
-COMMAND_LINE_MODULES = {"progress", "spec", "report", "cli"}
+COMMAND_LINE_MODULES = {"progress", "spec", "drafts", "report", "cli"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

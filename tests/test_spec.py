@@ -147,7 +147,7 @@ SLIPS = {
     "unknown setting": (
         GRAPH_AND_DATA + "train:\n  max_step: 3",
         "4:3",
-        "train.max_step: there is no such entry; known are seed, max_steps, .*; did you mean 'max_steps'",
+        "train.max_step: there is no such entry; known are seed, ensemble, max_steps, .*; did you mean 'max_steps'",
     ),
     "unknown part of a data set": (
         "graph: X -> Y\ndata:\n  - path: obs.csv\n    DO: [X]",

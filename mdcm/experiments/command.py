@@ -18,8 +18,10 @@ from typing import Any
 
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
-from mdcm.experiments.page import number, render_page, verdict
-from mdcm.experiments.records import METHODS, Experiment, Request, Stages
+from mdcm.experiments.page import render_page, verdict
+from mdcm.experiments.records import METHODS, Experiment, Request
+from mdcm.page import number
+from mdcm.progress import Stages
 from mdcm.rundir import replacing
 from mdcm.variables import suggestion
 

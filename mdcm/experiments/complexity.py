@@ -10,8 +10,9 @@ from statistics import mean, median
 import networkx as nx
 import numpy as np
 
-from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Picture, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
+from mdcm.page import Chart, Line, Picture, Table
 from mdcm.plan import Method, Objective, plan
 
 __all__ = ["EXPERIMENT", "largest_component", "random_graph"]

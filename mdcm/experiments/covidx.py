@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from mdcm.data import Dataset
-from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Photo, Picture, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.xrays import CLASSES, Chest, Rays, StandIn, read_covidx
 from mdcm.identify import identify
 from mdcm.mechanisms import Categorical, Pretrained
 from mdcm.metrics import tv_distance
 from mdcm.model import Model, fit
 from mdcm.objectives.adversarial import AdversarialConfig
+from mdcm.page import Chart, Line, Photo, Picture, Table
 from mdcm.pictures import grid_png
 from mdcm.train import TrainConfig
 

@@ -19,7 +19,7 @@ from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM, MechanismFactory
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
-from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Photo, Picture, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
 from mdcm.identify import identify
 from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained
@@ -27,6 +27,7 @@ from mdcm.metrics import frechet_distance, kl_divergence, tv_distance
 from mdcm.model import Model, fit
 from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
+from mdcm.page import Chart, Line, Photo, Picture, Table
 from mdcm.pictures import grid_png
 from mdcm.plan import Plan, plan
 from mdcm.train import TrainConfig

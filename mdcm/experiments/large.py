@@ -20,10 +20,11 @@ from mdcm.data import Dataset
 from mdcm.experiments.estimates import read_out
 from mdcm.experiments.likelihoods import adjacent_pairs, log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import Adversarial, train_adversarial
-from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Picture, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
+from mdcm.page import Chart, Line, Picture, Table
 from mdcm.plan import Objective, plan
 from mdcm.scm import DiscreteSCM, random_discrete
 from mdcm.train import TrainConfig

@@ -12,12 +12,13 @@ from mdcm.data import Dataset
 from mdcm.experiments.digits import DigitJudge, train_judge
 from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
 from mdcm.experiments.handwriting import DigitPainter, Handwriting, load_handwriting
-from mdcm.experiments.records import Bar, Experiment, Findings, Photo, Picture, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.graph import ADMG
 from mdcm.identify import identify
 from mdcm.metrics import frechet_distance, sampling_floor, tv_distance
 from mdcm.model import Model, fit
+from mdcm.page import Photo, Picture, Table
 from mdcm.pictures import grid_png
 from mdcm.plan import DatasetSpec, Plan, plan
 from mdcm.scm import DiscreteSCM

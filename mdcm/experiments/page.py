@@ -2,78 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mdcm.experiments.charts import draw_chart, draw_picture
-from mdcm.experiments.records import Bar, Findings, Photo, Table
+from mdcm.experiments.records import Bar, Findings
+from mdcm.page import Table, charts, document, facts, number, photos, pictures, section, table
 
-__all__ = ["render_page"]
-
-# tables of more columns take the whole width
-_NARROW = 5
-_STYLE = """
-:root { color-scheme: light dark;
-  --paper: #f5f4f0; --surface: #ffffff; --ink: #1c2430; --ink-soft: #55606e; --line: #dcdcd5; --accent: #0f5c8c;
-  --met: #1f7a4d; --met-soft: #dff0e6; --missed: #b3361e; --missed-soft: #f9e2dc; --open: #6b6f76; --open-soft: #ececea;
-  --hidden: #b4461f; --asked: #0b6e4f; --floor: #7d5ba6; --box: #f2f6fa; --inner: #f6b49b; --outer: #fde6d8;
-  --series-1: #0f6fb0; --series-2: #d0681c; --series-3: #2b8a5b; --series-4: #b03a6f; --series-5: #8a7413;
-  --series-6: #6a5acd; }
-@media (prefers-color-scheme: dark) { :root {
-  --paper: #12161c; --surface: #1b212a; --ink: #e8eaed; --ink-soft: #a4afbc; --line: #353d49; --accent: #74bdea;
-  --met: #62cc93; --met-soft: #173626; --missed: #ff9078; --missed-soft: #43211b; --open: #a7adb6; --open-soft: #2a313b;
-  --hidden: #f2936c; --asked: #5fd3a5; --floor: #bb9be6; --box: #232c38; --inner: #7a3620; --outer: #47291d;
-  --series-1: #5cb3f0; --series-2: #f4a261; --series-3: #5fcf97; --series-4: #ee84b1; --series-5: #d9c24a;
-  --series-6: #a99cf5; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-header, main, footer { max-width: 70rem; margin: 0 auto; padding: 0 1.25rem; }
-header { padding-top: 2.5rem; padding-bottom: .5rem; }
-.kicker { margin: 0; color: var(--ink-soft); font-size: .85rem; letter-spacing: .04em; }
-h1 { margin: .15rem 0 .6rem; font-size: clamp(1.7rem, 5vw, 2.6rem); line-height: 1.15; letter-spacing: -.015em; }
-h2 { margin: 2.4rem 0 .8rem; font-size: 1.25rem; }
-h3 { margin: 0 0 .5rem; font-size: 1rem; }
-p { margin: .4rem 0; max-width: 68ch; }
-.verdict { display: inline-block; margin: .6rem 0 .4rem; padding: .35rem .9rem; border-radius: 2rem; font-weight: 600; }
-.met { color: var(--met); } .missed { color: var(--missed); } .open { color: var(--open); }
-.verdict.met { background: var(--met-soft); } .verdict.missed { background: var(--missed-soft); }
-.verdict.open { background: var(--open-soft); }
-.card { background: var(--surface); border: 1px solid var(--line); border-radius: .8rem;
-  padding: 1rem 1.1rem; margin: 0; min-width: 0; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.wide { grid-column: 1 / -1; }
-.bars { display: grid; gap: 1rem 2.5rem; padding: 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); margin: 0; list-style: none; }
-.bar { display: grid; align-content: start; grid-template-columns: 1fr auto; gap: .1rem 1rem; align-items: baseline; }
-.bar .what { font-weight: 550; overflow-wrap: anywhere; }
-.bar .state { font-weight: 600; white-space: nowrap; }
-.bar .numbers, .bar .note { color: var(--ink-soft); font-size: .87rem; grid-column: 1 / -1; }
-.track { grid-column: 1 / -1; position: relative; height: .6rem; border-radius: .3rem; background: var(--open-soft); }
-.fill { position: absolute; inset: 0 auto 0 0; border-radius: .3rem; background: currentColor; }
-.limit { position: absolute; top: -.2rem; bottom: -.2rem; width: .16rem; background: var(--ink); border-radius: .1rem; }
-figure svg { width: 100%; height: auto; display: block; }
-figure.chart svg { max-width: 38rem !important; min-width: 18rem !important; margin: 0 auto; }
-figcaption { font-weight: 600; margin-bottom: .6rem; }
-svg text { font-family: inherit; }
-.scroll { overflow-x: auto; }
-.photo { grid-column: 1 / -1; } .photo img { display: block; max-width: 100%; min-width: 420px; border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .36rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--ink-soft); font-weight: 600; vertical-align: bottom; }
-thead th { white-space: normal; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-tbody th { color: var(--ink); font-weight: 500; }
-tbody tr:last-child > * { border-bottom: 0; }
-.small { color: var(--ink-soft); font-size: .87rem; }
-.notes { padding-left: 1.1rem; max-width: 75ch; } .notes li { margin: .35rem 0; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 0; font-size: .92rem; }
-dt { color: var(--ink-soft); } dd { margin: 0; overflow-wrap: anywhere; }
-footer { padding-top: 1.5rem; padding-bottom: 3rem; }
-@media print { body { background: none; } .card { break-inside: avoid; } }
-"""
+__all__ = ["render_page", "verdict"]
 
 
 def render_page(record: Mapping[str, Any], findings: Findings) -> str:
@@ -89,61 +25,33 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     Raises:
         MdcmError: If there are charts to draw and matplotlib is not installed.
     """
-    section = f"Section {record['section']} of Rahman & Kocaoglu (2024)" if record["section"] else "Not in the paper"
+    where = f"Section {record['section']} of Rahman & Kocaoglu (2024)" if record["section"] else "Not in the paper"
     size = "fast size: smaller than what the numbers are asked of" if record["size"] == "fast" else "full size"
     head = (
-        f'<p class="kicker">{escape(section)} · {escape(size)}</p>\n<h1>{escape(record["title"])}</h1>\n'
+        f'<p class="kicker">{escape(where)} · {escape(size)}</p>\n<h1>{escape(record["title"])}</h1>\n'
         f"{_verdict(findings.bars)}\n<p>{escape(record['summary'])}</p>"
     )
-    parts = [_section("Asked and reached", _bars(findings.bars))] if findings.bars else []
+    parts = [section("Asked and reached", _bars(findings.bars))] if findings.bars else []
     if findings.charts:
-        figures = "\n".join(
-            _figure(chart.title, draw_chart(chart, f"c{k}"), "chart") for k, chart in enumerate(findings.charts)
-        )
-        parts.append(_section("In pictures", f'<div class="grid">{figures}</div>'))
+        parts.append(section("In pictures", charts(findings.charts)))
     if findings.pictures:
-        drawn = "\n".join(
-            _figure(one.title, draw_picture(one, f"p{k}"), "drawing") for k, one in enumerate(findings.pictures)
-        )
-        parts.append(_section("Graph and plan", f'<div class="grid">{drawn}</div>'))
+        parts.append(section("Graph and plan", pictures(findings.pictures)))
     if findings.photos:
-        shown = "\n".join(_figure(one.title, _photo(one), "photo") for one in findings.photos)
-        parts.append(_section("What it makes", f'<div class="grid">{shown}</div>'))
+        parts.append(section("What it makes", photos(findings.photos)))
     if findings.tables:
-        tables = "\n".join(_table(table, f"t{k}") for k, table in enumerate(findings.tables))
-        parts.append(_section("In numbers", f'<div class="grid">{tables}</div>'))
+        tables = "\n".join(table(one, f"t{k}") for k, one in enumerate(findings.tables))
+        parts.append(section("In numbers", f'<div class="grid">{tables}</div>'))
     paper = f"<p>{escape(record['paper'])}</p>" if record["paper"] else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in findings.notes)
     if paper or notes:
         parts.append(
-            _section("The paper, and what to know", paper + (f'<ul class="notes">{notes}</ul>' if notes else ""))
+            section("The paper, and what to know", paper + (f'<ul class="notes">{notes}</ul>' if notes else ""))
         )
-    parts.append(_section("How it was run", _run(record)))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(record['title'])} · mdcm experiment {escape(record['experiment'])}</title>\n"
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n{head}\n</header>\n<main>\n"
-        + "\n".join(parts)
-        + f'\n</main>\n<footer class="small">mdcm {escape(record["versions"]["mdcm"])} · {escape(record["command"])} · '
-        f"{escape(record['started'])}</footer>\n</body>\n</html>\n"
+    parts.append(section("How it was run", _run(record)))
+    title = f"{record['title']} · mdcm experiment {record['experiment']}"
+    return document(
+        title, head, parts, f"mdcm {record['versions']['mdcm']} · {record['command']} · {record['started']}"
     )
-
-
-def number(value: float | str | int | None) -> str:
-    """A number as it is shown: four significant digits, whole numbers as they are."""
-    if value is None:
-        return "–"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
-        return f"{int(value):,}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) >= 1:
-        return f"{value:.2f}"
-    # what rounds to zero is no zero
-    return f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.2g}"
 
 
 def verdict(bars: Sequence[Bar]) -> tuple[str, str]:
@@ -186,48 +94,9 @@ def _bars(bars: Sequence[Bar]) -> str:
     return f'<div class="card"><ul class="bars">{"".join(items)}</ul></div>'
 
 
-def _figure(title: str, svg: str, kind: str) -> str:
-    label = escape(title)
-    return (
-        f'<figure class="card {kind}"><figcaption>{label}</figcaption><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{label}">{svg}</div></figure>'
-    )
-
-
-def _photo(photo: Photo) -> str:
-    encoded = base64.b64encode(photo.png).decode("ascii")
-    return f'<img src="data:image/png;base64,{encoded}" alt="{escape(photo.says)}">'
-
-
-def _table(table: Table, name: str) -> str:
-    head = "".join(f'<th scope="col">{escape(str(column).strip())}</th>' for column in table.columns)
-    columns = [_cells([row[k] for row in table.rows]) for k in range(len(table.columns))]
-    rows = ""
-    for first, *rest in zip(*columns, strict=True):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        rows += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
-    note = f'<p class="small">{escape(table.note)}</p>' if table.note else ""
-    width = " wide" if len(table.columns) > _NARROW else ""
-    # the title stands outside of what is scrolled, or it would be cut off on a phone
-    return (
-        f'<div class="card{width}"><h3 id="{name}">{escape(table.title)}</h3><div class="scroll" tabindex="0" '
-        f'role="region" aria-labelledby="{name}"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{note}</div>"
-    )
-
-
-def _cells(values: Sequence[str | float | int | None]) -> list[str]:
-    """A column as text: fractions with as many places as the others."""
-    floats = [value for value in values if isinstance(value, float)]
-    if any(not value.is_integer() for value in floats) and max(map(abs, floats)) < 1_000:
-        places = 4 if max(map(abs, floats)) <= 1 else 2
-        return [f"{value:.{places}f}" if isinstance(value, float) else number(value) for value in values]
-    return [number(value) for value in values]
-
-
 def _run(record: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, record["seeds"]))
-    facts = {
+    given = {
         "Command": record["command"],
         "Seeds": seeds,
         "Compared": ", ".join(record["methods"]) or "nothing is trained",
@@ -235,10 +104,5 @@ def _run(record: Mapping[str, Any]) -> str:
         "Versions": ", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         "Time": f"{number(float(record['seconds']))} s",
     }
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
     stages = Table("Time of each stage", ["stage", "seconds"], [[k, v] for k, v in record["stages"].items()])
-    return f'<div class="grid"><div class="card"><h3>Run</h3><dl>{listed}</dl></div>{_table(stages, "stages")}</div>'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+    return f'<div class="grid">{facts("Run", given)}{table(stages, "stages")}</div>'

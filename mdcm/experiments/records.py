@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["METHODS", "Bar", "Chart", "Experiment", "Findings", "Line", "Picture", "Request", "Stages", "Table"]
+from mdcm.page import Chart, Photo, Picture, Table
+from mdcm.progress import Stages
+
+__all__ = ["METHODS", "Bar", "Experiment", "Findings", "Request"]
 
 METHODS = ("auto", "adversarial", "joint", "joint-rep")
 
@@ -52,97 +52,6 @@ class Bar:
         return {**asdict(self), "value": value, "met": self.met}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One series of a chart.
-
-    Attributes:
-        label: Name in the legend.
-        x: Positions, numbers or (in a bar chart) names.
-        y: Values.
-        dashed: Whether it is drawn dashed, as references are.
-    """
-
-    label: str
-    x: Sequence[float | str]
-    y: Sequence[float]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart as data.
-
-    Attributes:
-        title: What is shown.
-        x_label: Name of the horizontal axis.
-        y_label: Name of the vertical axis.
-        lines: The series.
-        says: The chart in words, for those who cannot see it.
-        levels: Horizontal reference lines by label.
-        log_x: Whether the horizontal axis is logarithmic.
-        log_y: Whether the vertical axis is logarithmic.
-        kind: Lines, or groups of bars.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: Sequence[Line]
-    says: str
-    levels: Mapping[str, float] = field(default_factory=dict)
-    log_x: bool = False
-    log_y: bool = False
-    kind: Literal["lines", "bars"] = "lines"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as data; numbers stay numbers.
-
-    Attributes:
-        title: What is shown.
-        columns: Names of the columns; the first one holds the names of the rows.
-        rows: Cells.
-        note: What one has to know to read it.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing.
-
-    Attributes:
-        title: What is shown.
-        svg: An SVG document.
-        says: The picture in words.
-    """
-
-    title: str
-    svg: str
-    says: str
-
-
-@dataclass(frozen=True)
-class Photo:
-    """Pictures of pixels, such as a grid of generated ones.
-
-    Attributes:
-        title: What is shown.
-        png: A PNG file.
-        says: The pictures in words.
-    """
-
-    title: str
-    png: bytes
-    says: str
-
-
 @dataclass
 class Findings:
     """What an experiment found out.
@@ -170,59 +79,6 @@ class Findings:
         for name in ("bars", "charts", "tables", "pictures", "photos", "notes"):
             getattr(self, name).extend(getattr(other, name))
         self.numbers.update(other.numbers)
-
-
-class Stages:
-    """Times the stages of an experiment, and shows on a terminal which one is under way.
-
-    Args:
-        shown: Whether to show them, if stderr is a terminal.
-
-    Attributes:
-        seconds: Wall-clock time by stage, in their order.
-    """
-
-    def __init__(self, shown: bool = False) -> None:
-        self.seconds: dict[str, float] = {}
-        self._shown = shown and sys.stderr.isatty()
-        self._display: Any = None
-        self._task: Any = None
-        self._expected = 0
-
-    def expect(self, count: int) -> None:
-        """Say how many more stages will come, for the bar."""
-        self._expected += count
-        if self._display is not None:
-            self._display.update(self._task, total=self._expected)
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Show the bar while stages run."""
-        if not self._shown:
-            yield
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as display:
-            self._display = display
-            self._task = display.add_task("", total=max(self._expected, 1))
-            try:
-                yield
-            finally:
-                self._display = None
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage; stages of the same name add up."""
-        if self._display is not None:
-            self._display.update(self._task, description=name)
-        began = time.monotonic()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 3)
-        if self._display is not None:
-            self._display.advance(self._task)
 
 
 @dataclass(frozen=True)

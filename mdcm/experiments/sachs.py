@@ -14,10 +14,11 @@ from mdcm.data import Dataset
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import Adversarial, Trained, train_adversarial, train_auto
-from mdcm.experiments.records import Bar, Chart, Experiment, Findings, Line, Request, Table
+from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.study import Problem, Size, drawings, study
 from mdcm.graph import ADMG
 from mdcm.metrics import tv_distance
+from mdcm.page import Chart, Line, Table
 from mdcm.scm import DiscreteSCM, random_discrete
 
 __all__ = ["EXPERIMENT", "read_cells"]

@@ -23,16 +23,16 @@ _CHAR = 7.4
 _HEAD = 7.0
 
 
-def draw(graph: ADMG, query: language.Expression, witness: Witness | None) -> str:
+def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness | None = None) -> str:
     """An SVG document: directed edges as arrows, confounders as dashed arcs, one column per depth.
 
     Args:
         graph: The graph.
-        query: Its variables are framed: what is set doubly, outcomes boldly, what is given dashed.
+        query: Its variables are framed: what is set doubly, outcomes boldly, what is given dashed; None for none.
         witness: Members of its sets are filled.
     """
     roles: dict[str, str] = {}
-    for asked in query.queries:
+    for asked in () if query is None else query.queries:
         for terms, role in ((asked.given, "given"), (asked.do, "do"), (asked.outcomes, "outcome")):
             for term in terms:
                 roles[term.variable] = role
@@ -50,7 +50,7 @@ def draw(graph: ADMG, query: language.Expression, witness: Witness | None) -> st
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="13" '
-        f'role="img"><title>{escape(str(query))}</title>',
+        f'role="img"><title>{escape(str(graph if query is None else query))}</title>',
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
         f'<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="{_HEAD}" markerHeight="{_HEAD}" '
         f'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{_EDGE}"/></marker>'

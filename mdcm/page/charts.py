@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from mdcm.errors import MdcmError
-from mdcm.experiments.records import Chart, Picture
+from mdcm.page.records import Chart, Picture
 
 __all__ = ["draw_chart", "draw_picture"]
 
