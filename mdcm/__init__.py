@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mdcm.data import Dataset
     from mdcm.graph import ADMG, read_graph
     from mdcm.model import Model, fit, load
+    from mdcm.report import write_report
     from mdcm.train import TrainConfig
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ __all__ = [
     "plan",
     "read_graph",
     "scm",
+    "write_report",
 ]
 
 _HOME = {
@@ -69,6 +71,7 @@ _HOME = {
     "fit": "model",
     "Model": "model",
     "load": "model",
+    "write_report": "report",
 }
 _SUBMODULES = {"check", "metrics", "scm"}
 

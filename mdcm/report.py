@@ -294,8 +294,8 @@ class _Writer:
         )
         which = "data that training has not seen" if self.seen is not None else "the training data"
         note = (
-            f"Total variation distance between draws of the model and {which}. The floor is what it would be on average "
-            "if both came from one distribution; continuous variables are cut at the quintiles of the data."
+            f"Total variation distance between draws of the model and {which}. The floor is what it would be on "
+            "average if both came from one distribution; continuous variables are cut at the quintiles of the data."
         )
         labels = [_joint(one.variables, 18) for one in found[:_MOST_BARS]]
         chart = page.Chart(
@@ -353,7 +353,8 @@ class _Writer:
                 # the message has lines
                 lines = "".join(_sentence(line) for line in str(error).splitlines())
                 return (
-                    f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Not determined</p>{lines}</div>'
+                    f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Not determined</p>'
+                    f"{lines}</div>"
                     + page.pictures([picture], f"why{number}-").replace('class="grid"', 'class="wide"', 1)
                 )
             except LowSupportError as error:
@@ -415,18 +416,18 @@ class _Writer:
             )
             html += page.charts([chart], "training")
         rows = []
-        for hnode in self.model.plan.hnodes:
-            record = trained.get(hnode.variables)
-            if record is None:
+        for planned in self.model.plan.hnodes:
+            found = trained.get(planned.variables)
+            if found is None:
                 continue
-            states = ", ".join(f"{name}: {count}" for name, count in record.get("states", {}).items())
+            states = ", ".join(f"{name}: {count}" for name, count in found.get("states", {}).items())
             rows.append(
                 [
-                    _joint(hnode.variables, 40),
-                    hnode.level,
-                    record["steps"],
-                    record.get("heldout"),
-                    float(record["seconds"]),
+                    _joint(planned.variables, 40),
+                    planned.level,
+                    found["steps"],
+                    found.get("heldout"),
+                    float(found["seconds"]),
                     states or "–",
                 ]
             )

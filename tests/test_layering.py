@@ -31,14 +31,15 @@ RANKS = {
         13: "train answers",
         14: "model",
         15: "doctor drafts experiments options report spec",
-        16: "cli",
+        16: "commands",
+        17: "cli",
     }.items()
     for name in names.split()
 }
 TORCH_FROM_RANK = 7
 HEAVY = {"torch", "triton", "safetensors"}
 COMMAND_LINE = {"pydantic", "rich", "typer", "ruamel"}
-COMMAND_LINE_MODULES = {"progress", "spec", "drafts", "report", "cli"}
+COMMAND_LINE_MODULES = {"progress", "spec", "drafts", "commands", "cli"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -1,0 +1,1 @@
+"""What the command ``mdcm`` can do, by what it is about."""

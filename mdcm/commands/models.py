@@ -1,0 +1,267 @@
+"""Commands about models: train, ask, draw, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show
+from mdcm.commands.graphs import datasets_of
+from mdcm.errors import MdcmError
+
+if TYPE_CHECKING:
+    from mdcm.model import Model
+
+__all__ = ["query", "report", "sample", "train"]
+
+
+@command(
+    "mdcm train spec.yaml --out run",
+    "mdcm train spec.yaml --out run --ensemble 20",
+    "mdcm train spec.yaml --out run --resume",
+)
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="what to train on what", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="directory for the trained model", show_default=False)],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1")] = "auto",
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="K", help="models to train besides, for intervals of answers", show_default=False),
+    ] = None,
+    seeds_only: Annotated[
+        bool, typer.Option("--seeds-only", help="they differ by their seeds, and not by the weights of rows")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
+) -> None:
+    """Train a model and save it as a run directory.
+
+    Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
+    """
+    from mdcm.rundir import CHECKPOINTS, ENSEMBLE, reserve
+    from mdcm.spec import read_spec
+
+    loaded = read_spec(spec)
+    members = loaded.train.ensemble if ensemble is None else ensemble
+    if members == 1:
+        raise typer.BadParameter("an ensemble has at least 2 members")
+    graph = loaded.load_graph()
+    datasets = loaded.load_data()
+    reserve(out)
+
+    from mdcm.model import fit
+
+    one_thread()
+    try:
+        model = fit(
+            graph,
+            datasets,
+            objective=loaded.objective,
+            method=loaded.method,
+            variables=loaded.declared() or None,
+            config=loaded.train.config(),
+            out=out,
+            resume=resume,
+            device=device,
+            seed=loaded.train.seed if seed is None else seed,
+            ensemble=members,
+            resample=not seeds_only,
+            progress=not is_quiet(),
+            origin=os.path.relpath(spec.resolve(), out.resolve()),
+        )
+    except (KeyboardInterrupt, SystemExit):
+        if (out / CHECKPOINTS).is_dir() or (out / ENSEMBLE).is_dir():
+            note(f"what was done is in {out}; the same command with --resume goes on")
+        raise
+    show(str(model.plan))
+    for record in model.history:
+        if record["event"] == "trained":
+            heldout = "" if record["heldout"] is None else f", held-out loss {record['heldout']:.4f}"
+            hnode = ", ".join(record["hnode"])
+            show(f"trained {{{hnode}}}: {record['steps']} steps, {record['seconds']:.1f} s{heldout}")
+    note(f"saved {out}")
+
+
+@command(
+    'mdcm query run "P(A | do(D=0))"',
+    'mdcm query run "P(A[D=0] | D=1)"',
+    'mdcm query run "E[Y | do(X=1)] - E[Y | do(X=0)]" --json',
+)
+def query(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
+    num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="answer even if the graph and the data do not determine it")
+    ] = False,
+    low_support: Annotated[
+        bool, typer.Option("--low-support", help="answer even if it rests on combinations with few training rows")
+    ] = False,
+    level: Annotated[
+        float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Answer a causal query of any layer with a trained model.
+
+    The exit code is 1 if the graph and the data do not determine the answer, or too few data or draws stand behind it.
+    """
+    from mdcm.query import parse
+
+    if not 0 < level < 1:
+        raise typer.BadParameter("--level must lie between 0 and 1")
+    # a slip of the pen is answered before torch is loaded
+    parse(text)
+
+    from mdcm.model import load
+
+    one_thread()
+    model = load(run)
+    _attach(model, run)
+    answer = model.query(
+        text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, level=level, seed=seed
+    )
+    if not as_json:
+        show(str(answer))
+        return
+    content = {
+        "query": answer.query,
+        "value": answer.value,
+        "stderr": answer.stderr,
+        "low": answer.low,
+        "high": answer.high,
+        "level": answer.level,
+        "ess": answer.ess,
+        "support": answer.support,
+        "identification": answer.identification.to_json(),
+        "note": answer.note,
+        "table": answer.table.to_dict("records"),
+        "plug_in": None if answer.plug_in is None else answer.plug_in.to_dict("records"),
+    }
+    show(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _attach(model: Model, run: Path) -> None:
+    """Gives a model the data that its spec names, if they are still there and the same."""
+    from mdcm.spec import read_spec
+
+    if model.origin is None:
+        return
+    try:
+        model.attach(read_spec(run / model.origin).load_data())
+    except (MdcmError, OSError) as error:
+        note(f"no plug-in estimate is shown, because the training data cannot be read again: {error}")
+
+
+@command(
+    "mdcm sample run --do D=1 --num-samples 1000 --out samples.csv",
+    "mdcm sample run --do X=0 --given Z=1 --out samples.parquet",
+    "mdcm sample run --evidence X=1 --evidence Y=0 --do X=0 --out others.csv",
+)
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help=".csv or .parquet; images go beside it as .npy", show_default=False)
+    ],
+    do: Annotated[list[str] | None, typer.Option(metavar="X=1", help="set a variable", show_default=False)] = None,
+    given: Annotated[
+        list[str] | None, typer.Option(metavar="Z=0", help="condition on a variable", show_default=False)
+    ] = None,
+    evidence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X=0",
+            help="condition on what was seen before anything was set: what would have been",
+            show_default=False,
+        ),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+) -> None:
+    """Draw rows from a trained model, in this world or another.
+
+    Rows are written as they are drawn, so that the disk alone limits their number.
+    """
+    from mdcm.errors import DataError
+
+    if out.suffix not in {".csv", ".parquet"}:
+        raise DataError(f"{out}: the table is written as .csv or .parquet")
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: the directory {out.parent} does not exist")
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
+
+    from mdcm.model import load
+    from mdcm.options import assignments
+    from mdcm.sampling import write_samples
+
+    one_thread()
+    model = load(run)
+    blocks = model.stream_samples(
+        num_samples,
+        do=assignments(do, model.schema, "--do"),
+        given=assignments(given, model.schema, "--given"),
+        evidence=None if evidence is None else assignments(evidence, model.schema, "--evidence"),
+        seed=seed,
+    )
+    written = write_samples(out, blocks, num_samples)
+    for path in written.paths:
+        note(f"wrote {path} ({num_samples:,} rows)" if path == out else f"wrote {path}")
+    if written.ess < 0.999 * num_samples:
+        complain(f"warning: the {num_samples:,} rows are worth only {written.ess:,.0f} independent ones")
+
+
+@command(
+    'mdcm report run --query "P(A | do(D=0))"',
+    "mdcm report run --data fresh.csv --out report.html",
+)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
+    query: Annotated[
+        list[str] | None, typer.Option(metavar="QUERY", help="what to ask, perhaps several times", show_default=False)
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:do=X,Y]",
+            help="data that training has not seen, to compare with instead of the training data",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="RUN/report.html by default", show_default=False)
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
+) -> None:
+    """Write a page about a trained model: what it learned, how well, and what it answers.
+
+    It compares the model with its training data where the spec that it was trained by still leads to them.
+    """
+    from mdcm.query import parse
+
+    for text in query or []:
+        parse(text)
+    compared = None if data is None else datasets_of(data)
+
+    from mdcm.model import load
+    from mdcm.report import write_report
+
+    one_thread()
+    model = load(run)
+    _attach(model, run)
+    target = run / "report.html" if out is None else out
+    write_report(
+        model, target, queries=query or (), data=compared, num_samples=num_samples, seed=seed, progress=not is_quiet()
+    )
+    note(f"wrote {target}")
