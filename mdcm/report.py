@@ -413,6 +413,7 @@ class _Writer:
                 "above its lowest, nats per row",
                 lines,
                 f"Held-out loss of {len(lines)} h-nodes over the steps of their training.{more}",
+                log_x=True,
             )
             html += page.charts([chart], "training")
         rows = []

@@ -24,7 +24,9 @@ from mdcm.progress import bars
 from mdcm.scm import random_discrete
 
 FRONT_DOOR = "X -> Z -> Y; X <-> Y"
-COMMANDS = ["plan", "check", "identify", "train", "query", "sample", "demo", "experiment"]
+COMMANDS = [
+    "plan", "check", "identify", "train", "query", "sample", "report", "demo", "experiment", "doctor", "init",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ class TestHelp:
     @pytest.mark.parametrize("flag", ["-h", "--help"])
     def test_every_command_shows_an_example(self, command, flag):
         result = succeed(command, flag)
-        assert re.search(rf"^  Examples?:\n    mdcm {command} ", result.out, re.MULTILINE)
+        assert re.search(rf"^  Examples?:\n    mdcm {command}\b", result.out, re.MULTILINE)
         assert result.err == ""
 
     def test_names_every_command_with_a_whole_sentence(self):

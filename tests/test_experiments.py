@@ -7,9 +7,6 @@ import itertools
 import json
 import math
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ import oracles
 import pandas as pd
 import pytest
 from command_line import call, fail, succeed
+from pages import Page, look
 
 from mdcm import ADMG
 from mdcm.data import Dataset
@@ -35,7 +33,6 @@ from mdcm.scm import random_discrete
 from mdcm.train import TrainConfig
 
 SACHS = Path(__file__).parents[2] / "shared" / "data" / "sachs"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WITHOUT_TRAINING = {"complexity"}
 
 
@@ -548,42 +545,6 @@ class TestSachsData:
 # ---- the page
 
 
-class Page(HTMLParser):
-    """Counts what a reader needs, and keeps what should not be there."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.ids, self.outside, self.faults = [], [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.tags.append((tag, found))
-        if "id" in found:
-            self.ids.append(found["id"])
-        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-            value = found.get(name)
-            if value and not value.startswith(("#", "data:")):
-                self.outside.append((tag, name, value))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in self.VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(tag)
-
-    def of(self, tag):
-        return [found for name, found in self.tags if name == tag]
-
-
 class TestReport:
     @pytest.mark.parametrize("name", NAMES)
     def test_page_is_whole_accessible_and_needs_nothing_else(self, runs, name):
@@ -635,32 +596,5 @@ class TestReport:
         assert Page(page).faults == []
 
     def test_browser_shows_pictures_and_has_nothing_to_complain_about(self, runs, tmp_path):
-        if CHROMIUM is None:
-            pytest.skip("chromium is not installed")
-        report = (runs("complexity")[0] / "report.html").read_text()
-        # one small script of the test measures what the page itself does not
-        probe = (
-            "<script>const wide = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width);"
-            "document.body.dataset.seen = JSON.stringify({over: document.documentElement.scrollWidth - innerWidth,"
-            " wide: Math.min(...wide), count: wide.length});</script></body>"
-        )
-        (tmp_path / "page.html").write_text(report.replace("</body>", probe))
-        (tmp_path / "bad.html").write_text("<script>console.error('seen'); missing()</script>")
-        assert "CONSOLE" in browse(tmp_path / "bad.html", tmp_path, 1280).stderr, "complaints would be noticed"
-        for width in (500, 1280):
-            done = browse(tmp_path / "page.html", tmp_path, width)
-            assert "CONSOLE" not in done.stderr
-            seen = json.loads(re.search(r'data-seen="([^"]*)"', done.stdout)[1].replace("&quot;", '"'))
-            assert seen["count"] == 2
-            assert seen["wide"] > 200
-            assert seen["over"] <= 0, "the page does not scroll sideways"
-
-
-def browse(file, folder, width):
-    return subprocess.run(
-        [
-            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-            f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900", "--dump-dom", file.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        pictures = look(runs("complexity")[0] / "report.html", tmp_path)
+        assert pictures == 2

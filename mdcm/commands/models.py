@@ -244,9 +244,10 @@ def report(
     num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
 ) -> None:
-    """Write a page about a trained model: what it learned, how well, and what it answers.
+    """Write a page about a trained model and its answers.
 
-    It compares the model with its training data where the spec that it was trained by still leads to them.
+    It shows what was learned and how well. The model is compared with its training data where the spec that it was
+    trained by still leads to them.
     """
     from mdcm.query import parse
 

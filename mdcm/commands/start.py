@@ -60,9 +60,9 @@ def init(
     out: Annotated[Path, typer.Option(metavar="FILE", help="where the spec goes, - for stdout")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
 ) -> None:
-    """Write a spec.yaml for a graph and tables, with comments on what was found in them.
+    """Write a commented spec for a graph and tables.
 
-    It can be trained as it is, or changed first.
+    It says what was found in them, and can be trained as it is, or changed first.
     """
     from mdcm.data import read_table
     from mdcm.drafts import Source, draft_spec, relative
