@@ -20,6 +20,7 @@ from mdcm import query as language
 from mdcm.answers import Answer, Answering, surrounded
 from mdcm.data import Dataset, Schema, Variable, encode, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
+from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
@@ -199,6 +200,7 @@ class Model(Sampler):
         resample: bool = True,
         mechanisms: Mapping[str, MechanismFactory] | None = None,
         device: str = "auto",
+        engine: str | Engine = "local",
         seed: int | None = None,
         progress: bool | Progress = False,
     ) -> None:
@@ -213,6 +215,7 @@ class Model(Sampler):
             resample: False leaves the weights of rows as they are, so that members differ by their seeds alone.
             mechanisms: As given to :func:`fit`.
             device: As for :func:`fit`.
+            engine: As for :func:`fit`.
             seed: Seed of the ensemble; that of the model by default.
             progress: As for :func:`fit`.
 
@@ -232,7 +235,8 @@ class Model(Sampler):
             >>> answer.low < answer.value < answer.high
             True
         """
-        self._train_ensemble(members, resample, mechanisms, device, self.seed if seed is None else seed, progress)
+        seed = self.seed if seed is None else seed
+        self._train_ensemble(members, resample, mechanisms, device, engine_of(engine), seed, progress)
 
     def _train_ensemble(
         self,
@@ -240,6 +244,7 @@ class Model(Sampler):
         resample: bool,
         mechanisms: Mapping[str, MechanismFactory] | None,
         device: str,
+        engine: Engine | None,
         seed: int,
         progress: bool | Progress,
         out: Path | None = None,
@@ -255,7 +260,7 @@ class Model(Sampler):
         # the members have the confounders' states that the model was found to need
         setup = Setup(self.graph, self.schema, self.plan, self.config, mechanisms, dict(self.dcm.states), where)
         with _bars(progress) as told:
-            self.members = tuple(train(setup, sources, progress=told, out=out, resume=out is not None))
+            self.members = tuple(train(setup, sources, progress=told, out=out, resume=out is not None, engine=engine))
         self.resampled = resample
 
     def _plug_in(self, answer: Answer, seed: int) -> pd.DataFrame | None:
@@ -346,6 +351,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    engine: str | Engine = "local",
     seed: int = 0,
     ensemble: int = 0,
     resample: bool = True,
@@ -373,6 +379,9 @@ def fit(
         device: Where to train: "cpu", "cuda" or "cuda:1", or "auto", which is a CUDA card, where there is one, if an
             h-node is trained against critics or has to do with images, and the CPU otherwise, which is faster at
             tables. The model lies on the CPU afterwards.
+        engine: "local" trains one thing after another in this process; "ray" trains what need not wait for each other
+            at the same time, on a Ray cluster (:class:`mdcm.engines.RayEngine` has settings), with the same weights.
+            ``out`` must then be a directory that all machines see.
         seed: Seed of everything random.
         ensemble: Number of models to train besides, so that answers have intervals; see :meth:`Model.train_ensemble`.
         resample: Whether these are trained on rows weighted anew, or differ by their seeds alone.
@@ -420,7 +429,7 @@ def fit(
             raise PlanError(
                 f"the plan is for a data set {name!r}, which is not among {listing(d.name for d in datasets)}"
             )
-    where = training_device(device, plan, schema)
+    where, runner = training_device(device, plan, schema), engine_of(engine)
     described = [
         {"name": d.name, "rows": len(d), "columns": list(d.columns), "do": list(d.do), "sha256": _digest(d, schema)}
         for d in datasets
@@ -440,7 +449,7 @@ def fit(
                 seed,
                 None if init is None else (init.dcm, init.history),
             )
-            dcm, history = _trained(setup, source, progress, out, resume)
+            dcm, history = _trained(setup, source, progress, out, resume, runner)
             model = Model(
                 graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
             )
@@ -451,7 +460,7 @@ def fit(
         model.data = tuple(datasets)
         if ensemble and (len(model.members) != ensemble or model.resampled != resample):
             place = None if out is None else Path(out) / ENSEMBLE
-            model._train_ensemble(ensemble, resample, mechanisms, device, seed, progress, place)
+            model._train_ensemble(ensemble, resample, mechanisms, device, runner, seed, progress, place)
             if out is not None and place is not None:
                 model._save(out)
                 remove_checkpoints(place)
@@ -459,7 +468,12 @@ def fit(
 
 
 def _trained(
-    setup: Setup, source: Source, progress: bool | Progress, out: str | Path | None, resume: bool
+    setup: Setup,
+    source: Source,
+    progress: bool | Progress,
+    out: str | Path | None,
+    resume: bool,
+    engine: Engine | None,
 ) -> tuple[DCM, list[dict[str, Any]]]:
     """The trained model and the records of its training."""
     history: list[dict[str, Any]] = []
@@ -470,7 +484,7 @@ def _trained(
             if journal is not None:
                 journal.write(record)
 
-        (dcm,) = train(setup, [source], progress=told, log=log, out=out, resume=resume)
+        (dcm,) = train(setup, [source], progress=told, log=log, out=out, resume=resume, engine=engine)
     return dcm, history
 
 

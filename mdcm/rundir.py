@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -354,9 +355,8 @@ def remove_checkpoints(path: str | Path) -> None:
     """Remove the checkpoints of a run, whose training is finished or begins anew."""
     directory = Path(path) / CHECKPOINTS
     if directory.is_dir():
-        for entry in list(directory.iterdir()):
-            entry.unlink(missing_ok=True)
-        directory.rmdir()
+        # those of jobs that ran elsewhere are in directories of their own
+        shutil.rmtree(directory)
         with suppress(OSError):
             # of an ensemble, whose directory holds nothing else
             if directory.parent.name == ENSEMBLE:

@@ -31,6 +31,7 @@ def train(
         int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1")] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
     ensemble: Annotated[
         int | None,
         typer.Option(min=0, metavar="K", help="models to train besides, for intervals of answers", show_default=False),
@@ -69,6 +70,7 @@ def train(
             out=out,
             resume=resume,
             device=device,
+            engine=engine,
             seed=loaded.train.seed if seed is None else seed,
             ensemble=members,
             resample=not seeds_only,

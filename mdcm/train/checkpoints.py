@@ -118,7 +118,7 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._number += 1
         name = f"{self._number:08}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-        older = [entry for entry in self.directory.iterdir() if entry.name != name]
+        older = [entry for entry in self.directory.iterdir() if entry.name != name and entry.is_file()]
         with replacing(self.directory / name) as stream:
             stream.write(content)
         for entry in older:

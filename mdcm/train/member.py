@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,10 @@ class Member:
         data: What it is learned from.
         seed: Seed of initial weights, splits and batches.
         init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
+        states: Number of states of every confounder that it has by now, if it is not at its beginning.
 
     Attributes:
         dcm: The model.
-        prints: Fingerprint of every h-node of the plan.
-        known: For every h-node the record of ``init`` of the same fingerprint, or None.
         doubled: How often the confounders of every h-node were given twice the states.
     """
 
@@ -86,23 +86,32 @@ class Member:
         data: Mapping[str, Encoded],
         seed: int,
         init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None,
+        states: Mapping[str, int] | None = None,
     ) -> None:
         self.setup, self.data, self.seed, self.init = setup, data, seed, init
         self.plan, self.config = setup.plan, setup.config
         self.configurations = _configurations(setup.graph, setup.schema, data)
-        states = setup.states
+        states = setup.states if states is None else states
         if states is None:
             fewest = _PLACES if self.config.confounder == "gaussian" else FEWEST_STATES
             states = choose_states(
                 setup.graph, setup.schema, self.configurations, self.config.confounder_states, fewest
             )
         self.dcm = self._build(states)
-        self.prints = hnode_fingerprints(self.dcm, self.plan, data, self.config)
-        initial = {} if init is None else {record.get("fingerprint"): record for record in init[1]}
-        self.known = [initial.get(one) for one in self.prints]
         self.drawn = set(setup.graph.nodes) if self.config.confounder == "monte-carlo" else needs_draws(setup.graph)
         self.doubled = [0] * len(self.plan.hnodes)
         self._modules: dict[int, Module] = {}
+
+    @functools.cached_property
+    def prints(self) -> list[str]:
+        """Fingerprint of every h-node of the plan, of the model as it was at first."""
+        return hnode_fingerprints(self.dcm, self.plan, self.data, self.config)
+
+    @functools.cached_property
+    def known(self) -> list[Mapping[str, Any] | None]:
+        """For every h-node the record of ``init`` of the same fingerprint, or None."""
+        initial = {} if self.init is None else {record.get("fingerprint"): record for record in self.init[1]}
+        return [initial.get(one) for one in self.prints]
 
     def _build(self, states: Mapping[str, int]) -> DCM:
         return DCM(self.setup.graph, self.setup.schema, states, self.setup.factories, seed=self.seed)

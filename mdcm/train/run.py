@@ -6,11 +6,14 @@ whichever model they belong to.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from mdcm.dcm import DCM, one_thread
@@ -18,6 +21,7 @@ from mdcm.errors import CheckpointError
 from mdcm.mechanisms.representations import restore_encoders
 from mdcm.objectives.adversarial import AdversarialTraining
 from mdcm.objectives.tiles import tiles as adversarial_tiles
+from mdcm.rundir import CHECKPOINTS, remove_checkpoints
 from mdcm.train.bank import Bank, tiles
 from mdcm.train.checkpoints import Checkpoints
 from mdcm.train.config import CPU
@@ -27,9 +31,8 @@ from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
 from mdcm.train.member import Member, Setup
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mdcm.data import Encoded
+    from mdcm.engines import Engine
     from mdcm.plan import HNode
 
 __all__ = ["Source", "train"]
@@ -61,6 +64,7 @@ def train(
     log: _Records | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    engine: Engine | None = None,
 ) -> list[DCM]:
     """Build a model for every source and train every h-node of the plan in each, level by level.
 
@@ -72,6 +76,8 @@ def train(
             record says which "member" it is about, from 0.
         out: Run directory to write checkpoints in; they are left there when it is done.
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
+        engine: Where jobs of a level run, none of which waits for another; one after another here by default. Every
+            job then has checkpoints of its own, so that ``out`` must be seen by all workers.
 
     Returns:
         The trained models, on the CPU and in evaluation mode. Killed at any moment and resumed, training on the CPU
@@ -83,9 +89,14 @@ def train(
         MdcmError: If a loss is not finite; the message names h-node and step.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
     """
-    members = [Member(setup, source.data, source.seed, source.init) for source in sources]
-    training = _Training(setup, members, progress, log or (lambda record: None))
-    if out is None:
+    members = {k: Member(setup, source.data, source.seed, source.init) for k, source in enumerate(sources)}
+    training = _Training(setup, members, len(members), progress, log or (lambda record: None))
+    if engine is not None:
+        if out is not None and not resume:
+            remove_checkpoints(out)
+        with engine.open():
+            training.run_elsewhere(engine, sources, out)
+    elif out is None:
         training.run(None, None)
     else:
         checkpoints = Checkpoints(out, training.fingerprint, setup.config.checkpoint_seconds)
@@ -94,7 +105,7 @@ def train(
             checkpoints.clear()
         with checkpoints:
             training.run(checkpoints, snapshot)
-    return [member.dcm.eval() for member in members]
+    return [member.dcm.eval() for member in members.values()]
 
 
 @dataclass(frozen=True)
@@ -113,16 +124,11 @@ class _Job:
 class _Training:
     """All jobs of a plan in their order, and what is written down of them."""
 
-    def __init__(self, setup: Setup, members: Sequence[Member], progress: Progress | None, log: _Records) -> None:
-        self.setup, self.members, self.progress, self.told = setup, members, progress, log
+    def __init__(
+        self, setup: Setup, members: Mapping[int, Member], total: int, progress: Progress | None, log: _Records
+    ) -> None:
+        self.setup, self.members, self.total, self.progress, self.told = setup, members, total, progress, log
         self.plan, self.config = setup.plan, setup.config
-        prints = []
-        for member in members:
-            kept = [one for one, record in zip(member.prints, member.known, strict=True) if record is not None]
-            prints.append(
-                training_fingerprint(member.dcm, [*member.prints, *kept], member.seed, self.config.batch_modules)
-            )
-        self.fingerprint = prints[0] if len(prints) == 1 else "+".join(prints)
         self.history: list[dict[str, Any]] = []
         self.found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         self.elapsed = 0.0
@@ -131,6 +137,17 @@ class _Training:
         self.history.append(record)
         self.found.setdefault((record["event"], *record["hnode"], record.get("member")), []).append(record)
         self.told(record)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole training, which a checkpoint belongs to."""
+        prints = []
+        for member in self.members.values():
+            kept = [one for one, record in zip(member.prints, member.known, strict=True) if record is not None]
+            prints.append(
+                training_fingerprint(member.dcm, [*member.prints, *kept], member.seed, self.config.batch_modules)
+            )
+        return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
 
     # ------------------------------------------------------------------ units
 
@@ -148,7 +165,7 @@ class _Training:
 
     def tag(self, unit: int) -> dict[str, int]:
         """What tells a unit's records from those of the same h-node of another model."""
-        return {} if len(self.members) == 1 else {"member": unit // len(self.plan.hnodes)}
+        return {} if self.total == 1 else {"member": unit // len(self.plan.hnodes)}
 
     def records(self, unit: int, event: str) -> list[dict[str, Any]]:
         """Records of one kind about a unit."""
@@ -165,7 +182,7 @@ class _Training:
             try:
                 done = int(header["done"])
                 self.elapsed = float(header["elapsed"])
-                for member, encoders in zip(self.members, header["encoders"], strict=True):
+                for member, encoders in zip(self.members.values(), header["encoders"], strict=True):
                     for name, one in encoders.items():
                         restore_encoders(member.dcm.mechanism(name), one)
                 for record in header["history"]:
@@ -173,12 +190,10 @@ class _Training:
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
         began = time.monotonic() - self.elapsed
-        limit = self.config.max_minutes
-        deadline = None if limit is None else began + 60 * limit
+        deadline = self._deadline(began)
         number = 0
         for level in self.plan.levels:
-            count = len(self.plan.hnodes)
-            jobs = self._jobs([k * count + place for k in range(len(self.members)) for place in level])
+            jobs = self._jobs(self._units(level))
             while jobs:
                 again: list[int] = []
                 for job in jobs:
@@ -202,22 +217,118 @@ class _Training:
                         for unit in job.units:
                             self.member(unit).dcm.to(CPU)
                         grown = [job.units[one] for one in trainer.grown]
-                        for unit in job.units:
-                            if unit not in grown:
-                                self.member(unit).complete(self.place(unit), self.records(unit, "trained")[-1])
+                        self._complete([unit for unit in job.units if unit not in grown])
                         again += self._grow(grown)
                 jobs = self._jobs(sorted(again)) if again else []
-        for member in self.members:
+        for member in self.members.values():
             member.forget_modules()
+
+    def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | None) -> None:
+        """Train everything, the jobs of a level wherever an engine runs them."""
+        deadline = self._deadline(time.monotonic())
+        shared = _Shared(self.setup, {k: replace(one, init=None) for k, one in enumerate(sources)}, self.total)
+        fingerprint = None if out is None else self.fingerprint
+        number = 0
+        for level in self.plan.levels:
+            jobs = self._jobs(self._units(level))
+            while jobs:
+                tasks = []
+                for job in jobs:
+                    number += 1
+                    files = None if out is None else Path(out) / CHECKPOINTS / f"job-{number:05}"
+                    left = None if deadline is None else deadline - time.monotonic()
+                    tasks.append(_Task(job, self._states(job), files, f"{fingerprint}/{number}", left))
+                names = [tuple(name for unit in job.units for name in self.hnode(unit).variables) for job in jobs]
+                if self.progress is not None:
+                    for name in names:
+                        self.progress.start(name, 1)
+                outcomes: dict[int, _Outcome] = {}
+                gpu = self.setup.device.type == "cuda"
+                for place, outcome in engine.map(_work, shared, tasks, gpu=gpu):
+                    outcomes[place] = outcome
+                    if self.progress is not None:
+                        self.progress.step(names[place], 1)
+                        self.progress.finish(names[place])
+                again: list[int] = []
+                # as if they had run here, one after another
+                for place, job in enumerate(jobs):
+                    again += self._absorb(job, outcomes[place])
+                jobs = self._jobs(sorted(again)) if again else []
+        for member in self.members.values():
+            member.forget_modules()
+
+    def _absorb(self, job: _Job, outcome: _Outcome) -> list[int]:
+        """Take over what a job has become; the units that are to be trained again."""
+        for k, state in outcome.states.items():
+            dcm = self.members[k].dcm
+            for name, encoders in state.encoders.items():
+                restore_encoders(dcm.mechanism(name), encoders)
+            own = dcm.state_dict()
+            for unit in job.units:
+                if self.members[k] is not self.member(unit):
+                    continue
+                for key in self._keys(unit):
+                    assign([own[key]], [state.weights[key]])
+        for record in outcome.records:
+            self.log(record)
+        grown = list(outcome.grown)
+        self._complete([unit for unit in job.units if unit not in grown])
+        return self._grow(grown)
+
+    def _keys(self, unit: int) -> list[str]:
+        """Names of the weights that training a unit changes."""
+        member = self.member(unit)
+        variables = set(self.hnode(unit).variables)
+        starts = tuple(f"_modules_by_position.{member.dcm.position[name]}." for name in variables)
+        priors = {
+            f"priors.{index}"
+            for index, (_, children) in enumerate(member.dcm.graph.confounders)
+            if variables.intersection(children)
+        }
+        return [key for key in member.dcm.state_dict() if key.startswith(starts) or key in priors]
+
+    def _states(self, job: _Job) -> dict[int, _State]:
+        """All that has been learned so far of the models that a job is about."""
+        found = {}
+        for k in sorted({unit // len(self.plan.hnodes) for unit in job.units}):
+            dcm, doubled = self.members[k].dcm, self.members[k].doubled
+            encoders = {name: one.encoders for name, one in dcm.mechanisms.items() if one.encoders}
+            found[k] = _State(dict(dcm.states), dict(dcm.state_dict()), encoders, list(doubled))
+        return found
+
+    def _units(self, level: Sequence[int]) -> list[int]:
+        return [k * len(self.plan.hnodes) + place for k in self.members for place in level]
+
+    def _deadline(self, began: float) -> float | None:
+        limit = self.config.max_minutes
+        return None if limit is None else began + 60 * limit
+
+    def _complete(self, units: Sequence[int]) -> None:
+        for unit in units:
+            self.member(unit).complete(self.place(unit), self.records(unit, "trained")[-1])
+
+    def load(self, snapshot: _Snapshot) -> None:
+        """Take over the weights of a snapshot.
+
+        Raises:
+            CheckpointError: If they do not fit.
+        """
+        try:
+            for member, encoders in zip(self.members.values(), snapshot[0]["encoders"], strict=True):
+                for name, one in encoders.items():
+                    restore_encoders(member.dcm.mechanism(name), one)
+            for name, own in self._weights().items():
+                assign([own], [snapshot[1][name]])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
 
     def _restored(
         self, job: _Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Trainer | _Adversarial:
         """The job that was under way, where it was."""
         prefix = "job."
+        self.load((dict(header), dict(tensors)))
         try:
-            for name, own in self._weights().items():
-                assign([own], [tensors[name]])
             trainer = self._trainer(job, run)
             trainer.restore(
                 header["job"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -229,7 +340,7 @@ class _Training:
     def _weights(self) -> dict[str, Tensor]:
         return {
             f"model.{k}.{name}": one
-            for k, member in enumerate(self.members)
+            for k, member in self.members.items()
             for name, one in member.dcm.state_dict().items()
         }
 
@@ -237,7 +348,7 @@ class _Training:
         header, tensors = take()
         encoders = [
             {name: one.encoders for name, one in member.dcm.mechanisms.items() if one.encoders}
-            for member in self.members
+            for member in self.members.values()
         ]
         content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders}
         return content, {
@@ -249,7 +360,7 @@ class _Training:
 
     def _jobs(self, units: Sequence[int]) -> list[_Job]:
         """What is trained of these units, as one or apart; a function of plan, data and settings alone."""
-        for member in self.members:
+        for member in self.members.values():
             member.forget_modules()
         jobs: list[_Job] = []
         small: dict[bool, list[int]] = {}
@@ -380,3 +491,91 @@ class _Adversarial:
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from a snapshot."""
         self.training.restore(tensors)
+
+
+# ---------------------------------------------------------------------- jobs that run elsewhere
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all jobs of a training need: setup, sources by member, and the number of members."""
+
+    setup: Setup
+    sources: Mapping[int, Source]
+    total: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a model has learned: states of its confounders, weights, encoders, and how often h-nodes have grown."""
+
+    states: dict[str, int]
+    weights: dict[str, Tensor]
+    encoders: dict[str, Any]
+    doubled: list[int]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A job, the models that it is about, where its checkpoints go and belong, and the seconds that it has."""
+
+    job: _Job
+    states: dict[int, _State]
+    files: Path | None
+    fingerprint: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a job: units that need more states, records, and the models as they are now."""
+
+    grown: tuple[int, ...]
+    records: list[dict[str, Any]]
+    states: dict[int, _State]
+
+
+def _work(shared: _Shared, task: _Task) -> _Outcome:
+    """Run one job, on from its last checkpoint if a worker that had it was lost."""
+    setup = shared.setup
+    if setup.device.type == "cuda":
+        # a worker sees the card that it was given, and no other
+        setup = replace(setup, device=torch.device("cuda", 0))
+    members = {}
+    for k, state in task.states.items():
+        source = shared.sources[k]
+        members[k] = member = Member(setup, source.data, source.seed, states=state.states)
+        for name, encoders in state.encoders.items():
+            restore_encoders(member.dcm.mechanism(name), encoders)
+        member.dcm.load_state_dict(state.weights)
+        member.doubled = list(state.doubled)
+    records: list[dict[str, Any]] = []
+    training = _Training(setup, members, shared.total, None, records.append)
+    checkpoints = snapshot = None
+    if task.files is not None:
+        checkpoints = Checkpoints(task.files, task.fingerprint, setup.config.checkpoint_seconds)
+        snapshot = checkpoints.read()
+    if snapshot is not None:
+        for record in snapshot[0]["history"]:
+            training.log(record)
+        if snapshot[0]["job"] is None:
+            # it was done already, and only its result was lost
+            training.load(snapshot)
+            return _Outcome(tuple(snapshot[0]["grown"]), records, training._states(task.job))
+
+    def between(take: Callable[[], _Snapshot]) -> None:
+        assert checkpoints is not None
+        checkpoints.between(lambda: training._snapshot(take, 0, 0.0))
+
+    deadline = None if task.seconds is None else time.monotonic() + task.seconds
+    run = Run(setup.config, None, training.log, deadline, between if checkpoints else None)
+    with one_thread():
+        trainer = training._trainer(task.job, run) if snapshot is None else training._restored(task.job, run, *snapshot)
+        trainer.train()
+        for member in members.values():
+            member.dcm.to(CPU)
+    grown = tuple(task.job.units[one] for one in trainer.grown)
+    if checkpoints is not None:
+        header, tensors = training._snapshot(lambda: ({}, {}), 0, 0.0)
+        checkpoints.write({**header, "job": None, "grown": grown}, tensors)
+    return _Outcome(grown, records, training._states(task.job))
