@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,9 +75,9 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
         # pandas would rename the second of two equal columns instead of refusing it
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file, delimiter=separator), [])
-        for column in header:
-            if header.count(column) > 1:
-                raise DataError(f"{path}: {header.count(column)} columns are called {column!r}", column=column)
+        column, times = Counter(header).most_common(1)[0] if header else ("", 1)
+        if times > 1:
+            raise DataError(f"{path}: {times} columns are called {column!r}", column=column)
         if len(header) == 1 and ";" in header[0]:
             raise DataError(f"{path}: columns seem to be separated by ';'; save the file with ','")
         return pd.read_csv(path, sep=separator, encoding="utf-8-sig")

@@ -22,7 +22,7 @@ from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
 from mdcm.identify import identify
-from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained
+from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained, RectifiedFlow
 from mdcm.metrics import frechet_distance, kl_divergence, tv_distance
 from mdcm.model import Model, fit
 from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
@@ -81,6 +81,8 @@ class _Size:
         lengths: Steps of the shorter trainings behind the curve of the likelihood.
         encoder_steps: Training of a representation.
         max_steps: Steps of an h-node at most that is trained by likelihood; its own default if None.
+        picture_steps: Steps of the mechanism of the picture, instead.
+        variant_steps: Steps of the variant without flips, instead.
     """
 
     resolution: int
@@ -95,9 +97,13 @@ class _Size:
     lengths: tuple[int, ...]
     encoder_steps: int = 600
     max_steps: int | None = None
+    picture_steps: int | None = None
+    variant_steps: int | None = None
 
 
-_FULL = _Size(16, 40_000, 20_000, (12, 4_000), 1_500, 1_200, 64, 6, 4_000, (200, 1_000))
+_FULL = _Size(
+    16, 40_000, 20_000, (12, 4_000), 1_500, 1_200, 64, 6, 4_000, (200, 1_000), picture_steps=18_000, variant_steps=3_200
+)
 _FAST = _Size(8, 1_000, 200, (2, 200), 60, 3, 32, 1, 200, (5,), encoder_steps=10, max_steps=20)
 
 
@@ -269,7 +275,9 @@ class _Study:
                 short = fit(GRAPH, data, config=TrainConfig(max_steps=length), seed=seed)
                 curve.append((time.monotonic() - began, self._distance(short)))
         began = time.monotonic()
-        model = fit(GRAPH, data, config=TrainConfig(max_steps=self.size.max_steps), seed=seed)
+        pictured = {"I": partial(_Patient, steps_of_training=self.size.picture_steps)}
+        config = TrainConfig(max_steps=self.size.max_steps)
+        model = fit(GRAPH, data, config=config, mechanisms=pictured if self.size.picture_steps else None, seed=seed)
         seconds = time.monotonic() - began
         self.plans["auto"] = model.plan
         curve.append((seconds, self._distance(model)))
@@ -425,6 +433,17 @@ class _Study:
         return drawn
 
 
+class _Patient(RectifiedFlow):
+    """A rectified flow that is trained for longer than by default: 2 % fewer pictures show neither digit."""
+
+    def __init__(self, *given: Any, steps_of_training: int) -> None:
+        super().__init__(*given)
+        self._steps_of_training = steps_of_training
+
+    def training_defaults(self, rows: int) -> dict[str, Any]:
+        return super().training_defaults(rows) | {"steps": self._steps_of_training}
+
+
 class _Clock:
     """Time of a training without the looks at it."""
 
@@ -473,7 +492,7 @@ def _without_flips(size: _Size, seed: int) -> Findings:
     drawn, fresh = scm.sample(size.rows, seed=seed), scm.sample(size.rows, seed=seed + 500)
     data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
     # the picture's own mechanism is not needed
-    config = TrainConfig(max_steps=size.max_steps)
+    config = TrainConfig(max_steps=size.variant_steps or size.max_steps)
     losses, answers = {}, {}
     for name, text in (("with a confounder", GRAPH), ("without one", "D -> I -> A")):
         model = _without_picture(text, data, config, seed)
