@@ -275,9 +275,9 @@ class _Study:
                 short = fit(GRAPH, data, config=TrainConfig(max_steps=length), seed=seed)
                 curve.append((time.monotonic() - began, self._distance(short)))
         began = time.monotonic()
-        pictured = {"I": partial(_Patient, steps_of_training=self.size.picture_steps)}
-        config = TrainConfig(max_steps=self.size.max_steps)
-        model = fit(GRAPH, data, config=config, mechanisms=pictured if self.size.picture_steps else None, seed=seed)
+        longer = self.size.picture_steps
+        mechanisms = None if longer is None else {"I": partial(_Patient, steps_of_training=longer)}
+        model = fit(GRAPH, data, mechanisms=mechanisms, config=TrainConfig(max_steps=self.size.max_steps), seed=seed)
         seconds = time.monotonic() - began
         self.plans["auto"] = model.plan
         curve.append((seconds, self._distance(model)))
