@@ -418,6 +418,10 @@ def read_spec(path: str | Path) -> Spec:
         raise SpecError(f"{where}: no valid YAML: {reason}", path=str(path), line=line, column=column) from None
     except RecursionError:
         raise origin.error("the entries are nested too deeply", ()) from None
+    except Exception as error:
+        # such as a key that is itself a mapping with a list in it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise origin.error(f"no valid YAML: {reason}", ()) from None
     if not isinstance(plain, dict):
         raise origin.error("a spec is a mapping with the entries 'graph' and 'data'", ())
     origin = _Origin(origin.path, raw)

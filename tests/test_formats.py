@@ -329,6 +329,11 @@ def test_gml_and_graphml_round_trips_of_any_name(names, suffix):
         assert ADMG._from_record(READERS[suffix](WRITERS[suffix](graph))) == graph
 
 
+def test_gml_that_networkx_stumbles_over():
+    with pytest.raises(GraphError, match="networkx cannot read this GML"):
+        mdcm.formats.parse_gml('NNN"NNN\n')
+
+
 def test_gml_of_other_programs():
     text = """graph [ directed 1
       node [ id 0 label "Größe" ] node [ id 1 label "B" ] node [ id 2 label "U" observed "no" ]

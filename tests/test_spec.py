@@ -433,3 +433,8 @@ class TestPictures:
         monkeypatch.setitem(sys.modules, "PIL", None)
         monkeypatch.setitem(sys.modules, "PIL.Image", None)
         refused(self.spec(folder), "3:6", r"column 'I' .* needs pillow: pip install 'mdcm\[images\]'")
+
+
+def test_a_key_that_nothing_can_look_up(write):
+    with pytest.raises(SpecError, match="no valid YAML"):
+        read_spec(write("graph: X -> Y\n? {path(: a.csv, do: [X]}\ndata: [{path: a.csv}]\n"))
