@@ -1,0 +1,73 @@
+"""The documentation's programs run and print what stands there, its commands work, and every public name is in it."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import succeed
+
+import mdcm
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python\n" in path.read_text(encoding="utf-8"))
+
+
+def test_there_are_tutorials():
+    assert len(PAGES) >= 9
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_programs_print_what_stands_there(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    namespace = {"__name__": "__main__"}
+    try:
+        for match in re.finditer(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", page.read_text("utf-8"), re.DOTALL):
+            program, output = match.groups()
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(program, str(page), "exec"), namespace)
+            assert printed.getvalue() == (output or "")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_commands_of_the_first_page_work_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graph = mdcm.ADMG.from_string("X -> Z -> Y; X <-> Y")
+    mdcm.scm.random_discrete(graph, levels=2, seed=0).sample(500, seed=0).to_csv("study.csv", index=False)
+    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / "getting-started.md").read_text("utf-8"), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("mdcm ")]
+    assert len(commands) >= 9
+    for command in commands:
+        succeed(*shlex.split(command)[1:])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = (DOCS / "reference.md").read_text("utf-8")
+    # modules and errors are documented as a whole
+    whole = {"check", "metrics", "scm", "__version__"} | set(mdcm.errors.__all__)
+    for name in mdcm.__all__:
+        if name not in whole:
+            assert f":: mdcm.{name}\n" in reference, name
+        assert name.startswith("__") or getattr(mdcm, name).__doc__, name
+
+
+def test_every_tutorial_is_in_the_table_of_contents():
+    index = (DOCS / "index.md").read_text("utf-8")
+    for page in DOCS.rglob("*.md"):
+        name = str(page.relative_to(DOCS).with_suffix(""))
+        assert name == "index" or re.search(rf"^{name}$", index, re.MULTILINE), name
+
+
+def test_every_command_is_in_the_table_of_commands():
+    table = (DOCS / "commands.md").read_text("utf-8")
+    for name in re.findall(r"^  (\w+) +[A-Z]", succeed("--help").out, re.MULTILINE):
+        assert f"`mdcm {name}" in table, name
