@@ -16,3 +16,9 @@ def test_readme_program_prints_its_output(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == output
+
+
+def test_table_of_results_is_that_of_the_committed_runs():
+    table = README.parent / "bench" / "table.py"
+    done = subprocess.run([sys.executable, str(table), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
