@@ -37,7 +37,8 @@ def rows():
             + ("" if bar["met"] else " **missed**")
             for bar in shown
         ).replace("|", "\\|")
-        yield f"| `{run['command']}` | {len(judged) - len(missed)} of {len(judged)} | {said} | {run['seconds']:,.0f} s |"
+        reached = f"{len(judged) - len(missed)} of {len(judged)}"
+        yield f"| `{run['command']}` | {reached} | {said} | {run['seconds']:,.0f} s |"
 
 
 def table():
