@@ -32,6 +32,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import adversarial  # noqa: E402
 import batched  # noqa: E402
+import clusters  # noqa: E402
 import continuous  # noqa: E402
 import critic  # noqa: E402
 import endtoend  # noqa: E402
@@ -134,6 +135,7 @@ def quality(name: str) -> Iterator[dict[str, object]]:
         **continuous.CONTINUOUS,
         **endtoend.END_TO_END,
         **fused.FUSED,
+        **clusters.CLUSTERS,
     }
     for one in known[name]():
         yield row(one.name, one.size, one.seed, one.unit, one.values, one.baseline, one.bar)
@@ -167,6 +169,7 @@ def main() -> int:
         **dict.fromkeys(continuous.CONTINUOUS, quality),
         **dict.fromkeys(endtoend.END_TO_END, quality),
         **dict.fromkeys(fused.FUSED, quality),
+        **dict.fromkeys(clusters.CLUSTERS, quality),
         **dict.fromkeys(workloads.QUALITY, quality),
     }
     groups = {

@@ -113,6 +113,22 @@ class TestSameWeights:
         assert untimed(here.history) == untimed(there.history)
 
 
+class TestDraws:
+    @pytest.mark.parametrize(
+        "asked", [{}, {"do": {"X": 1}}, {"given": {"W": 1}}, {"evidence": {"X": 1, "Y": 0}, "do": {"X": 0}}], ids=str
+    )
+    def test_rows_are_the_same_and_in_order(self, cluster, monkeypatch, asked):
+        monkeypatch.setattr("mdcm.sampling.draws._BLOCK", 64)
+        monkeypatch.setattr("mdcm.sampling.requests._BLOCKS_PER_TASK", 3)
+        model = mdcm.fit(GRAPH, DATA, config=mdcm.TrainConfig(max_steps=20))
+        here, there = (
+            pd.concat([block.table for block in model.stream_samples(1_000, engine=engine, **asked)], ignore_index=True)
+            for engine in (None, cluster)
+        )
+        assert len(here) == 1_000
+        pd.testing.assert_frame_equal(here, there)
+
+
 class TestLostWorkers:
     @pytest.mark.parametrize("saved", [False, True])
     def test_a_killed_worker_changes_nothing(self, cluster, tmp_path, saved):

@@ -591,3 +591,11 @@ def test_plan_of_fifty_thousand_nodes_stores_no_ancestors():
     assert fit.variables == (names[0], names[-1])
     assert len(fit.ancestors) == n - 2
     assert len(p.edges) == n - 2
+
+
+@pytest.mark.parametrize("level", [-1, 2, 10**100])
+def test_levels_that_a_plan_cannot_have_are_refused(level):
+    content = json.loads(plan("D -> I -> A; D <-> A", objective="adversarial").to_json())
+    content["hnodes"][0]["level"] = level
+    with pytest.raises(PlanError, match="on a level that a plan of so few does not have"):
+        Plan.from_json(json.dumps(content))

@@ -186,6 +186,7 @@ def sample(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
 ) -> None:
     """Draw rows from a trained model, in this world or another.
 
@@ -203,6 +204,10 @@ def sample(
         except ImportError:
             raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
 
+    from mdcm.engines import engine_of
+
+    runner = engine_of(engine)
+
     from mdcm.model import load
     from mdcm.options import assignments
     from mdcm.sampling import write_samples
@@ -215,6 +220,7 @@ def sample(
         given=assignments(given, model.schema, "--given"),
         evidence=None if evidence is None else assignments(evidence, model.schema, "--evidence"),
         seed=seed,
+        engine=runner,
     )
     written = write_samples(out, blocks, num_samples)
     for path in written.paths:

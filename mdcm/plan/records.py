@@ -374,6 +374,9 @@ class Plan:
                 for item in content["hnodes"]
             )
             edges = tuple((int(s), int(t)) for s, t in content["edges"])
+            if any(not 0 <= hnode.level < len(hnodes) for hnode in hnodes):
+                # and a list of so many levels would not fit in memory
+                raise ValueError("an h-node is on a level that a plan of so few does not have")
             levels: list[list[int]] = [[] for _ in range(max((h.level for h in hnodes), default=-1) + 1)]
             for i, hnode in enumerate(hnodes):
                 levels[hnode.level].append(i)

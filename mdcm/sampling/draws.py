@@ -141,19 +141,40 @@ class Draws:
             return self._abduction(rows, self.seed)
 
     def __iter__(self) -> Iterator[Block]:
-        if self._log_weight is None:
-            for start in range(0, self.num_samples, self._block):
+        return self.blocks(0, len(self))
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return -(-self._rows // self._block)
+
+    @property
+    def _rows(self) -> int:
+        if self._log_weight is None or self._chosen is not None:
+            return self.num_samples
+        return int(self._log_weight.isfinite().sum())
+
+    def blocks(self, first: int, last: int) -> Iterator[Block]:
+        """Some of the blocks, each the same whoever computes it.
+
+        Args:
+            first: Number of the first.
+            last: One more than that of the last.
+        """
+        possible = top = None
+        if self._log_weight is not None and self._chosen is None:
+            possible = torch.nonzero(self._log_weight.isfinite()).squeeze(1)
+            top = self._log_weight.max()
+        for start in range(first * self._block, min(last * self._block, self._rows), self._block):
+            if self._log_weight is None:
                 # the last block is computed whole, so that its rows do not depend on how many were asked for
                 rows = torch.arange(start, start + self._block)
                 yield self._computed(rows, None, min(self._block, self.num_samples - start))
-        elif self._chosen is not None:
-            for start in range(0, self.num_samples, self._block):
+            elif self._chosen is not None:
                 rows = self._chosen[start : start + self._block]
                 yield self._computed(rows, start, len(rows))
-        else:
-            possible = torch.nonzero(self._log_weight.isfinite()).squeeze(1)
-            top = self._log_weight.max()
-            for start in range(0, len(possible), self._block):
+            else:
+                assert possible is not None
+                assert top is not None
                 rows = possible[start : start + self._block]
                 yield self._computed(rows, None, len(rows), (self._log_weight[rows] - top).exp())
 

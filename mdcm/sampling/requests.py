@@ -16,9 +16,13 @@ from mdcm.sampling.worlds import Network
 
 if TYPE_CHECKING:
     from mdcm.dcm import DCM
+    from mdcm.engines import Engine
     from mdcm.sampling.support import Support
 
 __all__ = ["Request"]
+
+# blocks that a task of an engine computes: enough that starting it costs little
+_BLOCKS_PER_TASK = 16
 
 
 class Request:
@@ -99,17 +103,31 @@ class Request:
             shown=lambda: ", ".join(shown),
         )
 
-    def stream(self) -> Iterator[Samples]:
-        """Rows in blocks, as they are computed."""
-        for part in self._parts():
-            yield self._samples([part])
+    def stream(self, engine: Engine | None = None) -> Iterator[Samples]:
+        """Rows in blocks, as they are computed; by an engine, several at the same time, in the same order."""
+        if engine is None:
+            for part in self._parts(0, len(self.draws)):
+                yield self._samples([part])
+            return
+        tasks = [(first, first + _BLOCKS_PER_TASK) for first in range(0, len(self.draws), _BLOCKS_PER_TASK)]
+        early: dict[int, list[Samples]] = {}
+        following = 0
+        for place, found in engine.map(_drawn, self, tasks):
+            early[place] = found
+            while following in early:
+                yield from early.pop(following)
+                following += 1
 
     def whole(self) -> Samples:
         """All rows."""
-        return self._samples(list(self._parts()))
+        return self._samples(list(self._parts(0, len(self.draws))))
 
-    def _parts(self) -> Iterator[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]:
-        for block in self.draws:
+    def part(self, first: int, last: int) -> list[Samples]:
+        """Some of the blocks, by number."""
+        return [self._samples([part]) for part in self._parts(first, last)]
+
+    def _parts(self, first: int, last: int) -> Iterator[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]:
+        for block in self.draws.blocks(first, last):
             low = None
             if self._support is not None:
                 worlds = [
@@ -131,3 +149,7 @@ class Request:
         return to_samples(
             self.schema, [part[0] for part in parts], self.names, weights=weights, ess=ess, support=support
         )
+
+
+def _drawn(request: Request, task: tuple[int, int]) -> list[Samples]:
+    return request.part(*task)

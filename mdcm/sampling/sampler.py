@@ -16,6 +16,7 @@ from mdcm.sampling.support import Support
 if TYPE_CHECKING:
     from mdcm.data import Dataset, Schema
     from mdcm.dcm import DCM
+    from mdcm.engines import Engine
     from mdcm.graph import ADMG
 
 __all__ = ["Sampler", "check_number"]
@@ -155,6 +156,7 @@ class Sampler:
         evidence: Mapping[str, Any] | None = None,
         variables: Sequence[str] | None = None,
         seed: int = 0,
+        engine: Engine | None = None,
     ) -> Iterator[Samples]:
         """The rows of :meth:`draw_samples`, or with ``evidence`` of :meth:`counterfactual_samples`, in blocks.
 
@@ -165,6 +167,8 @@ class Sampler:
             evidence: As in :meth:`counterfactual_samples`; None for draws of one world.
             variables: Variables to draw; all by default.
             seed: Seed of the draws.
+            engine: Where blocks are computed, such as :class:`mdcm.engines.RayEngine`, several at the same time; one
+                after another in this process by default. The rows are the same.
 
         Yields:
             Blocks of up to 4,096 rows, or 64 where there are images.
@@ -180,7 +184,7 @@ class Sampler:
             [4096, 4096, 1808]
         """
         request = self._request(num_samples, do=do, given=given, evidence=evidence, variables=variables, seed=seed)
-        return request.stream()
+        return request.stream(engine)
 
     def draw_noise(self, num_samples: int, *, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Noise of rows, which :meth:`draw_samples` takes.

@@ -19,7 +19,7 @@ fi
 for target in arrows dot gml graphml plan query spec run checkpoint table; do
   # what is found new goes to the first corpus, which is thrown away
   mkdir "$work/$target"
-  "$python" "$here/parsers.py" "$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -verbosity=0 \
+  "$python" "$here/parsers.py" "$target" -max_total_time="$seconds" -seed="${SEED:-1}" -timeout=20 -rss_limit_mb=4096 -verbosity=0 \
     -print_final_stats=0 -max_len=2048 "$work/$target" "$here/corpus/$target"
   echo "$target: nothing broken"
 done
