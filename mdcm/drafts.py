@@ -22,6 +22,9 @@ __all__ = ["Source", "draft_spec", "relative"]
 _MOST_NAMED = 8
 _MOST_LEVELS = 12
 
+# where comments stand at most
+_COLUMN = 60
+
 
 @dataclass(frozen=True)
 class Source:
@@ -73,11 +76,13 @@ def draft_spec(graph: ADMG, sources: Sequence[Source], *, graph_text: str | None
     spec = CommentedMap()
     spec["graph"] = graph.to_string() if graph_text is None else graph_text
     spec["data"] = _data(sources, graph)
-    variables = CommentedMap()
+    variables, comments = CommentedMap(), {}
     for name in graph.nodes:
-        entry, comment = _variable(schema[name], sources)
-        variables[name] = entry
-        variables.yaml_add_eol_comment(comment, name)
+        variables[name], comments[name] = _variable(schema[name], sources)
+    # comments in one column, where that is near
+    widest = max((len(line) for line in _written(variables).splitlines()), default=0)
+    for name, comment in comments.items():
+        variables.yaml_add_eol_comment(comment, name, column=min(widest, _COLUMN) + 4)
     spec["variables"] = variables
     train = CommentedMap(seed=0)
     train.yaml_set_comment_before_after_key(
@@ -100,12 +105,16 @@ def draft_spec(graph: ADMG, sources: Sequence[Source], *, graph_text: str | None
         "levels: [low, high] puts levels in an order of your own.",
     )
     spec.yaml_set_comment_before_after_key("train", before="\nsettings of the training")
+    return _written(spec)
+
+
+def _written(content: CommentedMap) -> str:
     stream = io.StringIO()
     writer = YAML()
     writer.indent(mapping=2, sequence=4, offset=2)
     writer.width = 4096
     writer.allow_unicode = True
-    writer.dump(spec, stream)
+    writer.dump(content, stream)
     return stream.getvalue()
 
 

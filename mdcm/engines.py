@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -72,11 +73,18 @@ class RayEngine:
         if ray.is_initialized():
             yield
             return
-        ray.init(
-            num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
-            # torch in every worker on one thread, as here
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        )  # fmt: skip
+        talk = logging.getLogger("ray")
+        level = talk.level
+        # it warns of how its own defaults may change, which nobody here chose
+        talk.setLevel(logging.ERROR)
+        try:
+            ray.init(
+                num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
+                # torch in every worker on one thread, as here
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            )  # fmt: skip
+        finally:
+            talk.setLevel(level)
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -167,6 +168,11 @@ class TestLostWorkers:
 
 
 class TestErrors:
+    def test_starting_a_cluster_is_silent(self, tmp_path):
+        program = "from mdcm.engines import RayEngine\nwith RayEngine(num_cpus=1).open():\n    pass"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert (done.stdout, done.stderr) == ("", "")
+
     def test_what_is_refused_there_is_refused_here(self, cluster):
         config = mdcm.TrainConfig(max_steps=60, learning_rate=1e30, batch_modules=False)
         with pytest.raises(mdcm.MdcmError, match="diverged"):
