@@ -36,7 +36,11 @@ class _Bars:
         self._finished: deque[TaskID] = deque()
 
     def start(self, hnode: tuple[str, ...], steps: int) -> None:
-        self._tasks[hnode] = self._display.add_task(_label(hnode), total=steps)
+        if hnode in self._tasks:
+            # begun anew
+            self._display.reset(self._tasks[hnode], total=steps)
+        else:
+            self._tasks[hnode] = self._display.add_task(_label(hnode), total=steps)
 
     def step(self, hnode: tuple[str, ...], step: int) -> None:
         self._display.update(self._tasks[hnode], completed=step)

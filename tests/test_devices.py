@@ -1,5 +1,7 @@
 """Training on another device: everything is where it belongs, and comes back with the same numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ import mdcm
 import mdcm.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
-from mdcm.objectives.adversarial import AdversarialConfig
+from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.objectives.stack import Stack
+from mdcm.train.bank import Bank
+from mdcm.train.problems import ConditionalProblem
 
 N = 600
 
@@ -125,6 +130,105 @@ class TestTraining:
                 again = mdcm.fit("X -> Y", table, config=config, objective=objective, out=out, resume=True)
                 for one, other in zip(whole.dcm.state_dict().values(), again.dcm.state_dict().values(), strict=True):
                     assert torch.equal(one, other)
+
+
+def crowded(monkeypatch, rows, problem, method):
+    """Memory of a device that does not suffice for more than so many rows per step, from the third step on."""
+    real = getattr(problem, method)
+
+    def used(self, step):
+        size = self.config.batch_size if hasattr(self, "config") else self.schedule.batch_size
+        if size > rows and step >= 3:
+            raise torch.OutOfMemoryError(
+                "out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB. See elsewhere."
+            )
+        return real(self, step)
+
+    monkeypatch.setattr(problem, method, used)
+
+
+def close(one, other):
+    for name, weight in one.dcm.state_dict().items():
+        # where the stand-in's tensors lie in memory decides about the last bit of a sum; another size of batches would
+        # change the third digit
+        torch.testing.assert_close(weight, other.dcm.state_dict()[name], rtol=0, atol=1e-6)
+
+
+class TestMemory:
+    """Where memory runs out: once more from the beginning with half as many rows per step, as if asked for."""
+
+    @pytest.fixture(autouse=True)
+    def there(self, monkeypatch):
+        with elsewhere() as device:
+            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            yield
+
+    def numbers(self):
+        x = np.random.default_rng(0).normal(size=400)
+        return {"X": x, "Y": x + np.random.default_rng(1).normal(size=400)}
+
+    def test_a_mechanism_alone(self, monkeypatch):
+        asked = mdcm.fit("X -> Y", self.numbers(), config=TrainConfig(max_steps=8, batch_size=32))
+        crowded(monkeypatch, 40, ConditionalProblem, "loss")
+        with pytest.warns(UserWarning, match=r"training of \{[XY]\} does not fit in memory \(out of memory. Tried to"):
+            found = mdcm.fit("X -> Y", self.numbers(), config=TrainConfig(max_steps=8, batch_size=64))
+        close(asked, found)
+        assert [record["hnode"] for record in found.history if record["event"] == "halved"] == [["X"], ["Y"]]
+
+    @pytest.mark.parametrize(("stacked", "problem"), [(True, Stack), (False, AdversarialProblem)])
+    def test_against_critics(self, monkeypatch, stacked, problem):
+        def config(rows):
+            return TrainConfig(
+                max_steps=6, batch_modules=stacked, adversarial=AdversarialConfig(batch_size=rows, hidden=16)
+            )
+
+        def fitted(rows):
+            return mdcm.fit("X -> Z; Y -> W", data, config=config(rows), objective="adversarial")
+
+        data = {**binary(200), "W": np.arange(200) % 2}
+        asked = fitted(25)
+        crowded(monkeypatch, 30, problem, "step")
+        with pytest.warns(UserWarning, match="begins anew with half as many rows per step"):
+            found = fitted(51)
+        close(asked, found)
+
+    def test_not_with_half_either(self, monkeypatch):
+        crowded(monkeypatch, 10, ConditionalProblem, "loss")
+        with (
+            pytest.warns(UserWarning, match="begins anew"),
+            pytest.raises(
+                mdcm.MdcmError, match=r"not with half as many rows per step either: .* Use a smaller batch_size"
+            ),
+        ):
+            mdcm.fit("X -> Y", self.numbers(), config=TrainConfig(max_steps=8, batch_size=64))
+
+    def test_a_bank_sees_all_rows(self, monkeypatch):
+        def full(*_):
+            raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(Bank, "losses", full)
+        with pytest.raises(mdcm.MdcmError, match=r"\{X\}, \{Y\} does not fit in memory: .* Use batch_modules=False"):
+            mdcm.fit("X -> Y", binary(names="XY"), config=TrainConfig(max_steps=4))
+
+    def test_killed_and_resumed(self, monkeypatch, tmp_path):
+        class Stop:
+            def start(self, *_): ...
+            def finish(self, *_): ...
+            def step(self, hnode, step):
+                if step == 10:
+                    raise KeyboardInterrupt
+
+        def fitted(rows, **options):
+            return mdcm.fit("X -> Y", self.numbers(), config=replace(config, batch_size=rows), **options)
+
+        config = TrainConfig(max_steps=12, checkpoint_seconds=0)
+        asked = fitted(32)
+        crowded(monkeypatch, 40, ConditionalProblem, "loss")
+        with pytest.warns(UserWarning, match="begins anew"), pytest.raises(KeyboardInterrupt):
+            fitted(64, out=tmp_path, progress=Stop())
+        with pytest.warns(UserWarning, match=r"training of \{Y\}"):
+            again = fitted(64, out=tmp_path, resume=True)
+        close(asked, again)
 
 
 class TestNames:

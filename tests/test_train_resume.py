@@ -183,7 +183,7 @@ class TestInProcess:
         content = file.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         state = json.loads(header["__metadata__"]["mdcm"])["state"]
-        assert {"done", "elapsed", "encoders", "history", "job"} == set(state)
+        assert {"done", "elapsed", "encoders", "halved", "history", "job"} == set(state)
 
 
 class TestInit:

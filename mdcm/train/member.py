@@ -183,13 +183,15 @@ class Member:
         """What decides which h-nodes are stepped as one against critics; None where it is stepped alone."""
         return Size.of(self.dcm, self.plan.hnodes[place], self.data) if self.config.batch_modules else None
 
-    def against_critics(self, place: int) -> AdversarialProblem:
-        """An h-node as a problem against critics."""
-        hnode = self.plan.hnodes[place]
-        return AdversarialProblem(self.dcm, hnode, self.data, self.setup.adversarial, self.derived("batches", hnode))
+    def against_critics(self, place: int, *, halved: bool = False) -> AdversarialProblem:
+        """An h-node as a problem against critics, with half as many rows per step if so asked."""
+        hnode, settings = self.plan.hnodes[place], self.setup.adversarial
+        if halved:
+            settings = replace(settings, batch_size=_half(settings.batch_size))
+        return AdversarialProblem(self.dcm, hnode, self.data, settings, self.derived("batches", hnode))
 
-    def problem(self, place: int) -> Problem:
-        """An h-node as a problem of its own.
+    def problem(self, place: int, *, halved: bool = False) -> Problem:
+        """An h-node as a problem of its own, with half as many rows per step if so asked.
 
         Raises:
             PlanError: If its mechanisms lack what its objective needs.
@@ -204,13 +206,18 @@ class Member:
         fits, device = self.rows(hnode).fits, self.setup.device
         if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
             draws = self.config.draws if self.drawn.intersection(members) else None
-            return ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
-        if single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
-            return ConditionalProblem(mechanisms[0], fits[0], self.config, seed, device)
-        raise PlanError(
-            f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded variables "
-            "must be categorical or have a mechanism with log_prob, or be trained with objective='adversarial'"
-        )
+            made: Problem = ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
+        elif single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
+            made = ConditionalProblem(mechanisms[0], fits[0], self.config, seed, device)
+        else:
+            raise PlanError(
+                f"h-node {{{', '.join(hnode.variables)}}} has confounded variables without a density; confounded "
+                "variables must be categorical or have a mechanism with log_prob, or be trained with "
+                "objective='adversarial'"
+            )
+        if halved:
+            made.schedule = replace(made.schedule, batch_size=_half(made.schedule.batch_size))
+        return made
 
     # ------------------------------------------------------------------ more states
 
@@ -277,6 +284,10 @@ class Member:
             record["uninformative"] = uninformative(self.dcm, used, self.rows(hnode).fits)
             if self.drawn.intersection(hnode.variables):
                 record["draws"] = self.config.draws
+
+
+def _half(rows: int) -> int:
+    return max(1, rows // 2)
 
 
 def _needs_critic(mechanism: Mechanism) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mdcm.dcm import DCM, one_thread
-from mdcm.errors import CheckpointError
+from mdcm.errors import CheckpointError, MdcmError
 from mdcm.mechanisms.representations import restore_encoders
 from mdcm.objectives.adversarial import AdversarialTraining
 from mdcm.objectives.tiles import tiles as adversarial_tiles
@@ -39,6 +40,13 @@ __all__ = ["Source", "train"]
 
 _Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 _Records = Callable[[dict[str, Any]], None]
+
+_ROOM = {
+    "alone": "Use a smaller batch_size, or device='cpu'",
+    "bank": "Use batch_modules=False, or device='cpu'",
+    "critic": "Use a smaller batch_size of AdversarialConfig, or device='cpu'",
+    "critics": "Use batch_modules=False, a smaller batch_size of AdversarialConfig, or device='cpu'",
+}
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ class _Training:
         self.history: list[dict[str, Any]] = []
         self.found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         self.elapsed = 0.0
+        self.halved = False
 
     def log(self, record: dict[str, Any]) -> None:
         self.history.append(record)
@@ -209,19 +218,64 @@ class _Training:
 
                     run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
                     with one_thread():
-                        if snapshot is not None and number == done + 1:
-                            trainer = self._restored(job, run, header, snapshot[1])
-                        else:
-                            trainer = self._trainer(job, run)
-                        trainer.train()
-                        for unit in job.units:
-                            self.member(unit).dcm.to(CPU)
-                        grown = [job.units[one] for one in trainer.grown]
+                        grown = self.finish(job, run, snapshot if number == done + 1 else None)
                         self._complete([unit for unit in job.units if unit not in grown])
                         again += self._grow(grown)
                 jobs = self._jobs(sorted(again)) if again else []
         for member in self.members.values():
             member.forget_modules()
+
+    def finish(self, job: _Job, run: Run, snapshot: _Snapshot | None) -> list[int]:
+        """Train one job to its end, on from a snapshot if there is one.
+
+        Where the memory of a device does not suffice, it is begun anew, once, with half as many rows per step.
+
+        Returns:
+            The units that need more states and are to be trained again.
+
+        Raises:
+            MdcmError: If that does not suffice either.
+        """
+        self.halved = snapshot is not None and bool(snapshot[0].get("halved"))
+        # to begin anew from
+        before = {}
+        if snapshot is None and self.setup.device != CPU:
+            before = {unit: {key: self._own(unit)[key].clone() for key in self._keys(unit)} for unit in job.units}
+        grown = self._attempt(job, run, snapshot)
+        if isinstance(grown, str):
+            names = ", ".join(f"{{{', '.join(self.hnode(unit).variables)}}}" for unit in job.units)
+            if not before or job.kind == "bank":
+                raise MdcmError(f"training of {names} does not fit in memory: {grown}. {_ROOM[job.kind]}")
+            for unit, weights in before.items():
+                own = self._own(unit)
+                assign([own[key] for key in weights], list(weights.values()))
+                self.member(unit).forget_modules()
+                self.log({"event": "halved", "hnode": list(self.hnode(unit).variables), "why": grown, **self.tag(unit)})
+            warnings.warn(
+                f"training of {names} does not fit in memory ({grown}); it begins anew with half as many rows per step",
+                stacklevel=2,
+            )
+            self.halved = True
+            torch.cuda.empty_cache()
+            grown = self._attempt(job, run, None)
+            if isinstance(grown, str):
+                raise MdcmError(
+                    f"training of {names} does not fit in memory, not with half as many rows per step either: {grown}. "
+                    f"{_ROOM[job.kind]}"
+                )
+        return grown
+
+    def _attempt(self, job: _Job, run: Run, snapshot: _Snapshot | None) -> list[int] | str:
+        """Train one job; if that does not fit in memory, what is said of it."""
+        try:
+            trainer = self._trainer(job, run) if snapshot is None else self._restored(job, run, *snapshot)
+            trainer.train()
+            return [job.units[one] for one in trainer.grown]
+        except torch.OutOfMemoryError as error:
+            return ". ".join(str(error).split(". ")[:3]).rstrip(".") or "out of memory"
+        finally:
+            for unit in job.units:
+                self.member(unit).dcm.to(CPU)
 
     def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | None) -> None:
         """Train everything, the jobs of a level wherever an engine runs them."""
@@ -274,6 +328,9 @@ class _Training:
         grown = list(outcome.grown)
         self._complete([unit for unit in job.units if unit not in grown])
         return self._grow(grown)
+
+    def _own(self, unit: int) -> dict[str, Tensor]:
+        return self.member(unit).dcm.state_dict()
 
     def _keys(self, unit: int) -> list[str]:
         """Names of the weights that training a unit changes."""
@@ -350,7 +407,10 @@ class _Training:
             {name: one.encoders for name, one in member.dcm.mechanisms.items() if one.encoders}
             for member in self.members.values()
         ]
-        content = {"done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders}
+        content = {
+            "done": done, "elapsed": elapsed, "history": self.history, "job": header, "encoders": encoders,
+            "halved": self.halved,
+        }  # fmt: skip
         return content, {
             **{name: one.cpu() for name, one in self._weights().items()},
             **{f"job.{name}": one.cpu() for name, one in tensors.items()},
@@ -403,7 +463,7 @@ class _Training:
             (member,) = {id(self.member(unit)): self.member(unit) for unit in job.units}.values()
             # with the mechanisms that it takes as they are
             member.dcm.to(self.setup.device)
-            problems = [member.against_critics(self.place(unit)) for unit in job.units]
+            problems = [member.against_critics(self.place(unit), halved=self.halved) for unit in job.units]
             training = AdversarialTraining(problems, stacked=job.kind == "critics")
             return _Adversarial(training, run, self.tag(job.units[0]))
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
@@ -411,7 +471,7 @@ class _Training:
         trained = (
             Bank([member.module(place) for member, place in units], self.config, self.setup.device)
             if job.kind == "bank"
-            else Alone(units[0][0].problem(units[0][1]))
+            else Alone(units[0][0].problem(units[0][1], halved=self.halved))
         )
         return Trainer(
             trained,
@@ -570,11 +630,7 @@ def _work(shared: _Shared, task: _Task) -> _Outcome:
     deadline = None if task.seconds is None else time.monotonic() + task.seconds
     run = Run(setup.config, None, training.log, deadline, between if checkpoints else None)
     with one_thread():
-        trainer = training._trainer(task.job, run) if snapshot is None else training._restored(task.job, run, *snapshot)
-        trainer.train()
-        for member in members.values():
-            member.dcm.to(CPU)
-    grown = tuple(task.job.units[one] for one in trainer.grown)
+        grown = tuple(training.finish(task.job, run, snapshot))
     if checkpoints is not None:
         header, tensors = training._snapshot(lambda: ({}, {}), 0, 0.0)
         checkpoints.write({**header, "job": None, "grown": grown}, tensors)
