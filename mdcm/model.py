@@ -39,7 +39,7 @@ from mdcm.rundir import (
     reserve,
     write_run,
 )
-from mdcm.sampling import Sampler, check_number
+from mdcm.sampling import Sampler, check_number, place
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
 from mdcm.variables import listing, suggestion
 
@@ -94,6 +94,7 @@ class Model(Sampler):
         self.history = [dict(record) for record in history]
         self.members: tuple[DCM, ...] = ()
         self.resampled = True
+        self._device = torch.device("cpu")
 
     def __repr__(self) -> str:
         return f"Model({self.graph!s}; {len(self.plan.hnodes)} h-nodes)"
@@ -125,6 +126,29 @@ class Model(Sampler):
         return identify(
             self.graph, text, datasets=self.plan.datasets, kinds=self.schema.kinds, levels=self.schema.levels
         )
+
+    def to(self, device: str) -> Model:
+        """Draw on a device from now on, as far as mechanisms make or read images; the model itself.
+
+        Noise does not depend on the device, so that draws are the same but for rounding, and answers but for the draws
+        that rounding decides.
+
+        Args:
+            device: As for :func:`fit`: "cpu", "cuda", "cuda:1" or "auto".
+
+        Raises:
+            PlanError: If there is no such device.
+
+        Example:
+            >>> import mdcm
+            >>> model = mdcm.fit("X -> Y", {"X": [0, 1] * 20, "Y": [1, 0] * 20}, config=mdcm.TrainConfig(max_steps=5))
+            >>> len(model.to("auto").draw_samples(10))
+            10
+        """
+        self._device = training_device(device, self.plan, self.schema)
+        for dcm in (self.dcm, *self.members):
+            place(dcm, self._device)
+        return self
 
     def query(
         self,
@@ -261,6 +285,8 @@ class Model(Sampler):
         setup = Setup(self.graph, self.schema, self.plan, self.config, mechanisms, dict(self.dcm.states), where)
         with _bars(progress) as told:
             self.members = tuple(train(setup, sources, progress=told, out=out, resume=out is not None, engine=engine))
+        for member in self.members:
+            place(member, self._device)
         self.resampled = resample
 
     def _plug_in(self, answer: Answer, seed: int) -> pd.DataFrame | None:
@@ -310,7 +336,7 @@ class Model(Sampler):
             "origin": self.origin,
             "versions": _versions(),
         }
-        weights = dict(self.dcm.state_dict())
+        weights = {key: one.cpu() for key, one in self.dcm.state_dict().items()}
         if self.members:
             shapes = [member.architecture() for member in self.members]
             own = self.dcm.architecture()
@@ -319,7 +345,7 @@ class Model(Sampler):
                 "architectures": [None if one == own else one for one in shapes],
             }
             for number, member in enumerate(self.members):
-                weights |= {f"{_member_prefix(number)}{key}": one for key, one in member.state_dict().items()}
+                weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
         write_run(path, description, weights, self.history)
 
 

@@ -231,6 +231,72 @@ class TestMemory:
         close(asked, again)
 
 
+@pytest.fixture(scope="module")
+def model():
+    table = binary(200)
+    images = np.zeros((200, 1, 8, 8), dtype=np.uint8)
+    images[table["Z"] == 1, :, 2:6] = 200
+    data = Dataset({"X": table["X"], "Y": table["Y"]}, images={"I": images})
+    return mdcm.fit("X -> I -> Y; X <-> Y", data, config=TrainConfig(max_steps=6))
+
+
+class TestDrawing:
+    """Mechanisms of images elsewhere, rows and noise here: the same draws, whatever is asked."""
+
+    @pytest.fixture
+    def placed(self, model, monkeypatch, tmp_path):
+        """The model as it is read again, and drawing elsewhere."""
+        model.save(tmp_path / "run")
+        with elsewhere() as device:
+            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            yield mdcm.load(tmp_path / "run").to("cuda")
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda model: model.draw_samples(40, seed=1),
+            lambda model: model.draw_samples(40, do={"X": 1}, seed=1),
+            lambda model: model.draw_samples(40, given={"Y": 1}, seed=1),
+            lambda model: model.draw_samples(40, do={"I": np.full((1, 8, 8), 90, np.uint8)}, variables=["Y"]),
+            lambda model: model.draw_samples(40, do={"X": lambda natural: 1 - natural}, seed=2),
+            lambda model: model.counterfactual_samples(40, evidence={"X": 0, "Y": 1}, do={"X": 1}, seed=1),
+        ],
+        ids=["rows", "do", "given", "do of an image", "rule", "would have been"],
+    )
+    def test_the_same_draws(self, model, placed, ask):
+        here, there = ask(model), ask(placed)
+        assert here.table.equals(there.table)
+        for name, images in here.images.items():
+            # rounding decides about the last of 256 levels
+            assert np.abs(images.astype(int) - there.images[name]).max() <= 1
+            assert (images != there.images[name]).mean() < 0.01
+
+    def test_the_same_answers(self, model, placed):
+        for text in ("P(Y | do(X=1))", "P(Y[X=0] | X=1, Y=1)"):
+            here, there = (one.query(text, 400, allow_unidentifiable=True) for one in (model, placed))
+            assert np.allclose(here.table["probability"], there.table["probability"], atol=1e-6)
+
+    def test_only_what_has_to_do_with_images_goes(self, placed):
+        moved = {
+            name: any(isinstance(one.data, Elsewhere) for one in mechanism.parameters())
+            for name, mechanism in placed.dcm.mechanisms.items()
+        }
+        assert moved == {"X": False, "I": True, "Y": True}
+
+    def test_saved_from_there_and_back(self, model, placed, tmp_path):
+        placed.save(tmp_path / "again")
+        for name, one in mdcm.load(tmp_path / "again").dcm.state_dict().items():
+            assert torch.equal(one, model.dcm.state_dict()[name]), name
+
+    def test_the_model_itself(self, placed):
+        assert placed.to("cuda") is placed
+
+    def test_no_such_device(self, model):
+        with pytest.raises(PlanError, match="there is no device 'gpu'"):
+            model.to("gpu")
+        assert model.to("cpu") is model
+
+
 class TestNames:
     @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")

@@ -109,6 +109,7 @@ def query(
         float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
     ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Answer a causal query of any layer with a trained model.
@@ -127,7 +128,7 @@ def query(
     one_thread()
     model = load(run)
     _attach(model, run)
-    answer = model.query(
+    answer = model.to(device).query(
         text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, level=level, seed=seed
     )
     if not as_json:
@@ -186,6 +187,7 @@ def sample(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
 ) -> None:
     """Draw rows from a trained model, in this world or another.
@@ -214,7 +216,7 @@ def sample(
 
     one_thread()
     model = load(run)
-    blocks = model.stream_samples(
+    blocks = model.to(device).stream_samples(
         num_samples,
         do=assignments(do, model.schema, "--do"),
         given=assignments(given, model.schema, "--given"),

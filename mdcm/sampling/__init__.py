@@ -2,6 +2,7 @@
 
 from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
 from mdcm.sampling.draws import Block, Draws
+from mdcm.sampling.places import place
 from mdcm.sampling.requests import Request
 from mdcm.sampling.sampler import Sampler, check_number
 from mdcm.sampling.samples import Samples, to_samples
@@ -44,6 +45,7 @@ __all__ = [
     "encode_values",
     "known",
     "largest_share",
+    "place",
     "systematic",
     "to_samples",
     "write_samples",

@@ -24,6 +24,7 @@ from mdcm.errors import QueryError
 from mdcm.mechanisms import float_pixels
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
 from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, largest_table
+from mdcm.sampling.places import log_density
 from mdcm.sampling.worlds import Network, Node, Units, copied
 
 __all__ = ["Abduction", "EvidenceError", "check_evidence"]
@@ -303,7 +304,7 @@ class Abduction:
                 return
             value = _expand(seen, rows)
             if has_density(mechanism):
-                log_weight += mechanism.log_prob(parents, units.latents(node.variable), value).double()
+                log_weight += log_density(mechanism, parents, units.latents(node.variable), value).double()
             units.set_value(number, value, inferred=True)
             return
         if seen is not None:

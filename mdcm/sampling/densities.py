@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdcm.mechanisms import Categorical, Mechanism
+from mdcm.sampling.places import log_density, tabulated
 
 __all__ = ["has_density", "level_probabilities", "value_density"]
 
@@ -33,7 +34,7 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
     count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
     if isinstance(mechanism, Categorical):
         parts = [
-            mechanism.table(mechanism.context({name: v[a:b] for name, v in chosen.items()}, b - a))
+            tabulated(mechanism, {name: v[a:b] for name, v in chosen.items()}, b - a)
             for a, b in _spans(count, math.prod(mechanism.latents))
         ]
         table = torch.cat(parts).double()
@@ -109,7 +110,7 @@ def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Ten
     )
     repeated = {name: parent.repeat_interleave(states, 0) for name, parent in parents.items()}
     latents = [grid[:, axis].repeat(rows) for axis in range(len(mechanism.latents))]
-    found = mechanism.log_prob(repeated, latents, value.repeat_interleave(states, 0))
+    found = log_density(mechanism, repeated, latents, value.repeat_interleave(states, 0))
     return found.double().reshape(rows, *mechanism.latents)
 
 

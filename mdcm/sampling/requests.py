@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdcm.errors import QueryError
 from mdcm.sampling.draws import Draws
+from mdcm.sampling.places import is_placed
 from mdcm.sampling.samples import Samples, to_samples
 from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known
 from mdcm.sampling.worlds import Network
@@ -112,7 +113,7 @@ class Request:
         tasks = [(first, first + _BLOCKS_PER_TASK) for first in range(0, len(self.draws), _BLOCKS_PER_TASK)]
         early: dict[int, list[Samples]] = {}
         following = 0
-        for place, found in engine.map(_drawn, self, tasks):
+        for place, found in engine.map(_drawn, self, tasks, gpu=is_placed(self.draws.network.dcm)):
             early[place] = found
             while following in early:
                 yield from early.pop(following)

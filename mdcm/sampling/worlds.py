@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdcm.mechanisms import float_pixels
+from mdcm.sampling.places import abducted, drawn
 from mdcm.sampling.settings import Rule, Setting
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Units:
                 self.set_value(number, self._again(node))
             else:
                 parents, noise = self.parents(node), self.own_noise(node.variable)
-                self.set_value(number, self.mechanism(node)(parents, self.latents(node.variable), noise))
+                self.set_value(number, drawn(self.mechanism(node), parents, self.latents(node.variable), noise))
 
     def setting(self, node: Node) -> Tensor:
         """Value of a node that is set."""
@@ -214,11 +215,11 @@ class Units:
         noise = self.own_noise(node.variable)
         if self.dcm.schema[node.variable].kind != "image":
             # all rows together: rows that differ in nothing else get the same bits in any mixture
-            value = self.mechanism(node)(parents, latents, noise)
+            value = drawn(self.mechanism(node), parents, latents, noise)
             return torch.where(_like(open_rows, value), value, result)
         chosen = torch.nonzero(open_rows).squeeze(1)
         picked = {name: value[chosen] for name, value in parents.items()}
-        value = self.mechanism(node)(picked, [state[chosen] for state in latents], noise[chosen])
+        value = drawn(self.mechanism(node), picked, [state[chosen] for state in latents], noise[chosen])
         return result.index_copy(0, chosen, value)
 
     def mechanism(self, node: Node) -> Mechanism:
@@ -257,7 +258,9 @@ class Units:
         if variable in self.inferred:
             first = self._copies[variable][0]
             node = self.network.nodes[first]
-            found = self.mechanism(node).abduct(self.parents(node), self.latents(variable), self.values[first], found)
+            found = abducted(
+                self.mechanism(node), self.parents(node), self.latents(variable), self.values[first], found
+            )
             self._own[variable] = found
         return found
 
