@@ -162,16 +162,18 @@ def _critic(modules: int, rows: int, hidden: int, precision: str) -> Cell:
         sides |= {"fused": under(ours, "triton", precision), "fused, captured": captured(ours, precision)}
     baseline = "double backward, one by one" if few else "double backward, stacked"
     words = f"{precision}, {modules} of 2 x {hidden} units, 24 columns, batch {rows:,}"
-    # in tf32 a mask flips where a pre-activation is small, and gradients of biases are sums that nearly cancel
-    return Cell("kernels-critics", words, baseline, sides, 0.1 if precision == "tf32" else 1e-3)
+    # in tf32 a mask flips where a pre-activation is small, and gradients of biases are sums that nearly cancel;
+    # bfloat16 has an eighth of its places
+    return Cell("kernels-critics", words, baseline, sides, {"tf32": 0.1, "bf16": 0.8}.get(precision, 1e-3))
 
 
 def _critics() -> Iterator[Cell]:
     if not ON_GPU:
         yield from (_critic(modules, 32, 64, "ieee") for modules in (1, 50))
         return
-    for precision in ("ieee", "tf32"):
-        for rows in (200, 1024, 8192):
+    for precision in ("ieee", "tf32", "bf16"):
+        # with few rows products take no time
+        for rows in (200, 1024, 8192) if precision != "bf16" else (1024, 8192):
             # nine tensors of a GiB at most
             fitting = (modules for modules in (1, 5, 50, 500) if modules * rows * 3 * 256 <= 2**29)
             yield from (_critic(modules, rows, 256, precision) for modules in fitting)

@@ -140,7 +140,7 @@ def form(kernel: str, precision: str = "ieee") -> Iterator[None]:
     before = {name: os.environ.get(name) for name in asked}
     products = torch.get_float32_matmul_precision()
     os.environ.update(asked)
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision({"tf32": "high", "bf16": "medium"}.get(precision, "highest"))
     try:
         yield
     finally:

@@ -12,11 +12,11 @@ device, and a fused form in Triton. Which form runs is decided at each call, by 
 
 What a Triton form does not cover it hands to its twin: other types than float32, empty batches, critics with other than
 two hidden layers, smooth activations or layer normalisation, batches too large for batch statistics in one tile.
-Matrix products of the Triton forms have the precision of ``MDCM_PRECISION``: ieee, tf32 or tf32x3, by default tf32
-where gradients are made and ieee where values are read.
+Matrix products of the Triton forms have the precision of ``MDCM_PRECISION``: ieee, tf32, tf32x3 or bf16, by default
+tf32 where gradients are made and ieee where values are read.
 
-Noise by address, layouts and views have one form only, and the rule leaves them alone. Triton is imported when a
-Triton form first runs.
+Noise of variables by address, layouts and views have one form only, and the rule leaves them alone. Triton is imported
+when a Triton form first runs. Steps that are captured as CUDA graphs are in :mod:`mdcm.kernels.graphs`.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ __all__ = [
     "philox4x32",
     "random_words",
     "rng_state",
+    "seeded_uniform",
     "uniform_noise",
     "wgan_gp_loss",
 ]
@@ -107,6 +108,7 @@ _MODULES = {
     "critic": ("critic_forward", "critic_input_grad", "critic_loss_and_grads", "critic_values", "wgan_gp_loss"),
     "generator": ("bn_relu_bwd", "lin_bn_relu_fwd"),
     "gumbel": ("gumbel_posterior", "gumbel_softmax"),
+    "noise": ("seeded_uniform",),
 }
 # Triton forms by the name of the operation
 _FUSED: dict[str, Callable[..., Any]] = {
@@ -168,4 +170,5 @@ gumbel_posterior = _operation(reference.gumbel_posterior)
 gumbel_softmax = _operation(reference.gumbel_softmax)
 interp_gather = _operation(reference.interp_gather)
 lin_bn_relu_fwd = _operation(reference.lin_bn_relu_fwd)
+seeded_uniform = _operation(reference.seeded_uniform)
 wgan_gp_loss = _operation(reference.wgan_gp_loss)

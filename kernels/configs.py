@@ -15,16 +15,16 @@ from typing import Literal
 
 __all__ = ["PRECISIONS", "SHIPPED", "Config", "lin_act", "precision", "race", "splits"]
 
-# as Triton names them: plain float32; products of factors rounded to 10 bits of mantissa; three such products for one,
-# which gives nearly float32 on tensor cores
-PRECISIONS = ("ieee", "tf32", "tf32x3")
+# plain float32; products of factors rounded to 10 bits of mantissa; three such products for one, which gives nearly
+# float32 on tensor cores; and of factors rounded to 7 bits, which is twice as fast. All sums are float32
+PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16")
 
 
 def precision(use: Literal["training", "inference"]) -> str:
     """Precision of matrix products, by the one rule.
 
-    The environment variable ``MDCM_PRECISION`` is one of ieee, tf32 and tf32x3. If unset or auto, products are in tf32
-    where gradients are made, and in ieee float32 where values are read: an answer must not depend on the card.
+    The environment variable ``MDCM_PRECISION`` is one of ieee, tf32, tf32x3 and bf16. If unset or auto, products are in
+    tf32 where gradients are made, and in ieee float32 where values are read: an answer must not depend on the card.
 
     Raises:
         ValueError: If the variable is something else.
@@ -80,6 +80,7 @@ SHIPPED: dict[str, tuple[Config, ...]] = {
     "gumbel_st_bwd": _races(),
     # two words by Triton 3.7, which torch 2.13 comes with; none by 3.9
     "gumbel_posterior": _races(stacks=(0, 0, 8, 0)),
+    "seeded_uniform": (_config(4, 1, 8, fusion=False, GROUPS=256),),
     "interp_gather": (_config(4, 1, 8, fusion=False, ROWS=32, COLUMNS=32),),
     "lin_act": (
         _config(4, 3, 56, ROWS=64, UNITS=64, INPUTS=32),

@@ -18,7 +18,7 @@ import torch
 import triton.language as tl
 from mdcm.kernels import configs, reference_generator
 from mdcm.kernels.configs import Config
-from mdcm.kernels.launch import blocks, jit, launch, stacked, vector_of
+from mdcm.kernels.launch import blocks, jit, launch, product, stacked, vector_of
 from mdcm.kernels.reference_generator import check_batch
 from torch import Tensor
 
@@ -68,7 +68,7 @@ def _lin_bn_relu_fwd(
         # [ROWS, INPUTS], [INPUTS, UNITS]
         b_x = tl.load(p_x + o_r[:, None] * inputs + (i_k + o_k)[None, :], mask=m_r & m_k[None, :], other=0.0)
         b_w = tl.load(p_w + o_n[None, :] * inputs + (i_k + o_k)[:, None], mask=m_n[None, :] & m_k[:, None], other=0.0)
-        b_z = tl.dot(b_x, b_w, b_z, input_precision=PRECISION, out_dtype=tl.float32)
+        b_z = product(b_x, b_w, b_z, PRECISION)
     # rows past the end are zero so far
     b_mean = tl.sum(b_z, axis=0) / batch
     b_z = tl.where(m_r, b_z - b_mean[None, :], 0.0)

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from mdcm.kernels.configs import Config
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "blocks", "jit", "launch", "stacked", "vector_of"]
+__all__ = ["INTERPRETED", "blocks", "jit", "launch", "product", "stacked", "vector_of"]
 
 
 def jit(function: Callable[..., object]) -> Any:
@@ -29,6 +30,21 @@ def _probe() -> None:
 
 # Triton reads TRITON_INTERPRET when it is first imported and decorates every kernel accordingly
 INTERPRETED = not isinstance(jit(_probe), triton.JITFunction)
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+
+@jit
+def product(left: tl.tensor, right: tl.tensor, total: tl.tensor | None, PRECISION: tl.constexpr) -> Any:
+    """``total + left right`` in float32, of factors that are rounded as :func:`mdcm.kernels.configs.precision` says."""
+    if PRECISION == "bf16":
+        left, right = left.to(tl.bfloat16), right.to(tl.bfloat16)
+        # the interpreter's product takes the bits of bfloat16 numbers for whole numbers; float32 it understands
+        if _INTERPRETED:
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        found = tl.dot(left, right, total, out_dtype=tl.float32)
+    else:
+        found = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=tl.float32)
+    return found
 
 
 def blocks(count: int, size: int) -> int:

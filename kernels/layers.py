@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import triton.language as tl
 from mdcm.kernels import configs
-from mdcm.kernels.launch import blocks, jit, launch, stacked, vector_of
+from mdcm.kernels.launch import blocks, jit, launch, product, stacked, vector_of
 from torch import Tensor
 
 __all__ = ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"]
@@ -76,7 +76,7 @@ def _lin_act(
         # [ROWS, INPUTS], [INPUTS, UNITS]
         b_x = tl.load(p_x + o_r[:, None] * inputs + (i_k + o_k)[None, :], mask=m_r & m_k[None, :], other=0.0)
         b_w = tl.load(p_w + o_n[None, :] * inputs + (i_k + o_k)[:, None], mask=m_n & m_k[:, None], other=0.0)
-        b_z = tl.dot(b_x, b_w, b_z, input_precision=PRECISION, out_dtype=tl.float32)
+        b_z = product(b_x, b_w, b_z, PRECISION)
     b_z += tl.load(bias + i_m * bias_stride * VECTOR + o_n, mask=o_n < units, other=0.0)[None, :]
     p_y = found + (i_m * rows + i_r) * units
     tl.store(p_y + o_r[:, None] * units + o_n[None, :], tl.where(b_z > 0, b_z, b_z * slope), mask=m_r & m_n)
@@ -122,7 +122,7 @@ def _delta(
         b_h = tl.load(p_h + o_r[:, None] * inputs + (i_k + o_k)[None, :], mask=m_r & m_k[None, :], other=0.0)
         b_o = tl.load(p_o + i_k + o_k, mask=m_k, other=0.0)[None, :]
         b_w = tl.load(p_w + (i_k + o_k)[:, None] * units + o_n[None, :], mask=m_n & m_k[:, None], other=0.0)
-        b_s = tl.dot(_bend(b_o, b_h, slope), b_w, b_s, input_precision=PRECISION, out_dtype=tl.float32)
+        b_s = product(_bend(b_o, b_h, slope), b_w, b_s, PRECISION)
     if SIGNED:
         b_s *= _sign(i_r + o_r, batch)[:, None]
     o_s = (i_m * rows + i_r) * units + (o_r[:, None] * units + o_n[None, :])
@@ -171,7 +171,7 @@ def _gp_norm_tangent(
         # [ROWS, UNITS], [UNITS, INPUTS]
         b_s = tl.load(p_s + o_r[:, None] * units + (i_k + o_k)[None, :], mask=m_r[:, None] & m_k[None, :], other=0.0)
         b_w = tl.load(p_w + (i_k + o_k)[:, None] * inputs + o_d[None, :], mask=m_k[:, None] & m_d[None, :], other=0.0)
-        b_g = tl.dot(b_s, b_w, b_g, input_precision=PRECISION, out_dtype=tl.float32)
+        b_g = product(b_s, b_w, b_g, PRECISION)
     if CHOSEN:
         b_g *= tl.load(columns + i_m * columns_stride + o_d, mask=m_d, other=0.0)[None, :]
     b_r = tl.sqrt(tl.sum(b_g * b_g, axis=1))
@@ -194,7 +194,7 @@ def _gp_norm_tangent(
         # [INPUTS, UNITS], [ROWS, UNITS]
         b_w = tl.load(p_w + (i_k + o_k)[None, :] * inputs + o_d[:, None], mask=m_k[None, :] & m_d[:, None], other=0.0)
         b_h = tl.load(p_h + o_h, mask=m_h, other=0.0)
-        b_t = tl.dot(b_v, b_w, input_precision=PRECISION, out_dtype=tl.float32)
+        b_t = product(b_v, b_w, None, PRECISION)
         tl.store(p_v + o_h, _bend(b_t, b_h, slope), mask=m_h)
 
 
@@ -254,7 +254,7 @@ def _top_reduce(
             b_k = tl.load(
                 p_w + o_n[None, :] * inputs + (i_k + o_k)[:, None], mask=m_n[None, :] & m_k[:, None], other=0.0
             )
-            b_t = tl.dot(b_v, b_k, b_t, input_precision=PRECISION, out_dtype=tl.float32)
+            b_t = product(b_v, b_k, b_t, PRECISION)
         # [ROWS, UNITS]
         b_h = tl.load(p_h + (2 * batch + o_b) * units + o_n[None, :], mask=m_r[:, None] & m_n[None, :], other=0.0)
         b_o += tl.sum(_bend(b_t, b_h, slope), axis=0)
@@ -318,7 +318,7 @@ def _wgrad(
             b_sign = tl.where(m_r, _sign(i_r + o_r, batch), 0.0)
             b_s = _bend(b_o[:, None] * b_sign[None, :], b_s, slope)
         b_x = tl.load(p_x + o_b[:, None] * inputs + o_c[None, :], mask=m_r[:, None] & m_c[None, :], other=0.0)
-        b_w = tl.dot(b_s, b_x, b_w, input_precision=PRECISION, out_dtype=tl.float32)
+        b_w = product(b_s, b_x, b_w, PRECISION)
         b_b += tl.sum(b_s, axis=1)
     for i_r in range(i_s * ROWS, batch, parts * ROWS):
         m_r = i_r + o_r < batch
@@ -330,7 +330,7 @@ def _wgrad(
         if TOP:
             b_s = tl.where(m_r[None, :], _bend(b_o[:, None], b_s, slope), 0.0)
         b_v = tl.load(p_v + o_b[:, None] * inputs + o_c[None, :], mask=m_r[:, None] & m_c[None, :], other=0.0)
-        b_w = tl.dot(b_s, b_v, b_w, input_precision=PRECISION, out_dtype=tl.float32)
+        b_w = product(b_s, b_v, b_w, PRECISION)
     i_p = (i_s * modules + i_m) * found_stride * VECTOR
     tl.store(found + i_p + (o_n[:, None] * inputs + o_c[None, :]), b_w, mask=m_n[:, None] & m_c[None, :])
     if i_c == 0:

@@ -17,6 +17,7 @@ form takes the same arguments and gives the same results up to rounding, from th
 | K5 to K9 | ``critic_loss_and_grads``, ``critic_forward``, ``critic_values`` | :mod:`mdcm.kernels.critic` |
 | K10 | ``adam_flat`` | :mod:`mdcm.kernels.adam` |
 | K11 | ``lin_bn_relu_fwd``, ``bn_relu_bwd`` | :mod:`mdcm.kernels.generator` |
+| K12 | ``seeded_uniform`` | :mod:`mdcm.kernels.noise` |
 | noise in K1 to K4 | ``random_words`` and what is made of them | :mod:`mdcm.kernels.rng` |
 """
 
@@ -74,6 +75,7 @@ from mdcm.kernels.reference_noise import (
     philox4x32,
     random_words,
     rng_state,
+    seeded_uniform,
     uniform_noise,
 )
 from mdcm.kernels.reference_parameters import (
@@ -120,6 +122,7 @@ __all__ = [
     "philox4x32",
     "random_words",
     "rng_state",
+    "seeded_uniform",
     "tangent",
     "top_delta",
     "top_reduce",

@@ -52,8 +52,8 @@ def lin_act(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
 def row_signs(rows: int, like: Tensor) -> Tensor:
     """Derivative of the loss in D for the rows of a critic step, and 1 for the points between, ``[3 B, 1]``."""
     signs = like.new_ones(3 * rows, 1)
-    signs[:rows] = 1 / rows
-    signs[rows : 2 * rows] = -1 / rows
+    signs[:rows].fill_(1 / rows)
+    signs[rows : 2 * rows].fill_(-1 / rows)
     return signs
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "PackedPart",
     "Packing",
     "check_address",
+    "check_seeds",
     "gumbel_noise",
     "normal_noise",
     "packed_gumbel_noise",
@@ -35,6 +36,7 @@ __all__ = [
     "random_words",
     "rng_state",
     "rows_of",
+    "seeded_uniform",
     "uniform_noise",
 ]
 
@@ -63,7 +65,7 @@ def philox4x32(
 
     Args:
         counter: Four int64 tensors, broadcast to one shape, each holding values in [0, 2^32).
-        key: Two integers in [0, 2^32), or int64 tensors without axes.
+        key: Two integers in [0, 2^32), or int64 tensors that are broadcast against the counter.
 
     Returns:
         Four int64 tensors of that shape with values in [0, 2^32).
@@ -153,6 +155,47 @@ def normal_noise(
     radius = torch.sqrt(-2.0 * torch.log(uniform[:, 0::2]))
     angle = uniform[:, 1::2] * (2.0 * torch.pi)
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1).flatten(1)[:, :count]
+
+
+def seeded_uniform(seeds: Tensor, sites: Tensor, step: Tensor, count: int) -> Tensor:
+    """Rows of uniform numbers, each with a seed of its own: word k of row r is that at (seed_r, 0, site_r, step, k).
+
+    Args:
+        seeds: Seeds, int64 ``[r]``; of one in [2^63, 2^64) the number that has its bits.
+        sites: Number of each row among those of its seed, int64 ``[r]`` in [0, 2^32).
+        step: Training step, int64 without axes, in [0, 2^32); on the device, so that a captured graph can count it.
+        count: Numbers in each row, at most 2^30.
+
+    Returns:
+        Multiples of 2^-24 in [0, 1), float32 ``[r, count]``, in the stream ``STREAM_BATCH``.
+
+    Raises:
+        ValueError: If shapes or types do not fit, or there are too many numbers in a row.
+
+    Example:
+        >>> seeds, sites = torch.tensor([7, 7]), torch.tensor([0, 1])
+        >>> seeded_uniform(seeds, sites, torch.tensor(3), 5).shape
+        torch.Size([2, 5])
+    """
+    check_seeds(seeds, sites, step, count)
+    groups = torch.arange(-(-count // 4), dtype=torch.int64, device=seeds.device) | (STREAM_BATCH << 28)
+    shape = (len(seeds), len(groups))
+    counter = (torch.zeros_like(groups).expand(shape), sites[:, None].expand(shape), step.expand(shape), groups)
+    words = philox4x32(counter, ((seeds & _MASK32)[:, None], ((seeds >> 32) & _MASK32)[:, None]))
+    return (torch.stack(words, -1).flatten(1)[:, :count] >> 8).float() * 2.0**-24
+
+
+def check_seeds(seeds: Tensor, sites: Tensor, step: Tensor, count: int) -> None:
+    """Raise ValueError unless seeds, sites and step fit each other."""
+    if seeds.dim() != 1 or seeds.shape != sites.shape or step.dim():
+        raise ValueError(
+            f"seeds and sites must be [r] and the step a scalar, not {list(seeds.shape)}, {list(sites.shape)} and "
+            f"{list(step.shape)}"
+        )
+    if any(one.dtype != torch.int64 for one in (seeds, sites, step)):
+        raise ValueError(f"seeds, sites and step must be int64, not {[one.dtype for one in (seeds, sites, step)]}")
+    if not 0 <= count <= _MAX_INDEX:
+        raise ValueError(f"at most 2^30 numbers per row, not {count}")
 
 
 # ---- noise of many variables at once

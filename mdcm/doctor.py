@@ -130,7 +130,16 @@ def _kernels() -> list[Finding]:
         "triton": "MDCM_KERNELS=triton",
     }[asked]
     used = f"Triton {triton}" if fused else "plain torch"
-    return [Finding("kernels", "hot paths", f"{used} ({why})"), precision]
+    return [Finding("kernels", "hot paths", f"{used} ({why})"), precision, _graphs(cuda)]
+
+
+def _graphs(cuda: bool) -> Finding:
+    asked = os.environ.get("MDCM_GRAPHS", "auto")
+    if asked not in {"auto", "off"}:
+        return Finding("kernels", "MDCM_GRAPHS", asked, "broken", "set MDCM_GRAPHS to auto or off, or unset it")
+    if not cuda:
+        return Finding("kernels", "steps", "one by one (no CUDA card)")
+    return Finding("kernels", "steps", "one by one (MDCM_GRAPHS=off)" if asked == "off" else "captured as CUDA graphs")
 
 
 def _extras() -> list[Finding]:

@@ -31,6 +31,7 @@ MODULES = {
     "batch": ["interp_gather"],
     "generator": ["bn_relu_bwd", "lin_bn_relu_fwd"],
     "gumbel": ["gumbel_posterior", "gumbel_st_bwd", "gumbel_st_fwd"],
+    "noise": ["seeded_uniform"],
     "layers": ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"],
 }
 POINTERS = {
@@ -40,8 +41,10 @@ POINTERS = {
     "observed": "*i64",
     "offsets": "*i32",
     "rows": "*i64",
+    "seeds": "*i64",
     "sites": "*i64",
     "state": "*i64",
+    "step": "*i64",
     "steps": "*i64",
     "variable_of": "*i32",
     "variables": "*i32",
@@ -79,6 +82,7 @@ def cases():
         if name in PRECISE:
             yield name, 0, {"PRECISION": "ieee"}, False
             yield name, last, {"PRECISION": "tf32x3"}, False
+            yield name, last, {"PRECISION": "bf16"}, False
         # numbers that are one become constants of the program
         yield name, 0, {"VECTOR": 1}, True
     yield "gp_norm_tangent", 3, {"PRECISION": "ieee"}, False

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, elsewhere
+from mdcm.kernels import graphs
 
 import mdcm
 import mdcm.model
@@ -100,6 +101,14 @@ class TestTraining:
             objective="adversarial",
         ))  # fmt: skip
 
+    @pytest.mark.parametrize("objective", ["likelihood", "adversarial"])
+    def test_steps_that_could_be_captured(self, monkeypatch, objective):
+        # such steps take rates and noise from the device; see test_graphs.py for their capture
+        monkeypatch.setattr(graphs, "possible", lambda device: True)
+        monkeypatch.setenv("MDCM_GRAPHS", "off")
+        config = TrainConfig(max_steps=12)
+        same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", binary(), config=config, objective=objective))
+
     @pytest.mark.parametrize("objective", ["auto", "adversarial"])
     def test_images(self, monkeypatch, objective):
         table = binary(200)
@@ -136,13 +145,13 @@ def crowded(monkeypatch, rows, problem, method):
     """Memory of a device that does not suffice for more than so many rows per step, from the third step on."""
     real = getattr(problem, method)
 
-    def used(self, step):
+    def used(self, step, *count):
         size = self.config.batch_size if hasattr(self, "config") else self.schedule.batch_size
         if size > rows and step >= 3:
             raise torch.OutOfMemoryError(
                 "out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB. See elsewhere."
             )
-        return real(self, step)
+        return real(self, step, *count)
 
     monkeypatch.setattr(problem, method, used)
 

@@ -291,6 +291,20 @@ class TestPackedNoise:
             kernels.Packing(sizes)
 
 
+class TestSeededRows:
+    def test_every_number_is_that_at_its_address(self):
+        seeds, sites, step = torch.tensor([5, 5, 2**62 + 3, -1]), torch.tensor([0, 9, 2**32 - 1, 2]), 77
+        found = kernels.seeded_uniform(seeds, sites, torch.tensor(step), 10)
+        for row, (seed, site) in enumerate(zip(seeds.tolist(), sites.tolist(), strict=True)):
+            own = [word_at(seed % 2**64, 0, site, kernels.STREAM_BATCH, index, step) for index in range(10)]
+            assert found[row].tolist() == [(word >> 8) * 2.0**-24 for word in own]
+
+    def test_fewer_numbers_are_the_first_of_more(self):
+        seeds, sites, step = torch.arange(3), torch.arange(3), torch.tensor(1)
+        more = kernels.seeded_uniform(seeds, sites, step, 9)
+        assert torch.equal(kernels.seeded_uniform(seeds, sites, step, 2), more[:, :2])
+
+
 class TestDispatch:
     """The one rule that picks a form of an operation."""
 

@@ -313,8 +313,20 @@ class TestPrecision:
             monkeypatch.setenv("MDCM_PRECISION", asked)
             assert configs.precision("training") == configs.precision("inference") == asked
         monkeypatch.setenv("MDCM_PRECISION", "fp16")
-        with pytest.raises(ValueError, match="MDCM_PRECISION must be auto, ieee, tf32, tf32x3, not 'fp16'"):
+        with pytest.raises(ValueError, match="MDCM_PRECISION must be auto, ieee, tf32, tf32x3, bf16, not 'fp16'"):
             configs.precision("training")
+
+    @SIZES
+    def test_bfloat16_rounds_the_factors_of_products(self, modules, batch, width, units, monkeypatch):
+        # the interpreter cuts off where a card rounds, so that its error is about twice that of a card
+        x, weight, bias = some(modules, batch, width), some(modules, units[0], width, seed=1), some(modules, units[0])
+        found = layers.lin_act(x, weight, bias, SLOPE, "bf16")
+        true = reference.lin_act(x.double(), weight.double(), bias.double(), SLOPE)
+        assert 1e-4 < relative(found, true) < 2e-2
+        critics, rows = critics_of([width, *units], modules), some(modules, 3 * batch, width, seed=2)
+        true = reference.critic_loss_and_grads(rows.double(), doubled(critics))
+        monkeypatch.setenv("MDCM_PRECISION", "bf16")
+        assert 1e-4 < relative(critic.critic_loss_and_grads(rows, critics).norm, true.norm) < 5e-2
 
     def test_every_product_of_an_operation_has_it(self, monkeypatch):
         asked = []

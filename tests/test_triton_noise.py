@@ -14,7 +14,7 @@ from test_kernels import KS_LIMIT, kolmogorov_smirnov
 pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to test")
 
 import triton.language as tl
-from mdcm.kernels import rng
+from mdcm.kernels import noise, rng
 from mdcm.kernels.launch import jit
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -163,3 +163,27 @@ class TestNumbers:
         assert kolmogorov_smirnov(gumbel, lambda x: torch.exp(-torch.exp(-x))) < KS_LIMIT
         # radius and angle come from one word here, so each is looked at by itself
         assert kolmogorov_smirnov(even.square() + odd.square(), lambda x: -torch.expm1(-x / 2)) < KS_LIMIT
+
+
+class TestSeededRows:
+    @pytest.mark.parametrize("count", [1, 3, 4, 600, 1024, 1025, 2500])
+    def test_are_those_of_the_twin_bit_for_bit(self, count):
+        seeds = torch.tensor([0, 7, 7, 2**63 - 1, -5], device=DEVICE)
+        sites = torch.tensor([0, 0, 1, 2**32 - 1, 3], device=DEVICE)
+        step = torch.tensor(2**32 - 1, device=DEVICE)
+        found = noise.seeded_uniform(seeds, sites, step, count)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, reference.seeded_uniform(seeds, sites, step, count))
+
+    def test_no_rows_and_no_numbers(self):
+        none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
+        one, step = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.tensor(1, device=DEVICE)
+        assert noise.seeded_uniform(none, none, step, 5).shape == (0, 5)
+        assert noise.seeded_uniform(one, one, step, 0).shape == (1, 0)
+
+    def test_refuses_what_the_twin_refuses(self):
+        seeds, step = torch.zeros(2, dtype=torch.int64, device=DEVICE), torch.tensor(1, device=DEVICE)
+        for bad in ((seeds, seeds[:1], step, 4), (seeds, seeds, seeds, 4), (seeds.int(), seeds, step, 4)):
+            for form in (noise, reference):
+                with pytest.raises(ValueError, match="must be"):
+                    form.seeded_uniform(*bad)

@@ -107,7 +107,7 @@ class AdversarialTraining:
         self._conclude([place for place in self.alive if self.problems[place].over], began, progress, log)
         while self.alive:
             began = time.monotonic()
-            losses = self._step()
+            losses = self._step(every)
             step, steps = self.problems[self.alive[0]].done, self.problems[0].steps
             if progress is not None and (step % 10 == 0 or step == steps):
                 for place in self.alive:
@@ -126,19 +126,21 @@ class AdversarialTraining:
                 self._conclude(list(self.alive), began, progress, log)
         return [self.outcomes[place] for place in sorted(self.outcomes)]
 
-    def _step(self) -> dict[int, Losses]:
-        step = self.problems[self.alive[0]].done + 1
+    def _step(self, every: int) -> dict[int, Losses]:
+        """The next step, or where several are one to the device so many, up to the next look at held-out rows."""
+        done = self.problems[self.alive[0]].done
         try:
             if not self.stacked:
-                return {place: self.problems[place].step(step) for place in self.alive}
+                return {place: self.problems[place].step(done + 1) for place in self.alive}
             stack = self._packed()
-            losses = dict(zip(self.packed, stack.step(step), strict=True))
+            count = min(stack.together, every - done % every, self.problems[0].steps - done)
+            losses = dict(zip(self.packed, stack.step(done + 1, count), strict=True))
         except MdcmError:
             for place in self.alive:
                 self.problems[place].finish()
             raise
         for place in self.alive:
-            self.problems[place].done = step
+            self.problems[place].done = done + count
         return losses
 
     def _packed(self) -> Stack:

@@ -34,6 +34,8 @@ class Critics:
 
     Attributes:
         active: Whether a critic is trained, bool ``[fits]``; one that is not keeps every bit.
+        sound: Whether all steps of the critics that were trained were finite, bool without axes. After one that was
+            not, steps change nothing.
 
     Raises:
         ValueError: If there is no fit, or a fit without a generated column.
@@ -64,6 +66,7 @@ class Critics:
     second: Tensor = field(init=False)
     steps: Tensor = field(init=False)
     active: Tensor = field(init=False)
+    sound: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.generated or not all(bool(mask.any()) for mask in self.generated):
@@ -77,6 +80,7 @@ class Critics:
         self.flat, self.first, self.second, self._grads = torch.zeros(4, modules, size, device=self.device).unbind(0)
         self.steps = torch.zeros(modules, dtype=torch.int64, device=self.device)
         self.active = torch.ones(modules, dtype=torch.bool, device=self.device)
+        self.sound = torch.ones((), dtype=torch.bool, device=self.device)
         self._parameters = kernels.critic_views(self.flat, self._widths)
         self._parts = kernels.critic_views(self._grads, self._widths).tensors()
         if self.generator is not None:
@@ -100,18 +104,20 @@ class Critics:
         """Columns of the widest fit, to which all rows are padded."""
         return self._widths[0]
 
-    def step(self, fake: Tensor, real: Tensor, share: Tensor, rate: float) -> Tensor:
-        """One step of Adam for every critic.
+    @torch.no_grad()
+    def step(self, fake: Tensor, real: Tensor, share: Tensor, rate: float | Tensor) -> Tensor:
+        """One step of Adam for every critic, without waiting for the device.
 
         Args:
             fake: Generated rows ``[fits, n, width]``.
             real: Real rows ``[fits, n, width]``.
             share: How much of the real row each point between has, ``[fits, n, 1]`` in [0, 1].
-            rate: Learning rate.
+            rate: Learning rate, as a number or on the device.
 
         Returns:
-            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty. Where one that is trained is not
-            finite nothing is changed.
+            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty; not a number where it or its
+            gradient is not finite. If that is so for one that is trained, no critic is changed by this step or by a
+            later one.
         """
         x = torch.cat([fake, real, torch.lerp(fake, real, share)], 1)
         found = kernels.critic_loss_and_grads(
@@ -119,13 +125,15 @@ class Critics:
         )
         torch._foreach_copy_(self._parts, found.grads.tensors())
         loss: Tensor = found.loss
-        finite = self._grads.sum(1).isfinite()
-        if bool((finite & loss.isfinite() | ~self.active).all()):
-            rates = torch.full((len(self.generated),), rate, device=self.flat.device)
-            moments = (self.first, self.second, self.steps)
-            kernels.adam_flat(self.flat, self._grads, *moments, rates, self.active, betas=self.betas)
-            return loss
         # a loss can be finite where its gradient is not
+        finite = (self._grads.sum(1) + loss).isfinite()
+        self.sound.logical_and_((finite | ~self.active).all())
+        if isinstance(rate, Tensor):
+            rates = rate.expand(len(self.generated))
+        else:
+            rates = torch.full((len(self.generated),), rate, device=self.flat.device)
+        moments = (self.first, self.second, self.steps)
+        kernels.adam_flat(self.flat, self._grads, *moments, rates, self.active & self.sound, betas=self.betas)
         return loss.masked_fill(~finite, torch.nan)
 
     def values(self, fake: Tensor) -> Tensor:
@@ -141,6 +149,7 @@ class Critics:
         """Take over what :meth:`state` gave."""
         for name in ("flat", "first", "second", "steps"):
             getattr(self, name).copy_(state[name])
+        self.sound.fill_(True)
 
     # ---- critics of several h-nodes as one stack
 

@@ -29,7 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mdcm import kernels
 from mdcm.errors import MdcmError, PlanError
+from mdcm.kernels import graphs
 from mdcm.mechanisms.base import Mechanism
 from mdcm.mechanisms.encoder import train_encoder
 from mdcm.mechanisms.representations import ProbeGap, encode_images, probe_gap
@@ -119,6 +121,8 @@ class AdversarialProblem:
         done: Steps taken.
         since: Looks at held-out rows since the smallest distance.
         critics: The critics, one per fit.
+        addressed: Whether the uniform numbers of a step are words at addresses, which a captured graph can go through;
+            else they come from PyTorch's generator, which is faster on the CPU.
 
     Raises:
         PlanError: If a fit is not adversarial, a categorical mechanism has no relaxed draws, or there is nothing that
@@ -161,6 +165,7 @@ class AdversarialProblem:
         self.steps = self.config.steps
         self.device = next(dcm.parameters()).device
         self.generator = torch.Generator(self.device)
+        self.addressed = graphs.possible(self.device)
         self._steps = self._number(_STEP)
         self._check_mechanisms()
         used = sorted({name for fit in hnode.fits for name in fit.datasets})
@@ -283,13 +288,22 @@ class AdversarialProblem:
         """Rows of uniform numbers that a step takes, one number in each for every generated row of a fit."""
         return len(self.sides) * (RACES + self.generators.width)
 
+    def addresses(self) -> tuple[Tensor, Tensor]:
+        """Seed and number of each row of uniform numbers, int64 ``[noise_rows]``, where they are addressed."""
+        sites = torch.arange(self.noise_rows, device=self.device)
+        return torch.full_like(sites, self._steps), sites
+
     def draw_uniform(self, step: int, out: Tensor) -> None:
         """All uniform numbers of a step, ``[noise_rows, n]``, a function of seed and step alone.
 
         For every fit: quantiles of the real rows, shares of the real row in the points between, and the races.
         """
         self.generator.manual_seed(self._steps + step)
-        out.uniform_(generator=self.generator)
+        if self.addressed:
+            number = torch.full((), step, dtype=torch.int64, device=self.device)
+            out.copy_(kernels.seeded_uniform(*self.addresses(), number, out.shape[1]))
+        else:
+            out.uniform_(generator=self.generator)
 
     def _batch(self, step: int) -> _Batch:
         config, fits = self.config, len(self.sides)

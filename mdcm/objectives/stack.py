@@ -7,12 +7,15 @@ every column of every fit has a row. What differs in size (levels, parents, stat
 zeros, and a padded level has noise minus infinity, so that it never wins and has no gradient.
 
 What is drawn is what each h-node draws by itself, so that its weights are those it has alone, up to rounding.
+
+A step takes what changes from one to the next from tensors: its number, rates and temperature, and whether all that
+went before was finite, without which it changes nothing. So on a CUDA device several steps are one captured graph
+(:mod:`mdcm.kernels.graphs`), and whether they were finite is asked once for all of them.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdcm import kernels
+from mdcm.kernels import graphs
 from mdcm.mechanisms.categorical import Categorical, ParentInput
 from mdcm.objectives.critics import Critics
 from mdcm.objectives.generators import gumbel_
@@ -59,14 +63,18 @@ class _Flat:
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], -1)
         return [part.view(*rows.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def step(self, rate: float, averaging: float) -> None:
-        """One step of Adam along the gradients, then one of the averages."""
+    def step(self, rate: Tensor, averaging: Tensor, sound: Tensor) -> None:
+        """One step of Adam along the gradients, then one of the averages; none unless all is sound."""
         if not len(self.weights):
             return
-        rates = torch.full((len(self.weights),), rate, device=self.weights.device)
         moments = (self.first, self.second, self.steps)
-        kernels.adam_flat(self.weights, self.grads, *moments, rates, self.active, betas=self.config.betas)
+        rates, active = rate.expand(len(self.weights)), self.active & sound
+        kernels.adam_flat(self.weights, self.grads, *moments, rates, active, betas=self.config.betas)
         self.average.lerp_(self.weights, averaging)
+
+    def finite(self) -> Tensor:
+        """Whether the gradient of each row is finite, or of no use, bool ``[rows]``."""
+        return self.grads.sum(1).isfinite() | ~self.active
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ class Stack:
 
     Attributes:
         active: Which problems are still trained.
+        together: How many steps are taken in one go.
 
     References:
         Rahman & Kocaoglu (2024), Algorithm 4, for several h-nodes of a level of Algorithm 7 at once.
@@ -129,6 +138,7 @@ class Stack:
         self._set_parameters()
         self._set_noise()
         self._set_waves()
+        self._set_schedule()
         self._pack()
 
     # ---- where everything lies
@@ -193,6 +203,10 @@ class Stack:
         self._spans = [slice(a, b) for a, b in itertools.pairwise(ends)]
         columns = self.config.batch_size * (self.config.critic_steps + 1)
         self._noise = torch.full((ends[-1] + 1, columns), -torch.inf, device=self.device)
+        self._addressed = self.problems[0].addressed
+        if self._addressed:
+            every = zip(*(problem.addresses() for problem in self.problems), strict=True)
+            self._seeds, self._sites = (torch.cat(one) for one in every)
         per_fit = [RACES + self.problems[m].generators.width for m, _ in self.sides]
         self._starts = [0, *itertools.accumulate(per_fit)][:-1]
         self._quantiles = self._index([start + QUANTILE for start in self._starts])
@@ -244,6 +258,25 @@ class Stack:
             own = list(itertools.chain.from_iterable(rows[place][name] for name in side.layout.slices))
             columns += own + [zero] * (width - len(own))
         self._columns = self._index(columns)
+
+    def _set_schedule(self) -> None:
+        """What changes from step to step, by its number, and what steps leave behind to be looked at."""
+        config = self.config
+        rows = []
+        for step in range(1, config.steps + 1):
+            temperature, rate = config.schedule(step)
+            rates = (config.learning_rate * rate, config.critic_learning_rate * rate)
+            rows.append((temperature, *rates, config.averaging(step)))
+        # steps count from 1
+        self._schedule = torch.tensor([rows[0], *rows], device=self.device, dtype=self._noise.dtype)
+        self._next = 1
+        self._clock = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._packings = {size: kernels.Packing([size], device=self.device) for size in (self._levels, self._states)}
+        self._steps = graphs.Repeated(self._take, self.device)
+        self.together = together = self._steps.together
+        self._critic_losses, self._losses = torch.zeros(2, together, len(self.sides), device=self.device).unbind(0)
+        rows_of = len(self._flat.weights) + len(self._flat_priors.weights)
+        self._finite = torch.ones(together, rows_of, dtype=torch.bool, device=self.device)
 
     def _races(self, place: int, span: slice, size: int) -> list[int]:
         """Rows of noise of one race, padded with the one that is minus infinity."""
@@ -299,24 +332,42 @@ class Stack:
 
     # ---- a step
 
-    def step(self, step: int) -> list[Losses]:
-        """One step of every problem: the critics as often as the settings say, then the generators.
+    def step(self, step: int, count: int = 1) -> list[Losses]:
+        """Steps of every problem, each the critics as often as the settings say, then the generators.
 
         Args:
-            step: Number of the step, from 1.
+            step: Number of the first of them, from 1.
+            count: How many, at most ``together``.
 
         Returns:
-            The losses of each problem, without gradient.
+            The losses of each problem in the last of them, without gradient.
 
         Raises:
             MdcmError: If a loss or gradient is not finite; the message names h-node, fit and step.
         """
+        if step != self._next:
+            self._clock.fill_(step - 1)
+            self._next = step
+        self._steps(count)
+        self._next += count
+        self._check(step, count)
+        sizes = [len(problem.sides) for problem in self.problems]
+        both = (torch.split(one[count - 1].clone(), sizes) for one in (self._critic_losses, self._losses))
+        return [Losses(*own) for own in zip(*both, strict=True)]
+
+    def _take(self, number: int) -> None:
+        """One step, of that number among those that are taken in one go: it may be captured."""
         config, count = self.config, len(self.sides)
-        temperature, rate = config.schedule(step)
         split = config.batch_size * config.critic_steps
         with torch.no_grad():
-            for problem, span in zip(self.problems, self._spans, strict=True):
-                problem.draw_uniform(step, self._noise[span])
+            self._clock += 1
+            temperature, rate, critic_rate, averaging = self._schedule.index_select(0, self._clock)[0].unbind()
+            if self._addressed:
+                columns = self._noise.shape[1]
+                self._noise[:-1] = kernels.seeded_uniform(self._seeds, self._sites, self._clock[0], columns)
+            else:
+                for problem, span in zip(self.problems, self._spans, strict=True):
+                    problem.draw_uniform(self._next + number, self._noise[span])
             uniform = self._noise.index_select(0, self._quantiles)
             share = self._noise.index_select(0, self._shares)[..., None]
             gumbel_(self._noise[:-1])
@@ -328,23 +379,22 @@ class Stack:
             critic = torch.zeros(count, device=self.device)
             parts = (torch.split(one[:, :split], config.batch_size, 1) for one in (fakes, real, share))
             for fake, true, between in zip(*parts, strict=True):
-                found = self.critics.step(fake, true, between, config.critic_learning_rate * rate)
-                self._check_critics(step, found)
-                critic += found / config.critic_steps
+                critic += self.critics.step(fake, true, between, critic_rate) / config.critic_steps
         losses = self._gradients(given[:, split:], self._noise[:, split:], temperature)
-        self._check_generators(step, losses)
         with torch.no_grad():
+            finite = torch.cat([self._flat.finite(), self._flat_priors.finite()])
+            sound = self.critics.sound
+            sound.logical_and_(finite.all()).logical_and_((losses.isfinite() | ~self.critics.active).all())
             for flat in (self._flat, self._flat_priors):
-                flat.step(config.learning_rate * rate, config.averaging(step))
-        sizes = [len(problem.sides) for problem in self.problems]
-        return [Losses(*both) for both in zip(torch.split(critic, sizes), torch.split(losses, sizes), strict=True)]
+                flat.step(rate, averaging, sound)
+            self._critic_losses[number], self._losses[number], self._finite[number] = critic, losses, finite
 
     def _at(self, quantiles: Tensor) -> Tensor:
         """Row of the table of all fits at quantiles of each fit's weight, ``[fits, n]``."""
         found = torch.searchsorted(self._cumulative, quantiles + self._place, right=True)
         return torch.minimum(torch.maximum(found, self._first), self._last)
 
-    def _fakes(self, given: Tensor, race: Tensor, temperature: float) -> Tensor:
+    def _fakes(self, given: Tensor, race: Tensor, temperature: Tensor) -> Tensor:
         """Generated rows for the critics, ``[fits, n, width]``.
 
         Args:
@@ -371,15 +421,14 @@ class Stack:
         columns = torch.cat(found).index_select(0, self._columns)
         return columns.view(len(self.sides), -1, rows).mT
 
-    def _drawn(self, logits: Tensor, race: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    def _drawn(self, logits: Tensor, race: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
         """Levels that win their race in rows of columns, ``[slots * levels, n]``."""
         slots, rows, levels = logits.shape
         own = race.index_select(0, noise).view(slots, levels, rows).mT
-        packing = kernels.Packing([levels], device=self.device)
-        drawn, _, _ = kernels.gumbel_softmax(logits, packing, temperature, noise=own)
+        drawn, _, _ = kernels.gumbel_softmax(logits, self._packings[levels], temperature, noise=own)
         return drawn.mT.reshape(-1, rows)
 
-    def _gradients(self, given: Tensor, race: Tensor, temperature: float) -> Tensor:
+    def _gradients(self, given: Tensor, race: Tensor, temperature: Tensor) -> Tensor:
         """Generator losses of all fits, ``[fits]``; the gradients of their sum are put into the flat rows."""
         losses = -self.critics.values(self._fakes(given, race, temperature)).mean(1)
         leaves = [leaf for wave in self._waves for leaf in wave.leaves]
@@ -393,24 +442,25 @@ class Stack:
             self._flat_priors.grads.copy_(grad)
         return losses.detach()
 
-    def _check_critics(self, step: int, losses: Tensor) -> None:
-        if bool(losses.sum().isfinite()):
+    def _check(self, step: int, count: int) -> None:
+        """Raise the error of the first of some steps that was not finite; nothing has changed since."""
+        if bool(self.critics.sound):
             return
-        for (m, side), finite in zip(self.sides, losses.isfinite().tolist(), strict=True):
-            if self.active[m] and not finite:
+        rows = {(id(one.flat), one.row): m for m, own in enumerate(self._own) for one in own}
+        every = [(id(flat), row) for flat in (self._flat, self._flat_priors) for row in range(len(flat.weights))]
+        for number in range(count):
+            critics, losses = (one[number].isfinite().tolist() for one in (self._critic_losses, self._losses))
+            for (m, side), finite in zip(self.sides, critics, strict=True):
+                if self.active[m] and not finite:
+                    self.unpack()
+                    problem = self.problems[m]
+                    problem.diverged(step + number, [own is side for own in problem.sides].index(True), CRITIC)
+            bad = {m for (m, _), finite in zip(self.sides, losses, strict=True) if self.active[m] and not finite}
+            grads = zip(every, self._finite[number].tolist(), strict=True)
+            bad |= {rows[place] for place, finite in grads if not finite}
+            if bad:
                 self.unpack()
-                problem = self.problems[m]
-                problem.diverged(step, [own is side for own in problem.sides].index(True), CRITIC)
-
-    def _check_generators(self, step: int, losses: Tensor) -> None:
-        if bool((losses.sum() + self._flat.grads.sum() + self._flat_priors.grads.sum()).isfinite()):
-            return
-        bad = {m for (m, _), one in zip(self.sides, losses.tolist(), strict=True) if not math.isfinite(one)}
-        for m, own in enumerate(self._own):
-            rows = [one.flat.grads[one.row] for one in own]
-            if self.active[m] and (m in bad or not all(bool(row.isfinite().all()) for row in rows)):
-                self.unpack()
-                self.problems[m].blame(step)
+                self.problems[min(bad)].blame(step + number)
 
 
 def _tensors(mechanism: Categorical) -> Iterator[tuple[Tensor, int, slice]]:

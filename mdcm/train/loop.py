@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from mdcm.errors import MdcmError
+from mdcm.kernels import graphs
 from mdcm.train.bank import Bank
 from mdcm.train.config import TrainConfig
 from mdcm.train.problems import Losses, Problem
@@ -158,6 +159,7 @@ class Trainer:
         self.kept_loss: list[float | None] = [None] * count
         self.final = not self.judged
         self.seconds = 0.0
+        self.captured: _Captured | None = None
         self._enter()
 
     def _enter(self) -> None:
@@ -177,6 +179,8 @@ class Trainer:
         self.squares = [torch.zeros_like(one) for one in self.average]
 
     def _set_rows(self) -> None:
+        # what was captured goes through the tensors of before
+        self.captured = None
         held = [self.held[place] for place in self.alive]
         if self.final:
             self.job.begin([None] * len(held))
@@ -230,26 +234,43 @@ class Trainer:
         every = max(1, self.schedule.steps // self.run.config.checks)
         while self.alive:
             began = time.perf_counter()
-            self.step += 1
-            losses = self._update()
-            self._follow(losses, every, done)
+            self._follow(self._update(every), every, done)
             self.seconds += time.perf_counter() - began
             if self.run.between is not None and self.alive:
                 self.run.between(self.snapshot)
 
-    def _update(self) -> Tensor:
-        job, schedule, step = self.job, self.schedule, self.step
+    def _update(self, every: int) -> Tensor:
+        """The next step, or where several are one to the device so many, up to the next look; losses before the last.
+
+        A bank sees all rows at every step, so that only rates change from one to the next; where a graph of several
+        steps can be captured they come from the device.
+        """
+        if not (isinstance(self.job, Bank) and graphs.possible(self.job.device)):
+            self.step += 1
+            step, schedule = self.step, self.schedule
+            counts = torch.full((len(self.job.parameters),), float(step - 1), device=self.job.parameters[0].device)
+            return self._take(self.job.losses(step), schedule.rate(step), schedule.averaging(step), counts)
+        if self.captured is None:
+            self.captured = _Captured(self, self.job.device)
+        ends = [self.targets[place] for place in self.alive if self.targets[place] > self.step]
+        count = min([self.captured.together, every - self.step % every, *(end - self.step for end in ends)])
+        losses = self.captured(self.step, count)
+        self.step += count
+        return losses
+
+    def _take(self, losses: Tensor, rate: float | Tensor, averaging: float | Tensor, counts: Tensor) -> Tensor:
+        """One step along the gradient of some losses, after so many; the losses without it."""
+        job, betas = self.job, self.schedule.betas
         parameters = job.parameters
         for parameter in parameters:
             parameter.grad = None
-        losses = job.losses(step)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         by_decay: dict[float, list[int]] = {}
         for place, (parameter, decay) in enumerate(zip(parameters, job.decays, strict=True)):
             if parameter.grad is not None:
                 by_decay.setdefault(decay, []).append(place)
         with torch.no_grad():
-            counts = torch.full((len(parameters),), float(step - 1), device=parameters[0].device).unbind()
+            steps = counts.unbind()
             for decay, places in by_decay.items():
                 adamw(
                     [parameters[place] for place in places],
@@ -257,18 +278,23 @@ class Trainer:
                     [self.moments[place] for place in places],
                     [self.squares[place] for place in places],
                     [],
-                    [counts[place] for place in places],
+                    [steps[place] for place in places],
                     fused=True,
                     amsgrad=False,
-                    beta1=schedule.betas[0],
-                    beta2=schedule.betas[1],
-                    lr=schedule.rate(step),
+                    beta1=betas[0],
+                    beta2=betas[1],
+                    lr=rate,
                     weight_decay=decay,
                     eps=_EPS,
                     maximize=False,
                 )
             job.constrain()
-            torch._foreach_lerp_(self.average, tuple(parameters), schedule.averaging(step))
+            if isinstance(averaging, Tensor):
+                # as one operation it would ask the device for the number
+                for average, parameter in zip(self.average, parameters, strict=True):
+                    average.lerp_(parameter, averaging)
+            else:
+                torch._foreach_lerp_(self.average, tuple(parameters), averaging)
         return losses.detach()
 
     def _follow(self, losses: Tensor, every: int, done: int) -> None:
@@ -425,6 +451,52 @@ class Trainer:
         own = {name.removeprefix("problem."): one for name, one in tensors.items() if name.startswith("problem.")}
         if own and isinstance(self.job, Alone):
             self.job.problem.restore(own)  # type: ignore[attr-defined]
+
+
+class _Captured:
+    """Steps of a bank from what lies on the device alone, several of them as one captured graph.
+
+    Args:
+        trainer: Whose bank it is; it must be made anew when tensors of the trainer are others.
+        device: Where the bank is trained.
+
+    Attributes:
+        together: How many steps are taken in one go.
+    """
+
+    def __init__(self, trainer: Trainer, device: torch.device) -> None:
+        self._trainer = trainer
+        schedule, count = trainer.schedule, len(trainer.job.parameters)
+        rows = [(schedule.rate(step), schedule.averaging(step)) for step in range(1, schedule.steps + 1)]
+        # steps count from 1; a rate is read as float32 on a card, and as float64 on the CPU
+        kind = torch.float32 if device.type == "cuda" else torch.float64
+        self._rates, self._averaging = torch.tensor([rows[0], *rows], device=device, dtype=kind).unbind(1)
+        self._clock = torch.zeros(1, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(count, device=device)
+        self._losses = torch.zeros(len(trainer.alive), device=device)
+        self._done = 0
+        self._steps = graphs.Repeated(self._take, device)
+        self.together = self._steps.together
+
+    def __call__(self, done: int, count: int) -> Tensor:
+        """So many steps after those that are done; losses before the last of them."""
+        if done != self._done:
+            self._clock.fill_(done)
+        self._steps(count)
+        self._done = done + count
+        return self._losses.clone()
+
+    def _take(self, number: int) -> None:
+        trainer = self._trainer
+        with torch.no_grad():
+            self._counts.copy_(self._clock.expand_as(self._counts))
+            self._clock += 1
+            rate = self._rates.index_select(0, self._clock)[0]
+            averaging = self._averaging.index_select(0, self._clock)[0].float()
+        # the losses of a bank are the same function at every step
+        losses = trainer._take(trainer.job.losses(0), rate, averaging, self._counts)
+        with torch.no_grad():
+            self._losses.copy_(losses)
 
 
 @torch.no_grad()

@@ -1,0 +1,63 @@
+"""Fused rows of uniform numbers: K12 in Triton, one operation of :mod:`mdcm.kernels.reference_noise`.
+
+All that a training step draws, for all h-nodes that take it, in one launch: each row belongs to an h-node, whose seed
+it has, so that an h-node draws the same alone and among others.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from mdcm.kernels import configs, rng
+from mdcm.kernels.launch import blocks, jit, launch, vector_of
+from mdcm.kernels.reference_noise import STREAM_BATCH, check_seeds
+from torch import Tensor
+
+__all__ = ["seeded_uniform"]
+
+_BATCH = tl.constexpr(STREAM_BATCH)
+
+
+@jit
+def _seeded_uniform(
+    seeds: tl.tensor,
+    sites: tl.tensor,
+    step: tl.tensor,
+    found: tl.tensor,
+    width: tl.tensor,
+    tiles: tl.tensor,
+    VECTOR: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> None:
+    """K12; the width is in units of VECTOR elements."""
+    width *= VECTOR
+    i_r = (tl.program_id(0) // tiles).to(tl.int64)
+    first = tl.program_id(0) % tiles * GROUPS
+    o_g = first + tl.arange(0, GROUPS)
+    zero = tl.zeros_like(o_g).to(tl.uint32)
+    seed = tl.load(seeds + i_r)
+    w0, w1, w2, w3 = rng.philox4x32(
+        zero,
+        zero + tl.load(sites + i_r).to(tl.uint32),
+        zero + tl.load(step).to(tl.uint32),
+        (o_g + (_BATCH << 28)).to(tl.uint32),
+        seed.to(tl.uint32),
+        (seed >> 32).to(tl.uint32),
+    )
+    # the last axis of a join is the fastest
+    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (4 * GROUPS,))
+    o_c = 4 * first + tl.arange(0, 4 * GROUPS)
+    b_u = (words >> 8).to(tl.float32) * 5.9604644775390625e-08
+    tl.store(found + i_r * width + o_c, b_u, mask=o_c < width)
+
+
+def seeded_uniform(seeds: Tensor, sites: Tensor, step: Tensor, count: int) -> Tensor:
+    """K12: fused form of :func:`mdcm.kernels.reference.seeded_uniform`, which says what it does."""
+    check_seeds(seeds, sites, step, count)
+    found = torch.empty(len(seeds), count, device=seeds.device, dtype=torch.float32)
+    if found.numel():
+        config = configs.SHIPPED["seeded_uniform"][0]
+        tiles, vector = blocks(count, 4 * config.tile["GROUPS"]), vector_of(count)
+        tensors = (seeds.contiguous(), sites.contiguous(), step, found)
+        launch(_seeded_uniform, (len(seeds) * tiles,), config, *tensors, count // vector, tiles, VECTOR=vector)
+    return found
