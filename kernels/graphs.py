@@ -8,8 +8,10 @@ So a step that can be captured reads and writes tensors that stay where they are
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -48,6 +50,7 @@ class Repeated:
 
     Args:
         body: One step, given its number among those that are taken at once, from 0. See the module for what it may do.
+            The object of a bound method must outlive this.
         device: Where it runs.
         together: Steps in one graph.
 
@@ -71,7 +74,9 @@ class Repeated:
         if asked not in ("auto", "off"):
             raise ValueError(f"MDCM_GRAPHS must be auto or off, not {asked!r}")
         self.together = together if asked == "auto" and possible(device) else 1
-        self._body, self._device = body, device
+        # a method whose object owns this, which as a cycle would hold the graph's memory until the collector comes by
+        self._body = weakref.WeakMethod(body) if inspect.ismethod(body) else lambda: body
+        self._device = device
         self._warm = False
         self._replay: Callable[[], None] | None = None
 
@@ -89,8 +94,10 @@ class Repeated:
             self(count)
 
     def _each(self, count: int) -> None:
+        body = self._body()
+        assert body is not None, "the object whose method is a step must outlive it"
         for number in range(count):
-            self._body(number)
+            body(number)
 
     def _aside(self, count: int) -> None:
         """Take steps on a stream of their own, as a capture does: some libraries keep memory for each stream."""

@@ -4,6 +4,9 @@ Where there is no CUDA device a tape stands in for the graph (see tape.py): it r
 step on the same memory, so that whatever a step takes from Python, or asks the device for, shows.
 """
 
+import gc
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,6 +104,20 @@ class TestRepeated:
         else:
             monkeypatch.setattr(graphs, "possible", lambda device: False)
         assert graphs.Repeated(lambda number: None, torch.device("cpu")).together == 1
+
+    def test_memory_is_given_back_without_the_collector(self, captures):
+        training = AdversarialTraining(problems(three(), CONFIG, 0), stacked=True)
+        kept = weakref.ref(training._packed())
+        kept().step(1, 10)
+        kept().step(11, 10)
+        assert captures == [1]
+        gc.collect()
+        gc.disable()
+        try:
+            del training
+            assert kept() is None
+        finally:
+            gc.enable()
 
     def test_unknown_setting(self, monkeypatch):
         monkeypatch.setenv("MDCM_GRAPHS", "on")
