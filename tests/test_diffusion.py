@@ -103,16 +103,18 @@ class TestForward:
             assert tensor.grad.isfinite().all(), name
             assert tensor.grad.any(), name
 
+    @pytest.mark.parametrize("side", [8, 32])
     @pytest.mark.parametrize("spread", [0.2, 0.5])
-    def test_integrator_is_of_second_order(self, monkeypatch, spread):
+    def test_integrator_is_of_second_order(self, monkeypatch, spread, side):
         # for pixels that are normal, independent of each other, the flow from z ends at mean + spread * z
         mean = 0.1
-        flow = RectifiedFlow(image(1, 8, 8), (), width=8, blocks=1)
+        flow = RectifiedFlow(image(1, side, side), (), width=8, blocks=1)
         monkeypatch.setattr(flow, "_predict", normal_posterior(mean, spread))
-        noise = torch.linspace(-1.5, 1.5, 64, dtype=torch.float64)[None]
+        noise = torch.linspace(-1.5, 1.5, side**2, dtype=torch.float64)[None]
         errors = []
         for steps in (16, 32, 64):
-            flow.steps = steps
+            # these pixels, unlike those of large images, are settled late, where a shift leaves fewer steps
+            flow.steps = steps * round(flow.shift)
             made = flow({}, (), noise).flatten(1)
             errors.append(float((made - mean - spread * noise).abs().max()))
         assert errors[0] < 0.02
@@ -225,6 +227,27 @@ class TestTraining:
         bright, dark = brightness.max(dim=1).values, brightness.min(dim=1).values
         assert float((dark < -0.8).float().mean()) > 0.95
         assert float(bright.mean()) == pytest.approx(0.65, abs=0.05)
+
+    @pytest.mark.parametrize(("side", "odds"), [(8, 1), (16, 1), (32, 3), (64, 9.2)])
+    def test_larger_images_are_trained_and_made_with_more_noise(self, side, odds, monkeypatch):
+        # the odds t / (1 - t) of every time are so many times smaller than those of 16 x 16 pixels
+        flow = RectifiedFlow(image(1, side, side), (), width=8, blocks=1)
+        seen = []
+
+        def watched(state, time, context):
+            seen.append(time.clone())
+            return torch.zeros_like(state)
+
+        monkeypatch.setattr(flow, "_predict", watched)
+        flow.conditional_loss({}, torch.zeros(4001, 1, side, side), torch.Generator().manual_seed(0))
+        middle = float(seen[0].logit().median())
+        # the median of n normal numbers has a standard error of 1.25 / sqrt(n)
+        assert middle == pytest.approx(-0.3 - math.log(odds), abs=4 * 1.2 * 1.25 / 4001**0.5 + 0.02)
+        seen.clear()
+        flow({}, (), torch.zeros(1, side**2))
+        starts = torch.cat(seen)[::2]
+        true = [k / (k + odds * (8 - k)) for k in range(8)]
+        assert starts.tolist() == pytest.approx(true, rel=0.02)
 
     def test_defaults_name_what_training_reads(self):
         flow = RectifiedFlow(image(1, 8, 8), ())

@@ -448,6 +448,10 @@ class TestBadUsage:
     def test_data_where_none_are_taken(self, tmp_path):
         assert "takes no --data" in fail(2, "experiment", "asia", "--data", tmp_path, "--out", tmp_path / "run")
 
+    @pytest.mark.parametrize(("name", "size", "said"), [("asia", 16, "takes no"), ("frontdoor", 20, "8, 16, 32")])
+    def test_resolution_that_is_not_offered(self, tmp_path, name, size, said):
+        assert said in fail(2, "experiment", name, "--resolution", size, "--out", tmp_path / "run")
+
     @pytest.mark.parametrize(("name", "method"), [("asia", "likelihoood"), ("complexity", "auto")])
     def test_method_that_is_not_compared(self, tmp_path, name, method):
         assert "--method" in fail(2, "experiment", name, "--method", method, "--out", tmp_path / "run")

@@ -67,6 +67,10 @@ def experiment(
         list[str] | None,
         typer.Option(help="auto, adversarial, joint or joint-rep; all that it compares by default", show_default=False),
     ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="height and width of the pictures, for frontdoor", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what is in metrics.json")] = False,
 ) -> None:
     """Run an experiment of the paper and compare it with the truth.
@@ -85,6 +89,7 @@ def experiment(
         mnist=mnist,
         mechanisms=mechanism or (),
         methods=method or (),
+        resolution=resolution,
         progress=not is_quiet(),
     )
     show(json.dumps(record, indent=1, allow_nan=False) if as_json else render(record))

@@ -55,6 +55,7 @@ def run_experiment(
     mnist: str | Path | None = None,
     mechanisms: Sequence[str] = (),
     methods: Sequence[str] = (),
+    resolution: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Run an experiment and write ``metrics.json`` and ``report.html``.
@@ -68,6 +69,7 @@ def run_experiment(
             factory returns makes it, as ``mechanisms`` of :func:`mdcm.fit` do.
         mnist: Directory of the MNIST files, for the experiments that show digits; scikit-learn's digits by default.
         methods: Ways of training to compare; all of the experiment's own by default.
+        resolution: Height and width of the pictures, for the experiments that show some at several.
         progress: Whether to show on a terminal how far it is.
 
     Returns:
@@ -84,6 +86,7 @@ def run_experiment(
     directory = _directory(experiment, data)
     written = _mnist(experiment, mnist)
     given = _mechanisms(experiment, mechanisms)
+    _check_resolution(experiment, resolution)
     out = Path(out)
     # what is missing is found out here, and not after an hour of training
     if importlib.util.find_spec("matplotlib") is None:
@@ -97,8 +100,9 @@ def run_experiment(
     began, started = time.monotonic(), datetime.now(UTC)
     with stages.open():
         request = Request(
-            fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, mechanisms=given, stages=stages
-        )
+            fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, mechanisms=given,
+            resolution=resolution, stages=stages,
+        )  # fmt: skip
         findings = experiment.run(request)
     kind, text = verdict(findings.bars)
     record: dict[str, Any] = {
@@ -113,11 +117,12 @@ def run_experiment(
             *(["--fast"] if fast else []),
             *([] if directory is None else ["--data DIR"]),
             *([] if written is None else ["--mnist DIR"]),
+            *([] if resolution is None else [f"--resolution {resolution}"]),
             *(f"--mechanism {one}" for one in mechanisms),
             *(f"--method {one}" for one in chosen if chosen != experiment.methods),
         ]),
         "size": size,
-        "settings": experiment.sizes.get(size, {}),
+        "settings": {**experiment.sizes.get(size, {}), **({} if resolution is None else {"resolution": resolution})},
         "seeds": list(seeds),
         "methods": list(chosen),
         "data": None if directory is None else directory.name,
@@ -194,6 +199,15 @@ def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
     # what is missing is found out here
     load_handwriting(mnist)
     return Path(mnist)
+
+
+def _check_resolution(experiment: Experiment, resolution: int | None) -> None:
+    if resolution is None or resolution in experiment.resolutions:
+        return
+    if not experiment.resolutions:
+        raise DataError(f"experiment {experiment.name!r} takes no --resolution")
+    known = ", ".join(str(one) for one in experiment.resolutions)
+    raise DataError(f"--resolution is {resolution}; experiment {experiment.name!r} takes one of {known}")
 
 
 def _mechanisms(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:

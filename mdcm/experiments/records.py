@@ -92,6 +92,7 @@ class Request:
         data: Directory of real data, where the experiment takes any.
         mnist: Directory of the MNIST files, where the experiment shows digits.
         mechanisms: Constructors of mechanisms by variable, where the experiment takes any.
+        resolution: Height and width of pictures, where not that of the size.
         stages: Told what is under way.
     """
 
@@ -101,6 +102,7 @@ class Request:
     data: Path | None = None
     mnist: Path | None = None
     mechanisms: Mapping[str, Any] = field(default_factory=dict)
+    resolution: int | None = None
     stages: Stages = field(default_factory=Stages)
 
 
@@ -121,6 +123,7 @@ class Experiment:
         data: What a directory of real data has to hold; empty where it takes none.
         digits: Whether it shows handwritten digits, which may be MNIST's.
         mechanisms: Variables whose mechanism may be given.
+        resolutions: Heights and widths of pictures that may be asked for.
 
     Example:
         >>> def run(request):
@@ -141,3 +144,4 @@ class Experiment:
     data: str = ""
     digits: bool = False
     mechanisms: tuple[str, ...] = ()
+    resolutions: tuple[int, ...] = ()

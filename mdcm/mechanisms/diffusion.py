@@ -24,6 +24,10 @@ _CONTEXT = 96
 _FREQUENCIES = 16
 # times are the logistic of a normal with this mean and standard deviation: most of the work is done on noisy images
 _TIME_MEAN, _TIME_SPREAD = -0.3, 1.2
+# these times are those of 16 x 16 pixels. In a larger image neighbours tell of each other, and as much is seen of it
+# under more noise; by the square root of the number of pixels, were all of them alike. At 32 x 32 pixels three times
+# the odds of noise were better than twice
+_PIXELS, _POWER = 16 * 16, 0.8
 # weights grow as t nears 1, but not beyond what is left to predict there
 _NEAREST = 0.05
 
@@ -119,7 +123,7 @@ class RectifiedFlow(Mechanism):
 
     References:
         Liu, Gong & Liu (2023), "Flow straight and fast", https://arxiv.org/abs/2209.03003 (rectified flow);
-        Esser et al. (2024), https://arxiv.org/abs/2403.03206 (logit-normal times);
+        Esser et al. (2024), https://arxiv.org/abs/2403.03206 (logit-normal times, and their shift with the size);
         Li & He (2025), https://arxiv.org/abs/2511.13720 (predicting the clean image).
 
     Example:
@@ -167,6 +171,7 @@ class RectifiedFlow(Mechanism):
         check_depth(blocks=blocks)
         self.width, self.blocks, self.channels, self.steps = width, blocks, channels, steps
         self.shape = variable.shape
+        self.shift = math.pow(max(1.0, height * across / _PIXELS), _POWER)
         self.inputs = nn.ModuleList(ParentInput(parent, _CONTEXT, 1.0) for parent in self.parents)
         self.network = _Network(self.shape, width=width, blocks=blocks, channels=channels)
         self.register_buffer("mean", torch.zeros(self.shape))
@@ -213,22 +218,29 @@ class RectifiedFlow(Mechanism):
         normal: Tensor = self.network((image - column * self.mean) / spread, time, context)
         return self.mean + self.std * normal
 
+    def _time(self, step: int) -> float:
+        """Time at which a step of the integration begins: in larger images more of them are near the noise."""
+        time = step / self.steps
+        return time / (time + self.shift * (1 - time))
+
     def _steps(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """The steps of the integration, each from the image at its time to the next."""
-        length = 1 / self.steps
 
         def velocity(state: Tensor, time: float) -> Tensor:
             times = state.new_full((len(state),), time)
             return (self._predict(state, times, context) - state) / (1 - time)
 
         def heun(step: int, state: Tensor) -> Tensor:
-            slope = velocity(state, step * length)
-            ahead = velocity(state + length * slope, (step + 1) * length)
+            time, following = self._time(step), self._time(step + 1)
+            length = following - time
+            slope = velocity(state, time)
+            ahead = velocity(state + length * slope, following)
             return state + 0.5 * length * (slope + ahead)
 
         def last(state: Tensor) -> Tensor:
             # an Euler step to t = 1 ends at the predicted image itself, and the velocity there is not defined
-            return self._predict(state, state.new_full((len(state),), 1 - length), context).clamp(-1, 1)
+            times = state.new_full((len(state),), self._time(self.steps - 1))
+            return self._predict(state, times, context).clamp(-1, 1)
 
         return [*(partial(heun, step) for step in range(self.steps - 1)), last]
 
@@ -246,7 +258,7 @@ class RectifiedFlow(Mechanism):
         What the last step forgets is taken from ``fresh``. An image of the kind that the flow has learned comes back
         up to a small error; of another image, what the flow can draw of it.
         """
-        image, time = value.view(len(value), *self.shape), 1 - 1 / self.steps
+        image, time = value.view(len(value), *self.shape), self._time(self.steps - 1)
         start = time * image + (1 - time) * fresh.view_as(image)
         return invert(self._steps(self._context(parents, image)), image, start).flatten(1)
 
@@ -258,7 +270,7 @@ class RectifiedFlow(Mechanism):
         """
         # from the generator's own device, so that a seed means the same everywhere
         place = torch.randn(len(value), generator=generator, device=generator.device).to(value.device)
-        time = torch.sigmoid(place * _TIME_SPREAD + _TIME_MEAN)
+        time = torch.sigmoid(place * _TIME_SPREAD + _TIME_MEAN - math.log(self.shift))
         noise = torch.randn(value.shape, generator=generator, device=generator.device).to(value.device)
         column = time[:, None, None, None]
         predicted = self._predict((1 - column) * noise + column * value, time, self._context(parents, value))
