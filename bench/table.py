@@ -5,6 +5,7 @@ python bench/table.py --check  # says whether README's table is that of the resu
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -47,21 +48,43 @@ def table():
 
 
 def plot(run):
-    """Time and quality of the experiment `large` over the number of variables."""
+    """Quality, time and memory of the experiment `large` over the number of variables."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, chart in zip(figure.subplots(1, 2), run["charts"][:2], strict=True):
-        for line in chart["lines"]:
-            axes.plot(line["x"], line["y"], marker="o", label=line["label"], linestyle="--" if line["dashed"] else "-")
-        for label, level in chart["levels"].items():
-            axes.axhline(level, color="gray", linewidth=1, linestyle=":", label=label)
-        axes.set(title=chart["title"], xlabel=chart["x_label"], ylabel=chart["y_label"])
-        if chart["log_x"]:
-            axes.set_xscale("log")
-        if chart["log_y"]:
-            axes.set_yscale("log")
-        axes.legend(frameon=False, fontsize=8)
+    runs, costs = run["numbers"]["runs"], run["numbers"]["costs"]
+    sizes = sorted({one["nodes"] for one in runs})
+    own = {size: [one for one in runs if one["nodes"] == size] for size in sizes}
+    names = {"auto": "mdcm", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
+    quality = {
+        label: (sizes, [statistics.mean(one["tvd"][name] for one in own[size]) for size in sizes])
+        for name, label in names.items()
+    }
+    seconds = {"mdcm": (sizes, [statistics.mean(one["seconds"] for one in own[size]) for size in sizes])}
+    ways = {"adversarial": "module by module", "joint": "all at once"}
+    against = [
+        {
+            label: zip(*((one["nodes"], one[what]) for one in costs if one["way"] == way), strict=True)
+            for way, label in ways.items()
+        }
+        for what in ("seconds per step", "MB")
+    ]
+    panels = [
+        ("Distance of adjacent pairs to the truth", "mean TVD", quality),
+        ("Training by likelihood, one core", "seconds", seconds),
+        ("A step against critics", "seconds", against[0]),
+        ("A step against critics", "MB", against[1]),
+    ]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for axes, (title, unit, lines) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for label, (x, y) in lines.items():
+            axes.plot(x, y, marker="o", label=label, linestyle="--" if label == "sampling floor" else "-")
+        axes.set(title=title, xlabel="variables", ylabel=unit, xscale="log")
+        axes.set_xticks(x, [str(one) for one in x])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=0)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8)
     figure.savefig(PLOT, metadata={"Date": None})
 
 
