@@ -12,16 +12,53 @@ import inspect
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-__all__ = ["Repeated", "capture", "possible"]
+__all__ = ["Clock", "Repeated", "capture", "possible"]
 
 
 def possible(device: torch.device) -> bool:
     """Whether steps on a device can be captured, so that they must be written for it."""
     return device.type == "cuda"
+
+
+class Clock:
+    """Number of a training step, and the rates that belong to it, on the device: a captured step reads them there.
+
+    Args:
+        rates: Rates of every step, the first of number 1.
+        device: Where they lie.
+        dtype: Of the rates.
+
+    Attributes:
+        number: Number of the step that was begun last, int64 ``[1]``.
+
+    Example:
+        >>> clock = Clock([(0.5, 1.0), (0.25, 2.0)], torch.device("cpu"), torch.float64)
+        >>> clock.set(1)
+        >>> clock.tick().tolist(), clock.number.tolist()
+        ([0.25, 2.0], [2])
+    """
+
+    def __init__(self, rates: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype) -> None:
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._rates = torch.tensor(rates, device=device, dtype=dtype)
+        self._done = 0
+
+    def set(self, done: int, count: int = 0) -> None:
+        """So many steps are done, and so many more are about to be taken."""
+        if done != self._done:
+            self.number.fill_(done)
+        self._done = done + count
+
+    def tick(self) -> Tensor:
+        """Begin the next step: its rates."""
+        found = self._rates.index_select(0, self.number)[0]
+        self.number += 1
+        return found
 
 
 def capture(body: Callable[[], None], device: torch.device) -> Callable[[], None]:

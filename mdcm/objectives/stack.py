@@ -138,7 +138,7 @@ class Stack:
         self._set_parameters()
         self._set_noise()
         self._set_waves()
-        self._set_schedule()
+        self._set_steps()
         self._pack()
 
     # ---- where everything lies
@@ -170,6 +170,7 @@ class Stack:
         self._inputs = max(sum(p.num_levels for p in one.parents) + sum(one.latents) for one in mechanisms)
         self._levels = max(one.levels for one in mechanisms)
         self._states = max(sizes, default=1)
+        self._packings = {size: kernels.Packing([size], device=self.device) for size in (self._levels, self._states)}
         hidden, layers = mechanisms[0].hidden, mechanisms[0].layers
         inner = [(hidden, hidden), (hidden,)] * (layers - 1)
         shapes = [(self._inputs, hidden), (hidden,), *inner, (self._levels, hidden), (self._levels,)]
@@ -259,24 +260,21 @@ class Stack:
             columns += own + [zero] * (width - len(own))
         self._columns = self._index(columns)
 
-    def _set_schedule(self) -> None:
-        """What changes from step to step, by its number, and what steps leave behind to be looked at."""
+    def _set_steps(self) -> None:
+        """How steps are taken, and what they leave behind to be looked at."""
         config = self.config
-        rows = []
+        rates = []
         for step in range(1, config.steps + 1):
             temperature, rate = config.schedule(step)
-            rates = (config.learning_rate * rate, config.critic_learning_rate * rate)
-            rows.append((temperature, *rates, config.averaging(step)))
-        # steps count from 1
-        self._schedule = torch.tensor([rows[0], *rows], device=self.device, dtype=self._noise.dtype)
+            both = (config.learning_rate * rate, config.critic_learning_rate * rate)
+            rates.append((temperature, *both, config.averaging(step)))
+        self._clock = graphs.Clock(rates, self.device, self._noise.dtype)
         self._next = 1
-        self._clock = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._packings = {size: kernels.Packing([size], device=self.device) for size in (self._levels, self._states)}
         self._steps = graphs.Repeated(self._take, self.device)
         self.together = together = self._steps.together
         self._critic_losses, self._losses = torch.zeros(2, together, len(self.sides), device=self.device).unbind(0)
-        rows_of = len(self._flat.weights) + len(self._flat_priors.weights)
-        self._finite = torch.ones(together, rows_of, dtype=torch.bool, device=self.device)
+        rows = len(self._flat.weights) + len(self._flat_priors.weights)
+        self._finite = torch.ones(together, rows, dtype=torch.bool, device=self.device)
 
     def _races(self, place: int, span: slice, size: int) -> list[int]:
         """Rows of noise of one race, padded with the one that is minus infinity."""
@@ -345,11 +343,9 @@ class Stack:
         Raises:
             MdcmError: If a loss or gradient is not finite; the message names h-node, fit and step.
         """
-        if step != self._next:
-            self._clock.fill_(step - 1)
-            self._next = step
+        self._clock.set(step - 1, count)
+        self._next = step
         self._steps(count)
-        self._next += count
         self._check(step, count)
         sizes = [len(problem.sides) for problem in self.problems]
         both = (torch.split(one[count - 1].clone(), sizes) for one in (self._critic_losses, self._losses))
@@ -360,11 +356,10 @@ class Stack:
         config, count = self.config, len(self.sides)
         split = config.batch_size * config.critic_steps
         with torch.no_grad():
-            self._clock += 1
-            temperature, rate, critic_rate, averaging = self._schedule.index_select(0, self._clock)[0].unbind()
+            temperature, rate, critic_rate, averaging = self._clock.tick().unbind()
             if self._addressed:
                 columns = self._noise.shape[1]
-                self._noise[:-1] = kernels.seeded_uniform(self._seeds, self._sites, self._clock[0], columns)
+                self._noise[:-1] = kernels.seeded_uniform(self._seeds, self._sites, self._clock.number[0], columns)
             else:
                 for problem, span in zip(self.problems, self._spans, strict=True):
                     problem.draw_uniform(self._next + number, self._noise[span])

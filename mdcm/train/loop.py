@@ -467,34 +467,27 @@ class _Captured:
     def __init__(self, trainer: Trainer, device: torch.device) -> None:
         self._trainer = trainer
         schedule, count = trainer.schedule, len(trainer.job.parameters)
-        rows = [(schedule.rate(step), schedule.averaging(step)) for step in range(1, schedule.steps + 1)]
-        # steps count from 1; a rate is read as float32 on a card, and as float64 on the CPU
-        kind = torch.float32 if device.type == "cuda" else torch.float64
-        self._rates, self._averaging = torch.tensor([rows[0], *rows], device=device, dtype=kind).unbind(1)
-        self._clock = torch.zeros(1, dtype=torch.int64, device=device)
+        rates = [(schedule.rate(step), schedule.averaging(step)) for step in range(1, schedule.steps + 1)]
+        # a rate is read as float32 on a card, and as float64 on the CPU
+        self._clock = graphs.Clock(rates, device, torch.float32 if device.type == "cuda" else torch.float64)
         self._counts = torch.zeros(count, device=device)
         self._losses = torch.zeros(len(trainer.alive), device=device)
-        self._done = 0
         self._steps = graphs.Repeated(self._take, device)
         self.together = self._steps.together
 
     def __call__(self, done: int, count: int) -> Tensor:
         """So many steps after those that are done; losses before the last of them."""
-        if done != self._done:
-            self._clock.fill_(done)
+        self._clock.set(done, count)
         self._steps(count)
-        self._done = done + count
         return self._losses.clone()
 
     def _take(self, number: int) -> None:
         trainer = self._trainer
         with torch.no_grad():
-            self._counts.copy_(self._clock.expand_as(self._counts))
-            self._clock += 1
-            rate = self._rates.index_select(0, self._clock)[0]
-            averaging = self._averaging.index_select(0, self._clock)[0].float()
+            self._counts.copy_(self._clock.number.expand_as(self._counts))
+            rate, averaging = self._clock.tick().unbind()
         # the losses of a bank are the same function at every step
-        losses = trainer._take(trainer.job.losses(0), rate, averaging, self._counts)
+        losses = trainer._take(trainer.job.losses(0), rate, averaging.float(), self._counts)
         with torch.no_grad():
             self._losses.copy_(losses)
 
