@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,33 +16,28 @@ import torch
 
 from mdcm import query as language
 from mdcm.answers import Answer, Answering, surrounded
-from mdcm.data import Dataset, Schema, Variable, encode, to_spec, validate
+from mdcm.data import Dataset, Schema, encode, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
 from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
-from mdcm.mechanisms import Pretrained, encoded, from_config
+from mdcm.mechanisms import Pretrained
 from mdcm.plan import Method, Objective, Plan
 from mdcm.plan import plan as make_plan
 from mdcm.rundir import (
     CHECKPOINTS,
     ENSEMBLE,
     MODEL,
-    WEIGHTS,
     Journal,
     locked,
-    read_run,
     remove_checkpoints,
     reserve,
-    write_run,
 )
 from mdcm.sampling import Sampler, check_number, place
+from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
-from mdcm.variables import listing, suggestion
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mdcm.variables import listing
 
 __all__ = ["Answer", "Model", "fit", "load"]
 
@@ -319,48 +312,11 @@ class Model(Sampler):
             self._save(path)
 
     def _save(self, path: str | Path) -> None:
-        graph = {
-            "nodes": list(self.graph.nodes),
-            "directed": [list(edge) for edge in self.graph.directed],
-            "bidirected": [list(edge) for edge in self.graph.bidirected],
-            "latents": {name: list(children) for name, children in _latents(self.graph)},
-        }
-        description = {
-            "graph": graph,
-            "variables": self.schema.to_json(),
-            "plan": self.plan.to_json(),
-            "architecture": self.dcm.architecture(),
-            "config": self.config.to_json(),
-            "seed": self.seed,
-            "datasets": self.datasets,
-            "origin": self.origin,
-            "versions": _versions(),
-        }
-        weights = {key: one.cpu() for key, one in self.dcm.state_dict().items()}
-        if self.members:
-            shapes = [member.architecture() for member in self.members]
-            own = self.dcm.architecture()
-            description["ensemble"] = {
-                "resampled": self.resampled,
-                "architectures": [None if one == own else one for one in shapes],
-            }
-            for number, member in enumerate(self.members):
-                weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
-        write_run(path, description, weights, self.history)
-
-
-def _member_prefix(number: int) -> str:
-    return f"member.{number}."
-
-
-def _latents(graph: ADMG) -> list[tuple[str, Sequence[str]]]:
-    latents = graph.latents
-    return list(latents.items()) if isinstance(latents, Mapping) else list(latents)
-
-
-def _versions() -> dict[str, str]:
-    names = ("mdcm", "torch", "numpy", "pandas")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+        saved = Saved(
+            self.graph, self.schema, self.plan, self.dcm, self.config, self.seed, self.datasets, self.history,
+            self.origin, self.members, self.resampled,
+        )  # fmt: skip
+        write_model(path, saved)
 
 
 def fit(
@@ -437,7 +393,7 @@ def fit(
     config = config or TrainConfig()
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
-    _check_names(graph, mechanisms or {})
+    check_names(graph, mechanisms or {})
     if plan is None:
         plan = make_plan(
             graph,
@@ -572,138 +528,17 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
             user's own is not given.
         PlanError: If ``mechanisms`` names what is no node of the graph.
     """
-    given = dict(mechanisms or {})
-    description, weights, history = read_run(path)
-    where, weights_file = Path(path) / MODEL, Path(path) / WEIGHTS
-    try:
-        graph = ADMG(
-            nodes=description["graph"]["nodes"],
-            directed=[tuple(edge) for edge in description["graph"]["directed"]],
-            bidirected=[tuple(edge) for edge in description["graph"]["bidirected"]],
-            latents=description["graph"]["latents"],
-        )
-        schema = Schema.from_json(description["variables"])
-        plan = Plan.from_json(description["plan"])
-        if set(plan.graph.nodes) != set(graph.nodes):
-            raise ValueError("its plan is for another graph")
-        config = TrainConfig.from_json(description["config"])
-        architecture, seed = description["architecture"], description["seed"]
-        if not isinstance(seed, int):
-            raise TypeError(f"its seed is {seed!r}")
-        dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
-        members = []
-        ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
-        for number, shape in enumerate(ensemble["architectures"]):
-            prefix = _member_prefix(number)
-            own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
-            members.append(
-                _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
-            )
-        origin = description.get("origin")
-        if origin is not None and not isinstance(origin, str):
-            raise TypeError(f"its origin is {origin!r}")
-        model = Model(
-            graph,
-            schema,
-            plan,
-            dcm.eval(),
-            config,
-            seed=seed,
-            datasets=description["datasets"],
-            history=history,
-            origin=origin,
-        )
-        model.members, model.resampled = tuple(members), bool(ensemble["resampled"])
-    except CheckpointError:
-        raise
-    except KeyError as error:
-        raise CheckpointError(f"{where} does not describe a model: {error} is missing", path=str(where)) from error
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
-    _check_names(graph, given)
+    found = read_model(path, mechanisms or {})
+    model = Model(
+        found.graph,
+        found.schema,
+        found.plan,
+        found.dcm,
+        found.config,
+        seed=found.seed,
+        datasets=found.datasets,
+        history=found.history,
+        origin=found.origin,
+    )
+    model.members, model.resampled = tuple(found.members), found.resampled
     return model
-
-
-def _load_dcm(
-    weights: Mapping[str, Tensor],
-    graph: ADMG,
-    schema: Schema,
-    architecture: Mapping[str, Any],
-    given: Mapping[str, MechanismFactory],
-    seed: int,
-    files: tuple[Path, Path],
-) -> DCM:
-    """A model of that architecture with these weights, which a file describes and another holds."""
-    where, weights_file = files
-    factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
-    weights = {key: one for key, one in weights.items() if not key.startswith("member.")}
-    _check_weights(weights, graph, schema, architecture, given, weights_file)
-    dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
-    try:
-        dcm.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
-    return dcm
-
-
-def _check_weights(
-    weights: Mapping[str, Tensor],
-    graph: ADMG,
-    schema: Schema,
-    architecture: Mapping[str, Any],
-    given: Collection[str],
-    path: Path,
-) -> None:
-    """Refuse weights of other shapes than the description asks for, before memory is taken for what it asks for.
-
-    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
-    """
-    present = sum(tensor.numel() for tensor in weights.values())
-    asked = [*architecture["states"].values()]
-    asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
-    encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
-    asked += [value for encoder in encoders for value in encoder.values()]
-    if any(isinstance(value, int | float) and value > present for value in asked):
-        raise CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
-    states = {name: int(architecture["states"][name]) for name, _ in graph.confounders}
-    expected = {f"priors.{i}": torch.empty(size, device="meta") for i, size in enumerate(states.values())}
-    with torch.device("meta"):
-        for position, node in enumerate(graph.nodes):
-            if node in given:
-                continue
-            parents = [schema[parent] for parent in graph.nodes if parent in graph.parents(node)]
-            sizes = [states[name] for name, children in graph.confounders if node in children]
-            factory = from_config(architecture["mechanisms"][node])
-            assert factory is not None
-            shapes = factory(schema[node], parents, sizes).state_dict()
-            expected.update({f"_modules_by_position.{position}.{key}": tensor for key, tensor in shapes.items()})
-    for key, tensor in expected.items():
-        found = weights.get(key)
-        if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
-            what = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
-            raise CheckpointError(
-                f"{path} does not fit {MODEL}: {key} must be {tensor.dtype} {list(tensor.shape)}, but is {what}",
-                path=str(path),
-            )
-
-
-def _check_names(graph: ADMG, mechanisms: Iterable[str]) -> None:
-    for name in mechanisms:
-        if name not in graph:
-            raise PlanError(f"mechanisms: {name!r} is no node of the graph{suggestion(name, graph.nodes)}")
-
-
-def _factory(
-    node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path
-) -> Callable[[Variable, Sequence[Variable], Sequence[int]], Any]:
-    if node in given:
-        return encoded(given[node], config)
-    made = from_config(config)
-    if made is None:
-        raise CheckpointError(
-            f"{where}: the mechanism of {node!r} is of the type {config.get('type')!r}, which mdcm does not have; "
-            f"pass it as mechanisms={{{node!r}: ...}}",
-            path=str(where),
-        )
-    return made

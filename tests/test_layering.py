@@ -29,10 +29,11 @@ RANKS = {
         11: "sampling",
         12: "engines",
         13: "train answers",
-        14: "model",
-        15: "doctor drafts experiments options report spec",
-        16: "commands",
-        17: "cli",
+        14: "saved",
+        15: "model",
+        16: "doctor drafts experiments options report spec",
+        17: "commands",
+        18: "cli",
     }.items()
     for name in names.split()
 }

@@ -1,0 +1,240 @@
+"""A trained model as files: what describes it, and how it is read back without executing anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mdcm.data import Schema, Variable
+from mdcm.dcm import DCM, MechanismFactory
+from mdcm.errors import CheckpointError, PlanError
+from mdcm.graph import ADMG
+from mdcm.mechanisms import encoded, from_config
+from mdcm.plan import Plan
+from mdcm.rundir import MODEL, WEIGHTS, read_run, write_run
+from mdcm.train import TrainConfig
+from mdcm.variables import suggestion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Saved", "check_names", "read_model", "write_model"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run directory holds of a model; attributes as those of :class:`mdcm.Model`."""
+
+    graph: ADMG
+    schema: Schema
+    plan: Plan
+    dcm: DCM
+    config: TrainConfig
+    seed: int
+    datasets: Sequence[Mapping[str, Any]]
+    history: Sequence[Mapping[str, Any]]
+    origin: str | None
+    members: Sequence[DCM]
+    resampled: bool
+
+
+def write_model(path: str | Path, saved: Saved) -> None:
+    """Write a run directory.
+
+    Args:
+        path: Directory, locked by the caller.
+        saved: What to write.
+
+    Raises:
+        CheckpointError: If the path cannot be a run directory.
+    """
+    graph = saved.graph
+    description: dict[str, Any] = {
+        "graph": {
+            "nodes": list(graph.nodes),
+            "directed": [list(edge) for edge in graph.directed],
+            "bidirected": [list(edge) for edge in graph.bidirected],
+            "latents": {name: list(children) for name, children in graph.latents},
+        },
+        "variables": saved.schema.to_json(),
+        "plan": saved.plan.to_json(),
+        "architecture": saved.dcm.architecture(),
+        "config": saved.config.to_json(),
+        "seed": saved.seed,
+        "datasets": saved.datasets,
+        "origin": saved.origin,
+        "versions": _versions(),
+    }
+    weights = {key: one.cpu() for key, one in saved.dcm.state_dict().items()}
+    if saved.members:
+        shapes = [member.architecture() for member in saved.members]
+        own = saved.dcm.architecture()
+        description["ensemble"] = {
+            "resampled": saved.resampled,
+            "architectures": [None if one == own else one for one in shapes],
+        }
+        for number, member in enumerate(saved.members):
+            weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
+    write_run(path, description, weights, saved.history)
+
+
+def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> Saved:
+    """Read a run directory; nothing in it is executed.
+
+    Args:
+        path: Directory that :func:`write_model` wrote.
+        mechanisms: Constructors of the user's own mechanisms.
+
+    Returns:
+        What it holds, models in evaluation mode.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged or from another format version, or if a mechanism of the
+            user's own is not given.
+        PlanError: If ``mechanisms`` names what is no node of the graph.
+    """
+    given = dict(mechanisms)
+    description, weights, history = read_run(path)
+    where, weights_file = Path(path) / MODEL, Path(path) / WEIGHTS
+    try:
+        graph = ADMG(
+            nodes=description["graph"]["nodes"],
+            directed=[tuple(edge) for edge in description["graph"]["directed"]],
+            bidirected=[tuple(edge) for edge in description["graph"]["bidirected"]],
+            latents=description["graph"]["latents"],
+        )
+        schema = Schema.from_json(description["variables"])
+        plan = Plan.from_json(description["plan"])
+        if set(plan.graph.nodes) != set(graph.nodes):
+            raise ValueError("its plan is for another graph")
+        config = TrainConfig.from_json(description["config"])
+        architecture, seed = description["architecture"], description["seed"]
+        if not isinstance(seed, int):
+            raise TypeError(f"its seed is {seed!r}")
+        dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
+        members = []
+        ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
+        for number, shape in enumerate(ensemble["architectures"]):
+            prefix = _member_prefix(number)
+            own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
+            members.append(
+                _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
+            )
+        origin = description.get("origin")
+        if origin is not None and not isinstance(origin, str):
+            raise TypeError(f"its origin is {origin!r}")
+        found = Saved(
+            graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
+            bool(ensemble["resampled"]),
+        )  # fmt: skip
+        if not all(isinstance(one, Mapping) for one in [*found.datasets, *found.history]):
+            raise TypeError("its data sets or records are no mappings")
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{where} does not describe a model: {error} is missing", path=str(where)) from error
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
+    check_names(graph, given)
+    return found
+
+
+def _member_prefix(number: int) -> str:
+    return f"member.{number}."
+
+
+def _versions() -> dict[str, str]:
+    names = ("mdcm", "torch", "numpy", "pandas")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _load_dcm(
+    weights: Mapping[str, Tensor],
+    graph: ADMG,
+    schema: Schema,
+    architecture: Mapping[str, Any],
+    given: Mapping[str, MechanismFactory],
+    seed: int,
+    files: tuple[Path, Path],
+) -> DCM:
+    """A model of that architecture with these weights, which a file describes and another holds."""
+    where, weights_file = files
+    factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
+    weights = {key: one for key, one in weights.items() if not key.startswith("member.")}
+    _check_weights(weights, graph, schema, architecture, given, weights_file)
+    dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    try:
+        dcm.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
+    return dcm
+
+
+def _check_weights(
+    weights: Mapping[str, Tensor],
+    graph: ADMG,
+    schema: Schema,
+    architecture: Mapping[str, Any],
+    given: Collection[str],
+    path: Path,
+) -> None:
+    """Refuse weights of other shapes than the description asks for, before memory is taken for what it asks for.
+
+    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
+    """
+    present = sum(tensor.numel() for tensor in weights.values())
+    asked = [*architecture["states"].values()]
+    asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
+    encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
+    asked += [value for encoder in encoders for value in encoder.values()]
+    if any(isinstance(value, int | float) and value > present for value in asked):
+        raise CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
+    states = {name: int(architecture["states"][name]) for name, _ in graph.confounders}
+    expected = {f"priors.{i}": torch.empty(size, device="meta") for i, size in enumerate(states.values())}
+    with torch.device("meta"):
+        for position, node in enumerate(graph.nodes):
+            if node in given:
+                continue
+            parents = [schema[parent] for parent in graph.nodes if parent in graph.parents(node)]
+            sizes = [states[name] for name, children in graph.confounders if node in children]
+            factory = from_config(architecture["mechanisms"][node])
+            assert factory is not None
+            shapes = factory(schema[node], parents, sizes).state_dict()
+            expected.update({f"_modules_by_position.{position}.{key}": tensor for key, tensor in shapes.items()})
+    for key, tensor in expected.items():
+        found = weights.get(key)
+        if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
+            what = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise CheckpointError(
+                f"{path} does not fit {MODEL}: {key} must be {tensor.dtype} {list(tensor.shape)}, but is {what}",
+                path=str(path),
+            )
+
+
+def check_names(graph: ADMG, mechanisms: Iterable[str]) -> None:
+    """Raise PlanError unless mechanisms are given for nodes of a graph alone."""
+    for name in mechanisms:
+        if name not in graph:
+            raise PlanError(f"mechanisms: {name!r} is no node of the graph{suggestion(name, graph.nodes)}")
+
+
+def _factory(
+    node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path
+) -> Callable[[Variable, Sequence[Variable], Sequence[int]], Any]:
+    if node in given:
+        return encoded(given[node], config)
+    made = from_config(config)
+    if made is None:
+        raise CheckpointError(
+            f"{where}: the mechanism of {node!r} is of the type {config.get('type')!r}, which mdcm does not have; "
+            f"pass it as mechanisms={{{node!r}: ...}}",
+            path=str(where),
+        )
+    return made
