@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mdcm import page
-from mdcm.check import Check, check
+from mdcm.check import Check, check, statement
 from mdcm.data import Dataset, encode, validate
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
@@ -327,7 +327,7 @@ class _Writer:
         bad = len(found.rejected)
         if bad:
             self.notes.append(
-                f"The data contradict {bad} of {len(found.table)} independences that the graph implies; answers are "
+                f"The data contradict {bad} of {len(found.table)} statements that the graph implies; answers are "
                 "right only if the graph is."
             )
         first, *rest = str(found).splitlines()
@@ -557,10 +557,9 @@ def _answered(answer: Answer, name: str) -> str:
 def _tests(found: Check) -> page.Table:
     rows = []
     for row in found.table.head(_SHOWN).to_dict("records"):
-        given = f" | {', '.join(row['given'])}" if len(row["given"]) else ""
         rows.append(
             [
-                f"{row['x']} ⊥ {row['y']}{given}",
+                statement(row),
                 str(row["dataset"]),
                 float(row["p"]),
                 float(row["adjusted_p"]),
@@ -568,7 +567,7 @@ def _tests(found: Check) -> page.Table:
             ]
         )
     more = f"The {len(found.table) - _SHOWN:,} with the largest p are not shown." if len(found.table) > _SHOWN else ""
-    return page.Table("Independences, worst first", ["independence", "data set", "p", "adjusted p", ""], rows, more)
+    return page.Table("What was tested, worst first", ["statement", "data set", "p", "adjusted p", ""], rows, more)
 
 
 def _first_run(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

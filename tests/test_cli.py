@@ -281,10 +281,19 @@ class TestCheck:
     def test_prints_json_and_takes_experiments(self, tables):
         result = call("check", self.CHAIN, tables / "a.csv", f"{tables}/b.csv:do=Z", "--json", "--max-tests", "9")
         content = json.loads(result.out)
-        assert (result.code, content["level"], content["tests"], content["notes"]) == (1, 0.05, 3, [])
-        rows = {(row["dataset"], row["x"], row["y"], *row["given"]): row["rejected"] for row in content["table"]}
-        pairs = {("a.csv", "X", "Y", "Z"): True, ("b.csv", "X", "Y"): True, ("b.csv", "X", "Z"): False}
-        assert rows == pairs
+        assert (result.code, content["level"], content["tests"], content["notes"]) == (1, 0.05, 7, [])
+        rows = {(row["kind"], row["x"], row["y"], *row["given"]): row["rejected"] for row in content["table"]}
+        # the arrow from X to Y is missing, which hardly shows in P(Y | Z)
+        assert rows == {
+            ("independence", "X", "Y", "Z"): True,
+            ("independence", "X", "Y"): True,
+            ("independence", "X", "Z"): False,
+            ("invariance", "dataset", "X"): False,
+            ("invariance", "dataset", "Y", "Z"): False,
+            ("consistency", "Z", "X"): False,
+            ("consistency", "Z", "Y"): False,
+        }
+        assert {row["dataset"] for row in content["table"]} == {"a.csv", "b.csv", "a.csv, b.csv"}
         assert content["rejected"] == sum(rows.values())
         assert call("check", self.CHAIN, tables / "a.csv", "--level", "1e-300").code == 0
 

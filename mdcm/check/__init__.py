@@ -1,11 +1,13 @@
-"""Whether data contradict a graph: the independences that it implies, each tested, the worst violation first.
+"""Whether data contradict a graph: what it implies, each statement tested, the worst violation first.
 
-One independence per pair of variables that the graph separates. Two categorical variables given categorical ones are
-compared by tables within strata, whose statistic has a mean and variance that are known exactly; all other pairs by
-the covariances of what regressions on the separating variables leave.
+Of every dataset, one independence per pair of variables that the graph separates; of every two datasets, what they have
+to share. Two categorical variables given categorical ones are compared by tables within strata, whose statistic has a
+mean and variance that are known exactly; all other pairs by the covariances of what regressions on the separating
+variables leave.
 """
 
 from mdcm.check.independences import Independence, implied_independences
-from mdcm.check.report import Check, check
+from mdcm.check.report import Check, check, statement
+from mdcm.check.sources import regimes
 
-__all__ = ["Check", "Independence", "check", "implied_independences"]
+__all__ = ["Check", "Independence", "check", "implied_independences", "regimes", "statement"]

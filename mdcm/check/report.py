@@ -1,20 +1,19 @@
-"""Data against a graph: every independence that it implies tested, and what was found, worst first."""
+"""Data against a graph: everything testable that it implies tested, and what was found, worst first."""
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from mdcm.check.independences import Separators
-from mdcm.check.statistics import centred, covariance_test, products, regressed, table_test
-from mdcm.data import Dataset, encode, validate
+from mdcm.check.sources import Across, Kind, Outcome, Within
+from mdcm.data import Dataset, validate
 from mdcm.graph import ADMG
 from mdcm.schema import Schema
 from mdcm.variables import listing
@@ -22,30 +21,21 @@ from mdcm.variables import listing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mdcm.check.independences import Independence
     from mdcm.variables import Variable
 
-    Floats = NDArray[np.float64]
-    Codes = NDArray[np.int64]
-
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check", "statement"]
 
 COLUMNS = (
-    "dataset", "x", "y", "given", "test", "statistic", "dof", "p", "log10_p", "adjusted_p", "effect", "rejected",
+    "dataset", "kind", "x", "y", "given", "test", "statistic", "dof", "p", "log10_p", "adjusted_p", "effect",
+    "rejected", "detail",
 )  # fmt: skip
 
 _SHOWN = 10
-# fewer rows than this show nothing
-_FEWEST_UNITS = 30
-# a residual test keeps this many levels apart, and those this frequent; others are pooled
-_MOST_LEVELS = 6
-_RARE_LEVEL = 20
-# rows per coefficient of a regression, and per product of residuals
-_ROWS_PER_FEATURE = 20
-_ROWS_PER_PRODUCT = 10
-_MOST_RAMPS = 60
-# what is left of a variable that others determine, of variance 1 before
-_DETERMINED = 1e-8
+_WORDS = {
+    "independence": ("independence", "independences"),
+    "invariance": ("distribution that datasets have to share", "distributions that datasets have to share"),
+    "consistency": ("inequality between datasets", "inequalities between datasets"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,10 +43,13 @@ class Check:
     """What :func:`check` found.
 
     Attributes:
-        table: One row per test, the smallest p first: the dataset, the pair x and y, the
-            names ``given``, the test ("table" or "residuals"), its statistic and degrees of freedom, p and its
-            decimal logarithm (which does not underflow), Holm's adjusted p, the effect (conditional mutual
-            information in nats per row, less what chance adds to it), and whether the independence is rejected.
+        table: One row per test, the smallest p first: the dataset, or two; the kind, which is "independence" (of x
+            and y given others), "invariance" (of y given others, in two datasets: y is independent of x, the choice
+            of the dataset) or "consistency" (y is at least as frequent where x is set to a value as it is together
+            with that value); the pair x and y, the names ``given``, the test ("table", "residuals", "fisher" or
+            "score"), its statistic and degrees of freedom, p and its decimal logarithm (which does not underflow),
+            Holm's adjusted p, the effect (conditional mutual information in nats per row, less what chance adds to
+            it), whether the statement is rejected, and for the last kind the frequencies in words.
         level: The probability with which a true graph has any rejection is at most this.
         notes: Sentences on what could not be tested, and why.
     """
@@ -67,7 +60,7 @@ class Check:
 
     @property
     def rejected(self) -> pd.DataFrame:
-        """The rows of the table whose independence is rejected."""
+        """The rows of the table that are rejected."""
         return self.table[self.table["rejected"]]
 
     def to_json(self) -> dict[str, Any]:
@@ -82,16 +75,17 @@ class Check:
         }
 
     def __str__(self) -> str:
-        count, bad = len(self.table), self.rejected
+        bad = self.rejected
         several = self.table["dataset"].nunique() > 1
-        tests = f"{count:,} independence{'s' if count != 1 else ''} tested"
-        if not count:
-            lines = ["nothing to test: these data cannot contradict the independences that the graph implies"]
+        if not len(self.table):
+            lines = ["nothing to test: these data cannot contradict what the graph implies"]
         elif bad.empty:
             least = self.table["adjusted_p"].min()
-            lines = [f"{tests}, none rejected at level {self.level:g} (smallest adjusted p = {least:.2g})"]
+            lines = [
+                f"{self._counted()} tested, none rejected at level {self.level:g} (smallest adjusted p = {least:.2g})"
+            ]
         else:
-            lines = [f"{tests}, {len(bad):,} rejected at level {self.level:g}, worst first:"]
+            lines = [f"{self._counted()} tested, {len(bad):,} rejected at level {self.level:g}, worst first:"]
             rows = bad.head(_SHOWN).to_dict("records")
             lines += [f"  {k}. {_sentence(row, show_dataset=several)}" for k, row in enumerate(rows, start=1)]
             if len(bad) > _SHOWN:
@@ -99,6 +93,11 @@ class Check:
             if len(bad) > 1:
                 lines.append("one missing edge can break several: mend the first, then check again")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _counted(self) -> str:
+        counts = Counter(self.table["kind"])
+        parts = [f"{counts[kind]:,} {_WORDS[kind][counts[kind] != 1]}" for kind in get_args(Kind) if counts[kind]]
+        return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def check(
@@ -110,27 +109,35 @@ def check(
     max_tests: int = 10_000,
     seed: int = 0,
 ) -> Check:
-    """Tests the independences that a graph implies on data, with Holm's correction over all tests.
+    """Tests what a graph implies on data, with Holm's correction over all tests.
+
+    Of every dataset, one independence per pair of variables that the graph separates. Of every two datasets, what they
+    have to share: given what separates a variable from everything that either of them sets, it has one distribution in
+    both; and where one sets more than the other, values that came along with a setting by themselves are at least as
+    frequent where everybody is given that setting. The last holds whatever the graph is, so that a rejection says that
+    the datasets are not of one population, or that what was done is not what do() stands for.
 
     That nothing is rejected does not prove the graph: others imply the same independences, and an edge too many is
     never noticed.
 
     Categorical pairs given categorical variables: the sum over strata of Pearson's statistic, rare levels weighted
     down, with the tail of a scaled χ² distribution of the same mean and variance given the margins; both are exact,
-    so sparse strata do no harm. Others:
-    a continuous variable is replaced by its normal scores, a categorical one by indicators of its levels, both are
-    regressed on splines and indicators of ``given``, and the products of residuals (for continuous variables also of a
-    wave of their ranks, which shows spread) have mean zero if the independence holds and the regressions can express
-    the means. Weights and groups of rows go into the regressions
-    and into the covariance of the products, so these pairs are always tested by residuals.
+    so sparse strata do no harm. Others: a continuous variable is replaced by its normal scores, a vector by those of
+    its entries, a categorical one by indicators of its levels, both are regressed on splines and indicators of
+    ``given``, and the products of residuals (for continuous variables also of a wave of their ranks, which shows
+    spread) have mean zero if the independence holds and the regressions can express the means. Weights and groups of
+    rows go into the regressions and into the covariance of the products, so these pairs are always tested by
+    residuals. Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test;
+    those of a continuous variable by its quarters.
 
     Args:
         graph: The graph, or its text.
-        data: One table or dataset, or several. One under do() is tested on the graph without edges into its targets.
-            Variables without a column count as hidden; so do images, which are not tested.
-        level: Probability of any rejection at all if the graph is right.
+        data: One table or dataset, or several, each by itself and against each other. One under do() is tested on the
+            graph without edges into its targets. Variables without a column count as hidden; so do images, which are
+            not tested.
+        level: Probability of any rejection at all if graph and data are right.
         variables: Kinds and levels that overrule what the columns show, as in :meth:`Schema.infer`.
-        max_tests: How many independences are tested at most. Where there are more, pairs are drawn at random: a
+        max_tests: How much is tested at most. Where there is more, it is drawn at random: a
             missing edge breaks the independences of descendants too, so that a sample finds a wrong graph without
             a guess about where.
         seed: Seed of that choice.
@@ -174,45 +181,35 @@ def check(
     graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
     datasets = validate(data, graph.nodes, unobserved=graph.nodes)
     schema = Schema.infer(datasets, variables)
-    parts = [_Part(graph, dataset, schema) for dataset in datasets]
+    sources: list[Within | Across] = [Within(graph, one, schema, several=len(datasets) > 1) for one in datasets]
+    sources += [Across(graph, one, other, schema) for one, other in itertools.combinations(datasets, 2)]
     notes = _notes_on_columns(graph, schema)
 
-    # pairs of all datasets under one numbering, in order unless they are too many
-    ends = np.cumsum([part.num_pairs for part in parts])
+    # tests of all sources under one numbering, in order unless they are too many
+    ends = np.cumsum([source.count for source in sources])
     total = int(ends[-1])
-    order: Sequence[int] | Codes = range(total)
+    order: Sequence[int] | NDArray[np.int64] = range(total)
     if total > max_tests:
         order = np.random.default_rng(seed).permutation(total)
-    tests: list[dict[str, Any]] = []
-    inseparable: list[str] = []
-    without: list[str] = []
+    outcomes: list[Outcome] = []
+    tested = 0
     for number in order:
-        if len(tests) == max_tests:
-            notes.append(f"{len(tests):,} tests, the most that were asked for, of pairs drawn at random from {total:,}")
+        if tested == max_tests:
+            notes.append(f"{tested:,} tests, the most that were asked for, of pairs drawn at random from {total:,}")
             break
         k = int(np.searchsorted(ends, number, side="right"))
-        part = parts[k]
-        earlier, later = _pair(int(number) - int(ends[k]) + part.num_pairs)
-        found = part.separators.independence(earlier, later)
-        where = f" in {part.name}" if len(parts) > 1 else ""
-        if found is None:
-            if not part.separators.adjacent(earlier, later):
-                inseparable.append(" and ".join(part.names(earlier, later)) + where)
-            continue
-        result = part.test(found)
-        if result is None:
-            without.append(f"{found}{where}")
-            continue
-        names = {"dataset": part.name, "x": found.x, "y": found.y, "given": found.given}
-        tests.append({**names, **result})
+        outcomes.append(sources[k].outcome(int(number) - int(ends[k]) + sources[k].count))
+        tested += outcomes[-1].row is not None
+    inseparable = [one.inseparable for one in outcomes if one.inseparable]
     if inseparable:
         notes.append(
             f"no set of observed variables separates {_some(inseparable, 'pair')} without an edge, so the graph "
             "implies no independence of them"
         )
-    if without:
-        notes.append(f"too few rows, or too little variation, to test {_some(without, 'independence')}")
-    return Check(_ranked(tests, level), level, tuple(notes))
+    untested = [one.untested for one in outcomes if one.untested]
+    if untested:
+        notes.append(f"too few rows, or too little variation, to test {_some(untested, 'independence')}")
+    return Check(_ranked([one.row for one in outcomes if one.row is not None], level), level, tuple(notes))
 
 
 def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
@@ -229,12 +226,6 @@ def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
 def _some(what: Sequence[str], noun: str, most: int = 3) -> str:
     more = f", ... ({len(what):,} in all)" if len(what) > most else ""
     return f"the {noun}{'s' if len(what) > 1 else ''} {'; '.join(what[:most])}{more}"
-
-
-def _pair(number: int) -> tuple[int, int]:
-    """The number-th pair (earlier, later) in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
-    later = (1 + math.isqrt(8 * number + 1)) // 2
-    return number - later * (later - 1) // 2, later
 
 
 def _ranked(tests: list[dict[str, Any]], level: float) -> pd.DataFrame:
@@ -255,14 +246,40 @@ def _ranked(tests: list[dict[str, Any]], level: float) -> pd.DataFrame:
     return table.astype({"rejected": bool})
 
 
+def statement(row: Mapping[Any, Any]) -> str:
+    """What a row of the table tests, in symbols.
+
+    Example:
+        >>> statement({"kind": "independence", "x": "X", "y": "Y", "given": ("Z",)})
+        'X ⊥ Y | Z'
+    """
+    given = f" | {', '.join(row['given'])}" if len(row["given"]) else ""
+    if row["kind"] == "consistency":
+        return f"P({row['x']}=·, {row['y']}) ≤ P({row['y']} | do({row['x']}=·))"
+    if row["kind"] == "invariance":
+        return f"P({row['y']}{given}) is the same"
+    return f"{row['x']} ⊥ {row['y']}{given}"
+
+
 def _sentence(row: Mapping[Any, Any], *, show_dataset: bool) -> str:
     """One rejection in words."""
     x, y = row["x"], row["y"]
     given = f" given {', '.join(row['given'])}" if row["given"] else ""
+    size = f"(p = {_p_text(row['log10_p'])}, {row['effect']:.2g} nats per row)"
+    if row["kind"] == "consistency":
+        return (
+            f"{row['detail']} {size}: in one population the second cannot be smaller, whatever the graph; perhaps the "
+            f"datasets are of two, or more was done in one of them than to set {x}"
+        )
+    if row["kind"] == "invariance":
+        return (
+            f"the graph says {y}{given} is distributed alike in {row['dataset']}; the data say otherwise {size}: "
+            "perhaps the datasets are of two populations, an edge or a hidden common cause is missing, or more was "
+            "done in one of them than it says"
+        )
     where = f"in {row['dataset']}, " if show_dataset else ""
     return (
-        f"{where}the graph says {x} is independent of {y}{given}; the data say otherwise "
-        f"(p = {_p_text(row['log10_p'])}, {row['effect']:.2g} nats per row): "
+        f"{where}the graph says {x} is independent of {y}{given}; the data say otherwise {size}: "
         f"perhaps an edge or a hidden common cause is missing between {x} and {y}"
     )
 
@@ -273,124 +290,3 @@ def _p_text(log10_p: float) -> str:
         return f"{10**log10_p:.2g}"
     exponent = math.floor(log10_p)
     return f"{10 ** (log10_p - exponent):.1f}e{exponent}"
-
-
-class _Part:
-    """One dataset, its columns as the tests take them, and the separators of its graph."""
-
-    def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema) -> None:
-        self.name = dataset.name or "d1"
-        self.schema = schema
-        self.weights = None if dataset.weights is None else dataset.weights / dataset.weights.mean()
-        self.groups = dataset.groups
-        kept = [name for name in dataset.columns if schema[name].kind != "image"]
-        self.separators = Separators(graph, kept, dataset.do)
-        self.num_pairs = len(kept) * (len(kept) - 1) // 2
-        self._values = encode(dataset, {name: schema[name] for name in kept})
-        self._scores: dict[str, Floats] = {}
-
-    def names(self, earlier: int, later: int) -> tuple[str, str]:
-        nodes, columns = self.separators.graph.nodes, self.separators.columns
-        return nodes[columns[earlier]], nodes[columns[later]]
-
-    def test(self, one: Independence) -> dict[str, Any] | None:
-        """Statistic, degrees of freedom, log p and effect; None if the data cannot tell."""
-        categorical = all(self.schema[name].kind == "categorical" for name in (one.x, one.y, *one.given))
-        strata = self._strata(one.given) if categorical else None
-        if strata is not None and self.weights is None and self.groups is None:
-            return table_test(self._values[one.x], self._values[one.y], strata)
-        return self._residual_test(one, strata)
-
-    def _strata(self, given: Sequence[str]) -> Codes:
-        """One number per combination of values."""
-        strata = np.zeros(len(next(iter(self._values.values()))), dtype=np.int64)
-        for name in given:
-            strata = strata * self.schema[name].num_levels + self._values[name]
-            # numbers stay below rows · levels
-            strata = np.unique(strata, return_inverse=True)[1]
-        return strata
-
-    def _residual_test(self, one: Independence, strata: Codes | None) -> dict[str, Any] | None:
-        columns = [self._contrasts(name) for name in (one.x, one.y)]
-        units = len(columns[0]) if self.groups is None else int(self.groups.max()) + 1
-        most = units // _ROWS_PER_FEATURE
-        left: Callable[[Floats], Floats]
-        if strata is not None and int(strata.max()) < most:
-            fitted = int(strata.max()) + 1
-            left = functools.partial(centred, strata=strata, weights=self.weights)
-        else:
-            features = self._features(one.given, most)
-            if features is None:
-                return None
-            fitted = features.shape[1]
-            left = functools.partial(regressed, features=features, weights=self.weights)
-        residuals = [left(block) for block in columns]
-        if any(not block.size or block.var() < _DETERMINED for block in residuals):
-            return None
-        for side, name in enumerate((one.x, one.y)):
-            if self.schema[name].kind != "categorical":
-                # a dependence of spread has no covariance; the wave of the residual's ranks shows it, and its mean is
-                # a constant where noise is added, however the variable itself depends on what is given
-                ranks = pd.Series(residuals[side][:, 0]).rank(pct=True).to_numpy()
-                residuals[side] = np.hstack([residuals[side], left(np.cos(2 * np.pi * ranks)[:, None])])
-        num_products = residuals[0].shape[1] * residuals[1].shape[1]
-        if units < max(_FEWEST_UNITS, _ROWS_PER_PRODUCT * num_products):
-            return None
-        return covariance_test(residuals[0], residuals[1], fitted, self.weights, self.groups)
-
-    def _normal_scores(self, name: str) -> Floats:
-        if name not in self._scores:
-            values = self._values[name]
-            ranks = pd.Series(values).rank().to_numpy(dtype=np.float64)
-            inverse = NormalDist().inv_cdf
-            self._scores[name] = np.array([inverse(u) for u in ((ranks - 0.5) / len(ranks)).tolist()])
-        return self._scores[name]
-
-    def _indicators(self, name: str, *, pooled: bool) -> Floats:
-        """One column per level but one: every level, or the frequent ones with the others pooled."""
-        codes = self._values[name]
-        counts = np.bincount(codes, minlength=self.schema[name].num_levels)
-        least, most = (_RARE_LEVEL, _MOST_LEVELS) if pooled else (1, len(counts))
-        kept = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= least][:most]
-        if len(codes) - counts[kept].sum() < least:
-            kept = kept[:-1]
-        return np.asarray((codes[:, None] == np.array(kept, dtype=np.int64)).astype(np.float64))
-
-    def _contrasts(self, name: str) -> Floats:
-        """What of a variable is regressed on others: normal scores, or indicators of levels."""
-        if self.schema[name].kind == "categorical":
-            return self._indicators(name, pooled=True)
-        return self._normal_scores(name)[:, None]
-
-    def _features(self, given: Sequence[str], most: int) -> Floats | None:
-        """Regressors ``[n, k]``: a constant, splines and indicators, and products of pairs where rows are enough."""
-        n = len(next(iter(self._values.values())))
-        knots = int(np.clip(round(n ** (1 / 3) / 2), 2, 9))
-        single: list[Floats] = [np.ones((n, 1))]
-        leading: list[Floats] = []
-        for name in given:
-            if self.schema[name].kind == "categorical":
-                single.append(self._indicators(name, pooled=False))
-                leading.append(single[-1])
-                continue
-            scores = self._normal_scores(name)
-            places = [NormalDist().inv_cdf((k + 1) / (knots + 1)) for k in range(knots)]
-            hinges = np.maximum(scores[:, None] - np.array(places), 0.0)
-            single.append(np.hstack([scores[:, None], hinges]))
-            leading.append(np.stack([scores, np.maximum(scores, 0.0)], axis=1))
-        size = sum(block.shape[1] for block in single)
-        if size > most:
-            return None
-        for i, first in enumerate(leading):
-            for second in leading[:i]:
-                size += first.shape[1] * second.shape[1]
-                if size <= most:
-                    single.append(products(first, second))
-        if len(given) > 1 and size < most:
-            # ramps in random directions: what no sum of functions of one or two variables is
-            blocks = np.hstack(leading)
-            ramps = min(most - size, _MOST_RAMPS)
-            rng = np.random.default_rng(len(given))
-            directions = rng.normal(size=(blocks.shape[1], ramps)) / math.sqrt(len(given))
-            single.append(np.maximum(blocks @ directions + rng.normal(size=ramps), 0.0))
-        return np.hstack(single)

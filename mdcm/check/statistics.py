@@ -1,4 +1,4 @@
-"""Tests of conditional independence: tables within strata, covariances of residuals, and tails without underflow."""
+"""Tests of conditional independence and of shares: tables, covariances of residuals, and tails without underflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]
 
-__all__ = ["centred", "covariance_test", "log_f_tail", "log_gamma_tail", "products", "regressed", "table_test"]
+__all__ = [
+    "centred", "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail", "products",
+    "regressed", "score_test", "table_test",
+]  # fmt: skip
 
 # fewer rows than this in a stratum show nothing: the variance has no formula
 _STRATUM_ROWS = 4
@@ -154,6 +157,88 @@ def covariance_test(
         "log_p": log_p,
         "effect": max(0.0, inner / 2 - rank / (2 * units)),
     }
+
+
+def excess_test(hits: int, rows: int, other_hits: int, other_rows: int) -> dict[str, Any]:
+    """Whether one share exceeds another by more than chance: Fisher's exact test, one-sided.
+
+    The p-value is 1 where the first share is not the larger one. The effect is the information of the difference in
+    nats per row.
+    """
+    n, total = rows + other_rows, hits + other_hits
+    first, second, both = hits / rows, other_hits / other_rows, total / n
+    if first <= second:
+        return {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
+    deviance = 2 * (
+        rows * _relative(first, both) + other_rows * _relative(second, both)
+    )  # fmt: skip
+    return {
+        "test": "fisher",
+        "statistic": deviance,
+        "dof": 1.0,
+        "log_p": log_hypergeometric_tail(hits, rows, total, n),
+        "effect": max(0.0, (deviance - 1) / (2 * n)),
+    }
+
+
+def score_test(*sides: tuple[NDArray[np.bool_], Floats, Codes]) -> dict[str, Any]:
+    """The same for rows with weights or in groups: the difference of the shares by its standard error.
+
+    Args:
+        sides: Of two tables: hits, weights and groups of the rows. The standard error is that of both shares being
+            the common one, over groups, and the tail that of a normal distribution.
+    """
+    masses = [float(weights.sum()) for _, weights, _ in sides]
+    sums = [float((hits * weights).sum()) for hits, weights, _ in sides]
+    (first, second), both = (total / mass for total, mass in zip(sums, masses, strict=True)), sum(sums) / sum(masses)
+    nothing = {"test": "score", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
+    if first <= second:
+        return nothing
+    variance, units = 0.0, 0
+    for (hits, weights, groups), mass in zip(sides, masses, strict=True):
+        parts = np.bincount(groups, weights * (hits - both))
+        variance += float((parts**2).sum()) / mass**2
+        units += len(parts)
+    squared = (first - second) ** 2 / variance
+    share = masses[0] / sum(masses)
+    information = share * _relative(first, both) + (1 - share) * _relative(second, both)
+    # half of the tail of chi-squared is one tail of the normal distribution
+    log_p = log_gamma_tail(0.5, squared / 2) - math.log(2)
+    return {**nothing, "statistic": squared, "log_p": log_p, "effect": max(0.0, information - 1 / (2 * units))}
+
+
+def _relative(p: float, q: float) -> float:
+    """Relative entropy of two probabilities of a hit."""
+    return sum(a * math.log(a / b) for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
+
+
+def log_hypergeometric_tail(hits: int, drawn: int, marked: int, total: int) -> float:
+    """Log of P(K >= hits), K of the ``drawn`` of ``total`` objects being among the ``marked``; without underflow.
+
+    Args:
+        hits: Above the mean of K, where the terms fall.
+        drawn: Objects drawn without replacement.
+        marked: Marked objects.
+        total: All objects.
+
+    Example:
+        >>> round(math.exp(log_hypergeometric_tail(2, 2, 2, 4)), 9)
+        0.166666667
+    """
+
+    def choose(n: int, k: int) -> float:
+        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+    if hits > min(drawn, marked):
+        return -math.inf
+    first = choose(marked, hits) + choose(total - marked, drawn - hits) - choose(total, drawn)
+    term = series = 1.0
+    k = hits
+    while k < min(drawn, marked) and term > series * 1e-17:
+        term *= (marked - k) * (drawn - k) / ((k + 1) * (total - marked - drawn + k + 1))
+        series += term
+        k += 1
+    return min(0.0, first + math.log(series))
 
 
 def _log_determinant(matrix: Floats) -> float:

@@ -76,7 +76,7 @@ def check(
     max_tests: Annotated[int, typer.Option(min=1, help="tests at most; beyond, pairs are drawn at random")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Test the independences that a graph implies, worst first.
+    """Test what a graph implies on data, the worst first.
 
     The exit code is 1 if any is rejected.
     """

@@ -1,0 +1,323 @@
+"""What a graph says of one dataset, and of two side by side, as numbered tests."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mdcm.check.independences import Separators
+from mdcm.check.rows import FEWEST_UNITS, Rows
+from mdcm.check.statistics import excess_test, score_test
+from mdcm.data import Dataset, decode, encode
+from mdcm.graph import ADMG
+from mdcm.variables import Variable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.schema import Schema
+
+    Codes = NDArray[np.int64]
+
+__all__ = ["Across", "Kind", "Outcome", "Within", "regimes"]
+
+Kind = Literal["independence", "invariance", "consistency"]
+
+# settings of an experiment, and levels of a variable, whose frequencies are compared; numbers by their quarters
+_MOST_SETTINGS = 20
+_QUARTERS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one test: a row of the table, or why there is none.
+
+    Attributes:
+        row: Kind, names and statistics; the logarithm of p as ``log_p``.
+        inseparable: The pair, where nothing separates it and yet no edge joins it.
+        untested: The statement, where the rows cannot tell.
+    """
+
+    row: dict[str, Any] | None = None
+    inseparable: str = ""
+    untested: str = ""
+
+
+class Within:
+    """The independences that a graph implies of one dataset, one per pair of columns.
+
+    Args:
+        graph: The graph.
+        dataset: The rows; of a graph without edges into what they set.
+        schema: Kinds and levels.
+        several: Whether there are others, so that this one has to be named.
+    """
+
+    def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
+        self._name, self._where = str(dataset.name), f" in {dataset.name}" if several else ""
+        kept = _columns(dataset, schema)
+        self._separators = Separators(graph, kept, dataset.do)
+        variables = {name: schema[name] for name in kept}
+        self._rows = Rows(encode(dataset, variables), variables, dataset.weights, dataset.groups)
+        self.count = len(kept) * (len(kept) - 1) // 2
+
+    def outcome(self, number: int) -> Outcome:
+        """Of one of the ``count`` tests."""
+        earlier, later = _pair(number)
+        found = self._separators.independence(earlier, later)
+        if found is None:
+            if self._separators.adjacent(earlier, later):
+                return Outcome()
+            nodes, columns = self._separators.graph.nodes, self._separators.columns
+            return Outcome(inseparable=f"{nodes[columns[earlier]]} and {nodes[columns[later]]}{self._where}")
+        result = self._rows.test(found)
+        if result is None:
+            return Outcome(untested=f"{found}{self._where}")
+        names = {"dataset": self._name, "x": found.x, "y": found.y, "given": found.given}
+        return Outcome({"kind": "independence", **names, **result, "detail": ""})
+
+
+def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[ADMG, str]:
+    """The graph of rows that are each of one of two datasets, with a node that says of which.
+
+    What it separates from that node given others is distributed alike in both datasets given these others. The node
+    points to every target of either dataset, as how it was set, or whether it was, differs between them. Only a
+    variable that both set has lost its causes. That targets of one dataset were set together in some way opens no path
+    that the node's own arrows to them do not open.
+
+    Args:
+        graph: The graph.
+        first: Targets of the first dataset.
+        second: Targets of the second.
+
+    Returns:
+        The graph and the name of the node, which comes first in it.
+
+    References:
+        Dawid (2002), Influence diagrams for causal modelling and inference (regime indicators);
+        Mooij, Magliacane & Claassen (2020), Joint causal inference from multiple contexts.
+
+    Example:
+        >>> both, name = regimes(ADMG.from_string("X -> Z -> Y; X <-> Y"), [], ["X"])
+        >>> both.to_string()
+        'dataset -> X -> Z -> Y; X <-> Y'
+        >>> both.m_separated(name, "Z", given="X")
+        True
+    """
+    name = "dataset"
+    taken = {*graph.nodes, *(latent for latent, _ in graph.latents)}
+    while name in taken:
+        name += "_"
+    cut = graph.intervene([target for target in first if target in second])
+    targets = [node for node in graph.nodes if node in first or node in second]
+    arrows = [*((name, target) for target in targets), *cut.directed]
+    return ADMG([name, *graph.nodes], arrows, cut.bidirected, cut.latents), name
+
+
+class Across:
+    """What a graph says of two datasets side by side, whatever made them differ.
+
+    Invariance: given what separates it from the choice of the dataset, a variable is distributed alike in both.
+    Consistency, where one dataset sets all that the other sets and more: units that had a value anyway are among those
+    that are set to it, so P(T=t, Y=y) is at most P(Y=y | do(T=t)), whatever the graph.
+
+    Args:
+        graph: The graph.
+        first: Rows of one dataset.
+        second: Rows of another.
+        schema: Kinds and levels.
+
+    References:
+        Pearl (2009), Causality, 7.3.1 (composition and consistency).
+    """
+
+    def __init__(self, graph: ADMG, first: Dataset, second: Dataset, schema: Schema) -> None:
+        self._graph, self._schema = graph, schema
+        # the one that sets less comes first
+        self._pair = (first, second) if len(first.do) <= len(second.do) else (second, first)
+        self._label = f"{first.name}, {second.name}"
+        less, more = self._pair
+        shared = set(_columns(less, schema)) & set(_columns(more, schema))
+        self._columns = [name for name in graph.nodes if name in shared]
+        self._free = [name for name in self._columns if name not in less.do and name not in more.do]
+        self._set = [name for name in more.do if name not in less.do]
+        comparable = (
+            len(self._set) > 0
+            and set(less.do) <= set(more.do)
+            and all(name in shared and schema[name].kind == "categorical" for name in more.do)
+        )
+        self._compared = [name for name in self._free if schema[name].size is None] if comparable else []
+        self.count = len(self._free) + len(self._compared)
+
+    def outcome(self, number: int) -> Outcome:
+        """Of one of the ``count`` tests."""
+        if number < len(self._free):
+            return self._invariance(self._free[number])
+        return self._consistency(self._compared[number - len(self._free)])
+
+    # ---- distributed alike
+
+    @functools.cached_property
+    def _separators(self) -> tuple[Separators, str]:
+        graph, name = regimes(self._graph, self._pair[0].do, self._pair[1].do)
+        return Separators(graph, [name, *self._columns], ()), name
+
+    @functools.cached_property
+    def _rows(self) -> Rows:
+        _, name = self._separators
+        variables = {column: self._schema[column] for column in self._columns}
+        parts = [encode(one, variables) for one in self._pair]
+        values = {column: np.concatenate([part[column] for part in parts]) for column in variables}
+        values[name] = np.repeat([0, 1], [len(one) for one in self._pair])
+        weights = None
+        if any(one.weights is not None for one in self._pair):
+            weights = np.concatenate([_weights(one) for one in self._pair])
+        groups = None
+        if any(one.groups is not None for one in self._pair):
+            own, other = (_groups(one) for one in self._pair)
+            groups = np.concatenate([own, other + int(own.max()) + 1])
+        return Rows(values, {**variables, name: Variable(name, "categorical", levels=(0, 1))}, weights, groups)
+
+    def _invariance(self, y: str) -> Outcome:
+        separators, name = self._separators
+        nodes = separators.graph.nodes
+        place = separators.columns.index(nodes.index(y))
+        root = separators.columns.index(nodes.index(name))
+        found = separators.independence(min(root, place), max(root, place))
+        if found is None:
+            return Outcome()
+        result = self._rows.test(found)
+        if result is None:
+            return Outcome(untested=f"{found} of {self._label}")
+        names = {"dataset": self._label, "x": name, "y": y, "given": found.given}
+        return Outcome({"kind": "invariance", **names, **result, "detail": ""})
+
+    # ---- at least as frequent
+
+    def _consistency(self, y: str) -> Outcome:
+        (seen, other), labels = self._levels(y)
+        best: tuple[float, dict[str, Any]] | None = None
+        for arm in self._arms:
+            for level, text in enumerate(labels):
+                shares, test = arm.compare(seen == level, other == level)
+                if best is None or test["log_p"] < best[0]:
+                    best = (test["log_p"], {**test, "detail": self._said(y, text, arm.setting, shares)})
+        if best is None:
+            return Outcome(untested=f"{y} of {self._label}, under what only one of them sets")
+        log_p, row = best
+        names = {"dataset": self._label, "x": ", ".join(self._set), "y": y, "given": ()}
+        # the best of so many comparisons
+        log_p += math.log(len(self._arms) * len(labels))
+        return Outcome({"kind": "consistency", **names, **row, "log_p": min(0.0, log_p)})
+
+    @functools.cached_property
+    def _arms(self) -> list[_Arm]:
+        """What the second dataset sets, the most frequent values first, where both have rows enough."""
+        targets = {name: self._schema[name] for name in self._pair[1].do}
+        less, more = (encode(one, targets) for one in self._pair)
+        values, counts = np.unique(np.stack([more[name] for name in targets], axis=1), axis=0, return_counts=True)
+        found = []
+        for k in np.argsort(-counts, kind="stable")[:_MOST_SETTINGS]:
+            setting = dict(zip(targets, values[k].tolist(), strict=True))
+            among = _all((less[name] == value for name, value in setting.items() if name not in self._set), less.rows)
+            had = _all((less[name] == setting[name] for name in self._set), less.rows)
+            put = _all((more[name] == value for name, value in setting.items()), more.rows)
+            sides = [_Side(one, rows) for one, rows in zip(self._pair, (among, put), strict=True)]
+            if min(side.units for side in sides) >= FEWEST_UNITS:
+                found.append(_Arm(setting, had, *sides))
+        return found
+
+    def _levels(self, y: str) -> tuple[list[Codes], list[str]]:
+        """Codes of a variable in both datasets, and what they are called; quarters where it is a number."""
+        variable = self._schema[y]
+        values = [encode(one, {y: variable})[y] for one in self._pair]
+        if variable.kind == "categorical":
+            return values, [f"{y}={level}" for level in variable.levels or ()]
+        cuts = np.unique(np.quantile(values[1], _QUARTERS))
+        shown = [f"{cut:.3g}" if isinstance(cut, float) else str(cut) for cut in decode(variable, cuts)]
+        texts = [f"{y}≤{shown[0]}", *(f"{a}<{y}≤{b}" for a, b in itertools.pairwise(shown)), f"{y}>{shown[-1]}"]
+        return [np.searchsorted(cuts, one, side="left") for one in values], texts
+
+    def _said(self, y: str, text: str, setting: Mapping[str, int], shares: tuple[float, float]) -> str:
+        less, more = self._pair
+        named = {name: f"{name}={(self._schema[name].levels or ())[code]}" for name, code in setting.items()}
+        had = ", ".join(named[name] for name in self._set)
+        common = [named[name] for name in named if name not in self._set]
+        before = f" | do({', '.join(common)})" if common else ""
+        after = f" | do({', '.join(named.values())})"
+        return (
+            f"P({had}, {text}{before}) = {shares[0]:.3f} in {less.name}, "
+            f"P({text}{after}) = {shares[1]:.3f} in {more.name}"
+        )
+
+
+class _Side:
+    """Some rows of a dataset, with their weights and groups."""
+
+    def __init__(self, dataset: Dataset, rows: NDArray[np.bool_]) -> None:
+        self.rows = np.flatnonzero(rows)
+        self.plain = dataset.weights is None and dataset.groups is None
+        self.weights = _weights(dataset)[self.rows]
+        self.groups = np.unique(_groups(dataset)[self.rows], return_inverse=True)[1]
+        self.units = int(self.groups.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One setting of an experiment, and the rows without it that tell something about it.
+
+    Attributes:
+        setting: Codes of the targets.
+        had: Rows of the other dataset that have the setting by themselves.
+        less: The rows that ``had`` are a share of.
+        more: Rows with the setting.
+    """
+
+    setting: Mapping[str, int]
+    had: NDArray[np.bool_]
+    less: _Side
+    more: _Side
+
+    def compare(self, seen: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[tuple[float, float], dict[str, Any]]:
+        """Shares of rows with the setting and the mark, and of marked ones under it; and whether the first exceeds."""
+        hits = (self.had & seen)[self.less.rows], other[self.more.rows]
+        sides = (self.less, self.more)
+        shares = [float(np.average(one, weights=side.weights)) for one, side in zip(hits, sides, strict=True)]
+        if all(side.plain for side in sides):
+            test = excess_test(int(hits[0].sum()), len(hits[0]), int(hits[1].sum()), len(hits[1]))
+        else:
+            test = score_test(*((one, side.weights, side.groups) for one, side in zip(hits, sides, strict=True)))
+        return (shares[0], shares[1]), test
+
+
+def _all(conditions: Iterable[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_]:
+    found = np.ones(rows, dtype=np.bool_)
+    for one in conditions:
+        found &= one
+    return found
+
+
+def _columns(dataset: Dataset, schema: Schema) -> list[str]:
+    return [name for name in dataset.columns if schema[name].kind != "image"]
+
+
+def _weights(dataset: Dataset) -> NDArray[np.float64]:
+    if dataset.weights is None:
+        return np.ones(len(dataset))
+    return np.asarray(dataset.weights / dataset.weights.mean())
+
+
+def _groups(dataset: Dataset) -> Codes:
+    return np.arange(len(dataset)) if dataset.groups is None else dataset.groups
+
+
+def _pair(number: int) -> tuple[int, int]:
+    """The number-th pair (earlier, later) in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    later = (1 + math.isqrt(8 * number + 1)) // 2
+    return number - later * (later - 1) // 2, later
