@@ -154,6 +154,24 @@ class TestEnds:
         assert [one.done for one in training.problems] == [3] * len(outcomes)
         assert not training.alive
 
+    @pytest.mark.parametrize("stacked", [True, False])
+    def test_looks_see_the_best_weights_so_far_and_change_nothing(self, stacked):
+        plain, looked = three(), three()
+        AdversarialTraining(self.stopping(plain, [2, 3, 12]), stacked=stacked).train()
+        training = AdversarialTraining(self.stopping(looked, [2, 3, 12]), stacked=stacked)
+        seen = []
+
+        def look():
+            shown = [[one.detach().clone() for one in problem.parameters] for problem in training.problems]
+            assert all(equal_weights(own, problem.kept) for own, problem in zip(shown, training.problems, strict=True))
+            seen.append(shown)
+
+        training.train(look=look)
+        assert equal(plain.weights(), looked.weights())
+        # the last that goes on does so to step 14
+        assert len(seen) == 14
+        assert not equal_weights(seen[0][2], seen[-1][2])
+
     @pytest.mark.parametrize("stop", [3, 5, 10, 12])
     def test_a_stopped_stack_goes_on_to_the_same_bits(self, stop):
         # before and after an h-node is finished, and after the rest was packed anew
@@ -181,6 +199,10 @@ class TestEnds:
             problem.check = lambda rest=rest: Check((next(rest),), ())
         again.train()
         assert equal(whole.weights(), fresh.weights())
+
+
+def equal_weights(left, right):
+    return all(torch.equal(one, other) for one, other in zip(left, right, strict=True))
 
 
 class Told:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import mean
@@ -19,6 +19,7 @@ from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM, MechanismFactory
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
+from mdcm.experiments.methods import Clock
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
 from mdcm.identify import identify
@@ -255,14 +256,14 @@ class _Study:
         factories: dict[str, MechanismFactory] = {"D": wide, "A": wide, "I": ImageGenerator}
         dcm = DCM(graph, schema, {name: 8 for name, _ in graph.confounders}, factories, seed=seed)
         model = Model(graph, schema, made, dcm, TrainConfig(), seed=seed, datasets=[])
-        clock = _Clock(partial(self._distance, model))
+        clock = Clock(partial(self._distance, model))
         encoded = {"d1": encode(data, schema)}
         for level in made.levels:
             for place in level:
                 hnode = made.hnodes[place]
                 readers = {"I": _pixels} if method == "joint" or hnode.variables == ("I",) else {}
                 problem = AdversarialProblem(dcm, hnode, encoded, config, seed=1_000 * seed + place, readers=readers)
-                AdversarialTraining([problem], stacked=False).train(log=clock.log)
+                AdversarialTraining([problem], stacked=False).train(look=clock.look)
         dcm.eval()
         return _Trained(model, clock.elapsed(), steps * len(made.levels), tuple(clock.curve))
 
@@ -441,26 +442,6 @@ class _Patient(RectifiedFlow):
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
         return super().training_defaults(rows) | {"steps": self._steps_of_training}
-
-
-class _Clock:
-    """Time of a training without the looks at it."""
-
-    def __init__(self, distance: Callable[[], float]) -> None:
-        self._distance = distance
-        self._began, self._paused = time.monotonic(), 0.0
-        self.curve: list[tuple[float, float]] = []
-
-    def elapsed(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._began - self._paused
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Take a look whenever held-out rows are looked at."""
-        if record["event"] == "check":
-            now = time.monotonic()
-            self.curve.append((round(self.elapsed(), 3), self._distance()))
-            self._paused += time.monotonic() - now
 
 
 def _pair(values: Any) -> tuple[float, float]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mdcm.graph import ADMG
     from mdcm.scm import DiscreteSCM
 
-__all__ = ["RATES", "Adversarial", "Trained", "train_adversarial", "train_auto"]
+__all__ = ["RATES", "Adversarial", "Clock", "Trained", "train_adversarial", "train_auto"]
 
 # learning rates that every method is tuned over, as multiples of its usual one
 RATES = (0.4, 1.0, 2.5)
@@ -130,8 +130,7 @@ def train_adversarial(
         budget: Steps.
         joint: All at once.
         rate: Multiple of the usual learning rates.
-        look: Distance of a model on the way to the truth, whose time is not counted. H-nodes are then trained one after
-            another, which ends with the same weights up to rounding and takes longer.
+        look: Distance of a model on the way to the truth, whose time is not counted.
     """
     schema = Schema.infer(list(datasets), {name: {"levels": list(levels[name])} for name in graph.nodes})
     specs = [one.spec(graph.nodes) for one in datasets]
@@ -146,34 +145,37 @@ def train_adversarial(
     factories = {name: partial(Categorical, hidden=_HIDDEN) for name in graph.nodes}
     dcm = DCM(graph, schema, {name: _STATES for name, _ in graph.confounders}, factories, seed=seed)
     data = {str(one.name): encode(one, schema) for one in datasets}
-    clock = _Clock(dcm, look)
-    outcomes = fit_adversarial(dcm, made, data, config, seed, log=clock.log, batch_modules=look is None)
+    clock = Clock(None if look is None else lambda: look(read_out(dcm)))
+    outcomes = fit_adversarial(dcm, made, data, config, seed, look=clock.look)
     seconds = clock.elapsed()
     clock.look()
     heldout = sum(one.check.mean for one in outcomes) / len(outcomes)
     return Trained(read_out(dcm), seconds, steps * len(made.levels), heldout, tuple(clock.curve), made)
 
 
-class _Clock:
-    """Time of a training without the looks at it."""
+class Clock:
+    """Time of a training without the looks at it.
 
-    def __init__(self, dcm: DCM, distance: Callable[[DiscreteSCM], float] | None) -> None:
-        self._dcm, self._distance = dcm, distance
-        self._began, self._paused, self._last = time.monotonic(), 0.0, -1
+    Args:
+        distance: Distance of the model to the truth; None where nobody looks.
+
+    Attributes:
+        curve: Seconds and distance at every look.
+    """
+
+    def __init__(self, distance: Callable[[], float] | None) -> None:
+        self._distance = distance
+        self._began, self._paused = time.monotonic(), 0.0
         self.curve: list[tuple[float, float]] = []
 
     def elapsed(self) -> float:
+        """Seconds so far."""
         return time.monotonic() - self._began - self._paused
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        # h-nodes of one level report one after another at the same step
-        if record["event"] == "check" and record["step"] != self._last:
-            self._last = int(record["step"])
-            self.look()
-
     def look(self) -> None:
+        """Take a look."""
         if self._distance is None:
             return
         now = time.monotonic()
-        self.curve.append((round(self.elapsed(), 3), self._distance(read_out(self._dcm))))
+        self.curve.append((round(self.elapsed(), 3), self._distance()))
         self._paused += time.monotonic() - now

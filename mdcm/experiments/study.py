@@ -161,7 +161,7 @@ class _Study:
         critics = [one for one in self.request.methods if one != "auto"]
         tuned = self.problem.tuned and not self.request.fast
         runs = len(self.request.seeds) * (len(self.request.methods) + ("joint" in critics and "adversarial" in critics))
-        self.request.stages.expect(1 + runs + tuned * len(self.request.methods) + len(self.request.methods))
+        self.request.stages.expect(1 + runs + tuned * len(self.request.methods) + ("auto" in self.request.methods))
         with self._stage("estimation floor"):
             errors = estimation_errors(
                 self.problem.truth, self.problem.queries, self.problem.samples, self.size.repeats
@@ -179,8 +179,11 @@ class _Study:
                     self._tune(method)
             for seed in self.request.seeds:
                 self._train(method, seed)
-            with self._stage(f"curve of {method}"):
-                self._curve(method)
+            if method == "auto":
+                with self._stage("curve of auto"):
+                    self.curves[method] = self._lengths()
+            else:
+                self.curves[method] = self._of(method)[0].trained.curve
 
     def _stage(self, what: str) -> Any:
         return self.request.stages.stage(self.problem.titled(what))
@@ -197,11 +200,10 @@ class _Study:
     def _fit(self, method: str, data: Sequence[Dataset], seed: int, *, rate: float, steps: int) -> Trained:
         if method == "auto":
             return train_auto(self.graph, data, self.levels, seed, rate=rate)
-        # a look on the way slows a training down, which matters where times are compared
-        look = self._distance if self.request.fast else None
-        joint = method == "joint"
-        budget = Adversarial(steps)
-        return train_adversarial(self.graph, data, self.levels, seed, budget, joint=joint, rate=rate, look=look)
+        joint, budget = method == "joint", Adversarial(steps)
+        return train_adversarial(
+            self.graph, data, self.levels, seed, budget, joint=joint, rate=rate, look=self._distance
+        )
 
     def _train(self, method: str, seed: int) -> None:
         data = self.problem.draw(seed)
@@ -229,26 +231,16 @@ class _Study:
     def _distance(self, model: DiscreteSCM) -> float:
         return self.targets[self.tracked].compare(self.problem.truth, model)["tvd"]
 
-    def _curve(self, method: str) -> None:
+    def _lengths(self) -> tuple[tuple[float, float], ...]:
+        """Seconds and distance of trainings by likelihood that end early, and of the whole one."""
         seed = self.request.seeds[0]
         data = self.problem.draw(seed)
-        rate = self.rates.get(method, 1.0)
-        if method == "auto":
-            points = []
-            for length in self.size.lengths:
-                short = train_auto(self.graph, data, self.levels, seed, rate=rate, max_steps=length)
-                points.append((short.seconds, self._distance(short.model)))
-            last = self._of("auto")[0].trained
-            self.curves[method] = (*sorted(points), (last.seconds, self._distance(last.model)))
-            return
-        if self.request.fast:
-            self.curves[method] = self._of(method)[0].trained.curve
-            return
-        budget = Adversarial(self.size.steps)
-        trained = train_adversarial(
-            self.graph, data, self.levels, seed, budget, joint=method == "joint", rate=rate, look=self._distance
-        )
-        self.curves[method] = trained.curve
+        points = []
+        for length in self.size.lengths:
+            short = train_auto(self.graph, data, self.levels, seed, rate=self.rates.get("auto", 1.0), max_steps=length)
+            points.append((short.seconds, self._distance(short.model)))
+        last = self._of("auto")[0].trained
+        return (*sorted(points), (last.seconds, self._distance(last.model)))
 
     def _of(self, label: str) -> list[_Outcome]:
         return [one for one in self.outcomes if one.label == label]

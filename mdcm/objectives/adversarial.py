@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,6 +88,7 @@ class AdversarialTraining:
         *,
         progress: Progress | None = None,
         log: Log | None = None,
+        look: Callable[[], None] | None = None,
         late: Callable[[], bool] | None = None,
     ) -> list[Outcome]:
         """Train to the end; goes on where :meth:`restore` left off.
@@ -94,6 +96,7 @@ class AdversarialTraining:
         Args:
             progress: Told how it goes.
             log: Receives one record per look at held-out rows, and one per h-node at its end.
+            look: Called after every look at held-out rows; the model then holds the best weights so far.
             late: Whether time is over, asked after every step.
 
         Returns:
@@ -115,6 +118,8 @@ class AdversarialTraining:
             due = step % every == 0 or step == steps
             if due:
                 self._look(losses, log)
+                if look is not None:
+                    self._show(look)
             self._account(began)
             began = time.monotonic()
             if due:
@@ -173,6 +178,12 @@ class AdversarialTraining:
                     "critic": losses[place].critic.tolist(), "loss": float(losses[place].generator.sum()),
                     "missing": [list(one) for one in check.missing],
                 })  # fmt: skip
+
+    def _show(self, look: Callable[[], None]) -> None:
+        with ExitStack() as held:
+            for place in self.alive:
+                held.enter_context(self.problems[place].holding(self.problems[place].kept))
+            look()
 
     def _account(self, began: float) -> None:
         """Time since then, shared by all that were trained."""
@@ -241,6 +252,7 @@ def fit_adversarial(
     progress: Progress | None = None,
     log: Log | None = None,
     *,
+    look: Callable[[], None] | None = None,
     readers: Mapping[str, Reader] | None = None,
     batch_modules: bool = True,
 ) -> list[Outcome]:
@@ -257,6 +269,7 @@ def fit_adversarial(
         seed: Seed; an h-node's own is a function of it and of the smallest position of its variables in the graph.
         progress: Told how it goes.
         log: Receives one record per look at held-out rows and per trained h-node.
+        look: Called after every look at held-out rows; the model then holds the best weights so far.
         readers: As for :class:`AdversarialProblem`.
         batch_modules: Whether h-nodes are stepped as one where they can be.
 
@@ -299,7 +312,7 @@ def fit_adversarial(
                     number = int(np.random.SeedSequence([seed, own]).generate_state(1, np.uint64)[0] >> 1)
                     problems.append(AdversarialProblem(dcm, plan.hnodes[place], data, config, number, readers=readers))
                 training = AdversarialTraining(problems, stacked=sizes[tile[0]] is not None)
-                found = training.train(progress=progress, log=log, late=late)
+                found = training.train(progress=progress, log=log, look=look, late=late)
                 outcomes |= dict(zip((places[one] for one in tile), found, strict=True))
     finally:
         torch.set_num_threads(threads)

@@ -420,13 +420,13 @@ class AdversarialProblem:
 
     def check(self) -> Check:
         """Compare rows of the averaged weights with held-out rows, with the same noise at every look."""
-        with torch.no_grad(), self._averaged():
+        with torch.no_grad(), self.holding(self.average):
             draw, held = self._judged_rows()
             return compare(self.sides, draw.values, held, self.readers)
 
     def idle(self) -> tuple[str, ...]:
         """Confounders of the h-node that carry no information; see :meth:`Generators.idle`."""
-        with torch.no_grad(), self._averaged():
+        with torch.no_grad(), self.holding(self.average):
             draw, _ = self._judged_rows()
             self.generator.manual_seed(self._number(_PROBE))
             return self.generators.idle(draw, self.generator)
@@ -442,12 +442,12 @@ class AdversarialProblem:
         return self.generators.sample(given, size, self.generator), held
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the current ones, in evaluation mode."""
+    def holding(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """The model with these weights in place of the current ones, in evaluation mode."""
         own = [parameter.detach().clone() for parameter in self.parameters]
         for mechanism in self.generators.mechanisms.values():
             mechanism.eval()
-        self._assign(self.average)
+        self._assign(weights)
         try:
             yield
         finally:
