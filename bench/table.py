@@ -11,6 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS, PLOT = ROOT / "README.md", ROOT / "bench" / "results", ROOT / "docs" / "large.svg"
+SIDE = """\
+The methods side by side: `auto` is ours, `adversarial` and `joint` train against critics, module by module and all at
+once. Distances to the exact truth and times on one core, means over seeds; times compare within an experiment only."""
 BEGIN, END = "<!-- results: made by bench/table.py -->", "<!-- end of results -->"
 
 
@@ -42,9 +45,41 @@ def rows():
         yield f"| `{run['command']}` | {reached} | {said} | {run['seconds']:,.0f} s |"
 
 
+def trainings(run):
+    """Name of the problem, method, seconds, distance of what was fitted, and distance of the answers, per training."""
+    numbers, name = run["numbers"], run["experiment"]
+    if name == "frontdoor":
+        for one in numbers["outcomes"]:
+            yield name, one["label"], one["seconds"], one["joint"][0], statistics.mean(one["generated"])
+    elif name == "covidx":
+        for one in numbers["outcomes"]:
+            yield name, one["label"], one["curve"][-1][0], one["distances"][-1], abs(one["effect"] - numbers["effect"])
+    else:
+        for problem, own in numbers.items():
+            for one in own.get("outcomes", ()) if isinstance(own, dict) else ():
+                label = name if problem == "problem" else f"{name}, {problem}"
+                fitted = list(one["fitted"].values())[-1]["tvd"]
+                yield label, one["method"], one["seconds"], fitted, statistics.mean(one["answered"].values())
+
+
+def methods():
+    """Means over seeds, of runs that compare methods."""
+    for path in sorted(RESULTS.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if len(run.get("methods", ())) < 2:
+            continue
+        own = {}
+        for label, method, *values in trainings(run):
+            own.setdefault((label, method), []).append(values)
+        for (label, method), values in own.items():
+            seconds, fitted, answered = (statistics.mean(column) for column in zip(*values, strict=True))
+            yield f"| {label} | {method} | {seconds:,.0f} s | {fitted:.4f} | {answered:.4f} |"
+
+
 def table():
     head = ["| command | bars reached | nearest to its limit, or missed | time |", "|---|---|---|---|"]
-    return "\n".join([BEGIN, "", *head, *rows(), "", END])
+    side = ["| experiment | method | a training takes | fitted distribution | answers |", "|---|---|---|---|---|"]
+    return "\n".join([BEGIN, "", *head, *rows(), "", SIDE, "", *side, *methods(), "", END])
 
 
 def plot(run):
