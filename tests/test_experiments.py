@@ -621,6 +621,26 @@ class TestReport:
         assert 'aria-label="says &quot;this&quot; &amp; that"' in svg
         assert "<0>" not in svg
 
+    def test_long_names_of_bars_lie_over_them_whole(self):
+        names = [f"P(Y{k}, Colour, Thick | do(X1=1, X2={k}))" for k in range(4)]
+        lines = [Line(label, names, [0.1, 0.2, 0.3, 0.4]) for label in ("auto", "joint")]
+
+        def drawn(chosen):
+            shown = [Line(line.label, chosen, list(line.y)) for line in lines]
+            return draw_chart(Chart("t", "", "TVD", shown, "says", {"floor": 0.05}, kind="bars"), "c1")
+
+        def size(svg):
+            return [float(value) for value in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()]
+
+        lying, standing = drawn(names), drawn(["a", "b", "c", "d"])
+        assert all(name in lying for name in names)
+        assert "rotate(-30" not in lying
+        assert size(lying)[0] == size(standing)[0]
+        # the more bars, the higher
+        many = [Line(str(k), names * 2, [0.1] * 8) for k in range(5)]
+        high = draw_chart(Chart("t", "", "TVD", many, "says", kind="bars"), "c1")
+        assert size(high)[1] > 1.5 * size(standing)[1]
+
     def test_text_of_an_experiment_is_escaped(self, runs):
         found = metrics(runs("complexity")[0])
         nasty = '<b onclick="x">&'

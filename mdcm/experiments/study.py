@@ -31,7 +31,7 @@ _STATED, _AVERAGE = 1.5, 1.2
 _LENGTHS = (10, 20, 40, 80, 160)
 _TUNING_SHARE = 4
 _RANKS = 3
-_LONGEST_NAME = 36
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class _Study:
     def _answer_chart(self) -> Chart:
         labels = list(dict.fromkeys(one.label for one in self.outcomes))
         queries = self.problem.queries
-        # a name that is longer than its bars are wide leaves no room for these
+        # a name that is longer than the chart is wide would be cut off
         names = [one if len(one) <= _LONGEST_NAME else f"{one[: _LONGEST_NAME - 1]}…" for one in queries]
         lines = [
             Line(label, names, [mean(run.answered[query] for run in self._of(label)) for query in queries])

@@ -36,6 +36,9 @@ _DRAWN = {
 _MARKERS = "osD^vP"
 _MOST_MARKERS = 12
 _SIZE = (5.4, 3.5)
+# names of bars that are longer together lie over their bars, in the height of so many bars, each of so many inches
+_STANDING = 60
+_TITLE, _BAR = 1.6, 0.15
 
 
 def draw_chart(chart: Chart, prefix: str) -> str:
@@ -57,17 +60,21 @@ def draw_chart(chart: Chart, prefix: str) -> str:
         "legend.frameon": False, "lines.linewidth": 2.0, "path.simplify_threshold": 0.5,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
-        figure = figure_module.Figure(figsize=_SIZE, layout="constrained")
+        lying = chart.kind == "bars" and sum(len(str(name)) for name in chart.lines[0].x) > _STANDING
+        size = (_SIZE[0], _lying_height(chart)) if lying else _SIZE
+        figure = figure_module.Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
-        axes.grid(axis="y", linewidth=0.8)
+        axes.grid(axis="x" if lying else "y", linewidth=0.8)
         axes.set_axisbelow(True)
-        if chart.kind == "bars":
+        if lying:
+            _lying_groups(axes, chart)
+        elif chart.kind == "bars":
             _groups(axes, chart)
         else:
             _lines(axes, chart)
-        _levels(axes, chart)
-        axes.set_xlabel(chart.x_label)
-        axes.set_ylabel(chart.y_label)
+        _levels(axes, chart, lying=lying)
+        axes.set_xlabel(chart.y_label if lying else chart.x_label)
+        axes.set_ylabel(chart.x_label if lying else chart.y_label)
         entries = len(chart.lines) + len(chart.levels)
         if entries > 1:
             figure.legend(
@@ -119,14 +126,30 @@ def _groups(axes: Any, chart: Chart) -> None:
         places = [i + (k - (len(chart.lines) - 1) / 2) * width for i in range(len(names))]
         axes.bar(places, line.y, 0.9 * width, label=line.label, color=_SERIES[k % len(_SERIES)])
     axes.set_xticks(range(len(names)), [str(name) for name in names])
-    if sum(len(str(name)) for name in names) > 60:
-        axes.tick_params(axis="x", rotation=30)
 
 
-def _levels(axes: Any, chart: Chart) -> None:
+def _lying_height(chart: Chart) -> float:
+    return max(_SIZE[1], 1.2 + (len(chart.lines) + _TITLE) * len(chart.lines[0].x) * _BAR)
+
+
+def _lying_groups(axes: Any, chart: Chart) -> None:
+    """Bars from left to right, each group under its name, which may be as long as the chart is wide."""
+    names = list(chart.lines[0].x)
+    step = len(chart.lines) + _TITLE
+    for k, line in enumerate(chart.lines):
+        places = [i * step + _TITLE + k for i in range(len(names))]
+        axes.barh(places, line.y, 0.9, label=line.label, color=_SERIES[k % len(_SERIES)])
+    for i, name in enumerate(names):
+        axes.text(0, i * step + _TITLE - 1, f" {name}", va="center", fontsize=10)
+    axes.set_ylim(len(names) * step - 0.2, -0.4)
+    axes.set_yticks([])
+
+
+def _levels(axes: Any, chart: Chart, *, lying: bool) -> None:
     for k, (label, value) in enumerate(chart.levels.items()):
         if math.isfinite(value):
-            axes.axhline(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=label)
+            draw = axes.axvline if lying else axes.axhline
+            draw(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=label)
 
 
 def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
