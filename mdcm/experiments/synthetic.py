@@ -26,7 +26,7 @@ _LIMITS = {
 }
 _SECONDS = 300.0
 
-_FULL = Size(rows=20_000, steps=12_000, repeats=20)
+_FULL = Size(rows=20_000, steps=9_000, repeats=20)
 _FAST = Size(rows=2_000, steps=10, repeats=3, lengths=(40,))
 
 
