@@ -28,7 +28,7 @@ from mdcm.experiments.records import METHODS, Bar, Findings, Request
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
-from mdcm.page import Chart, Line, number
+from mdcm.page import Chart, Line, Picture, number, pictures
 from mdcm.page.charts import draw_chart
 from mdcm.scm import random_discrete
 from mdcm.train import TrainConfig
@@ -640,6 +640,15 @@ class TestReport:
         many = [Line(str(k), names * 2, [0.1] * 8) for k in range(5)]
         high = draw_chart(Chart("t", "", "TVD", many, "says", kind="bars"), "c1")
         assert size(high)[1] > 1.5 * size(standing)[1]
+
+    def test_wide_drawings_have_a_row_of_their_own(self):
+        shown = pictures([
+            Picture(str(width), f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="9"></svg>', "says")
+            for width in (300, 900)
+        ])  # fmt: skip
+        assert re.findall(r'<figure class="([^"]*)"><figcaption>(\d+)', shown) == [
+            ("card drawing", "300"), ("card drawing wide", "900")
+        ]  # fmt: skip
 
     def test_text_of_an_experiment_is_escaped(self, runs):
         found = metrics(runs("complexity")[0])

@@ -11,7 +11,7 @@ from typing import Any
 from mdcm.errors import MdcmError
 from mdcm.page.records import Chart, Picture
 
-__all__ = ["draw_chart", "draw_picture"]
+__all__ = ["draw_chart", "draw_picture", "drawn_width"]
 
 # what matplotlib draws with, and the custom properties that take its place
 _SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
@@ -33,6 +33,7 @@ _DRAWN = {
     "#f6b49b": "var(--inner)",
     "#fde6d8": "var(--outer)",
 }
+_WIDTH = re.compile(r'\bwidth="([\d.]+)(?:pt|px)?"')
 _MARKERS = "osD^vP"
 _MOST_MARKERS = 12
 _SIZE = (5.4, 3.5)
@@ -88,6 +89,12 @@ def draw_chart(chart: Chart, prefix: str) -> str:
 def draw_picture(picture: Picture, prefix: str) -> str:
     """A drawing as an ``svg`` element that takes its colours from the page."""
     return _inline(picture.svg, prefix, picture.says, _DRAWN)
+
+
+def drawn_width(picture: Picture) -> float:
+    """How wide a drawing was drawn, in pixels; 0 where it does not say."""
+    found = _WIDTH.search(picture.svg[: picture.svg.index(">") + 1])
+    return float(found[1]) if found else 0.0
 
 
 def _lines(axes: Any, chart: Chart) -> None:
@@ -164,7 +171,7 @@ def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
     # the background of the page is the background of the drawing
     svg = re.sub(r'<rect width="\d+" height="\d+" fill="var\(--surface\)"/>', "", svg, count=1)
     head, body = svg[: svg.index(">") + 1], svg[svg.index(">") + 1 :]
-    width = re.search(r'\bwidth="([\d.]+)(?:pt|px)?"', head)
+    width = _WIDTH.search(head)
     head = re.sub(r'\s(?:width|height|version|role)="[^"]*"', "", head)
     # never larger than it was drawn, and where there is less room it is scrolled before its text is too small
     limit = f' style="max-width:{float(width[1]):.0f}px;min-width:{0.75 * float(width[1]):.0f}px"' if width else ""

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mdcm.page.charts import draw_chart, draw_picture
+from mdcm.page.charts import draw_chart, draw_picture, drawn_width
 from mdcm.page.records import Chart, Photo, Picture, Table
 
 __all__ = ["charts", "document", "facts", "number", "photos", "pictures", "section", "table"]
 
 # tables of more columns take the whole width
 _NARROW = 5
+# pixels of a drawing that a card of half the page shows without being scrolled
+_CARD = 640
 _STYLE = """
 :root { color-scheme: light dark;
   --paper: #f5f4f0; --surface: #ffffff; --ink: #1c2430; --ink-soft: #55606e; --line: #dcdcd5; --accent: #0f5c8c;
@@ -60,7 +62,8 @@ figure.chart svg { max-width: 38rem !important; min-width: 18rem !important; mar
 figcaption { font-weight: 600; margin-bottom: .6rem; }
 svg text { font-family: inherit; }
 .scroll { overflow-x: auto; }
-.photo { grid-column: 1 / -1; } .photo img { display: block; max-width: 100%; min-width: 420px; border-radius: 6px; }
+.photo, .wide { grid-column: 1 / -1; }
+.photo img { display: block; max-width: 100%; min-width: 420px; border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .36rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--ink-soft); font-weight: 600; vertical-align: bottom; }
@@ -118,8 +121,11 @@ def charts(given: Sequence[Chart], prefix: str = "c") -> str:
 
 
 def pictures(given: Sequence[Picture], prefix: str = "p") -> str:
-    """Drawings side by side, with identifiers that begin with a prefix."""
-    shown = "\n".join(_figure(one.title, draw_picture(one, f"{prefix}{k}"), "drawing") for k, one in enumerate(given))
+    """Drawings side by side, wide ones in a row of their own, with identifiers that begin with a prefix."""
+    shown = "\n".join(
+        _figure(one.title, draw_picture(one, f"{prefix}{k}"), "drawing wide" if drawn_width(one) > _CARD else "drawing")
+        for k, one in enumerate(given)
+    )
     return f'<div class="grid">{shown}</div>'
 
 
