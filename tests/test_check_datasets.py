@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,8 @@ from mdcm.check import check, regimes, statement
 from mdcm.check.independences import Separators
 from mdcm.check.statistics import excess_test, log_hypergeometric_tail, score_test
 from mdcm.data import Dataset
-from mdcm.experiments.sachs import read_cells
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-
-SACHS = Path(__file__).parents[2] / "shared" / "data" / "sachs"
 
 
 def regime(truth, targets, seed):
@@ -85,9 +81,8 @@ class TestRegimes:
     )
     def test_finds_what_is_alike(self, text, first, second, y, z):
         both, name = regimes(ADMG.from_string(text), first, second)
-        places = Separators(both, both.nodes, ()).columns
         separators = Separators(both, both.nodes, ())
-        pair = sorted(places.index(both.index(node)) for node in (name, y))
+        pair = sorted(separators.columns.index(both.index(node)) for node in (name, y))
         assert separators.independence(*pair).given == z
 
     def test_do_not_claim_what_confounding_breaks(self):
@@ -293,19 +288,6 @@ class TestConflicts:
         found = check(self.GRAPH, [seen, trial])
         assert "consistency" not in found.table["kind"].tolist()
         assert any("of seen, trial, under what only one of them sets" in note for note in found.notes)
-
-    @pytest.mark.skipif(not SACHS.is_dir(), reason="the protein data are not there")
-    def test_activated_cells_are_not_those_of_an_intervention_on_the_others(self):
-        observed, activated = read_cells(SACHS)
-        shown = pd.DataFrame({"PKA": 2, "Mek": activated["Mek"]})
-        graph = ADMG.from_string("PKA -> Mek; PKA -> Erk; PKA -> Akt; Mek -> Erk -> Akt; PKA <-> Mek")
-        found = check(graph, [Dataset(observed, name="D1"), Dataset(shown, do=["PKA"], name="D2")])
-        (row,) = found.rejected.to_dict("records")
-        assert (row["kind"], row["x"], row["y"]) == ("consistency", "PKA", "Mek")
-        had = ((observed["PKA"] == 2) & (observed["Mek"] == 2)).mean()
-        put = (activated["Mek"] == 2).mean()
-        assert row["detail"] == f"P(PKA=2, Mek=2) = {had:.3f} in D1, P(Mek=2 | do(PKA=2)) = {put:.3f} in D2"
-        assert row["p"] < 1e-20
 
 
 class TestVectors:

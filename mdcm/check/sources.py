@@ -140,9 +140,9 @@ class Across:
     def __init__(self, graph: ADMG, first: Dataset, second: Dataset, schema: Schema) -> None:
         self._graph, self._schema = graph, schema
         # the one that sets less comes first
-        self._pair = (first, second) if len(first.do) <= len(second.do) else (second, first)
+        self._datasets = (first, second) if len(first.do) <= len(second.do) else (second, first)
         self._label = f"{first.name}, {second.name}"
-        less, more = self._pair
+        less, more = self._datasets
         shared = set(_columns(less, schema)) & set(_columns(more, schema))
         self._columns = [name for name in graph.nodes if name in shared]
         self._free = [name for name in self._columns if name not in less.do and name not in more.do]
@@ -165,22 +165,22 @@ class Across:
 
     @functools.cached_property
     def _separators(self) -> tuple[Separators, str]:
-        graph, name = regimes(self._graph, self._pair[0].do, self._pair[1].do)
+        graph, name = regimes(self._graph, self._datasets[0].do, self._datasets[1].do)
         return Separators(graph, [name, *self._columns], ()), name
 
     @functools.cached_property
     def _rows(self) -> Rows:
         _, name = self._separators
         variables = {column: self._schema[column] for column in self._columns}
-        parts = [encode(one, variables) for one in self._pair]
+        parts = [encode(one, variables) for one in self._datasets]
         values = {column: np.concatenate([part[column] for part in parts]) for column in variables}
-        values[name] = np.repeat([0, 1], [len(one) for one in self._pair])
+        values[name] = np.repeat([0, 1], [len(one) for one in self._datasets])
         weights = None
-        if any(one.weights is not None for one in self._pair):
-            weights = np.concatenate([_weights(one) for one in self._pair])
+        if any(one.weights is not None for one in self._datasets):
+            weights = np.concatenate([_weights(one) for one in self._datasets])
         groups = None
-        if any(one.groups is not None for one in self._pair):
-            own, other = (_groups(one) for one in self._pair)
+        if any(one.groups is not None for one in self._datasets):
+            own, other = (_groups(one) for one in self._datasets)
             groups = np.concatenate([own, other + int(own.max()) + 1])
         return Rows(values, {**variables, name: Variable(name, "categorical", levels=(0, 1))}, weights, groups)
 
@@ -219,8 +219,8 @@ class Across:
     @functools.cached_property
     def _arms(self) -> list[_Arm]:
         """What the second dataset sets, the most frequent values first, where both have rows enough."""
-        targets = {name: self._schema[name] for name in self._pair[1].do}
-        less, more = (encode(one, targets) for one in self._pair)
+        targets = {name: self._schema[name] for name in self._datasets[1].do}
+        less, more = (encode(one, targets) for one in self._datasets)
         values, counts = np.unique(np.stack([more[name] for name in targets], axis=1), axis=0, return_counts=True)
         found = []
         for k in np.argsort(-counts, kind="stable")[:_MOST_SETTINGS]:
@@ -228,7 +228,7 @@ class Across:
             among = _all((less[name] == value for name, value in setting.items() if name not in self._set), less.rows)
             had = _all((less[name] == setting[name] for name in self._set), less.rows)
             put = _all((more[name] == value for name, value in setting.items()), more.rows)
-            sides = [_Side(one, rows) for one, rows in zip(self._pair, (among, put), strict=True)]
+            sides = [_Side(one, rows) for one, rows in zip(self._datasets, (among, put), strict=True)]
             if min(side.units for side in sides) >= FEWEST_UNITS:
                 found.append(_Arm(setting, had, *sides))
         return found
@@ -236,7 +236,7 @@ class Across:
     def _levels(self, y: str) -> tuple[list[Codes], list[str]]:
         """Codes of a variable in both datasets, and what they are called; quarters where it is a number."""
         variable = self._schema[y]
-        values = [encode(one, {y: variable})[y] for one in self._pair]
+        values = [encode(one, {y: variable})[y] for one in self._datasets]
         if variable.kind == "categorical":
             return values, [f"{y}={level}" for level in variable.levels or ()]
         cuts = np.unique(np.quantile(values[1], _QUARTERS))
@@ -245,7 +245,7 @@ class Across:
         return [np.searchsorted(cuts, one, side="left") for one in values], texts
 
     def _said(self, y: str, text: str, setting: Mapping[str, int], shares: tuple[float, float]) -> str:
-        less, more = self._pair
+        less, more = self._datasets
         named = {name: f"{name}={(self._schema[name].levels or ())[code]}" for name, code in setting.items()}
         had = ", ".join(named[name] for name in self._set)
         common = [named[name] for name in named if name not in self._set]

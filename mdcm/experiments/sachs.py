@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +171,35 @@ def _run(request: Request) -> Findings:
     return found
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """Trainings on real cells, and what they are compared with.
+
+    Attributes:
+        problem: The fitted model in the place of the truth, and the data sets.
+        observed: Levels of the observed cells.
+        activated: Levels of those whose PKA was activated.
+        runs: Trainings by method, one per seed.
+        answers: Their answers by query.
+        estimates: Of Eq. 58 with frequencies.
+        best: Of the likeliest model of the graph.
+        floors: Estimation floors.
+        cells: Rows of the table of distances to the activated cells.
+        said: What contradicts the graph.
+    """
+
+    problem: Problem
+    observed: pd.DataFrame
+    activated: pd.DataFrame
+    runs: dict[str, list[Trained]]
+    answers: dict[str, list[dict[str, Any]]]
+    estimates: dict[str, Any]
+    best: dict[str, Any]
+    floors: dict[str, float]
+    cells: list[list[str | float]]
+    said: list[str]
+
+
 def _on_data(request: Request, size: Size) -> Findings:
     assert request.data is not None
     stages = request.stages
@@ -193,10 +222,15 @@ def _on_data(request: Request, size: Size) -> Findings:
         estimates = {query: plug_in(estimand_of(fitted.model, query, data), data) for query in _QUERIES}
         joint = best_fit(observed, activated)
         best = {query: _marginal(joint, query) for query in _QUERIES}
-        cells = _held_out(activated, estimates, best, {name: own[0].model for name, own in runs.items()})
+        answers = {method: [_answers(one.model) for one in own] for method, own in runs.items()}
+        cells = _held_out(
+            activated, {"plug-in": estimates, _BEST: best, **{name: own[0] for name, own in answers.items()}}
+        )
         said = [_said(row) for row in check(_graph(), data).rejected.to_dict("records")]
     problem = Problem("", fitted.model, samples, _QUERIES)
-    return _findings(request, runs, estimates, best, floors, cells, problem, observed, activated, said)
+    return _findings(
+        request, _Compared(problem, observed, activated, runs, answers, estimates, best, floors, cells, said)
+    )
 
 
 def _levels() -> dict[str, range]:
@@ -237,9 +271,7 @@ def _beyond(observed: pd.DataFrame, estimate: Any) -> float:
     return float(np.clip(np.array(least) - estimate, 0, None).sum())
 
 
-def _held_out(
-    activated: pd.DataFrame, estimates: dict[str, Any], best: dict[str, Any], models: dict[str, DiscreteSCM]
-) -> list[list[str | float]]:
+def _held_out(activated: pd.DataFrame, answers: dict[str, dict[str, Any]]) -> list[list[str | float]]:
     """Distance of every answer to the activated cells, whose Erk and Akt no training saw, with 95 % intervals."""
     rng = np.random.default_rng(0)
     rows: list[list[str | float]] = []
@@ -247,64 +279,49 @@ def _held_out(
         names = _names(query)
         code = np.ravel_multi_index([activated[name].to_numpy() for name in names], (3,) * len(names))
         cells = 3 ** len(names)
-        answers = {
-            "plug-in": estimates[query],
-            _BEST: best[query],
-            **{name: _answers(one)[query] for name, one in models.items()},
-        }
         shares = np.bincount(code, minlength=cells) / len(code)
         again = rng.multinomial(len(code), shares, size=_BOOTSTRAPS) / len(code)
-        for label, answer in answers.items():
+        for label, own in answers.items():
+            answer = own[query]
             low, high = np.quantile(np.abs(again - answer).sum(axis=1) / 2, [0.025, 0.975])
             rows.append([query, label, tv_distance(shares, answer), float(low), float(high)])
     return rows
 
 
-def _findings(
-    request: Request,
-    runs: dict[str, list[Trained]],
-    estimates: dict[str, Any],
-    best: dict[str, Any],
-    floors: dict[str, float],
-    cells: list[list[str | float]],
-    problem: Problem,
-    table: pd.DataFrame,
-    activated: pd.DataFrame,
-    said: list[str],
-) -> Findings:
+def _findings(request: Request, found: _Compared) -> Findings:
     distances = {
-        method: {query: [answer_distance(estimates[query], _answers(one.model)[query]) for one in own]
+        method: {query: [answer_distance(found.estimates[query], one[query]) for one in own]
                  for query in _QUERIES}
-        for method, own in runs.items()
+        for method, own in found.answers.items()
     }  # fmt: skip
     bars = [
-        Bar(f"auto, {query}, to the plug-in", values[0], 1.5 * floors[query],
+        Bar(f"auto, {query}, to the plug-in", values[0], 1.5 * found.floors[query],
             note=f"1.5 times the estimation floor; seed {request.seeds[0]}")
         for query, values in distances.get("auto", {}).items()
     ]  # fmt: skip
-    nearest = {query: answer_distance(estimates[query], best[query]) for query in _QUERIES}
-    first = _answers(runs["auto"][0].model) if "auto" in runs else {}
+    nearest = {query: answer_distance(found.estimates[query], found.best[query]) for query in _QUERIES}
+    first = found.answers["auto"][0] if "auto" in found.answers else {}
     bars += [
-        Bar(f"auto, {query}, to the best fit of the graph", answer_distance(best[query], answer), 1.5 * floors[query],
-            note=f"1.5 times the estimation floor; seed {request.seeds[0]}; the best fit is {nearest[query]:.3f} from "
-            "the plug-in estimate")
+        Bar(f"auto, {query}, to the best fit of the graph", answer_distance(found.best[query], answer),
+            1.5 * found.floors[query], note=f"1.5 times the estimation floor; seed {request.seeds[0]}; the best fit is "
+            f"{nearest[query]:.3f} from the plug-in estimate")
         for query, answer in first.items()
     ]  # fmt: skip
     lines = [Line(method, _QUERIES, [float(np.mean(one[q])) for q in _QUERIES]) for method, one in distances.items()]
     lines.append(Line(_BEST, _QUERIES, [nearest[query] for query in _QUERIES]))
-    lines.append(Line("estimation floor", _QUERIES, [floors[query] for query in _QUERIES]))
+    lines.append(Line("estimation floor", _QUERIES, [found.floors[query] for query in _QUERIES]))
     rows = [
-        [query, method, values[query][0], max(values[query]), floors[query]]
+        [query, method, values[query][0], max(values[query]), found.floors[query]]
         for query in _QUERIES
         for method, values in [*distances.items(), (_BEST, {one: [far] for one, far in nearest.items()})]
     ]
     time = [
         [method, own[0].plan.largest, float(own[0].steps), float(np.mean([one.seconds for one in own]))]
-        for method, own in runs.items()
+        for method, own in found.runs.items()
     ]
-    high = float((activated["PKA"] == _TOP).mean())
-    observed, other = problem.samples
-    beyond = _beyond(table, estimates[_QUERIES[0]])
+    high = float((found.activated["PKA"] == _TOP).mean())
+    observed, other = found.problem.samples
+    beyond = _beyond(found.observed, found.estimates[_QUERIES[0]])
     return Findings(
         bars=bars,
         charts=[Chart(
@@ -320,12 +337,12 @@ def _findings(
                   "likeliest model of all, found by EM. The floor is by fresh data sets drawn from the fitted model, "
                   "since the true one is unknown."),
             Table("Answers against the activated cells",
-                  ["query", "answer", "TVD", "2.5 %", "97.5 %"], cells,
-                  f"Bootstrap of the {len(activated):,} cells. No bar: Erk and Akt of these cells were not trained "
-                  f"on, and only {high:.0%} of them have PKA at its top level."),
+                  ["query", "answer", "TVD", "2.5 %", "97.5 %"], found.cells,
+                  f"Bootstrap of the {len(found.activated):,} cells. No bar: Erk and Akt of these cells were not "
+                  f"trained on, and only {high:.0%} of them have PKA at its top level."),
             Table("What it took", ["method", "trained together", "steps", "seconds, mean"], time),
         ],
-        pictures=drawings(problem),
+        pictures=drawings(found.problem),
         notes=[
             f"D1 is {observed.rows:,} cells under general stimulation, D2 {other.rows:,} whose PKA was activated, of "
             "which only Mek is used. PKA of D2 is taken as set to its top level, which is an idealisation: measured, "
@@ -334,13 +351,13 @@ def _findings(
             f"In every model of this graph P(Mek = m | do(PKA = {_TOP})) is at least P(PKA = {_TOP}, Mek = m), because "
             "cells that had that value anyway are among those that are set to it. The two tables break that: a model "
             f"that fits D1 stays at least {beyond:.3f} away from the Mek of D2, whatever trains it. mdcm check finds "
-            f"it: {'; '.join(said) or 'nothing is rejected'}.",
+            f"it: {'; '.join(found.said) or 'nothing is rejected'}.",
         ],
         numbers={
-            "floors": floors, "best fit to plug-in": nearest, "beyond any model": beyond, "distances": distances,
-            "activated": cells,
+            "floors": found.floors, "best fit to plug-in": nearest, "beyond any model": beyond, "distances": distances,
+            "activated": found.cells,
             "rows": [observed.rows, other.rows],
-            "seconds": {method: [one.seconds for one in own] for method, own in runs.items()},
+            "seconds": {method: [one.seconds for one in own] for method, own in found.runs.items()},
         },
     )  # fmt: skip
 
