@@ -1,13 +1,13 @@
-"""Progress bars on a terminal: of training, and of the stages of a longer piece of work."""
+"""Progress bars on a terminal: of training, of items, and of the stages of a longer piece of work."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,9 +18,12 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    track,
 )
 
-__all__ = ["Stages", "bars"]
+__all__ = ["Stages", "bars", "counted"]
+
+T = TypeVar("T")
 
 _LONGEST_NAME = 28
 # finished bars that stay in sight; a plan may have thousands of h-nodes
@@ -73,6 +76,18 @@ def bars(stream: TextIO) -> Iterator[_Bars]:
     )
     with display:
         yield _Bars(display)
+
+
+def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items one by one, with a bar on stderr where that is a terminal.
+
+    Args:
+        items: What is gone through.
+        total: About how many there are.
+        what: What is done with them.
+    """
+    console = Console(stderr=True)
+    return iter(track(items, what, total=total, console=console, transient=True, disable=not sys.stderr.isatty()))
 
 
 class Stages:

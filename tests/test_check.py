@@ -1,7 +1,9 @@
 """Independences that a graph implies, and whether data contradict them: against brute force, and at known rates."""
 
+import io
 import itertools
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -447,6 +449,16 @@ class TestCheck:
         pd.testing.assert_frame_equal(found.table, again.table)
         other = check(graph, table, max_tests=50, seed=1)
         assert not found.table["x"].equals(other.table["x"])
+
+    def test_shows_on_a_terminal_how_far_it_is(self, monkeypatch):
+        case, written = discrete_case(4, 300), io.StringIO()
+        monkeypatch.setattr(written, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(sys, "stderr", written)
+        silent = check(case.graph, case.table)
+        assert written.getvalue() == ""
+        shown = check(case.graph, case.table, progress=True)
+        assert "testing" in written.getvalue()
+        pd.testing.assert_frame_equal(silent.table, shown.table)
 
     def test_refuses_what_makes_no_sense(self):
         table = pd.DataFrame({"X": [0, 1], "Y": [1, 0]})

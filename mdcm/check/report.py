@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,8 +19,6 @@ from mdcm.schema import Schema
 from mdcm.variables import listing
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mdcm.variables import Variable
 
 __all__ = ["Check", "check", "statement"]
@@ -108,6 +106,7 @@ def check(
     variables: Mapping[str, Variable | Mapping[str, Any]] | None = None,
     max_tests: int = 10_000,
     seed: int = 0,
+    progress: bool = False,
 ) -> Check:
     """Tests what a graph implies on data, with Holm's correction over all tests.
 
@@ -141,6 +140,7 @@ def check(
             missing edge breaks the independences of descendants too, so that a sample finds a wrong graph without
             a guess about where.
         seed: Seed of that choice.
+        progress: Whether to show on a terminal how far it is.
 
     Returns:
         The tests, worst first, which is by the logarithm of p. Where one edge is missing, its own pair usually comes
@@ -188,17 +188,21 @@ def check(
     # tests of all sources under one numbering, in order unless they are too many
     ends = np.cumsum([source.count for source in sources])
     total = int(ends[-1])
-    order: Sequence[int] | NDArray[np.int64] = range(total)
+    order: Iterable[int] = range(total)
     if total > max_tests:
-        order = np.random.default_rng(seed).permutation(total)
+        order = np.random.default_rng(seed).permutation(total).tolist()
     outcomes: list[Outcome] = []
     tested = 0
+    if progress:
+        from mdcm.progress import counted
+
+        order = counted(order, min(total, max_tests), "testing")
     for number in order:
         if tested == max_tests:
             notes.append(f"{tested:,} tests, the most that were asked for, of pairs drawn at random from {total:,}")
             break
         k = int(np.searchsorted(ends, number, side="right"))
-        outcomes.append(sources[k].outcome(int(number) - int(ends[k]) + sources[k].count))
+        outcomes.append(sources[k].outcome(number - int(ends[k]) + sources[k].count))
         tested += outcomes[-1].row is not None
     inseparable = [one.inseparable for one in outcomes if one.inseparable]
     if inseparable:

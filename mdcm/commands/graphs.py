@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from mdcm.commands.console import command, complain, show, write
+from mdcm.commands.console import command, complain, is_quiet, show, write
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset
@@ -86,7 +86,7 @@ def check(
     if not 0 < level < 1:
         raise typer.BadParameter("--level must lie between 0 and 1")
     admg = ADMG.parse_or_read(graph)
-    found = check_graph(admg, datasets_of(data, ""), level=level, max_tests=max_tests)
+    found = check_graph(admg, datasets_of(data, ""), level=level, max_tests=max_tests, progress=not is_quiet())
     show(json.dumps(found.to_json(), indent=1, allow_nan=False) if as_json else str(found))
     if len(found.rejected):
         raise typer.Exit(1)

@@ -40,7 +40,7 @@ def load_experiment(name: str) -> Experiment:
     """
     if name not in NAMES:
         hint = suggestion(name, NAMES) or ""
-        raise MdcmError(f"there is no experiment {name!r}{hint}; there are {', '.join(NAMES)}")
+        raise MdcmError(f"there is no experiment {name!r} (there are {', '.join(NAMES)}){hint}")
     module = importlib.import_module(f"mdcm.experiments.{name}")
     found: Experiment = module.EXPERIMENT
     return found
