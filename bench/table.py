@@ -42,7 +42,8 @@ def rows():
             for bar in shown
         ).replace("|", "\\|")
         reached = f"{len(judged) - len(missed)} of {len(judged)}"
-        yield f"| `{run['command']}` | {reached} | {said} | {run['seconds']:,.0f} s |"
+        cpu = run["machine"]["cpu"].replace("(R)", "").removesuffix(" Processor")
+        yield f"| `{run['command']}` | {reached} | {said} | {run['seconds']:,.0f} s, {cpu} |"
 
 
 def trainings(run):
