@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mdcm.cli import main
 
@@ -46,6 +49,29 @@ def process(*arguments: object, python: tuple[str, ...] = (), **environment: str
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process and those that it starts, also where the tests themselves ignore it.
+
+    They ignore it under ``nohup`` and as a background job of a script, and processes inherit that.
+    """
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+@contextlib.contextmanager
+def ending(started: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """A process that ends with the block, also where the block fails or a signal does not reach it."""
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
 
 
 def succeed(*arguments: object) -> Result:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import call, fail, process, succeed
+from command_line import call, ending, fail, process, succeed
 
 import mdcm
 from mdcm import LowSupportError, NotIdentifiableError, UntrainableError
@@ -582,19 +582,18 @@ class TestProcess:
     """What only a process of its own can show."""
 
     def test_a_reader_that_leaves_ends_it_quietly(self):
-        started = subprocess.Popen(
-            [sys.executable, "-m", "mdcm.cli", "plan", "X -> Y"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        started.stdout.close()
-        assert started.wait(60) == 141
-        assert started.stderr.read() == b""
-        started.stderr.close()
+        arguments = [sys.executable, "-m", "mdcm.cli", "plan", "X -> Y"]
+        with ending(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)) as started:
+            started.stdout.close()
+            assert started.wait(60) == 141
+            assert started.stderr.read() == b""
 
     def test_letters_that_a_terminal_lacks(self):
         result = process("plan", "Größe -> 變數", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
         assert result.code == 0
         assert r"P(\u8b8a\u6578 | Gr\xf6\xdfe)" in result.out
 
+    @pytest.mark.usefixtures("ctrl_c")
     def test_an_interrupted_training_ends_with_130_and_can_be_started_again(self, folder, tmp_path):
         text = (folder / "spec.yaml").read_text().replace("obs.csv", str(folder / "obs.csv"))
         (tmp_path / "spec.yaml").write_text(text.replace("max_steps: 40", "max_steps: 10000000, holdout: 0"))
@@ -609,12 +608,13 @@ class TestProcess:
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not (tmp_path / "run").exists():
-            assert started.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.5)
-        started.send_signal(signal.SIGINT)
-        out, err = started.communicate(timeout=60)
+        with ending(started):
+            while not (tmp_path / "run").exists():
+                assert started.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.5)
+            started.send_signal(signal.SIGINT)
+            out, err = started.communicate(timeout=60)
         # at most what is needed to go on, and then how to
         left = {entry.name for entry in (tmp_path / "run").iterdir()}
         assert left <= {"checkpoints"}

@@ -1,5 +1,6 @@
 """What happens to a tool in the wild: signals, full disks, other processes, hostile names, wide tables."""
 
+import contextlib
 import gc
 import os
 import resource
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import fail, succeed
+from command_line import ending, fail, succeed
 
 import mdcm
 from mdcm.rundir import locked, reserve
@@ -79,6 +80,7 @@ class TestLongSessions:
 
 
 class TestSignals:
+    @contextlib.contextmanager
     def started(self, tmp_path):
         DATA.to_csv(tmp_path / "data.csv", index=False)
         (tmp_path / "spec.yaml").write_text(
@@ -89,21 +91,23 @@ class TestSignals:
             [sys.executable, "-m", "mdcm.cli", "train", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "run")],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        while not list((tmp_path / "run").glob("checkpoints/*.safetensors")):
-            assert process.poll() is None
-            time.sleep(0.05)
-        return process
+        with ending(process):
+            while not list((tmp_path / "run").glob("checkpoints/*.safetensors")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield process
 
     def test_sigterm_saves_and_ends_with_143(self, tmp_path):
-        process = self.started(tmp_path)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        with self.started(tmp_path) as process:
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (143, "")
         assert err == f"what was done is in {tmp_path / 'run'}; the same command with --resume goes on\n"
         (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
         assert newest.suffix == ".safetensors"
         assert not (tmp_path / "run" / ".lock").exists()
 
+    @pytest.mark.usefixtures("ctrl_c")
     def test_a_second_ctrl_c_does_not_wait_for_the_step(self, tmp_path):
         with Checkpoints(tmp_path, "one", 60) as checkpoints:
             os.kill(os.getpid(), signal.SIGINT)
@@ -199,15 +203,12 @@ class TestTwoProcesses:
             "import sys, time; from mdcm.rundir import locked\n"
             "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
         )
-        first = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
-        )
-        assert first.stdout.readline() == "held\n"
-        with pytest.raises(mdcm.CheckpointError, match=f"is being written by process {first.pid} on .*; wait"):
-            mdcm.fit(DOOR, DATA, config=BRIEF, out=tmp_path / "run")
+        arguments = [sys.executable, "-c", program, str(tmp_path / "run")]
+        with ending(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)) as first:
+            assert first.stdout.readline() == "held\n"
+            with pytest.raises(mdcm.CheckpointError, match=f"is being written by process {first.pid} on .*; wait"):
+                mdcm.fit(DOOR, DATA, config=BRIEF, out=tmp_path / "run")
         # a process that was killed holds nothing
-        first.kill()
-        first.communicate()
         model = mdcm.fit(DOOR, DATA, config=BRIEF, out=tmp_path / "run")
         assert same(mdcm.load(tmp_path / "run"), model)
         assert not (tmp_path / "run" / ".lock").exists()

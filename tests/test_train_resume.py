@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import ending
 from kill_sweep import (
     GRAPH,
     command,
@@ -62,13 +63,14 @@ def test_killed_at_random_moments_and_resumed(spec, tmp_path):
     assert "finished run of another training" in said(spec)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_and_exits_with_130(spec, tmp_path):
     out = tmp_path / "run"
     spec.write_text(spec.read_text().replace("seconds: 1.0e-6", "seconds: 2").replace("steps: 90", "steps: 50000"))
-    process = command(spec, out)
-    wait_for_checkpoint(process, out, 1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, said(spec)
+    with ending(command(spec, out)) as process:
+        wait_for_checkpoint(process, out, 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, said(spec)
     assert "the same command with --resume goes on\ninterrupted" in said(spec)
     with pytest.raises(CheckpointError, match="its training was not finished, --resume goes on"):
         mdcm.load(out)
