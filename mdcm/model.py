@@ -23,7 +23,7 @@ from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, 
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
 from mdcm.mechanisms import Pretrained
-from mdcm.plan import Method, Objective, Plan
+from mdcm.plan import Method, Objective, Plan, check_datasets
 from mdcm.plan import plan as make_plan
 from mdcm.rundir import (
     CHECKPOINTS,
@@ -37,7 +37,6 @@ from mdcm.rundir import (
 from mdcm.sampling import Sampler, check_number, place
 from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
-from mdcm.variables import listing
 
 __all__ = ["Answer", "Model", "fit", "load"]
 
@@ -375,7 +374,7 @@ def fit(
 
     Raises:
         DataError: If the data cannot be used.
-        PlanError: If the model cannot be trained as asked.
+        PlanError: If the model cannot be trained as asked, or ``plan`` was made for other data.
         UntrainableError: If the data cannot teach an h-node.
         CheckpointError: If ``out`` cannot hold a run, the checkpoint there belongs to another training, or another
             process is writing there.
@@ -394,10 +393,11 @@ def fit(
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     check_names(graph, mechanisms or {})
+    specs = [to_spec(dataset, schema) for dataset in datasets]
     if plan is None:
         plan = make_plan(
             graph,
-            [to_spec(dataset, schema) for dataset in datasets],
+            specs,
             objective=objective,
             method=method,
             kinds=schema.kinds,
@@ -406,11 +406,8 @@ def fit(
         )
     elif plan.graph != graph:
         raise PlanError("the plan is for another graph; make it with mdcm.plan from this one")
-    for name in sorted({name for hnode in plan.hnodes for fit in hnode.fits for name in fit.datasets}):
-        if name not in {dataset.name for dataset in datasets}:
-            raise PlanError(
-                f"the plan is for a data set {name!r}, which is not among {listing(d.name for d in datasets)}"
-            )
+    else:
+        check_datasets(plan, specs, kinds=schema.kinds, levels=schema.levels)
     where, runner = training_device(device, plan, schema), engine_of(engine)
     described = [
         {"name": d.name, "rows": len(d), "columns": list(d.columns), "do": list(d.do), "sha256": _digest(d, schema)}

@@ -114,11 +114,13 @@ class TestTraining:
         numbers = pd.DataFrame({"X": np.linspace(0, 1, 50), "Y": np.linspace(1, 3, 50) ** 2})
         other_plan = mdcm.plan("X -> Y", [mdcm.DatasetSpec("d1")])
         other_data = mdcm.plan(FRONT_DOOR, [mdcm.DatasetSpec("other")])
+        experiment = mdcm.plan(FRONT_DOOR, [mdcm.DatasetSpec("d1", do=["Z"]), mdcm.DatasetSpec("d2")])
         (tmp_path / "letter.txt").write_text("dear reader")
         cases = [
             (PlanError, "there is no device 'tpu'", FRONT_DOOR, table, {"device": "tpu"}),
             (PlanError, "the plan is for another graph", FRONT_DOOR, table, {"plan": other_plan}),
             (PlanError, "a data set 'other', which is not among 'd1'", FRONT_DOOR, table, {"plan": other_data}),
+            (PlanError, "the plan has do.Z. in data set 'd1', but", FRONT_DOOR, [table, table], {"plan": experiment}),
             (
                 PlanError,
                 "mechanisms: 'Yy' is no node of the graph; did you mean 'Y'",

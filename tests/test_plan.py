@@ -16,7 +16,7 @@ from strategies import admgs, node_sets
 from mdcm import plan
 from mdcm.errors import GraphError, PlanError, UntrainableError
 from mdcm.graph import ADMG
-from mdcm.plan import DatasetSpec, Fit, Plan
+from mdcm.plan import DatasetSpec, Fit, Plan, check_datasets
 
 FIGURE_2 = "X1 -> Z1; Z3 -> Z1; Z1 -> Z2; Z1 -> X2; X1 <-> X2; Z1 <-> Z2; Z1 <-> Z3"
 FRONT_DOOR = "D -> I -> A; D <-> A"
@@ -599,3 +599,48 @@ def test_levels_that_a_plan_cannot_have_are_refused(level):
     content["hnodes"][0]["level"] = level
     with pytest.raises(PlanError, match="on a level that a plan of so few does not have"):
         Plan.from_json(json.dumps(content))
+
+
+class TestDataOfAPlan:
+    """A plan is for data of the targets, values and columns that it was made for."""
+
+    GRAPH = ADMG.from_string("X -> Y; X <-> Y; X -> Z")
+
+    def made(self, **spec):
+        return plan(self.GRAPH, [DatasetSpec("d1"), DatasetSpec("trial", **spec)])
+
+    def check(self, made, *, columns=("X", "Y", "Z"), do=(), kinds=None, further=()):
+        mine = [DatasetSpec("d1", ["X", "Y", "Z"]), DatasetSpec("trial", columns, do), *further]
+        check_datasets(made, mine, kinds=kinds or {}, levels={} if kinds else {"X": (0, 1, 2), "Z": (0, 1)})
+
+    def test_what_matches_is_taken(self):
+        for planned, mine in (
+            ({"do": ["X"]}, {"do": {"X": [0, 1, 2]}}),
+            ({"do": {"X": [2, 0, 1.0]}}, {"do": ["X"]}),
+            ({"do": {"X": [1, 0]}}, {"do": {"X": [0, 1.0]}}),
+            ({"columns": ["Y", "Z"], "do": {"X": [1]}}, {"columns": ["Z", "X", "Y"], "do": {"X": (1,)}}),
+            # columns that are no nodes are nobody's
+            ({"columns": ["X", "Y"]}, {"columns": ["X", "Y", "id"]}),
+            ({"do": ["X"]}, {"do": {"X": np.linspace(0, 1, 30)}, "kinds": {"X": "continuous"}}),
+        ):
+            self.check(self.made(**planned), **mine)
+
+    @pytest.mark.parametrize(
+        ("planned", "mine", "message"),
+        [
+            ({"do": ["X"]}, {}, r"the plan has do\(X\) in data set 'trial', but the data set at hand sets nothing"),
+            ({}, {"do": ["X"]}, "the plan has no intervention in data set 'trial', but the data set at hand sets X"),
+            ({"do": ["X"]}, {"do": ["Z"]}, r"do\(X\) in data set 'trial', but the data set at hand sets Z"),
+            ({"do": ["X"]}, {"do": {"X": [0, 1]}}, r"do\(X\) at every value in .* sets X to 0, 1"),
+            ({"do": {"X": [0]}}, {"do": {"X": [1]}}, r"do\(X\) at 0 in .* sets X to 1"),
+            ({"do": {"X": [0]}}, {"do": ["X"]}, r"do\(X\) at 0 in .* sets X to every value"),
+            ({"do": ["X"]}, {"do": {"X": [0.0, 1.5]}, "kinds": {"X": "continuous"}}, "every value in .* 0.0, 1.5"),
+            ({"columns": ["X", "Y", "Z"]}, {"columns": ["X", "Y"]}, "has 'Z' among the columns of data set 'trial'"),
+            ({}, {"columns": ["X", "Y"]}, "has 'Z' among the columns"),
+            ({"columns": ["X", "Y"]}, {}, "'trial' at hand observes 'Z', which the plan does not have"),
+            ({}, {"further": [DatasetSpec("more")]}, "data set 'more' is none of the plan's"),
+        ],
+    )
+    def test_what_differs_is_refused(self, planned, mine, message):
+        with pytest.raises(PlanError, match=message):
+            self.check(self.made(**planned), **mine)

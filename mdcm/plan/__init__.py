@@ -1,6 +1,7 @@
 """Plans: which mechanisms are trained together, in which order, and against which distribution of the data."""
 
+from mdcm.plan.matching import check_datasets
 from mdcm.plan.planner import plan
 from mdcm.plan.records import DatasetSpec, Fit, HNode, Kind, Method, Objective, Plan, Pretrained
 
-__all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "Pretrained", "plan"]
+__all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "Pretrained", "check_datasets", "plan"]

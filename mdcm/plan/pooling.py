@@ -14,10 +14,10 @@ from mdcm.errors import GraphError, PlanError
 from mdcm.graph import ADMG
 from mdcm.plan.records import DatasetSpec, Kind
 
-__all__ = ["Domain", "checked", "domains_of", "pooled"]
+__all__ = ["FEWEST_VALUES", "Domain", "checked", "domains_of", "pooled"]
 
 # so many distinct values of a continuous variable can stand for all of them
-_FEWEST_VALUES = 20
+FEWEST_VALUES = 20
 
 
 def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[DatasetSpec, ...]:
@@ -135,7 +135,7 @@ def _spans(
     if kinds.get(name, "categorical") != "continuous":
         return False
     values = {value for spec in specs for value in spec.do[name] or ()}
-    if len(values) < _FEWEST_VALUES:
+    if len(values) < FEWEST_VALUES:
         return False
     low, high = (min(levels[name]), max(levels[name])) if levels.get(name) else (min(values), max(values))
     return bool(min(values) <= low and max(values) >= high)
