@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from run import conditions  # noqa: E402
 from test_check import CASES, ranks_first, wrong_cases  # noqa: E402
 
-from mdcm.check import check  # noqa: E402
+from mdcm.checking import check  # noqa: E402
 
 LEVEL = 0.05
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.5)

@@ -25,7 +25,8 @@ from mdcm.identify import Identification, identify
 from mdcm.plan import DatasetSpec, Plan, plan
 
 if TYPE_CHECKING:
-    from mdcm import check, metrics, scm
+    from mdcm import metrics, scm
+    from mdcm.checking import Check, check
     from mdcm.data import Dataset
     from mdcm.graph import ADMG, read_graph
     from mdcm.model import Model, fit, load
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ADMG",
+    "Check",
     "CheckpointError",
     "DataError",
     "Dataset",
@@ -66,6 +68,8 @@ __all__ = [
 _HOME = {
     "ADMG": "graph",
     "read_graph": "graph",
+    "Check": "checking",
+    "check": "checking",
     "Dataset": "data",
     "TrainConfig": "train",
     "fit": "model",
@@ -73,7 +77,7 @@ _HOME = {
     "load": "model",
     "write_report": "report",
 }
-_SUBMODULES = {"check", "metrics", "scm"}
+_SUBMODULES = {"metrics", "scm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -245,6 +245,34 @@ class ADMG:
         return graph
 
     @classmethod
+    def of(cls, graph: ADMG | str | nx.DiGraph[Any]) -> ADMG:
+        """Takes a graph as functions of this library do: as it is, as its text, or as a networkx digraph.
+
+        Args:
+            graph: A graph, text for :meth:`from_string`, or a digraph for :meth:`from_networkx`.
+
+        Returns:
+            The graph; the same object if it is one already.
+
+        Raises:
+            GraphError: If it is none of these, or not a graph.
+
+        Example:
+            >>> import networkx as nx
+            >>> ADMG.of("X -> Y") == ADMG.of(nx.DiGraph([("X", "Y")]))
+            True
+        """
+        if isinstance(graph, ADMG):
+            return graph
+        if isinstance(graph, str):
+            return cls.from_string(graph)
+        import networkx as nx
+
+        if isinstance(graph, nx.Graph):
+            return cls.from_networkx(graph)
+        raise GraphError(f"a graph is an ADMG, its text or a networkx digraph, not {type(graph).__name__}")
+
+    @classmethod
     def parse_or_read(cls, text_or_path: str) -> ADMG:
         """Takes a graph as a command line gives it: the path of a graph file, or the text itself.
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mdcm import page
-from mdcm.check import Check, check, statement
+from mdcm.checking import Check, check, statement
 from mdcm.data import Dataset, encode, validate
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw

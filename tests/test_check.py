@@ -1,5 +1,6 @@
 """Independences that a graph implies, and whether data contradict them: against brute force, and at known rates."""
 
+import importlib
 import io
 import itertools
 import math
@@ -18,8 +19,8 @@ from scipy import stats
 from strategies import admgs
 
 import mdcm
-from mdcm.check import check, implied_independences
-from mdcm.check.statistics import log_f_tail, log_gamma_tail, table_test
+from mdcm.checking import check, implied_independences
+from mdcm.checking.statistics import log_f_tail, log_gamma_tail, table_test
 from mdcm.data import Dataset
 from mdcm.errors import DataError, GraphError
 from mdcm.graph import ADMG
@@ -469,5 +470,20 @@ class TestCheck:
         with pytest.raises(DataError, match="'Q' is no node of the graph"):
             check("X; Y", Dataset({"X": [0, 1], "Q": [1, 0]}, do="Q"))
 
-    def test_is_found_from_the_facade(self):
-        assert mdcm.check.check is check
+    def test_is_a_function_of_the_facade(self):
+        assert mdcm.check is check
+        # its package does not take its place when it is loaded later
+        importlib.import_module("mdcm.checking.report")
+        assert mdcm.check is check
+
+    def test_takes_a_graph_as_it_is_as_text_or_from_networkx(self):
+        case = discrete_case(4, 300)
+        digraph = case.graph.to_networkx()
+        own = check(case.graph, case.table).table
+        for other in (case.graph.to_string(), digraph):
+            again = check(other, case.table).table
+            assert {frozenset({row.x, row.y, *row.given}) for row in again.itertuples()} == {
+                frozenset({row.x, row.y, *row.given}) for row in own.itertuples()
+            }
+        with pytest.raises(GraphError, match="a graph is an ADMG, its text or a networkx digraph, not dict"):
+            check({"X": ["Y"]}, case.table)

@@ -12,9 +12,9 @@ from learning import random_admg
 from scipy import stats
 from strategies import admgs
 
-from mdcm.check import check, regimes, statement
-from mdcm.check.independences import Separators
-from mdcm.check.statistics import excess_test, log_hypergeometric_tail, score_test
+from mdcm.checking import check, regimes, statement
+from mdcm.checking.independences import Separators
+from mdcm.checking.statistics import excess_test, log_hypergeometric_tail, score_test
 from mdcm.data import Dataset
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete

@@ -23,7 +23,7 @@ RANKS = {
         5: "scm",
         6: "identify",
         7: "data rundir",
-        8: "check mechanisms",
+        8: "checking mechanisms",
         9: "objectives",
         10: "dcm",
         11: "sampling",

@@ -80,7 +80,7 @@ def check(
 
     The exit code is 1 if any is rejected.
     """
-    from mdcm.check import check as check_graph
+    from mdcm.checking import check as check_graph
     from mdcm.graph import ADMG
 
     if not 0 < level < 1:

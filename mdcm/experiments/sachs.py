@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mdcm.check import check, statement
+from mdcm.checking import check, statement
 from mdcm.data import Dataset
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in

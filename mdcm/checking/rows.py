@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mdcm.check.statistics import centred, covariance_test, products, regressed, table_test
+from mdcm.checking.statistics import centred, covariance_test, products, regressed, table_test
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mdcm.check.independences import Independence
+    from mdcm.checking.independences import Independence
     from mdcm.variables import Variable
 
     Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@ mean and variance that are known exactly; all other pairs by the covariances of 
 variables leave.
 """
 
-from mdcm.check.independences import Independence, implied_independences
-from mdcm.check.report import Check, check, statement
-from mdcm.check.sources import regimes
+from mdcm.checking.independences import Independence, implied_independences
+from mdcm.checking.report import Check, check, statement
+from mdcm.checking.sources import regimes
 
 __all__ = ["Check", "Independence", "check", "implied_independences", "regimes", "statement"]

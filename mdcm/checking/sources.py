@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mdcm.check.independences import Separators
-from mdcm.check.rows import FEWEST_UNITS, Rows
-from mdcm.check.statistics import excess_test, score_test
+from mdcm.checking.independences import Separators
+from mdcm.checking.rows import FEWEST_UNITS, Rows
+from mdcm.checking.statistics import excess_test, score_test
 from mdcm.data import Dataset, decode, encode
 from mdcm.graph import ADMG
 from mdcm.variables import Variable

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 
-from mdcm.check.sources import Across, Kind, Outcome, Within
+from mdcm.checking.sources import Across, Kind, Outcome, Within
 from mdcm.data import Dataset, validate
 from mdcm.graph import ADMG
 from mdcm.schema import Schema
 from mdcm.variables import listing
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from mdcm.variables import Variable
 
 __all__ = ["Check", "check", "statement"]
@@ -99,7 +101,7 @@ class Check:
 
 
 def check(
-    graph: ADMG | str,
+    graph: ADMG | str | nx.DiGraph[Any],
     data: pd.DataFrame | Mapping[str, Any] | Dataset | Sequence[Dataset | pd.DataFrame],
     *,
     level: float = 0.05,
@@ -130,7 +132,7 @@ def check(
     those of a continuous variable by its quarters.
 
     Args:
-        graph: The graph, or its text.
+        graph: The graph, its text, or a networkx digraph (hidden nodes as in :meth:`ADMG.from_networkx`).
         data: One table or dataset, or several, each by itself and against each other. One under do() is tested on the
             graph without edges into its targets. Variables without a column count as hidden; so do images, which are
             not tested.
@@ -178,7 +180,7 @@ def check(
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     if max_tests < 1:
         raise ValueError(f"max_tests must be positive, not {max_tests}")
-    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
+    graph = ADMG.of(graph)
     datasets = validate(data, graph.nodes, unobserved=graph.nodes)
     schema = Schema.infer(datasets, variables)
     sources: list[Within | Across] = [Within(graph, one, schema, several=len(datasets) > 1) for one in datasets]
