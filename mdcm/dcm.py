@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mdcm import kernels
 from mdcm.errors import PlanError
 from mdcm.mechanisms import Categorical, Flow, ImageGenerator, Implicit, Mechanism, RectifiedFlow
+from mdcm.mechanisms.base import check_finite
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable
@@ -172,6 +173,9 @@ class DCM(nn.Module):
 
         Returns:
             Values by name for the targets and for what they depend on, in topological order.
+
+        Raises:
+            MdcmError: If a mechanism gives a number that is not finite.
         """
         do = dict(do or {})
         wanted = self.needed(self.graph.nodes if targets is None else targets, do)
@@ -188,7 +192,8 @@ class DCM(nn.Module):
                     shared[index] = self.confounder_states(index, rows, seed)
             latents = [shared[index] for index in self.latents[node]]
             parents = {parent: values[parent] for parent in self._parents[node]}
-            values[node] = self.mechanism(node)(parents, latents, self.own_noise(node, rows, seed))
+            made = self.mechanism(node)(parents, latents, self.own_noise(node, rows, seed))
+            values[node] = check_finite(self.schema[node], made)
         return values
 
     def needed(self, targets: Iterable[str], do: Iterable[str] = ()) -> set[str]:

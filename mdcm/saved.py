@@ -169,6 +169,14 @@ def _load_dcm(
     weights = {key: one for key, one in weights.items() if not key.startswith("member.")}
     _check_weights(weights, graph, schema, architecture, given, weights_file)
     dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            raise CheckpointError(
+                f"{weights_file} is damaged: {key} holds {count:,} numbers that are not finite; train the model again, "
+                "or restore the file",
+                path=str(weights_file),
+            )
     try:
         dcm.load_state_dict(weights, strict=True)
     except RuntimeError as error:

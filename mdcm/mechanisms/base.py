@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.data import Variable
+from mdcm.errors import MdcmError
 
-__all__ = ["Mechanism", "check_depth", "float_pixels"]
+__all__ = ["Mechanism", "check_depth", "check_finite", "float_pixels"]
 
 NoiseKind = Literal["gumbel", "normal", "none"]
 _MOST_LAYERS = 1000
@@ -32,6 +33,36 @@ def check_depth(**numbers: int) -> None:
     for name, number in numbers.items():
         if number > _MOST_LAYERS:
             raise ValueError(f"{name} must be at most {_MOST_LAYERS:,}, not {number:,}")
+
+
+def check_finite(variable: Variable, numbers: Tensor, what: str = "values", *, impossible: bool = False) -> Tensor:
+    """Numbers that the mechanism of a variable gave, if they are finite.
+
+    Args:
+        variable: The variable.
+        numbers: ``n`` rows; whole numbers are always finite.
+        what: What they are, for the message.
+        impossible: Whether minus infinity, the log probability of what cannot be, is right.
+
+    Returns:
+        The same numbers.
+
+    Raises:
+        MdcmError: If one is not; an argmax would silently make level 0 of it.
+
+    Example:
+        >>> check_finite(Variable("Y", "continuous"), torch.tensor([0.5, -1.0])).tolist()
+        [0.5, -1.0]
+    """
+    if not numbers.is_floating_point():
+        return numbers
+    bad = numbers.isnan() | (numbers == math.inf) if impossible else ~numbers.isfinite()
+    if bool(bad.any()):
+        raise MdcmError(
+            f"the mechanism of {variable.name!r} gave {what} that are not finite; a value that is set or given may "
+            "be far outside of what it was trained on, or its weights are damaged"
+        )
+    return numbers
 
 
 class Mechanism(nn.Module, ABC):

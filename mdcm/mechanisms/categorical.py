@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.data import Variable
-from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth, check_finite
 from mdcm.mechanisms.inputs import ParentInput
 
 __all__ = ["Categorical", "ParentInput", "winning_noise"]
@@ -160,7 +160,8 @@ class Categorical(Mechanism):
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
         """Codes of the winning levels, int64 ``[n]``; see the base class."""
-        return (self.logits(parents, latents, len(noise)) + noise).argmax(-1)
+        logits = check_finite(self.variable, self.logits(parents, latents, len(noise)), "logits")
+        return (logits + noise).argmax(-1)
 
     def relaxed(
         self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
@@ -207,7 +208,8 @@ class Categorical(Mechanism):
         References:
             Maddison, Tarlow & Minka (2014), A* sampling, section 3; Oberst & Sontag (2019), section 3.
         """
-        return winning_noise(self.logits(parents, latents, len(value)), value, fresh)
+        logits = check_finite(self.variable, self.logits(parents, latents, len(value)), "logits")
+        return winning_noise(logits, value, fresh)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
         """Negative log probability of each row; see the base class."""

@@ -15,6 +15,7 @@ from mdcm.data import Variable
 from mdcm.errors import PlanError
 from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
 from mdcm.mechanisms.inputs import Context, normal_places
+from mdcm.mechanisms.regression import least_squares, mean_and_spread
 
 __all__ = ["Flow"]
 
@@ -29,6 +30,8 @@ _LEAST_SCALE = 1e-3
 _SHARE, _FEWEST, _MOST = 1 / 32, 128, 2048
 # what a regression may leave of a standard deviation: less is more than a fit should begin with
 _LEFT = (0.02, 1.0)
+# directions of the context that are shorter than this share of the longest carry no part of the line
+_CUTOFF = 1e-3
 
 
 class _Conditioner(nn.Module):
@@ -226,8 +229,8 @@ class Flow(Mechanism):
         """Measure where the values lie, and start as their linear regression on the parents, if nothing is hidden."""
         self.context.prepare(parents)
         rows = value.view(len(value), self.size)
-        self.center.copy_(rows.mean(0))
-        self.spread.copy_(rows.std(0, correction=min(1, len(rows) - 1)).clamp_min(1e-6))
+        for buffer, measured in zip((self.center, self.spread), mean_and_spread(rows), strict=True):
+            buffer.copy_(measured)
         if not self.latents and not any(parent.kind == "image" for parent in self.parents):
             self._regress(parents, (rows - self.center) / self.spread)
 
@@ -235,15 +238,19 @@ class Flow(Mechanism):
     def _regress(self, parents: Mapping[str, Tensor], entries: Tensor) -> None:
         features = torch.cat([torch.ones(len(entries), 1), *self.context.features(parents)], 1).double()
         # a ridge of one row's weight, for levels that were never seen and parents that say the same
-        normal = features.T @ features + torch.eye(features.shape[1], dtype=torch.float64)
-        slopes = torch.linalg.solve(normal, features.T @ entries.double())
-        left = (entries - features @ slopes).std(0, correction=min(1, len(entries) - 1)).clamp(*_LEFT)
-        wanted = (-slopes / left).float()
+        slopes = least_squares(features, entries, ridge=1.0)
+        # products one by one, because a library's sum of them may depend on where the rows lie
+        left = entries.double().clone()
+        for feature, slope in zip(features.T, slopes, strict=True):
+            left -= feature[:, None] * slope
+        remaining = left.std(0, correction=min(1, len(entries) - 1)).clamp(*_LEFT)
+        wanted = -slopes / remaining
         weights = self.context.weights()
         if len(weights):
-            self.line.weight.copy_(torch.linalg.lstsq(weights, wanted[1:]).solution.T)
-        self._first_numbers[:, 0] = wanted[0]
-        self._first_numbers[:, 1] = torch.tensor([_raw_scale(1 / float(one)) for one in left])
+            # with more features than units some are nearly the same to them, and must not have huge weights
+            self.line.weight.copy_(least_squares(weights, wanted[1:], cutoff=_CUTOFF).T)
+        self._first_numbers[:, 0] = wanted[0].float()
+        self._first_numbers[:, 1] = torch.tensor([_raw_scale(1 / float(one)) for one in remaining])
 
     def _bend(self, conditioner: nn.Module, state: Tensor, line: Tensor | None, entries: Tensor) -> Any:
         from zuko.transforms import (

@@ -13,6 +13,7 @@ from mdcm.data import Variable
 from mdcm.errors import PlanError
 from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
 from mdcm.mechanisms.inputs import Context
+from mdcm.mechanisms.regression import mean_and_spread
 
 __all__ = ["Implicit"]
 
@@ -90,8 +91,8 @@ class Implicit(Mechanism):
         """Measure where the values lie, and the scales of continuous parents."""
         self.context.prepare(parents)
         rows = value.view(len(value), self.size)
-        self.center.copy_(rows.mean(0))
-        self.spread.copy_(rows.std(0, correction=min(1, len(rows) - 1)).clamp_min(1e-6))
+        for buffer, measured in zip((self.center, self.spread), mean_and_spread(rows), strict=True):
+            buffer.copy_(measured)
 
     def _entries(self, context: Tensor, noise: Tensor) -> Tensor:
         state = F.silu(context + self.enter(noise))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdcm.mechanisms.encoder import ImageReader
+from mdcm.mechanisms.regression import mean_and_spread
 from mdcm.variables import Variable
 
 __all__ = ["Context", "ParentInput", "normal_places"]
@@ -59,9 +60,8 @@ class ParentInput(nn.Module):
     def prepare(self, value: Tensor) -> None:
         """Measure the scale of a continuous parent on its training values."""
         if self.parent.kind not in ("categorical", "image"):
-            self.mean.copy_(value.mean(0))
-            # a single row has no spread
-            self.std.copy_(value.std(0, correction=min(1, len(value) - 1)).clamp_min(1e-6))
+            for buffer, measured in zip((self.mean, self.std), mean_and_spread(value), strict=True):
+                buffer.copy_(measured)
 
     def features(self, value: Tensor) -> Tensor:
         """What the contribution of a parent that is no image is linear in, ``[n, levels]`` or ``[n, size]``."""

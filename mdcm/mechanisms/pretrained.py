@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mdcm import kernels
 from mdcm.data import Variable
 from mdcm.errors import MdcmError, PlanError
-from mdcm.mechanisms.base import Mechanism, NoiseKind
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_finite
 from mdcm.mechanisms.categorical import winning_noise
 
 __all__ = ["Frozen", "Pretrained"]
@@ -293,22 +293,29 @@ class _FrozenLogits(Frozen):
     def _row_shape(self) -> tuple[int, ...]:
         return (self.variable.num_levels,)
 
+    def _logits(self, parents: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        # a level may be impossible, as long as not all are
+        logits = check_finite(self.variable, self._called(parents, noise), "logits", impossible=True)
+        if bool((logits == -math.inf).all(-1).any()):
+            raise MdcmError(f"the pretrained mechanism of {self.variable.name!r} makes every level impossible in a row")
+        return logits
+
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
         """Codes of the winning levels, int64 ``[n]``; see the base class."""
-        return (self._called(parents, noise) + noise).argmax(-1)
+        return (self._logits(parents, noise) + noise).argmax(-1)
 
     def relaxed(
         self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
     ) -> Tensor:
         """One-hot rows of the winning levels with the gradient of the softmax; see the base class."""
-        logits = self._called(parents, noise)
+        logits = self._logits(parents, noise)
         packing = kernels.Packing([self.noise_size], device=logits.device)
         drawn, _, _ = kernels.gumbel_softmax(logits, packing, temperature, noise=noise)
         return drawn
 
     def log_prob(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor) -> Tensor:
         """Log probability of the observed codes in nats, ``[n]``."""
-        table = self._called(parents, value.new_zeros(len(value), self.noise_size, dtype=torch.float32))
+        table = self._logits(parents, value.new_zeros(len(value), self.noise_size, dtype=torch.float32))
         return table.log_softmax(-1).gather(-1, value[:, None]).squeeze(-1)
 
     @property
@@ -318,7 +325,7 @@ class _FrozenLogits(Frozen):
 
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
         """Gumbel noise given the level that won, drawn exactly; see :meth:`Categorical.abduct`."""
-        return winning_noise(self._called(parents, fresh), value, fresh)
+        return winning_noise(self._logits(parents, fresh), value, fresh)
 
 
 def _restored(variable: Variable, value: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mdcm.mechanisms.base import check_finite
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,39 +37,59 @@ def is_placed(dcm: DCM) -> bool:
 
 
 def drawn(mechanism: Mechanism, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
-    """Values of a variable, as the mechanism makes them."""
+    """Values of a variable, as the mechanism makes them.
+
+    Raises:
+        MdcmError: If one of them is not finite.
+    """
     there = _device(mechanism)
     if there == _CPU:
-        return mechanism(parents, latents, noise)  # type: ignore[no-any-return]
-    return mechanism(_all(parents, there), [one.to(there) for one in latents], noise.to(there)).cpu()  # type: ignore[no-any-return]
+        return check_finite(mechanism.variable, mechanism(parents, latents, noise))
+    value = mechanism(_all(parents, there), [one.to(there) for one in latents], noise.to(there)).cpu()
+    return check_finite(mechanism.variable, value)
 
 
 def abducted(
     mechanism: Mechanism, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor
 ) -> Tensor:
-    """Noise in keeping with a value; see :meth:`mdcm.mechanisms.Mechanism.abduct`."""
+    """Noise in keeping with a value; see :meth:`mdcm.mechanisms.Mechanism.abduct`.
+
+    Raises:
+        MdcmError: If some of it is not finite.
+    """
     there = _device(mechanism)
     if there == _CPU:
-        return mechanism.abduct(parents, latents, value, fresh)
+        return check_finite(mechanism.variable, mechanism.abduct(parents, latents, value, fresh), "noise")
     states = [one.to(there) for one in latents]
-    return mechanism.abduct(_all(parents, there), states, value.to(there), fresh.to(there)).cpu()
+    found = mechanism.abduct(_all(parents, there), states, value.to(there), fresh.to(there)).cpu()
+    return check_finite(mechanism.variable, found, "noise")
 
 
 def log_density(
     mechanism: Mechanism, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor
 ) -> Tensor:
-    """Log density or probability of values, ``[n]``."""
+    """Log density or probability of values, ``[n]``.
+
+    Raises:
+        MdcmError: If one of them is no number, or infinite but for that of what is impossible.
+    """
     there = _device(mechanism)
     if there == _CPU:
-        return mechanism.log_prob(parents, latents, value)
-    return mechanism.log_prob(_all(parents, there), [one.to(there) for one in latents], value.to(there)).cpu()
+        found = mechanism.log_prob(parents, latents, value)
+    else:
+        found = mechanism.log_prob(_all(parents, there), [one.to(there) for one in latents], value.to(there)).cpu()
+    return check_finite(mechanism.variable, found, "densities", impossible=True)
 
 
 def tabulated(mechanism: Categorical, parents: Mapping[str, Tensor], rows: int) -> Tensor:
-    """Log probability of every level at every combination of states, ``[n, s_1, ..., s_d, K]``."""
+    """Log probability of every level at every combination of states, ``[n, s_1, ..., s_d, K]``.
+
+    Raises:
+        MdcmError: If one of them is no number.
+    """
     there = _device(mechanism)
     table = mechanism.table(mechanism.context(parents if there == _CPU else _all(parents, there), rows))
-    return table.cpu()
+    return check_finite(mechanism.variable, table.cpu(), "probabilities", impossible=True)
 
 
 def _device(mechanism: Mechanism) -> torch.device:

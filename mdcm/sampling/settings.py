@@ -23,6 +23,8 @@ __all__ = ["Rule", "Setting", "encode_evidence", "encode_noise", "encode_setting
 Rule = Callable[[Tensor], Tensor]
 # a value, or one per row; a function of the natural value; or a node of a network, for nested worlds
 Setting = Tensor | Rule | int
+# most spreads of the training data by which a number may be away from them: its square is far from overflowing float32
+_MOST = 1e12
 
 
 def known(schema: Schema, name: str) -> Variable:
@@ -63,7 +65,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
                 f"not {np.shape(value)}",
                 column=name,
             )
-        return torch.from_numpy(variable.standardise(array))
+        return _computable(variable, torch.from_numpy(variable.standardise(array)), value, what)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, pd.Series | np.ndarray | list | tuple):
@@ -79,7 +81,25 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
         encoded = column.map(codes).to_numpy()
     else:
         encoded = np.array([variable.code(value)])
-    return torch.from_numpy(encoded.astype(np.int64 if variable.kind == "categorical" else np.float32))
+    if variable.kind == "categorical":
+        return torch.from_numpy(encoded.astype(np.int64))
+    with np.errstate(over="ignore"):
+        numbers = torch.from_numpy(encoded.astype(np.float32))
+    return _computable(variable, numbers, value, what)
+
+
+def _computable(variable: Variable, numbers: Tensor, value: Any, what: str) -> Tensor:
+    """Standardised numbers, if mechanisms can compute with them: squares and sums must not overflow in float32."""
+    bad = ~(numbers.abs() < _MOST)
+    if bool(bad.any()):
+        shown = np.asarray(value, dtype=np.float64).reshape(-1, *bad.shape[1:]) if variable.origin is None else None
+        worst = repr(value) if shown is None else f"{shown[bad.numpy()][0]:g}"
+        raise DataError(
+            f"{what}({variable.name}): {worst} is too large to compute with, more than {_MOST:g} times the spread of "
+            f"{variable.name!r} in the training data",
+            column=variable.name,
+        )
+    return numbers
 
 
 def _encode_image(variable: Variable, value: Any, what: str) -> Tensor:
@@ -174,7 +194,9 @@ def encode_noise(
     for name, value in noise.items():
         array = np.asarray(value)
         if name in sizes:
-            if array.shape != (num_samples, sizes[name]) or not np.isfinite(array).all():
+            # a number that does not fit into float32 would become infinite there
+            limit = np.finfo(np.float32).max
+            if array.shape != (num_samples, sizes[name]) or not (np.abs(array) <= limit).all():
                 raise DataError(
                     f"noise of {name!r} must be finite numbers of shape [{num_samples}, {sizes[name]}], "
                     f"not {array.shape}",

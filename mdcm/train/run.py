@@ -362,7 +362,20 @@ class _Training:
 
     def _complete(self, units: Sequence[int]) -> None:
         for unit in units:
+            self._check_finite(unit)
             self.member(unit).complete(self.place(unit), self.records(unit, "trained")[-1])
+
+    def _check_finite(self, unit: int) -> None:
+        """Let no h-node pass that has learned what is no number; looks during training see the averages alone."""
+        own = self._own(unit)
+        for key in self._keys(unit):
+            if own[key].is_floating_point() and not bool(own[key].isfinite().all()):
+                hnode = self.hnode(unit)
+                raise MdcmError(
+                    f"training of h-node {{{', '.join(hnode.variables)}}} ({' and '.join(map(str, hnode.fits))}) ended "
+                    f"with weights that are not finite ({key}); try a smaller learning_rate, or look at its data for "
+                    "values far from all others"
+                )
 
     def load(self, snapshot: _Snapshot) -> None:
         """Take over the weights of a snapshot.
