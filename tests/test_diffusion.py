@@ -3,14 +3,17 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+import mdcm
 from mdcm.data import Variable
 from mdcm.errors import PlanError
 from mdcm.mechanisms import RectifiedFlow, from_config
 from mdcm.mechanisms.base import Mechanism
 from mdcm.mechanisms.encoder import ImageReader
+from mdcm.objectives.adversarial import AdversarialConfig
 
 COLOUR = Variable("colour", "categorical", levels=("red", "blue"))
 SIZE = Variable("size", "continuous")
@@ -266,19 +269,74 @@ class TestConfig:
         assert torch.equal(again(parents, (), noise), flow(parents, (), noise))
 
 
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("shape", "message"),
-        [
-            ((3, 28, 28), "28 x 28 pixels; a rectified flow needs multiples of 8: pad it, for example, to 32 x 32"),
-            ((1, 16, 4), "16 x 4 pixels; a rectified flow needs multiples of 8: pad it, for example, to 16 x 8"),
-        ],
-        ids=str,
-    )
-    def test_size_that_does_not_fit(self, shape, message):
-        with pytest.raises(PlanError, match=message):
-            RectifiedFlow(image(*shape), ())
+def test_two_pictures_alone_say_what_can_be_done():
+    generator = np.random.default_rng(0)
+    pictures = {name: generator.integers(0, 255, (40, 1, 8, 8)).astype(np.uint8) for name in "IJ"}
+    few = mdcm.TrainConfig(max_steps=2, adversarial=AdversarialConfig(steps=2, encoder_steps=2))
+    with pytest.raises(
+        PlanError, match=r"arrays=\{'[IJ]': features\}.* such as a label L, confounded with it: . <-> L"
+    ):
+        mdcm.fit("I <-> J", mdcm.Dataset(images=pictures), config=few)
+    # which is so
+    vectors = {name: picture.reshape(40, -1)[:, :3] / 255 for name, picture in pictures.items()}
+    assert len(mdcm.fit("I <-> J", mdcm.Dataset(arrays=vectors), config=few).draw_samples(3)) == 3
 
+
+class TestSizes:
+    """Any height and width: what the network needs beyond the picture is added inside, and never comes out."""
+
+    SIZES = ((3, 8, 8), (1, 28, 28), (2, 30, 30), (3, 20, 45), (1, 1, 9), (1, 5, 3))
+
+    @pytest.mark.parametrize("channels", [0, 8])
+    @pytest.mark.parametrize("shape", SIZES, ids=str)
+    def test_pictures_noise_and_loss_have_the_size_of_the_variable(self, shape, channels):
+        torch.manual_seed(0)
+        flow = RectifiedFlow(image(*shape), [COLOUR], width=16, blocks=1, channels=channels, steps=2)
+        parents, noise = {"colour": torch.tensor([0, 1, 1])}, noise_for(flow, 3)
+        assert noise.shape == (3, math.prod(shape))
+        with torch.no_grad():
+            made = flow(parents, (), noise)
+            assert made.shape == (3, *shape)
+            assert flow.abduct(parents, (), made, torch.zeros_like(noise)).shape == noise.shape
+        assert flow.conditional_loss(parents, made, torch.Generator()).shape == (3,)
+
+    @pytest.mark.parametrize("shape", SIZES, ids=str)
+    def test_patches_sharpen_every_pixel(self, shape):
+        torch.manual_seed(0)
+        flow = scrambled(RectifiedFlow(image(*shape), (), width=16, blocks=1, channels=8, steps=1))
+        # so small that no pixel is clamped
+        flow.std.fill_(0.05)
+        noise = noise_for(flow, 2)
+        with torch.no_grad():
+            sharp = flow(parents={}, latents=(), noise=noise)
+            flow.network.sharpen.weight.zero_()
+            flow.network.sharpen.bias.zero_()
+            plain = flow(parents={}, latents=(), noise=noise)
+        # the last row and column as well, which lie next to what is cut off
+        assert bool((sharp != plain).all())
+
+    def test_the_edge_beyond_a_picture_has_no_part_in_it(self):
+        """A picture of 28 x 28 is not one of 32 x 32 with an edge: the dense level sees its own pixels alone."""
+        flow = RectifiedFlow(image(1, 28, 28), (), channels=8)
+        assert flow.network.squeeze.in_features == flow.network.unfold.out_features == 28 * 28
+        assert flow.network.patch == 4
+
+    @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 20, 45)], ids=str)
+    def test_the_default_mechanism_is_fitted_and_drawn_from(self, shape):
+        generator = np.random.default_rng(0)
+        digit = np.arange(60) % 2
+        pictures = (generator.random((60, *shape)) * 100).astype(np.uint8) + (digit * 100).astype(np.uint8)[
+            :, None, None, None
+        ]
+        data = mdcm.Dataset({"D": digit}, images={"I": pictures})
+        model = mdcm.fit("D -> I", data, config=mdcm.TrainConfig(max_steps=2))
+        assert isinstance(model.dcm.mechanism("I"), RectifiedFlow)
+        drawn = model.draw_samples(3, do={"D": 1})
+        assert drawn.images["I"].shape == (3, *shape)
+        assert drawn.images["I"].dtype == np.uint8
+
+
+class TestRefusals:
     def test_variable_that_is_no_image(self):
         with pytest.raises(PlanError, match="'colour' is categorical, and a rectified flow generates images only"):
             RectifiedFlow(COLOUR, ())

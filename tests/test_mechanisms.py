@@ -342,10 +342,21 @@ class TestDescription:
             type_(SKETCH, (), [4])
 
     def test_an_image_that_cannot_be_halved(self):
-        with pytest.raises(PlanError, match="30 x 8 pixels, which cannot be halved 2 times"):
-            Diffusion(Variable("v", "image", shape=(1, 30, 8)), (), levels=3)
+        with pytest.raises(PlanError, match="30 x 3 pixels, which cannot be halved 2 times; use levels=2 or fewer"):
+            Diffusion(Variable("v", "image", shape=(1, 30, 3)), (), levels=3)
         with pytest.raises(PlanError, match="cannot be halved"):
             Diffusion(Variable("v", "image", shape=(1, 32, 32)), (), levels=10**9)
+
+    @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 30, 11), (2, 9, 8)], ids=str)
+    def test_an_image_of_any_size_is_diffused(self, shape):
+        mechanism = Diffusion(Variable("v", "image", shape=shape), (), channels=8, levels=3, steps=2)
+        noise = torch.randn(2, math.prod(shape), generator=torch.Generator().manual_seed(0))
+        assert mechanism.noise_size == noise.shape[1]
+        with torch.no_grad():
+            made = mechanism({}, (), noise)
+            assert made.shape == (2, *shape)
+            assert mechanism.abduct({}, (), made, noise).shape == noise.shape
+            assert mechanism.conditional_loss({}, made, torch.Generator()).shape == (2,)
 
     def test_an_image_generator_alone_has_no_loss(self):
         generator = make("image generator")

@@ -194,13 +194,13 @@ class TestLearning:
         n = 10_000
         x, y = swiss(n, seed=0)
         torch.manual_seed(0)
-        began = time.monotonic()
+        began = time.process_time()
         flow = trained(
             Flow(Variable("y", "continuous"), [X]),
             {"x": torch.from_numpy(x).float()},
             torch.from_numpy(y).float(),
         )
-        assert time.monotonic() - began < 60
+        assert time.process_time() - began < 60
         new_x, _ = swiss(4000, seed=1)
         made, _ = draws(flow, {"x": torch.from_numpy(new_x).float()}, 4000)
         model = np.stack([new_x, made.numpy()], 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mdcm.data import Variable
 from mdcm.errors import MdcmError
 
-__all__ = ["Mechanism", "check_depth", "check_finite", "float_pixels"]
+__all__ = ["Mechanism", "check_depth", "check_finite", "edge_padding", "float_pixels"]
 
 NoiseKind = Literal["gumbel", "normal", "none"]
 _MOST_LAYERS = 1000
@@ -33,6 +33,17 @@ def check_depth(**numbers: int) -> None:
     for name, number in numbers.items():
         if number > _MOST_LAYERS:
             raise ValueError(f"{name} must be at most {_MOST_LAYERS:,}, not {number:,}")
+
+
+def edge_padding(sizes: Sequence[int], multiple: int) -> tuple[int, int, int, int]:
+    """Pixels to add left, right, above and below, so that height and width are multiples of a number.
+
+    Example:
+        >>> edge_padding((28, 32), 8)
+        (0, 0, 0, 4)
+    """
+    height, width = sizes
+    return 0, -width % multiple, 0, -height % multiple
 
 
 def check_finite(variable: Variable, numbers: Tensor, what: str = "values", *, impossible: bool = False) -> Tensor:

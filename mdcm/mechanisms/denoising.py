@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdcm.data import Variable
 from mdcm.errors import MdcmError, PlanError
-from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth, edge_padding
 from mdcm.mechanisms.inputs import Context
 from mdcm.mechanisms.inversion import invert
 
@@ -81,7 +82,7 @@ class Diffusion(Mechanism):
     :class:`~mdcm.mechanisms.RectifiedFlow` learns small images faster; this one is for images with fine detail.
 
     Args:
-        variable: An image variable; height and width are multiples of ``2 ** (levels - 1)``.
+        variable: An image variable; a size that cannot be halved ``levels - 1`` times is padded for the network.
         parents: Its parents.
         latents: Must be empty: there is no density, so a confounder could not be fitted.
         channels: Channels at full size, a multiple of 8; doubled at each level below, up to four times.
@@ -90,7 +91,7 @@ class Diffusion(Mechanism):
         steps: Steps of the sampler.
 
     Raises:
-        PlanError: If the variable has a confounder, is no image, or has a size that does not fit.
+        PlanError: If the variable has a confounder, is no image, or is smaller than its levels ask for.
         ValueError: If a number is out of range.
         MdcmError: If diffusers is not installed.
 
@@ -135,16 +136,17 @@ class Diffusion(Mechanism):
             )
         check_depth(blocks=blocks)
         planes, height, across = variable.shape
-        # compared first: a huge number of levels must not become a huge power
-        if levels > min(height, across).bit_length() or height % 2 ** (levels - 1) or across % 2 ** (levels - 1):
+        if levels > min(height, across).bit_length():
             raise PlanError(
-                f"the image {variable.name!r} is {height} x {across} pixels, which cannot be halved {levels - 1} times"
+                f"the image {variable.name!r} is {height} x {across} pixels, which cannot be halved {levels - 1} "
+                f"times; use levels={min(height, across).bit_length()} or fewer"
             )
         self.channels, self.levels, self.blocks, self.steps = channels, levels, blocks, steps
         self.shape = variable.shape
+        self._padding = edge_padding((height, across), 2 ** (levels - 1))
         self.context = Context(self.parents, (), 4 * channels)
         self.network: nn.Module = diffusers_part("UNet2DModel")(
-            sample_size=(height, across),
+            sample_size=(height + self._padding[3], across + self._padding[1]),
             in_channels=planes,
             out_channels=planes,
             down_block_types=("DownBlock2D",) * levels,
@@ -196,8 +198,8 @@ class Diffusion(Mechanism):
         context = self.context(parents, (), rows)
 
         def network(state: Tensor, time: Tensor) -> Tensor:
-            found: Tensor = self.network(state, time, class_labels=context).sample
-            return found
+            found: Tensor = self.network(F.pad(state, self._padding), time, class_labels=context).sample
+            return found[:, :, : self.shape[1], : self.shape[2]]
 
         return network
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mdcm.data import Variable
 from mdcm.errors import PlanError
-from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth
+from mdcm.mechanisms.base import Mechanism, NoiseKind, check_depth, edge_padding
 from mdcm.mechanisms.inputs import ParentInput
 from mdcm.mechanisms.inversion import invert
 
@@ -70,7 +70,10 @@ class _Network(nn.Module):
         last: list[nn.Linear | nn.Conv2d] = [self.unfold]
         self.channels = channels
         if channels:
-            self.patch = math.gcd(*shape[1:]) // _MULTIPLE
+            # patches need a size that they divide: what is missing below and to the right is added before, and cut off
+            # after them
+            self.padding = edge_padding(shape[1:], _MULTIPLE)
+            self.patch = math.gcd(shape[1] + self.padding[3], shape[2] + self.padding[1]) // _MULTIPLE
             deep = shape[0] * self.patch**2
             self.read = nn.Conv2d(2 * deep, channels, 3, padding=1)
             self.steer = nn.Linear(_CONTEXT, channels)
@@ -92,9 +95,10 @@ class _Network(nn.Module):
             whole = block(whole, context)
         clean: Tensor = self.unfold(self.norm(whole)).view_as(image)
         if self.channels:
-            both = torch.cat([image, clean], dim=1)
+            both = F.pad(torch.cat([image, clean], dim=1), self.padding)
             local = self.read(F.pixel_unshuffle(both, self.patch)) + self.steer(context)[:, :, None, None]
-            clean = clean + F.pixel_shuffle(self.sharpen(F.silu(local)), self.patch)
+            change = F.pixel_shuffle(self.sharpen(F.silu(local)), self.patch)
+            clean = clean + change[:, :, : image.shape[2], : image.shape[3]]
         return clean
 
 
@@ -105,7 +109,7 @@ class RectifiedFlow(Mechanism):
     fills all of them. Given the noise, the image is a deterministic function of the parents.
 
     Args:
-        variable: An image variable; height and width are multiples of 8.
+        variable: An image variable, of any height and width.
         parents: Its parents: categorical ones are looked up, continuous ones standardised, images read by a small
             convolutional network.
         latents: Must be empty: there is no density, so a confounder could not be fitted.
@@ -115,7 +119,7 @@ class RectifiedFlow(Mechanism):
         steps: Heun steps of the integration; each but the last evaluates the network twice.
 
     Raises:
-        PlanError: If the variable has a confounder, is no image, or has a size that is no multiple of 8.
+        PlanError: If the variable has a confounder or is no image.
         ValueError: If width, blocks or steps is below 1, or channels below 0.
 
     Complexity:
@@ -157,12 +161,6 @@ class RectifiedFlow(Mechanism):
                 f"the image {variable.name!r} has a hidden confounder; a rectified flow has no density to fit one by"
             )
         _, height, across = variable.shape
-        if height % _MULTIPLE or across % _MULTIPLE:
-            larger = [-(-size // _MULTIPLE) * _MULTIPLE for size in (height, across)]
-            raise PlanError(
-                f"the image {variable.name!r} is {height} x {across} pixels; a rectified flow needs multiples of "
-                f"{_MULTIPLE}: pad it, for example, to {larger[0]} x {larger[1]}"
-            )
         if min(width, blocks, steps) < 1 or channels < 0:
             raise ValueError(
                 f"width, blocks and steps must be at least 1 and channels at least 0, not {width}, {blocks}, {steps} "

@@ -235,8 +235,10 @@ class AdversarialProblem:
         if name not in self.readers:
             if not targets:
                 raise PlanError(
-                    f"image {name!r} is a column of the fit {fit}, and no member of the h-node tells an encoder what "
-                    "to look for: pass a reader that turns it into a few numbers"
+                    f"image {name!r} is a column of the fit {fit}, and no other variable of the h-node tells an "
+                    f"encoder what to look for in it. Give the model a vector in its place, features of your own "
+                    f"choice: Dataset(..., arrays={{{name!r}: features}}); or add to the graph what you know of the "
+                    f"image, such as a label L, confounded with it: {name} <-> L"
                 )
             self.readers[name] = train_encoder(
                 data[name],
