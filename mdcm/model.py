@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 
 from mdcm import query as language
 from mdcm.answers import Answer, Answering, surrounded
-from mdcm.data import Dataset, Schema, encode, to_spec, validate
+from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
 from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
@@ -100,7 +101,7 @@ class Model(Sampler):
         Raises:
             DataError: If they are not those data.
         """
-        datasets = validate(data, self.graph.nodes)
+        datasets, _ = limit_outliers(validate(data, self.graph.nodes), self.schema)
         digests = [_digest(dataset, self.schema) for dataset in datasets]
         if digests != [dataset.get("sha256") for dataset in self.datasets]:
             raise DataError("these are not the data that the model was trained on")
@@ -392,6 +393,16 @@ def fit(
     config = config or TrainConfig()
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
+    datasets, outliers = limit_outliers(datasets, schema)
+    if outliers:
+        warnings.warn(
+            f"some numbers are far from all others of their variable, and one of them alone would decide a fit: "
+            f"{'; '.join(map(str, outliers))}. Mend what is wrong, or leave its row out; where it is right, give the "
+            "model a function of the variable that is not so far away, such as its logarithm",
+            stacklevel=2,
+        )
+        # in units of the numbers that remain
+        schema = Schema.infer(datasets, variables, order=graph.nodes)
     check_names(graph, mechanisms or {})
     specs = [to_spec(dataset, schema) for dataset in datasets]
     if plan is None:

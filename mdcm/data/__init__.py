@@ -3,6 +3,7 @@
 from mdcm.data.arrays import read_array, read_images
 from mdcm.data.dataset import Dataset
 from mdcm.data.encoding import Encoded, decode, decode_columns, encode, to_spec
+from mdcm.data.outliers import limit_outliers
 from mdcm.data.pictures import read_pictures
 from mdcm.data.validation import validate
 from mdcm.files import file_sha256, read_table
@@ -20,6 +21,7 @@ __all__ = [
     "decode_columns",
     "encode",
     "file_sha256",
+    "limit_outliers",
     "read_array",
     "read_images",
     "read_pictures",
