@@ -394,7 +394,7 @@ class TestRuns:
         monkeypatch.setattr(complexity, "_SAFE_LIMIT", 1.0)
         result = call("experiment", "complexity", "--fast", "--out", tmp_path)
         assert result.code == 1
-        assert "1 of 2 missed." in result.out
+        assert "1 of 6 missed." in result.out
         assert "✗ missed" in (tmp_path / "report.html").read_text()
 
 
@@ -659,4 +659,4 @@ class TestReport:
 
     def test_browser_shows_pictures_and_has_nothing_to_complain_about(self, runs, tmp_path):
         pictures = look(runs("complexity")[0] / "report.html", tmp_path)
-        assert pictures == 2
+        assert pictures == 3
