@@ -17,7 +17,7 @@ from mdcm import query as language
 from mdcm.errors import DataError, LowSupportError, QueryError
 from mdcm.intervals import student_interval
 from mdcm.sampling import (
-    FEWEST_ROWS,
+    Basis,
     Draws,
     EvidenceError,
     Network,
@@ -41,8 +41,8 @@ __all__ = ["Answer", "Answering", "surrounded"]
 _COLUMNS = ("probability", "mean", "stderr", "low", "high")
 # longer estimands are no help beside a number
 _LONGEST_ESTIMAND = 160
-_SUPPORT_WARNING = 0.01
-_SUPPORT_LIMIT = 0.2
+# combinations of a table that are warned of one by one
+_MOST_WARNINGS = 6
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,12 @@ class Answer:
         stderr: Its standard error, or None.
         ess: Smallest effective sample size behind a row of the answer.
         identification: Whether and how the graph and the data determine the answer.
-        support: Share of the sampled weight whose configuration of some c-component with its parents has fewer than
-            10 training rows, the largest over the rows of the answer; None where the data are not at hand.
+        rows: Effective number of training rows behind it: as many equal ones would tell as much about the least known
+            conditional that it is made of (:mod:`mdcm.sampling.support`); the fewest over the rows of the answer.
+            None where nothing is known of the data.
+        unseen: Share of its weight where no training row is, the largest over the conditionals and the rows of the
+            answer; None where nothing is known of the data.
+        total: Number of training rows.
         plug_in: The estimand's own estimate from the frequencies in the training data, row by row beside ``table``:
             "estimate", "stderr" (from a bootstrap over the rows), and "difference", that of the model's answer from
             it in standard errors. None where the estimand is not about discrete variables alone, or the data are not
@@ -78,11 +82,18 @@ class Answer:
     stderr: float | None
     ess: float
     identification: Identification
-    support: float | None = None
+    rows: float | None = None
+    unseen: float | None = None
+    total: int | None = None
     plug_in: pd.DataFrame | None = None
     level: float | None = None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def support(self) -> float | None:
+        """Another name of :attr:`unseen`."""
+        return self.unseen
 
     @property
     def note(self) -> str:
@@ -176,7 +187,7 @@ class Answering:
             natural value.
         num_samples: Draws per combination of what is set and given.
         seed: Seed of the draws.
-        support: Counts of the training data, or None.
+        support: What is known of the training data, or None.
 
     Raises:
         QueryError: With a caret under the place, if the query does not fit the model.
@@ -198,7 +209,8 @@ class Answering:
         self.num_samples = num_samples
         self.seed = seed
         self._support = support
-        self._low: list[float] = []
+        self._bases: list[Basis] = []
+        self._warned: list[str] = []
         self._ess = math.inf
         self._do = self._listed(do or {})
         for query in expression.queries:
@@ -275,55 +287,108 @@ class Answering:
         error: float | None
         (sign, query), *others = self.expression.terms
         if others or sign < 0 or (query.kind == "E" and query.is_number):
-            table, value, error = self._number()
+            table, value, error = self._number(allow_low_support)
         else:
-            table, value, error = self._table(query)
-        support = max(self._low) if self._low else None
-        if (
-            support is not None
-            and support > _SUPPORT_WARNING
-            and not allow_low_support
-            and any(query.layer > 1 or query.given for query in self.expression.queries)
-        ):
-            said = (
-                f"{self.expression}: {support:.1%} of the draws are combinations of values with fewer than "
-                f"{FEWEST_ROWS} training rows, where the model extrapolates"
-            )
-            if support > _SUPPORT_LIMIT:
-                raise LowSupportError(f"{said}; allow_low_support=True answers all the same", ess=self._ess)
-            warnings.warn(said, UserWarning, stacklevel=3)
-        return Answer(str(self.expression), table, value, error, float(self._ess), found, support)
+            table, value, error = self._table(query, allow_low_support)
+        if self._warned:
+            more = f"\n(and {len(self._warned) - _MOST_WARNINGS} more)" if len(self._warned) > _MOST_WARNINGS else ""
+            warnings.warn("\n".join(self._warned[:_MOST_WARNINGS]) + more, UserWarning, stacklevel=3)
+        basis = Basis.weakest(self._bases, self._support.total) if self._support is not None else None
+        return Answer(
+            str(self.expression),
+            table,
+            value,
+            error,
+            float(self._ess),
+            found,
+            None if basis is None else basis.rows,
+            None if basis is None else basis.unseen,
+            None if basis is None else basis.total,
+        )
 
-    def _table(self, query: language.Query) -> tuple[pd.DataFrame, float | None, float | None]:
+    def _judge(
+        self, network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], allowed: bool, where: str = ""
+    ) -> None:
+        """Refuse or warn where training rows are few.
+
+        Queries that neither set nor condition rest on the rows as they came.
+        """
+        if self._support is None:
+            return
+        basis = self._support.basis(network, targets, evidence, num_samples=self.num_samples, seed=self.seed)
+        asked = any(query.layer > 1 or query.given for query in self.expression.queries)
+        said = f"{self.expression}{where}: {basis}"
+        if asked and basis.is_refused and not allowed:
+            raise LowSupportError(
+                said,
+                rows=basis.rows,
+                unseen=basis.unseen,
+                remedy="allow_low_support=True answers all the same",
+            )
+        self._bases.append(basis)
+        if asked and basis.is_low and not allowed:
+            self._warned.append(said)
+
+    def _table(self, query: language.Query, allowed: bool) -> tuple[pd.DataFrame, float | None, float | None]:
         for term in query.walk():
             if term.variable in _COLUMNS:
                 raise self.expression.error(
                     f"the answer has a column {term.variable!r} of its own; rename the variable", term
                 )
-        records = []
-        for do in self._combinations(query.do):
-            settings = {term.variable: encoded for term, _, encoded in do}
-            for given in self._combinations(query.given):
-                network = Network(self.dcm)
-                targets = [self._node(network, term, settings) for term in query.outcomes]
-                drawn = self._draw(network, targets, self._evidence(network, given, settings, targets), given)
-                shown = {term.label: value for term, value, _ in (*do, *given)}
-                shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
-                if query.kind == "E":
-                    mean, variance = drawn.mean(self._numbers(query.outcomes[0], drawn.values[0]), self._step(query))
-                    records.append({**shown, "mean": mean, "stderr": math.sqrt(variance)})
-                    continue
-                for outcome in self._combinations(query.outcomes):
-                    share, error = drawn.share([encoded for _, _, encoded in outcome])
-                    labels = {term.label: value for term, value, _ in outcome}
-                    records.append({**shown, **labels, "probability": share, "stderr": error})
+        cells = [(do, given) for do in self._combinations(query.do) for given in self._combinations(query.given)]
+        records: list[dict[str, Any]] = []
+        refused: list[LowSupportError] = []
+        for do, given in cells:
+            where = ", ".join(f"{term.label}={value}" for term, value, _ in (*do, *given) if term.value is None)
+            try:
+                rows = self._cell(query, do, given, allowed, f" at {where}" if where else "")
+            except LowSupportError as error:
+                if len(cells) == 1:
+                    raise
+                # what can be answered is; the others have no number
+                refused.append(error)
+                rows = self._cell(query, do, given, None, "")
+            records += rows
+        if len(refused) == len(cells):
+            raise refused[0]
+        if refused:
+            self._warned.insert(0, f"{len(refused)} of {len(cells)} combinations are not answered (NaN)")
+            self._warned[1:1] = map(str, refused)
         table = pd.DataFrame.from_records(records)
         if len(table) != 1:
             return table, None, None
         value, error = (float(number) for number in table.iloc[0, -2:])
         return table, value, error
 
-    def _number(self) -> tuple[pd.DataFrame, float, float]:
+    def _cell(
+        self, query: language.Query, do: Sequence[_Chosen], given: Sequence[_Chosen], allowed: bool | None, where: str
+    ) -> list[dict[str, Any]]:
+        """Rows of a table for one combination of what is set and given; without numbers where ``allowed`` is None."""
+        settings = {term.variable: encoded for term, _, encoded in do}
+        network = Network(self.dcm)
+        targets = [self._node(network, term, settings) for term in query.outcomes]
+        drawn = None
+        if allowed is not None:
+            evidence = self._evidence(network, given, settings, targets)
+            drawn = self._draw(network, targets, evidence, given)
+            self._judge(network, targets, evidence, allowed, where)
+        shown = {term.label: value for term, value, _ in (*do, *given)}
+        shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
+        if query.kind == "E":
+            mean = variance = math.nan
+            if drawn is not None:
+                mean, variance = drawn.mean(self._numbers(query.outcomes[0], drawn.values[0]), self._step(query))
+            return [{**shown, "mean": mean, "stderr": math.sqrt(variance)}]
+        records = []
+        for outcome in self._combinations(query.outcomes):
+            share = error = math.nan
+            if drawn is not None:
+                share, error = drawn.share([encoded for _, _, encoded in outcome])
+            labels = {term.label: value for term, value, _ in outcome}
+            records.append({**shown, **labels, "probability": share, "stderr": error})
+        return records
+
+    def _number(self, allowed: bool) -> tuple[pd.DataFrame, float, float]:
         value = variance = 0.0
         for terms in self._alike():
             # the same rows have the same noise in every term, so errors of the terms cancel row by row
@@ -338,6 +403,7 @@ class Answering:
             flat = [one for some in nodes for one in some]
             evidence = self._evidence(network, given, next(self._settings(first.do)), flat)
             drawn = self._draw(network, flat, evidence, given)
+            self._judge(network, flat, evidence, allowed)
             total: Tensor | None = None
             place = 0
             for (sign, query), some in zip(terms, nodes, strict=True):
@@ -373,22 +439,15 @@ class Answering:
         def shown() -> str:
             return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
 
-        companions = [] if self._support is None else self._support.companions(network, [*targets, *evidence])
-        wanted = [*targets, *companions]
-        draws = Draws(network, wanted, evidence, self.num_samples, self.seed, resample=False, shown=shown)
+        draws = Draws(network, targets, evidence, self.num_samples, self.seed, resample=False, shown=shown)
         values: list[list[Tensor]] = [[] for _ in targets]
         weights: list[Tensor] = []
-        low: list[Tensor] = []
         for block in draws:
             for place, node in enumerate(targets):
                 values[place].append(block.values[node])
             if block.weight is not None:
                 weights.append(block.weight)
-            if self._support is not None:
-                low.append(self._support.low_anywhere(network.worlds_of(block.values), block.rows))
         drawn = _Drawn([torch.cat(parts) for parts in values], torch.cat(weights) if weights else None)
-        if low:
-            self._low.append(drawn.mean(torch.cat(low).double(), 0.0)[0])
         self._ess = min(self._ess, drawn.ess)
         return drawn
 

@@ -132,12 +132,35 @@ class LowSupportError(MdcmError):
     Attributes:
         ess: Effective sample size of the draws.
         probability: Estimated probability of the evidence.
+        rows: Effective number of training rows.
+        unseen: Share of the answer's weight that no training row shows.
+        remedy: What gives an answer all the same, in words, or None.
     """
 
-    def __init__(self, message: str, *, ess: float | None = None, probability: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        ess: float | None = None,
+        probability: float | None = None,
+        rows: float | None = None,
+        unseen: float | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message if remedy is None else f"{message}; {remedy}")
+        self._message = message
         self.ess = ess
         self.probability = probability
+        self.rows = rows
+        self.unseen = unseen
+        self.remedy = remedy
+
+    def advising(self, remedy: str) -> LowSupportError:
+        """The same error with another remedy, where it has one: an option of a command instead of an argument."""
+        return LowSupportError(
+            self._message, ess=self.ess, probability=self.probability, rows=self.rows, unseen=self.unseen,
+            remedy=None if self.remedy is None else remedy,
+        )  # fmt: skip
 
 
 class CheckpointError(MdcmError, ValueError):

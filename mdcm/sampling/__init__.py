@@ -15,14 +15,16 @@ from mdcm.sampling.settings import (
     encode_values,
     known,
 )
-from mdcm.sampling.support import FEWEST_ROWS, Support
+from mdcm.sampling.support import FEWEST_ROWS, MOST_UNSEEN, Basis, Support
 from mdcm.sampling.weights import effective_size, largest_share, systematic
 from mdcm.sampling.worlds import Network, Node, Units
 from mdcm.sampling.writing import Written, write_samples
 
 __all__ = [
     "FEWEST_ROWS",
+    "MOST_UNSEEN",
     "Abduction",
+    "Basis",
     "Block",
     "Draws",
     "EvidenceError",

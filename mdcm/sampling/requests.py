@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mdcm.errors import QueryError
-from mdcm.sampling.draws import Draws
+from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.places import is_placed
 from mdcm.sampling.samples import Samples, to_samples
 from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known
@@ -18,7 +18,7 @@ from mdcm.sampling.worlds import Network
 if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.engines import Engine
-    from mdcm.sampling.support import Support
+    from mdcm.sampling.support import Basis, Support
 
 __all__ = ["Request"]
 
@@ -39,7 +39,10 @@ class Request:
         variables: Variables wanted, of the world of ``do``.
         seed: Seed of the noise.
         resample: Whether rows of unequal weight are drawn again by weight.
-        support: Counts of the training data, or None.
+        support: What is known of the training data, or None.
+
+    Attributes:
+        basis: What the rows rest on; None where nothing is known of the data.
 
     Raises:
         QueryError: If a name is unknown, or the parts contradict each other.
@@ -86,16 +89,13 @@ class Request:
             for name, value in values.items():
                 if not torch.equal(nodes.setdefault(world[name], value), value):
                     raise QueryError(f"{name!r} cannot have two values: do() changes nothing in what it depends on")
-        self._worlds = [self._world, factual] if factual else [self._world]
-        self._support = support
         targets = [self._world[name] for name in self.names]
-        companions = [] if support is None else support.companions(network, [*targets, *nodes])
         where = "" if evidence is None else " under do()"
         shown = [f"{name}={value!r}" for name, value in (evidence or {}).items()]
         shown += [f"{name}={value!r}{where}" for name, value in (given or {}).items()]
         self.draws = Draws(
             network,
-            [*targets, *companions],
+            targets,
             nodes,
             num_samples,
             seed,
@@ -103,6 +103,9 @@ class Request:
             noise=fixed,
             shown=lambda: ", ".join(shown),
         )
+        self.basis: Basis | None = None
+        if support is not None:
+            self.basis = support.basis(network, targets, nodes, num_samples=num_samples, seed=seed)
 
     def stream(self, engine: Engine | None = None) -> Iterator[Samples]:
         """Rows in blocks, as they are computed; by an engine, several at the same time, in the same order."""
@@ -127,29 +130,18 @@ class Request:
         """Some of the blocks, by number."""
         return [self._samples([part]) for part in self._parts(first, last)]
 
-    def _parts(self, first: int, last: int) -> Iterator[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]:
+    def _parts(self, first: int, last: int) -> Iterator[Block]:
         for block in self.draws.blocks(first, last):
-            low = None
-            if self._support is not None:
-                worlds = [
-                    {name: block.values[one] for name, one in world.items() if one in block.values}
-                    for world in self._worlds
-                ]
-                low = self._support.low_anywhere(worlds, block.rows)
-            values = {name: block.values[self._world[name]] for name in self.names}
-            yield values, block.weight, low, block.rows
+            # no more than what was asked for is kept
+            values = {node: block.values[node] for node in self.draws.targets}
+            yield Block(values, block.weight, block.rows)
 
-    def _samples(self, parts: Sequence[tuple[dict[str, Tensor], Tensor | None, Tensor | None, int]]) -> Samples:
-        rows = sum(part[3] for part in parts)
-        weights = None if self.draws.is_equal else torch.cat([part[1] for part in parts if part[1] is not None])
-        support = None
-        if self._support is not None:
-            low = torch.cat([part[2] for part in parts if part[2] is not None]).double()
-            support = float(low.mean()) if weights is None else float((low * weights).sum() / weights.sum())
+    def _samples(self, parts: Sequence[Block]) -> Samples:
+        rows = sum(part.rows for part in parts)
+        weights = None if self.draws.is_equal else torch.cat([one.weight for one in parts if one.weight is not None])
         ess = self.draws.ess * rows / self.draws.num_samples if self.draws.is_equal else self.draws.ess
-        return to_samples(
-            self.schema, [part[0] for part in parts], self.names, weights=weights, ess=ess, support=support
-        )
+        values = [{name: part.values[self._world[name]] for name in self.names} for part in parts]
+        return to_samples(self.schema, values, self.names, weights=weights, ess=ess, basis=self.basis)
 
 
 def _drawn(request: Request, task: tuple[int, int]) -> list[Samples]:

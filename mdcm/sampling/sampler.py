@@ -213,5 +213,5 @@ class Sampler:
         if not self.data:
             return None
         if self._counted is None or self._counted[0] is not self.data:
-            self._counted = (self.data, Support(self.graph, self.schema, self.data))
+            self._counted = (self.data, Support.of(self.graph, self.schema, self.data))
         return self._counted[1]

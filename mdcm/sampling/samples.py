@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mdcm.data import Variable
+    from mdcm.sampling.support import Basis
 
 __all__ = ["Samples", "shown_images", "to_samples"]
 
@@ -31,15 +32,22 @@ class Samples:
         images: uint8 ``[n, c, h, w]`` per image variable.
         weights: Weight of each row, float64 ``[n]`` with sum 1, or None where all are equal.
         ess: Effective sample size: how many equally weighted independent rows these are worth.
-        support: Share of the weight that rests on combinations with fewer than 10 training rows; None where the
-            training data are not at hand.
+        rows: Effective number of training rows behind the least known conditional that they are drawn from; None where
+            nothing is known of the data.
+        unseen: Share of the weight where no training row is; None where nothing is known of the data.
     """
 
     table: pd.DataFrame
     images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]]
     weights: np.ndarray[Any, np.dtype[np.float64]] | None
     ess: float
-    support: float | None = None
+    rows: float | None = None
+    unseen: float | None = None
+
+    @property
+    def support(self) -> float | None:
+        """Another name of :attr:`unseen`."""
+        return self.unseen
 
     def __len__(self) -> int:
         return len(self.table)
@@ -58,7 +66,7 @@ def to_samples(
     *,
     weights: Tensor | None = None,
     ess: float | None = None,
-    support: float | None = None,
+    basis: Basis | None = None,
 ) -> Samples:
     """Blocks of encoded rows as a table and images for people.
 
@@ -68,7 +76,7 @@ def to_samples(
         names: Variables wanted, in the order of the table's columns.
         weights: Weight of each row, or None.
         ess: Effective sample size; the number of rows by default.
-        support: Share of rows with little support.
+        basis: What the rows rest on, if that is known.
     """
     columns: dict[str, pd.Series[Any]] = {}
     images = {}
@@ -82,4 +90,5 @@ def to_samples(
             columns.update(decode_columns(schema[name], value.numpy()))
     share = None if weights is None else (weights / weights.sum()).numpy()
     table = pd.DataFrame(columns, index=range(rows))
-    return Samples(table, images, share, float(rows) if ess is None else ess, support)
+    known = (None, None) if basis is None else (basis.rows, basis.unseen)
+    return Samples(table, images, share, float(rows) if ess is None else ess, *known)

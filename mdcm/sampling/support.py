@@ -1,136 +1,375 @@
-"""How many training rows stand behind the combinations of values that were sampled."""
+"""What an answer rests on: the distributions that it is made of, and how many training rows show them.
+
+The model answers from conditionals P(v | b), one for each variable that the answer depends on. Let T be the variables
+up to v in topological order, among the ancestors of what is asked, that are joined to v by hidden confounders, and b
+these and the parents of all of them, without v. Data on all of them determine P(v | b) wherever b occurs, whatever is
+set elsewhere (Tian & Pearl 2002, lemma 1; Richardson et al. 2023, for graphs with hidden variables in general). So what
+is needed is that b occurs wherever the answer gives weight to b: positivity.
+
+**Which b the answer gives weight to.** With x set, a parent outside T has the value that it has under do(x): x itself
+if it is set. A variable in T that is set has its *natural* value instead, since v depends on it through the confounder
+alone. Under the front door X -> M -> Y, X <-> Y the answer is sum_m P(m | x) sum_x' P(x') P(y | m, x'): b = (m, x') with
+m as under do(x) and x' natural.
+
+**How many rows these are worth.** A mean over b as asked, Q(b), is estimated from rows in which b is distributed as
+P(b) with weights w = Q(b) / P(b), and is as good as one of n_eff = (sum w)^2 / sum w^2 equal rows. All factors of Q that
+do not depend on what is set cancel against those of P. What is left is, where x is a parent that is set,
+w = 1[X = x] / P(x | rest of b), the inverse of the propensity; and under the front door w = P(m | x) / P(m | x').
+The model draws b as asked; the rows show b as it is; :mod:`mdcm.sampling.strata` compares the two. Where evidence is
+given, draws are from the posterior, and v, which it changes as well, is compared together with b.
+
+The answer rests on its weakest conditional: the fewest rows and the largest share without any.
+
+References:
+    Tian & Pearl (2002), A general identification condition for causal effects; Bhattacharya, Nabi & Shpitser (2022),
+    Semiparametric inference for causal effects in graphical models with hidden variables, for the dual weights;
+    Richardson, Evans, Robins & Shpitser (2023), Nested Markov properties for acyclic directed mixed graphs; Petersen et
+    al. (2012), Diagnosing and responding to violations in the positivity assumption.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mdcm.data import encode
+from mdcm.errors import LowSupportError
+from mdcm.sampling.abduction import EvidenceError
+from mdcm.sampling.counts import Rows, RowTable, countable, quantile_knots
+from mdcm.sampling.draws import Draws
+from mdcm.sampling.strata import Column, Overlap, overlap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from mdcm.data import Dataset, Encoded, Schema
+    from mdcm.data import Dataset, Schema
     from mdcm.graph import ADMG
     from mdcm.sampling.worlds import Network
 
-__all__ = ["FEWEST_ROWS", "Support"]
+__all__ = ["FEWEST_ROWS", "MOST_UNSEEN", "Basis", "Support"]
 
-# fewer training rows than this are too few to rest on
-FEWEST_ROWS = 10
+# an answer that rests on fewer effective rows than this is warned of
+FEWEST_ROWS = 50
+# an answer is warned of where more than this share of its weight has no row, and refused at the second one
+MOST_UNSEEN = (0.05, 0.2)
+# draws by which what is asked is compared with what was seen
+_DRAWS = 2048
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an answer rests on.
+
+    Attributes:
+        rows: Effective number of training rows behind its weakest conditional.
+        total: Number of training rows.
+        unseen: Share of the weight, of some conditional, that no row shows.
+        missing: The conditions that no row shows, in words, those with most weight first.
+        is_empty: Whether what is set or given never occurs together with what the answer needs.
+    """
+
+    rows: float
+    total: int
+    unseen: float = 0.0
+    missing: tuple[str, ...] = ()
+    is_empty: bool = False
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is nothing to answer from."""
+        return self.is_empty or self.unseen > MOST_UNSEEN[1]
+
+    @property
+    def is_low(self) -> bool:
+        """Whether whoever asks has to be told."""
+        return self.is_refused or self.unseen > MOST_UNSEEN[0] or self.rows < FEWEST_ROWS
+
+    def __str__(self) -> str:
+        if self.is_empty:
+            return f"no row of the training data has {' or '.join(self.missing)}, so that nothing shows the answer"
+        told = f"rests on about {self.rows:,.0f} of {self.total:,} rows"
+        if self.unseen > MOST_UNSEEN[0]:
+            where = f" ({'; '.join(self.missing)})" if self.missing else ""
+            return (
+                f"{self.unseen:.0%} of the answer's weight lies where no row of the training data is{where}, so that "
+                f"the model extrapolates; the rest {told}"
+            )
+        return f"the answer {told}"
+
+    @classmethod
+    def weakest(cls, parts: Iterable[Basis], total: int) -> Basis:
+        """What an answer rests on that is made of several."""
+        rows, unseen, missing, is_empty = float(total), 0.0, (), False
+        for part in parts:
+            rows = min(rows, part.rows)
+            if part.unseen > unseen or (part.is_empty and not is_empty):
+                unseen, missing, is_empty = part.unseen, part.missing, part.is_empty
+        return cls(rows, total, unseen, missing, is_empty)
+
+
+# what a conditional is compared in: names of columns, and the nodes that they are in the question
+_Family = tuple[tuple[str, int], ...]
 
 
 class Support:
-    """Counts of the configurations of every c-component and its parents in the training data.
+    """The training data, as far as it matters what occurs in them together.
 
     Args:
         graph: The ADMG.
         schema: Variables by name.
-        datasets: The training data.
+        rows: Rows of every data set.
+        knots: Values that numbers are rounded to.
 
     Example:
         >>> from mdcm.data import Dataset, Schema
         >>> from mdcm.graph import ADMG
         >>> data = Dataset({"X": [0] * 30 + [1] * 3, "Y": [0, 1, 1] * 11})
-        >>> support = Support(ADMG.from_string("X -> Y"), Schema.infer([data]), [data])
-        >>> support.is_low({"X": torch.tensor([0, 1]), "Y": torch.tensor([0, 0])}, 2).tolist()
-        [False, True]
+        >>> support = Support.of(ADMG.from_string("X -> Y"), Schema.infer([data]), [data])
+        >>> support.total, support.rows[0].table(["X"]).counts.tolist()
+        (33, [30.0, 3.0])
     """
 
-    def __init__(self, graph: ADMG, schema: Schema, datasets: Sequence[Dataset]) -> None:
-        categorical = {name for name, variable in schema.items() if variable.kind == "categorical"}
-        self._schema = schema
-        self._scopes = []
-        # variables that share a confounder with one and come before it
+    def __init__(
+        self, graph: ADMG, schema: Schema, rows: Sequence[Rows], knots: Mapping[str, NDArray[np.float32]]
+    ) -> None:
+        self.graph = graph
+        self.schema = schema
+        self.rows = tuple(rows)
+        self.knots = dict(knots)
+        self.total = sum(one.size for one in rows)
+        self._order = {name: number for number, name in enumerate(graph.topological_order())}
         self._siblings: dict[str, set[str]] = {name: set() for name in graph.nodes}
-        place = {name: number for number, name in enumerate(graph.topological_order())}
-        for children in [*graph.bidirected, *(children for _, children in graph.latents)]:
-            for one, other in itertools.permutations(children, 2):
-                if place[other] < place[one] and other in categorical:
-                    self._siblings[one].add(other)
-        for members in graph.c_components():
-            scope = {*members, *graph.parents(members)} & categorical
-            self._scopes.append([name for name in graph.nodes if name in scope])
-        self._data: list[Encoded] = [encode(dataset, schema) for dataset in datasets]
-        self._counts: dict[tuple[str, ...], tuple[NDArray[np.uint64], NDArray[np.int64]]] = {}
+        for _, children in graph.confounders:
+            for name in children:
+                self._siblings[name].update(children)
 
-    def companions(self, network: Network, targets: Iterable[int]) -> list[int]:
-        """Nodes whose values are needed besides the targets to tell how well these are supported.
+    @classmethod
+    def of(cls, graph: ADMG, schema: Schema, datasets: Sequence[Dataset]) -> Support:
+        """That of data sets."""
+        encoded = [encode(dataset, schema) for dataset in datasets]
+        knots = quantile_knots(schema, encoded)
+        return cls(graph, schema, [Rows.of(one, schema, knots) for one in encoded], knots)
 
-        What a variable is like under do() may be known from rows in which another child of its confounder had certain
-        values, although that child has no part in the answer. So those that come earlier in topological order count,
-        as far as no image has to be generated for them.
+    def compact(self) -> Support:
+        """The same with no more than what a file should hold: counts of the columns that were fitted together."""
+        return Support(self.graph, self.schema, [self._compacted(one) for one in self.rows], self.knots)
+
+    def _compacted(self, rows: Rows) -> Rows:
+        tables: list[RowTable] = []
+        scopes = []
+        done: set[str] = set()
+        for name in self.graph.nodes:
+            if name not in done and name in rows.columns and name not in rows.do:
+                members = self._joined(name, set(self.graph.nodes) - rows.do)
+                done |= members
+                scopes.append({*members, *self.graph.parents(members)} & rows.columns)
+        for scope in sorted(scopes, key=len, reverse=True):
+            if not any(scope <= set(table.names) for table in tables):
+                table = rows.table([name for name in self.graph.nodes if name in scope])
+                if table is not None:
+                    tables.append(table.thinned())
+        return Rows(rows.do, rows.columns, rows.size, tuple(tables))
+
+    def _joined(self, name: str, among: Collection[str]) -> set[str]:
+        """A variable and those that hidden confounders join it to."""
+        joined, pending = {name}, [name]
+        while pending:
+            for other in self._siblings[pending.pop()]:
+                if other in among and other not in joined:
+                    joined.add(other)
+                    pending.append(other)
+        return joined
+
+    # ------------------------------------------------------------------ what is compared
+
+    def _families(
+        self, network: Network, targets: Collection[int], evidence: Collection[int]
+    ) -> list[dict[_Family, list[Rows]]]:
+        """For every variable that the answer depends on, what is compared in which data sets."""
+        nodes = network.nodes
+        closure = set(network.closure([*targets, *evidence]))
+        judged = set(network.closure(evidence))
+        above = self.graph.ancestors({nodes[number].variable for number in closure})
+        worlds = list(network.worlds)
+        factual = network.world({})
+        families = []
+        done: set[int] = set()
+        for world in worlds:
+            for name, number in world.items():
+                if number not in closure or number in done or not network.is_natural(world, name):
+                    continue
+                done.add(number)
+                by_family: dict[_Family, list[Rows]] = {}
+                backup: dict[_Family, list[Rows]] = {}
+                for rows in self.rows:
+                    if name not in rows.columns or name in rows.do:
+                        continue
+                    family, is_clean = self._family(network, world, name, above, rows, number in judged)
+                    (by_family if is_clean else backup).setdefault(family, []).append(rows)
+                found = by_family or backup
+                if not found:
+                    continue
+                as_seen = not evidence and all(factual[column] == node for family in found for column, node in family)
+                families.append({(): [one for some in found.values() for one in some]} if as_seen else found)
+        return families
+
+    def _family(
+        self, network: Network, world: Mapping[str, int], name: str, above: set[str], rows: Rows, with_value: bool
+    ) -> tuple[_Family, bool]:
+        """What P(v | b) is compared in, for one variable in one world and the rows of one data set."""
+        before = self._order[name]
+        joined = self._joined(name, {v for v in above if self._order[v] <= before and v not in rows.do})
+        parents = self.graph.parents(joined)
+        is_clean = True
+        family = []
+        for column in sorted((joined | parents) - {name}, key=self._order.__getitem__):
+            node = world[column]
+            if column in joined and not network.is_natural(world, column):
+                if column in parents:
+                    # read as it is set and as it would have been: rows show both where they are the same
+                    is_clean = False
+                else:
+                    node = network.natural(world, column)
+            if column not in rows.columns:
+                is_clean = is_clean and not countable(self.schema, column)
+            elif countable(self.schema, column):
+                family.append((column, node))
+        if with_value and countable(self.schema, name):
+            family.append((name, world[name]))
+        return tuple(family), is_clean
+
+    # ------------------------------------------------------------------ the comparison
+
+    def basis(
+        self,
+        network: Network,
+        targets: Collection[int],
+        evidence: Mapping[int, Tensor],
+        *,
+        num_samples: int,
+        seed: int,
+    ) -> Basis:
+        """What an answer about some nodes rests on.
 
         Args:
             network: The nodes of all worlds of the question.
-            targets: Nodes that are drawn, with all that they depend on.
+            targets: Nodes that are asked for.
+            evidence: Value seen of each node.
+            num_samples: Draws of the answer, which evidence was found probable enough for.
+            seed: Seed of the draws that are compared with the rows.
         """
-        drawn = set(network.closure(targets))
-        found: set[int] = set()
-        for world in network.worlds:
-            for name, number in world.items():
-                if number not in drawn or network.nodes[number].is_set:
-                    continue
-                for sibling in sorted(self._siblings[name]):
-                    further = network.closure([world[sibling]], drawn)
-                    if not any(self._schema[network.nodes[one].variable].kind == "image" for one in further):
-                        found.add(world[sibling])
-        return sorted(found - drawn)
+        families = self._families(network, targets, evidence)
+        pictured = {number for number in range(len(network.nodes)) if self._is_picture(network, number)}
+        drawable = {
+            node
+            for found in families
+            for family in found
+            for _, node in family
+            if not pictured.intersection(network.closure([node]))
+        }
+        values, weights, drawable = self._drawn(network, drawable, targets, evidence, num_samples, seed)
+        parts = []
+        for found in families:
+            worth, seen = 0.0, []
+            for family, rows in found.items():
+                kept = tuple((column, node) for column, node in family if node in drawable)
+                compared = self._overlap(network, kept, rows, values, weights, evidence)
+                if compared is not None:
+                    worth += compared.rows
+                    seen.append(compared)
+            if seen:
+                best = min(seen, key=lambda one: (one.is_empty, one.unseen))
+                parts.append(Basis(worth, self.total, best.unseen, best.missing, best.is_empty))
+        return Basis.weakest(parts, self.total)
 
-    def is_low(self, values: Mapping[str, Tensor], rows: int) -> Tensor:
-        """Whether some c-component with its parents is, in a row, as in fewer than 10 training rows; bool ``[n]``.
+    def _is_picture(self, network: Network, number: int) -> bool:
+        node = network.nodes[number]
+        return self.schema[node.variable].kind == "image" and not node.is_set
 
-        Args:
-            values: Codes of categorical variables in one world, ``n`` rows each; variables that are missing do not
-                count, nor do those of other kinds.
-            rows: The number n.
-        """
-        low = np.zeros(rows, dtype=bool)
-        done: set[tuple[str, ...]] = set()
-        for scope in self._scopes:
-            names = tuple(name for name in scope if name in values)
-            if not names or names in done:
-                continue
-            done.add(names)
-            known, counts = self._counted(names)
-            if not len(known):
-                continue
-            code = self._code(names, [values[name].numpy() for name in names])
-            place = np.searchsorted(known, code).clip(max=len(known) - 1)
-            low |= np.where(known[place] == code, counts[place], 0) < FEWEST_ROWS
-        return torch.from_numpy(low)
+    def _drawn(
+        self,
+        network: Network,
+        wanted: set[int],
+        targets: Collection[int],
+        evidence: Mapping[int, Tensor],
+        num_samples: int,
+        seed: int,
+    ) -> tuple[dict[int, NDArray[Any]], NDArray[np.float64], set[int]]:
+        """Values of nodes in draws as asked, the weights of these, and the nodes that could be drawn."""
+        constants = [network.nodes[number].constant for number in network.closure(wanted)]
+        per_row = [len(one) for one in constants if one is not None and len(one) > 1]
+        number = min([_DRAWS, *per_row])
+        known = {node for node in wanted if network.nodes[node].constant is not None} | wanted.intersection(evidence)
+        if wanted <= known and not per_row:
+            values = {node: self._constant(network, node, evidence) for node in wanted}
+            return values, np.ones(1), wanted
+        try:
+            blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
+        except EvidenceError:
+            # a natural value in a world of its own can make evidence too hard to condition on
+            wanted = wanted.intersection(network.closure([*targets, *evidence]))
+            blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
+        values = {node: torch.cat([block.values[node] for block in blocks]).numpy() for node in wanted}
+        if any(block.weight is None for block in blocks):
+            weights = np.ones(sum(block.rows for block in blocks))
+        else:
+            weights = torch.cat([block.weight for block in blocks if block.weight is not None]).numpy()
+        return values, weights, wanted
 
-    def low_anywhere(self, worlds: Iterable[Mapping[str, Tensor]], rows: int) -> Tensor:
-        """Whether :meth:`is_low` holds in any of several worlds, bool ``[n]``."""
-        low = torch.zeros(rows, dtype=torch.bool)
-        for values in worlds:
-            low |= self.is_low(values, rows)
-        return low
+    def _blocks(
+        self, network: Network, wanted: set[int], evidence: Mapping[int, Tensor], number: int, most: int, seed: int
+    ) -> Draws:
+        try:
+            return Draws(network, sorted(wanted), evidence, number, seed, resample=False)
+        except LowSupportError:
+            if most <= number:
+                raise
+            return Draws(network, sorted(wanted), evidence, most, seed, resample=False)
 
-    def _counted(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        if names not in self._counts:
-            codes = [
-                self._code(names, [data[name] for name in names])
-                for data in self._data
-                if all(name in data for name in names)
-            ]
-            known, counts = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *codes]), return_counts=True)
-            self._counts[names] = (known, counts)
-        return self._counts[names]
+    def _constant(self, network: Network, node: int, evidence: Mapping[int, Tensor]) -> NDArray[Any]:
+        value = evidence[node] if node in evidence else network.nodes[node].constant
+        assert value is not None
+        return value[:1].numpy()
 
-    def _code(self, names: Sequence[str], columns: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
-        """One number per configuration; where there are more than 2^64 of them, different ones but for a collision."""
-        total = np.zeros(len(columns[0]), dtype=np.uint64)
-        factor = 1
-        for name, column in zip(names, columns, strict=True):
-            total += column.astype(np.uint64) * np.uint64(factor % 2**64)
-            factor *= self._schema[name].num_levels
-            if factor >= 2**64:
-                # an odd number, so that no digit of the code is lost
-                factor = (factor * 0x9E3779B97F4A7C15 + 1) % 2**64 | 1
-        return total
+    def _overlap(
+        self,
+        network: Network,
+        family: _Family,
+        rows: Sequence[Rows],
+        values: Mapping[int, NDArray[Any]],
+        weights: NDArray[np.float64],
+        evidence: Mapping[int, Tensor],
+    ) -> Overlap | None:
+        if not family:
+            return Overlap(float(sum(one.size for one in rows)), 0.0)
+        # a variable may be read in two worlds; rows show one value of it
+        names = list(dict.fromkeys(column for column, _ in family))
+        tables = [one.table(names) for one in rows]
+        shown = [table for table in tables if table is not None]
+        if not shown:
+            return None
+        table = shown[0]
+        if len(shown) > 1:
+            codes, counts = np.concatenate([one.codes for one in shown]), np.concatenate([one.counts for one in shown])
+            table = RowTable.of(names, codes, counts)
+        if not len(table.counts):
+            return None
+        columns = []
+        for column, node in family:
+            variable, codes = self.schema[column], table.codes[:, names.index(column)]
+            is_fixed = node in evidence or (
+                network.nodes[node].constant is not None and len(network.nodes[node].constant) == 1  # type: ignore[arg-type]
+            )
+            draws = values[node]
+            if variable.levels is not None:
+                columns.append(Column(column, draws, codes, variable.levels, is_fixed))
+            else:
+                seen = self.knots[column][codes]
+                mean, scale = float(variable.mean or 0.0), float(variable.scale or 1.0)  # type: ignore[arg-type]
+                columns.append(Column(column, draws, seen, None, is_fixed, mean, scale))
+        return overlap(columns, weights, table.counts)

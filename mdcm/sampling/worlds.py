@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,10 +87,15 @@ class Network:
         """Node of every variable, by world, in the order in which the worlds were asked for."""
         return self._worlds.values()
 
-    def worlds_of(self, values: Mapping[int, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Values by variable in every world, as far as they were computed."""
-        for world in self.worlds:
-            yield {name: values[number] for name, number in world.items() if number in values}
+    def is_natural(self, world: Mapping[str, int], name: str) -> bool:
+        """Whether a variable has, in a world, the value that its own mechanism gives it there."""
+        node = self.nodes[world[name]]
+        return not node.is_set and node.parents == tuple(world[parent] for parent in self.dcm.parents(name))
+
+    def natural(self, world: Mapping[str, int], name: str) -> int:
+        """Node of the value that a variable would have in a world, were it not set there."""
+        parents = tuple(world[parent] for parent in self.dcm.parents(name))
+        return self._add((name, parents), Node(name, parents))
 
     def _constant(self, name: str, value: Tensor) -> int:
         # an array per row is known by its identity, which the node keeps alive

@@ -1,0 +1,358 @@
+"""Two distributions of the same variables side by side: how many rows of one are worth a row of the other, and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Column", "Overlap", "overlap"]
+
+# half the width of the neighbourhood of a number, in robust standard deviations of the rows
+_REACH = 0.5
+# rows that a stratum must be expected to hold, so that one without any is no accident: e^-10
+_EXPECTED = 10.0
+# share that the rows may leave out by chance, where every combination of levels is a stratum of its own
+_CHANCE = 0.01
+_MOST_STRATA = 32
+_BINS = 32
+# quartiles of a normal distribution are so many standard deviations apart
+_QUARTILES = 1.349
+_TEN_TO_NINETY = 2.563
+# strata without rows that are described
+_MOST_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """One variable in draws and in rows.
+
+    Attributes:
+        name: Its name.
+        draws: Values in the draws, ``[N]``: codes of levels, or numbers.
+        rows: Values in the distinct rows, ``[k]``.
+        levels: Labels of the levels; None for a number.
+        is_fixed: Whether every draw has the value that was set or seen.
+        mean: Of a number, of what was taken off it.
+        scale: Of a number, by which it was divided.
+    """
+
+    name: str
+    draws: NDArray[Any]
+    rows: NDArray[Any]
+    levels: Sequence[Any] | None
+    is_fixed: bool
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all draws agree in it."""
+        return self.is_fixed or (self.levels is not None and bool((self.draws == self.draws[0]).all()))
+
+    def shown(self, value: float) -> str:
+        """A value for people."""
+        return str(self.levels[int(value)]) if self.levels is not None else f"{value * self.scale + self.mean:.4g}"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How rows cover draws.
+
+    Attributes:
+        rows: Effective number of rows, ``(sum w)^2 / sum w^2`` with w the ratio of the draws' density to the rows'.
+        unseen: Share of the draws where no row is.
+        missing: Where that is, the largest share first, in words.
+        is_empty: Whether no row agrees with what all draws agree in.
+    """
+
+    rows: float
+    unseen: float
+    missing: tuple[str, ...] = ()
+    is_empty: bool = False
+
+
+def overlap(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDArray[np.float64]) -> Overlap:
+    """How rows cover draws of the same variables.
+
+    What all draws agree in, such as a value that is set, selects rows: those with that level, or within half a robust
+    standard deviation of that number. On the rest the ratio w of the two densities is taken constant in strata: the
+    combinations of levels, where these are so few that by chance hardly any would be without rows, and otherwise the
+    leaves of a tree that tells draws from rows. It is grown on one half of both and read off on the other, and the
+    other way round, so that a leaf is not without rows because it was chosen to be. With shares q of the draws and n
+    rows in each stratum the effective number of rows is ``(sum q)^2 / sum q^2 / n``.
+
+    Args:
+        columns: The variables.
+        weights: Weight of every draw, ``[N]``.
+        counts: Rows like every distinct one, ``[k]``.
+
+    Complexity:
+        O(strata x columns x (N + k)).
+
+    References:
+        Kish (1965), Survey sampling, section 8.2, for the effective number; Rosenbaum & Rubin (1984), Reducing bias
+        in observational studies using subclassification on the propensity score; Athey & Imbens (2016), Recursive
+        partitioning for heterogeneous causal effects, for trees read off on other rows than they were grown on.
+
+    Example:
+        >>> draws, rows = np.array([0, 0, 1, 1]), np.array([0, 1])
+        >>> column = Column("C", draws, rows, ("no", "yes"), is_fixed=False)
+        >>> overlap([column], np.full(4, 0.25), np.array([300.0, 100.0])).rows
+        300.0
+    """
+    share = weights / weights.sum()
+    kept = np.ones(len(counts), dtype=bool)
+    told, alone = [], []
+    for column in columns:
+        if not column.is_constant:
+            continue
+        agrees, text, single = _agreeing(column, counts)
+        kept &= agrees
+        told.append(text)
+        if single is not None:
+            alone.append(single)
+    matched = float(counts[kept].sum())
+    if matched == 0:
+        return Overlap(0.0, 1.0, tuple(alone) or (" with ".join(told),), is_empty=True)
+    rest = [column for column in columns if not column.is_constant]
+    if not rest:
+        return Overlap(matched, 0.0)
+    rest = [Column(c.name, c.draws, c.rows[kept], c.levels, False, c.mean, c.scale) for c in rest]
+    counts = counts[kept]
+    found = _cells(rest, share, counts)
+    if found is None:
+        found = _leaves(rest, share, counts)
+    effective, unseen, missing = found
+    ordered = sorted(missing, key=missing.__getitem__, reverse=True)[:_MOST_TOLD]
+    return Overlap(min(effective, matched), unseen, tuple(" with ".join([*told, one]) for one in ordered))
+
+
+def _agreeing(column: Column, counts: NDArray[np.float64]) -> tuple[NDArray[np.bool_], str, str | None]:
+    """Rows that agree with what all draws agree in, what that is, and what it is where it alone has no row."""
+    value = column.draws[0]
+    text = f"{column.name}={column.shown(value)}"
+    if column.levels is not None:
+        agrees = column.rows == value
+        return agrees, text, None if agrees.any() else text
+    reach = _REACH * _spread(column.rows, counts)
+    agrees = np.abs(column.rows - value) <= reach
+    single = None
+    if not agrees.any():
+        low, high = column.shown(column.rows.min()), column.shown(column.rows.max())
+        single = f"{text} or within {reach * column.scale:.3g} of it ({column.name} goes from {low} to {high} there)"
+    return agrees, text, single
+
+
+def _spread(values: NDArray[Any], counts: NDArray[np.float64]) -> float:
+    """Robust standard deviation of rows; of what varies, where half of them or more have one value."""
+    order = np.argsort(values)
+    ordered, below = values[order].astype(np.float64), counts[order].cumsum() / counts.sum()
+    tenth, quarter, third, last = (
+        float(ordered[min(int(np.searchsorted(below, level)), len(ordered) - 1)]) for level in (0.1, 0.25, 0.75, 0.9)
+    )
+    if third > quarter:
+        return (third - quarter) / _QUARTILES
+    if last > tenth:
+        return (last - tenth) / _TEN_TO_NINETY
+    mean = float(np.average(values, weights=counts))
+    return math.sqrt(float(np.average((values - mean) ** 2, weights=counts)))
+
+
+def _worth(shares: NDArray[np.float64], rows: NDArray[np.float64], correction: float) -> float:
+    """``(sum q)^2 / sum q^2 / n`` over strata with rows; the correction makes 1 / n of a random n right on average."""
+    some = rows > 0
+    if not some.any():
+        return 0.0
+    return float(shares[some].sum() ** 2 / (shares[some] ** 2 / (rows[some] + correction)).sum())
+
+
+# ---------------------------------------------------------------------- combinations of levels
+
+
+def _cells(
+    columns: Sequence[Column], share: NDArray[np.float64], counts: NDArray[np.float64]
+) -> tuple[float, float, Mapping[str, float]] | None:
+    """Overlap with every combination of levels a stratum; None where these are too many for the rows."""
+    if any(column.levels is None for column in columns):
+        return None
+    both = np.zeros(len(share) + len(counts), dtype=np.int64)
+    size = 1
+    for column in columns:
+        size *= len(column.levels or ())
+        if size > 1 << 40:
+            return None
+        both = both * len(column.levels or ()) + np.concatenate([column.draws, column.rows])
+    used, first, back = np.unique(both, return_index=True, return_inverse=True)
+    shares = np.bincount(back[: len(share)], weights=share, minlength=len(used))
+    rows = np.bincount(back[len(share) :], weights=counts, minlength=len(used))
+    if float((shares * np.exp(-counts.sum() * shares)).sum()) > _CHANCE:
+        return None
+    missing = {}
+    for k in np.flatnonzero((rows == 0) & (shares > 0)):
+        # a combination without rows was drawn
+        place = int(first[k])
+        missing[" with ".join(f"{column.name}={column.shown(column.draws[place])}" for column in columns)] = shares[k]
+    return _worth(shares, rows, 0.0), float(shares[rows == 0].sum()), missing
+
+
+# ---------------------------------------------------------------------- trees
+
+
+def _leaves(
+    columns: Sequence[Column], share: NDArray[np.float64], counts: NDArray[np.float64]
+) -> tuple[float, float, Mapping[str, float]]:
+    """Overlap with the leaves of two trees, each grown on one half and read off on the other."""
+    # every distinct row is dealt out to the halves, the same way whenever it is asked
+    first = np.random.default_rng(0).binomial(counts.round().astype(np.int64), 0.5).astype(np.float64)
+    even = np.arange(len(share)) % 2 == 0
+    halves = [(np.where(even, share, 0.0), first), (np.where(even, 0.0, share), counts - first)]
+    codes = [_binned(column, share) for column in columns]
+    effective, unseen = 0.0, 0.0
+    missing: dict[str, float] = {}
+    for grown, read in (halves, halves[::-1]):
+        tree = _Tree(columns, codes, *grown)
+        leaves = tree.read(*read)
+        total = sum(q for q, _, _ in leaves)
+        if total == 0:
+            continue
+        shares = np.array([q for q, _, _ in leaves]) / total
+        rows = np.array([n for _, n, _ in leaves])
+        effective += _worth(shares, rows, (len(leaves) - 1) / len(leaves))
+        unseen += float(shares[rows == 0].sum()) / 2
+        for q, (_, n, text) in zip(shares, leaves, strict=True):
+            if n == 0 and q > 0:
+                missing[text] = missing.get(text, 0.0) + q / 2
+    return effective, unseen, missing
+
+
+@dataclass(frozen=True)
+class _Binned:
+    """A column in few bins: the levels of a variable, or intervals of a number."""
+
+    draws: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    edges: NDArray[np.float64] | None
+    size: int
+
+
+def _binned(column: Column, share: NDArray[np.float64]) -> _Binned:
+    if column.levels is not None:
+        return _Binned(column.draws.astype(np.intp), column.rows.astype(np.intp), None, len(column.levels))
+    order = np.argsort(column.draws)
+    below = share[order].cumsum()
+    places = np.searchsorted(below, np.arange(1, _BINS) / _BINS).clip(max=len(order) - 1)
+    edges = np.unique(column.draws[order][places]).astype(np.float64)
+    return _Binned(np.searchsorted(edges, column.draws), np.searchsorted(edges, column.rows), edges, len(edges) + 1)
+
+
+class _Tree:
+    """Strata found by splitting, one column at a time, where draws and rows differ most."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        codes: Sequence[_Binned],
+        share: NDArray[np.float64],
+        counts: NDArray[np.float64],
+    ) -> None:
+        self._columns = columns
+        self._codes = codes
+        self._share = share / max(float(share.sum()), 1e-300)
+        self._counts = counts
+        # leaf that is split, column, bins that stay in it; the others become the next leaf
+        self._splits: list[tuple[int, int, NDArray[np.bool_]]] = []
+        self._grow()
+
+    def _grow(self) -> None:
+        draws, rows = np.flatnonzero(self._share > 0), np.flatnonzero(self._counts > 0)
+        # leaves by number; the one whose split gains most is split next
+        open_ = {0: (self._best(draws, rows), draws, rows)}
+        number = 1
+        while number < _MOST_STRATA:
+            leaf = max(open_, key=lambda k: open_[k][0][0])
+            (gain, place, left), draws, rows = open_[leaf]
+            if gain <= 0 or left is None:
+                break
+            self._splits.append((leaf, place, left))
+            on_left = left[self._codes[place].draws[draws]], left[self._codes[place].rows[rows]]
+            for k, side in ((leaf, True), (number, False)):
+                d, r = draws[on_left[0] == side], rows[on_left[1] == side]
+                open_[k] = (self._best(d, r), d, r)
+            number += 1
+
+    def _best(self, draws: NDArray[np.intp], rows: NDArray[np.intp]) -> tuple[float, int, NDArray[np.bool_] | None]:
+        """The split that gains most, with the bins that stay."""
+        share, counts = self._share, self._counts
+        found: tuple[float, int, NDArray[np.bool_] | None] = (0.0, -1, None)
+        q_all, n_all, total = float(share[draws].sum()), float(counts[rows].sum()), float(counts.sum())
+        if q_all == 0 or n_all < 2 * _EXPECTED:
+            return found
+        for place, code in enumerate(self._codes):
+            q = np.bincount(code.draws[draws], weights=share[draws], minlength=code.size)
+            n = np.bincount(code.rows[rows], weights=counts[rows], minlength=code.size)
+            # for two classes the best split of levels is among those in the order of their ratio
+            order = np.argsort(n / np.maximum(q, 1e-12), kind="stable") if code.edges is None else np.arange(code.size)
+            q_left, n_left = q[order].cumsum()[:-1], n[order].cumsum()[:-1]
+            q_right, n_right = q_all - q_left, n_all - n_left
+            ratio = n_all / q_all
+            admissible = (np.maximum(q_left * ratio, n_left) >= _EXPECTED) & (
+                np.maximum(q_right * ratio, n_right) >= _EXPECTED
+            )
+            if not admissible.any():
+                continue
+            p_left, p_right = n_left / total, n_right / total
+            gain = _apart(q_left, p_left) + _apart(q_right, p_right) - _apart(q_all, n_all / total)
+            gain = np.where(admissible, gain, -1.0)
+            best = int(gain.argmax())
+            # a split that gains nothing may make way for one that does
+            if gain[best] + 1e-12 > found[0]:
+                left = np.zeros(code.size, dtype=bool)
+                left[order[: best + 1]] = True
+                found = (float(gain[best]) + 1e-12, place, left)
+        return found
+
+    def read(self, share: NDArray[np.float64], counts: NDArray[np.float64]) -> list[tuple[float, float, str]]:
+        """Share of the draws, rows, and in words what it is, of every leaf."""
+        of_draws, of_rows = np.zeros(len(share), dtype=np.intp), np.zeros(len(counts), dtype=np.intp)
+        texts: list[dict[int, NDArray[np.bool_]]] = [{}]
+        for number, (leaf, place, left) in enumerate(self._splits, start=1):
+            code = self._codes[place]
+            of_draws[(of_draws == leaf) & ~left[code.draws]] = number
+            of_rows[(of_rows == leaf) & ~left[code.rows]] = number
+            before = texts[leaf].get(place, np.ones(code.size, dtype=bool))
+            texts.append({**texts[leaf], place: before & ~left})
+            texts[leaf] = {**texts[leaf], place: before & left}
+        leaves = len(self._splits) + 1
+        q = np.bincount(of_draws, weights=share, minlength=leaves)
+        n = np.bincount(of_rows, weights=counts, minlength=leaves)
+        return [(float(q[k]), float(n[k]), self._words(texts[k])) for k in range(leaves)]
+
+    def _words(self, bins: Mapping[int, NDArray[np.bool_]]) -> str:
+        parts = []
+        for place, inside in bins.items():
+            column, edges = self._columns[place], self._codes[place].edges
+            if edges is None:
+                labels = [column.shown(k) for k in np.flatnonzero(inside)]
+                parts.append(
+                    f"{column.name}={labels[0]}" if len(labels) == 1 else f"{column.name} in {', '.join(labels)}"
+                )
+                continue
+            low, high = int(np.flatnonzero(inside)[0]), int(np.flatnonzero(inside)[-1])
+            if low > 0:
+                parts.append(f"{column.name} > {column.shown(edges[low - 1])}")
+            if high < len(edges):
+                parts.append(f"{column.name} <= {column.shown(edges[high])}")
+        return " with ".join(parts) or "anything"
+
+
+def _apart(q: NDArray[np.float64] | float, p: NDArray[np.float64] | float) -> Any:
+    """How far two shares are apart: (q - p)^2 / (q + p)."""
+    total = np.maximum(np.add(q, p), 1e-300)
+    return np.square(np.subtract(q, p)) / total
