@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from mdcm import query as language
-from mdcm.errors import DataError, LowSupportError, QueryError
+from mdcm.errors import LOW_SUPPORT, DataError, LowSupportError, QueryError
 from mdcm.intervals import student_interval
 from mdcm.sampling import (
     Basis,
@@ -323,7 +323,7 @@ class Answering:
                 said,
                 rows=basis.rows,
                 unseen=basis.unseen,
-                remedy="allow_low_support=True answers all the same",
+                remedy=LOW_SUPPORT,
             )
         self._bases.append(basis)
         if asked and basis.is_low and not allowed:
@@ -342,11 +342,11 @@ class Answering:
             where = ", ".join(f"{term.label}={value}" for term, value, _ in (*do, *given) if term.value is None)
             try:
                 rows = self._cell(query, do, given, allowed, f" at {where}" if where else "")
-            except LowSupportError as error:
+            except LowSupportError as low:
                 if len(cells) == 1:
                     raise
                 # what can be answered is; the others have no number
-                refused.append(error)
+                refused.append(low)
                 rows = self._cell(query, do, given, None, "")
             records += rows
         if len(refused) == len(cells):

@@ -126,6 +126,10 @@ class NotIdentifiableError(MdcmError):
         self.experiments = experiments
 
 
+# what lets a query be answered all the same, in Python
+LOW_SUPPORT = "allow_low_support=True answers all the same"
+
+
 class LowSupportError(MdcmError):
     """Too few draws or too few training rows stand behind an answer.
 

@@ -373,7 +373,7 @@ class TestQuery:
         assert content["query"] == answer.query
         assert (content["value"], content["stderr"], content["ess"]) == (answer.value, answer.stderr, answer.ess)
         assert content["identification"] == json.loads(json.dumps(answer.identification.to_json()))
-        assert (content["support"], content["note"]) == (answer.support, answer.note)
+        assert (content["rows"], content["unseen"], content["note"]) == (answer.rows, answer.unseen, answer.note)
         pd.testing.assert_frame_equal(pd.DataFrame(content["table"]), answer.table)
 
     def test_data_that_have_changed_are_not_compared_with(self, folder, tmp_path):
@@ -408,15 +408,24 @@ class TestQuery:
         assert "Y[X=1]" in out
 
     def test_too_little_support_is_a_no(self, tmp_path):
-        table = pd.DataFrame({"X": [0, 1] * 100, "Y": [0, 0, 1, 1] * 50})
-        table.loc[0, "X"] = 2
-        table.to_csv(tmp_path / "rare.csv", index=False)
-        (tmp_path / "rare.yaml").write_text('graph: "X -> Y"\ndata: [{path: rare.csv}]\ntrain: {max_steps: 5}\n')
+        pd.DataFrame({"X": [0, 1] * 100, "Y": [0, 0, 1, 1] * 50}).to_csv(tmp_path / "rare.csv", index=False)
+        (tmp_path / "rare.yaml").write_text(
+            'graph: "X -> Y"\ndata: [{path: rare.csv}]\nvariables: {X: {kind: categorical, levels: [0, 1, 2]}}\n'
+            "train: {max_steps: 5}\n"
+        )
         succeed("train", tmp_path / "rare.yaml", "--out", tmp_path / "run")
-        message = fail(1, "query", tmp_path / "run", "P(Y | do(X=2))", "--num-samples", 40)
-        assert re.match(r"error: P\(Y \| do\(X=2\)\): 100.0% of the draws are combinations of values", message)
-        result = succeed("query", tmp_path / "run", "P(Y | do(X=2))", "--num-samples", 40, "--low-support", "--json")
-        assert json.loads(result.out)["support"] == 1.0
+        asked = ("query", tmp_path / "run", "P(Y | do(X=2))", "--num-samples", 40)
+        message = fail(1, *asked)
+        assert message.startswith("error: P(Y | do(X=2)): no row of the training data has X=2")
+        # the shell is told of the shell's option
+        assert message.endswith("; --low-support answers all the same\n")
+        for option in ("--low-support", "--anyway"):
+            content = json.loads(succeed(*asked, option, "--json").out)
+            assert (content["rows"], content["unseen"], content["support"]) == (0.0, 1.0, 1.0)
+        some = succeed("query", tmp_path / "run", "P(Y | do(X))", "--num-samples", 40, "--json")
+        assert "no row of the training data has X=2" in some.err
+        assert "--low-support" in some.err
+        assert [row["probability"] is None for row in json.loads(some.out)["table"]] == [False] * 4 + [True] * 2
 
 
 class TestSample:

@@ -108,7 +108,8 @@ class TestTraining:
         assert (again.table["D"] == whole.table["D"]).all()
         answer = model.query("P(A | do(D=1))", 100, allow_low_support=True)
         assert answer.table["probability"].sum() == pytest.approx(1)
-        assert 0 < answer.support < 1
+        assert 0 < answer.rows <= len(data)
+        assert answer.unseen == 0
 
     def test_refuses_what_it_cannot_do(self, table, tmp_path):
         numbers = pd.DataFrame({"X": np.linspace(0, 1, 50), "Y": np.linspace(1, 3, 50) ** 2})

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fitted import BRIEF, FRONT_DOOR, QUICK, GaussianLine, front_door, front_door_table, same, tangled
+from fitted import BRIEF, FRONT_DOOR, GaussianLine, front_door, front_door_table, same, tangled
 from scipy import stats
 
 import mdcm
 from mdcm import (
     DataError,
     Dataset,
-    LowSupportError,
     NotIdentifiableError,
     QueryError,
     TrainConfig,
@@ -387,25 +386,14 @@ class TestLowSupport:
         assert len(drawn) == drawn.ess == 500
         assert set(drawn.table["B"]) == {1}
 
-    def test_few_training_rows_are_an_error_unless_allowed(self, rare):
-        with pytest.raises(LowSupportError, match=r"P\(A=1 \| B=1\): \d+.\d% of the draws are combinations") as caught:
-            rare.query("P(A=1 | B=1)", 500)
-        assert caught.value.ess == 500
-        low = (rare.data[0].table.query("B == 1").groupby("A").size() < 10).sum()
-        answer = rare.query("P(A=1 | B=1)", 500, allow_low_support=True)
-        assert answer.support == {1: answer.value, 2: 1.0}.get(low)
-        assert rare.draw_samples(500, given={"B": 1}).support > 0.2
+    def test_few_training_rows_are_a_warning_unless_allowed(self, rare):
+        with pytest.warns(UserWarning, match=r"P\(A=1 \| B=1\): the answer rests on about \d+ of"):
+            answer = rare.query("P(A=1 | B=1)", 500)
+        few = (rare.data[0].table["B"] == 1).sum()
+        assert 0.5 * few < answer.rows <= few
+        assert rare.query("P(A=1 | B=1)", 500, allow_low_support=True).rows == answer.rows
         # rows as they come cannot rest on anything unseen
-        assert rare.query("P(A=1)", 500).support < 0.05
-
-    def test_some_are_a_warning(self, rare):
-        assert rare.query("P(A | do(B=0))", 500).support == 0
-        few = pd.DataFrame({"A": [0, 1] * 60, "B": [1] * 8 + [0] * 112})
-        model = mdcm.fit("A -> B", few, config=QUICK)
-        with pytest.warns(UserWarning, match="where the model extrapolates"):
-            assert 0.01 < model.query("P(B | do(A=0))", 500).support < 0.2
-        # whoever allows it knows
-        assert model.query("P(B | do(A=0))", 500, allow_low_support=True).support > 0.01
+        assert rare.query("P(A=1)", 500).rows == len(rare.data[0])
 
     def test_is_not_known_without_the_data(self, rare, tmp_path):
         rare.save(tmp_path / "run")

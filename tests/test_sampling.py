@@ -1,7 +1,6 @@
 """Draws given evidence against exact answers, with models whose mechanisms are known tables."""
 
 import math
-import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from strategies import admgs
 from torch import nn
 
-import mdcm
 from mdcm import ADMG, DataError, LowSupportError, QueryError
 from mdcm.data import Variable
 from mdcm.mechanisms import Mechanism
@@ -404,39 +402,3 @@ class TestWeights:
         assert largest_share(torch.full((4,), 3.0)) == pytest.approx(0.25)
         assert effective_size(torch.full((3,), -math.inf)) == 0
         assert largest_share(torch.full((3,), -math.inf)) == 1
-
-
-def test_support_counts_what_was_set(monkeypatch):
-    """Lung causes either, either causes the ray; that either is not what its causes say is extrapolation."""
-    rng = np.random.default_rng(0)
-    lung = (rng.random(2000) < 0.3).astype(int)
-    table = pd.DataFrame({"lung": lung, "either": lung, "ray": (rng.random(2000) < 0.2 + 0.6 * lung).astype(int)})
-    model = mdcm.fit("lung -> either -> ray", table, config=mdcm.TrainConfig(max_steps=50))
-    assert model.query("P(ray | do(either=0))", 1000).support == 0
-    with pytest.raises(LowSupportError, match=r"100.0% of the draws are combinations"):
-        model.query("P(ray | do(either=0), lung=1)", 1000)
-    drawn = model.draw_samples(1000, do={"either": 0})
-    assert drawn.support == pytest.approx((drawn.table["lung"] == 1).mean())
-
-
-def test_support_counts_a_sibling_that_has_no_part_in_the_answer():
-    """Lung and dysp share a confounder: dysp without either, where lung is 1, was never seen."""
-    rng = np.random.default_rng(0)
-    smoke = (rng.random(4000) < 0.5).astype(int)
-    lung = (rng.random(4000) < 0.1 + 0.4 * smoke).astype(int)
-    either = np.maximum(lung, rng.random(4000) < 0.1)
-    dysp = (rng.random(4000) < 0.1 + 0.3 * either + 0.4 * smoke).astype(int)
-    table = pd.DataFrame({"lung": lung, "either": either, "dysp": dysp})
-    model = mdcm.fit("lung -> either -> dysp; lung <-> dysp", table, config=mdcm.TrainConfig(max_steps=100))
-    share, error = lung.mean(), math.sqrt(0.25 / 20_000)
-    with pytest.raises(LowSupportError) as caught:
-        model.query("P(dysp | do(either=0))", 20_000)
-    said = re.search(r"([0-9.]+)% of the draws", str(caught.value))
-    # the model's lung is not quite that of the table
-    assert float(said.group(1)) / 100 == pytest.approx(share, abs=4 * error + 0.03)
-    assert model.query("P(dysp | do(either=1))", 20_000).support == 0
-    # the same rows with and without the companion
-    drawn = model.draw_samples(500, do={"either": 0}, variables=["dysp"])
-    whole = model.draw_samples(500, do={"either": 0})
-    assert drawn.table["dysp"].equals(whole.table["dysp"])
-    assert drawn.support == whole.support == pytest.approx((whole.table["lung"] == 1).mean())

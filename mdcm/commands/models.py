@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show
+from mdcm.commands.console import advising_options, command, complain, is_quiet, note, one_thread, show
 from mdcm.commands.graphs import datasets_of
 from mdcm.errors import MdcmError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mdcm.model import Model
 
 __all__ = ["query", "report", "sample", "train"]
@@ -100,10 +103,11 @@ def query(
     text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
     num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="answer even if the graph and the data do not determine it")
+        bool,
+        typer.Option("--anyway", help="answer even if the graph and the data do not determine it, or no row shows it"),
     ] = False,
     low_support: Annotated[
-        bool, typer.Option("--low-support", help="answer even if it rests on combinations with few training rows")
+        bool, typer.Option("--low-support", help="answer even where no training row shows what it rests on")
     ] = False,
     level: Annotated[
         float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
@@ -128,9 +132,15 @@ def query(
     one_thread()
     model = load(run)
     _attach(model, run)
-    answer = model.to(device).query(
-        text, num_samples, allow_unidentifiable=anyway, allow_low_support=low_support, level=level, seed=seed
-    )
+    with advising_options():
+        answer = model.to(device).query(
+            text,
+            num_samples,
+            allow_unidentifiable=anyway,
+            allow_low_support=low_support or anyway,
+            level=level,
+            seed=seed,
+        )
     if not as_json:
         show(str(answer))
         return
@@ -142,13 +152,23 @@ def query(
         "high": answer.high,
         "level": answer.level,
         "ess": answer.ess,
+        "rows": answer.rows,
+        "unseen": answer.unseen,
         "support": answer.support,
         "identification": answer.identification.to_json(),
         "note": answer.note,
-        "table": answer.table.to_dict("records"),
-        "plug_in": None if answer.plug_in is None else answer.plug_in.to_dict("records"),
+        "table": _records(answer.table),
+        "plug_in": None if answer.plug_in is None else _records(answer.plug_in),
     }
     show(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Rows of a table as JSON has them, null where there is no number."""
+    return [
+        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def _attach(model: Model, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two distributions of the same variables side by side: how many rows of one are worth a row of the other, and where."""
+"""Two distributions of the same variables side by side: how many rows of one a row of the other is worth, and where."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ __all__ = ["Column", "Overlap", "overlap"]
 
 # half the width of the neighbourhood of a number, in robust standard deviations of the rows
 _REACH = 0.5
-# rows that a stratum must be expected to hold, so that one without any is no accident: e^-10
-_EXPECTED = 10.0
+# rows that a stratum must be expected to hold, so that one without any is no accident: e^-5
+_EXPECTED = 5.0
 # share that the rows may leave out by chance, where every combination of levels is a stratum of its own
 _CHANCE = 0.01
 _MOST_STRATA = 32
+# loss of divergence that a split may have, which is by half a row
+_LEAST = 0.01
 _BINS = 32
 # quartiles of a normal distribution are so many standard deviations apart
 _QUARTILES = 1.349
@@ -190,8 +192,8 @@ def _cells(
             return None
         both = both * len(column.levels or ()) + np.concatenate([column.draws, column.rows])
     used, first, back = np.unique(both, return_index=True, return_inverse=True)
-    shares = np.bincount(back[: len(share)], weights=share, minlength=len(used))
-    rows = np.bincount(back[len(share) :], weights=counts, minlength=len(used))
+    shares = np.bincount(back[: len(share)], weights=share, minlength=len(used)).astype(np.float64)
+    rows = np.bincount(back[len(share) :], weights=counts, minlength=len(used)).astype(np.float64)
     if float((shares * np.exp(-counts.sum() * shares)).sum()) > _CHANCE:
         return None
     missing = {}
@@ -218,17 +220,18 @@ def _leaves(
     missing: dict[str, float] = {}
     for grown, read in (halves, halves[::-1]):
         tree = _Tree(columns, codes, *grown)
-        leaves = tree.read(*read)
-        total = sum(q for q, _, _ in leaves)
-        if total == 0:
+        leaf_of_draws, leaf_of_rows, texts = tree.read()
+        shares = np.bincount(leaf_of_draws, weights=read[0], minlength=len(texts))
+        if shares.sum() == 0:
             continue
-        shares = np.array([q for q, _, _ in leaves]) / total
-        rows = np.array([n for _, n, _ in leaves])
-        effective += _worth(shares, rows, (len(leaves) - 1) / len(leaves))
-        unseen += float(shares[rows == 0].sum()) / 2
-        for q, (_, n, text) in zip(shares, leaves, strict=True):
-            if n == 0 and q > 0:
-                missing[text] = missing.get(text, 0.0) + q / 2
+        shares = shares / shares.sum()
+        rows = np.bincount(leaf_of_rows, weights=read[1], minlength=len(texts)).astype(np.float64)
+        effective += _worth(shares, rows, (len(texts) - 1) / len(texts))
+        # neither half has a row there
+        without = (shares > 0) & (np.bincount(leaf_of_rows, weights=counts, minlength=len(texts)) == 0)
+        unseen += float(shares[without].sum()) / 2
+        for leaf in np.flatnonzero(without).tolist():
+            missing[texts[leaf]] = missing.get(texts[leaf], 0.0) + float(shares[leaf]) / 2
     return effective, unseen, missing
 
 
@@ -307,52 +310,50 @@ class _Tree:
             )
             if not admissible.any():
                 continue
-            p_left, p_right = n_left / total, n_right / total
-            gain = _apart(q_left, p_left) + _apart(q_right, p_right) - _apart(q_all, n_all / total)
-            gain = np.where(admissible, gain, -1.0)
+            gain = _apart(q_left, n_left, total) + _apart(q_right, n_right, total) - _apart(q_all, n_all, total)
+            gain = np.where(admissible, gain, -math.inf)
             best = int(gain.argmax())
             # a split that gains nothing may make way for one that does
-            if gain[best] + 1e-12 > found[0]:
+            if gain[best] + _LEAST > found[0]:
                 left = np.zeros(code.size, dtype=bool)
                 left[order[: best + 1]] = True
-                found = (float(gain[best]) + 1e-12, place, left)
+                found = (float(gain[best]) + _LEAST, place, left)
         return found
 
-    def read(self, share: NDArray[np.float64], counts: NDArray[np.float64]) -> list[tuple[float, float, str]]:
-        """Share of the draws, rows, and in words what it is, of every leaf."""
-        of_draws, of_rows = np.zeros(len(share), dtype=np.intp), np.zeros(len(counts), dtype=np.intp)
-        texts: list[dict[int, NDArray[np.bool_]]] = [{}]
+    def read(self) -> tuple[NDArray[np.intp], NDArray[np.intp], list[str]]:
+        """Leaf of every draw, leaf of every row, and what every leaf is in words."""
+        of_draws = np.zeros(len(self._share), dtype=np.intp)
+        of_rows = np.zeros(len(self._counts), dtype=np.intp)
+        bins: list[dict[int, NDArray[np.bool_]]] = [{}]
         for number, (leaf, place, left) in enumerate(self._splits, start=1):
             code = self._codes[place]
             of_draws[(of_draws == leaf) & ~left[code.draws]] = number
             of_rows[(of_rows == leaf) & ~left[code.rows]] = number
-            before = texts[leaf].get(place, np.ones(code.size, dtype=bool))
-            texts.append({**texts[leaf], place: before & ~left})
-            texts[leaf] = {**texts[leaf], place: before & left}
-        leaves = len(self._splits) + 1
-        q = np.bincount(of_draws, weights=share, minlength=leaves)
-        n = np.bincount(of_rows, weights=counts, minlength=leaves)
-        return [(float(q[k]), float(n[k]), self._words(texts[k])) for k in range(leaves)]
+            before = bins[leaf].get(place, np.ones(code.size, dtype=bool))
+            bins.append({**bins[leaf], place: before & ~left})
+            bins[leaf] = {**bins[leaf], place: before & left}
+        return of_draws, of_rows, [self._words(one) for one in bins]
 
     def _words(self, bins: Mapping[int, NDArray[np.bool_]]) -> str:
         parts = []
         for place, inside in bins.items():
             column, edges = self._columns[place], self._codes[place].edges
             if edges is None:
-                labels = [column.shown(k) for k in np.flatnonzero(inside)]
+                labels = [column.shown(k) for k in np.flatnonzero(inside).tolist()]
                 parts.append(
                     f"{column.name}={labels[0]}" if len(labels) == 1 else f"{column.name} in {', '.join(labels)}"
                 )
                 continue
             low, high = int(np.flatnonzero(inside)[0]), int(np.flatnonzero(inside)[-1])
-            if low > 0:
+            below = f"{column.shown(edges[low - 1])} < " if low > 0 else ""
+            above = f" <= {column.shown(edges[high])}" if high < len(edges) else ""
+            if below and not above:
                 parts.append(f"{column.name} > {column.shown(edges[low - 1])}")
-            if high < len(edges):
-                parts.append(f"{column.name} <= {column.shown(edges[high])}")
+            elif below or above:
+                parts.append(f"{below}{column.name}{above}")
         return " with ".join(parts) or "anything"
 
 
-def _apart(q: NDArray[np.float64] | float, p: NDArray[np.float64] | float) -> Any:
-    """How far two shares are apart: (q - p)^2 / (q + p)."""
-    total = np.maximum(np.add(q, p), 1e-300)
-    return np.square(np.subtract(q, p)) / total
+def _apart(q: Any, n: Any, total: float) -> Any:
+    """A stratum's part of the divergence of the draws from the rows, ``q log q / p``, with half a row added."""
+    return np.where(q > 0, q * np.log(np.maximum(q, 1e-300) * (total + 1) / (n + 0.5)), 0.0)

@@ -8,12 +8,12 @@ is needed is that b occurs wherever the answer gives weight to b: positivity.
 
 **Which b the answer gives weight to.** With x set, a parent outside T has the value that it has under do(x): x itself
 if it is set. A variable in T that is set has its *natural* value instead, since v depends on it through the confounder
-alone. Under the front door X -> M -> Y, X <-> Y the answer is sum_m P(m | x) sum_x' P(x') P(y | m, x'): b = (m, x') with
-m as under do(x) and x' natural.
+alone. Under the front door X -> M -> Y, X <-> Y the answer is sum_m P(m | x) sum_x' P(x') P(y | m, x'): b is (m, x')
+with m as under do(x) and x' natural.
 
 **How many rows these are worth.** A mean over b as asked, Q(b), is estimated from rows in which b is distributed as
-P(b) with weights w = Q(b) / P(b), and is as good as one of n_eff = (sum w)^2 / sum w^2 equal rows. All factors of Q that
-do not depend on what is set cancel against those of P. What is left is, where x is a parent that is set,
+P(b) with weights w = Q(b) / P(b), and is as good as one of n_eff = (sum w)^2 / sum w^2 equal rows. All factors of Q
+that do not depend on what is set cancel against those of P. What is left is, where x is a parent that is set,
 w = 1[X = x] / P(x | rest of b), the inverse of the propensity; and under the front door w = P(m | x) / P(m | x').
 The model draws b as asked; the rows show b as it is; :mod:`mdcm.sampling.strata` compares the two. Where evidence is
 given, draws are from the posterior, and v, which it changes as well, is compared together with b.
@@ -104,7 +104,8 @@ class Basis:
     @classmethod
     def weakest(cls, parts: Iterable[Basis], total: int) -> Basis:
         """What an answer rests on that is made of several."""
-        rows, unseen, missing, is_empty = float(total), 0.0, (), False
+        rows, unseen, is_empty = float(total), 0.0, False
+        missing: tuple[str, ...] = ()
         for part in parts:
             rows = min(rows, part.rows)
             if part.unseen > unseen or (part.is_empty and not is_empty):
@@ -197,7 +198,7 @@ class Support:
         above = self.graph.ancestors({nodes[number].variable for number in closure})
         worlds = list(network.worlds)
         factual = network.world({})
-        families = []
+        families: list[dict[_Family, list[Rows]]] = []
         done: set[int] = set()
         for world in worlds:
             for name, number in world.items():
