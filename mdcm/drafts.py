@@ -34,11 +34,13 @@ class Source:
         path: The file, as it is to stand in the spec.
         table: What is in it.
         do: Names of the variables that it sets.
+        na_values: Texts that were read as missing values.
     """
 
     path: str
     table: pd.DataFrame
     do: Sequence[str] = ()
+    na_values: Sequence[str] = ()
 
 
 def draft_spec(graph: ADMG, sources: Sequence[Source], *, graph_text: str | None = None) -> str:
@@ -137,6 +139,8 @@ def _data(sources: Sequence[Source], graph: ADMG) -> CommentedSeq:
         comments = [f"{rows:,} rows"]
         if source.do:
             entry["do"] = _flow(list(source.do))
+        if source.na_values:
+            entry["na_values"] = _flow(list(source.na_values))
         if _incomplete(source, graph):
             used = [column for column in source.table.columns if str(column) in graph]
             lost = int(source.table[used].dropna(axis=1, how="all").isna().any(axis=1).sum())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
+from mdcm.delimited import read_csv
 from mdcm.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,21 +19,37 @@ if TYPE_CHECKING:
 __all__ = ["file_sha256", "read_images", "read_table"]
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Table in a CSV (UTF-8, comma), TSV or Parquet file.
+def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataFrame:
+    r"""Table in a CSV (UTF-8, comma), TSV or Parquet file.
+
+    Texts stay as they stand: words such as NA, None and null are levels like any other, spaces count, and a column with
+    whole numbers that begin with a zero, such as 007, is one of texts.
+
+    Args:
+        path: The file.
+        na_values: Texts that mean that a value is missing. An empty cell always does, and nothing else unless it is
+            named here.
 
     Raises:
-        DataError: If the file is missing, damaged, not UTF-8, of another kind, has a column name twice, or if it is
-            Parquet and pyarrow is not installed.
+        DataError: If the file is missing, damaged, not UTF-8, of another kind, has a column name twice or a row with
+            more or fewer fields than the header, or if it is Parquet and pyarrow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "t.csv")
+        >>> _ = path.write_text("X,Y\n1,NA\n,b\n")
+        >>> read_table(path).isna().sum().tolist(), read_table(path, na_values=["NA"]).isna().sum().tolist()
+        ([1, 0], [1, 1])
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".tsv", ".parquet", ".pq"}:
         raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file")
     try:
-        return (
-            _read_parquet(path) if suffix in {".parquet", ".pq"} else _read_csv(path, "\t" if suffix == ".tsv" else ",")
-        )
+        if suffix in {".parquet", ".pq"}:
+            table = _read_parquet(path)
+            return table.mask(table.isin(list(na_values))) if na_values else table
+        return read_csv(path, "\t" if suffix == ".tsv" else ",", na_values)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
@@ -68,25 +84,6 @@ def file_sha256(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-
-
-def _read_csv(path: Path, separator: str) -> pd.DataFrame:
-    try:
-        # pandas would rename the second of two equal columns instead of refusing it
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file, delimiter=separator), [])
-        column, times = Counter(header).most_common(1)[0] if header else ("", 1)
-        if times > 1:
-            raise DataError(f"{path}: {times} columns are called {column!r}", column=column)
-        if len(header) == 1 and ";" in header[0]:
-            raise DataError(f"{path}: columns seem to be separated by ';'; save the file with ','")
-        return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 and read it again") from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path} is empty") from None
-    except (pd.errors.ParserError, csv.Error) as error:
-        raise DataError(f"{path}: {str(error).strip()}") from None
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -10,20 +10,9 @@ import numpy as np
 import pandas as pd
 
 from mdcm.errors import DataError
-from mdcm.variables import (
-    EPOCH,
-    Kind,
-    Level,
-    Variable,
-    are_dates,
-    floats,
-    listing,
-    plain,
-    refuse,
-    sorted_levels,
-    storage,
-    suggestion,
-)
+from mdcm.levels import Level, aligned, level_type, listing, plain, sorted_levels
+from mdcm.texts import FEW_LEVELS, explain_text, refuse_names
+from mdcm.variables import EPOCH, Kind, Variable, are_dates, floats, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,17 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Observed", "Schema"]
 
-# a column of whole numbers is categorical up to FEW levels, or up to SEVERAL if each occurs often
-_FEW_LEVELS = 20
+# a column of whole numbers is categorical up to few levels, or up to SEVERAL if each occurs often
 _SEVERAL_LEVELS = 64
 _OFTEN = 50
-# a column of strings with more distinct values than this is a name or free text, not a variable
-_MAX_STRINGS = 256
-# and so is one with at least FEWEST distinct values, of which hardly any occurs twice
-_FEWEST_NAMES = 50
-_DISTINCT_SHARE = 0.9
 _BLOCK_BYTES = 1 << 24
-_DECLARED = ("kind", "levels", "shape", "dtype", "origin", "mean", "scale", "span", "size")
+_DECLARED = ("kind", "levels", "shape", "dtype", "origin", "mean", "scale", "span", "size", "level_type")
 
 
 class Observed(Protocol):
@@ -255,10 +238,10 @@ def _infer_real(
     if origin is None and (storages[0] == "dates" or (storages[0] == "str" and are_dates(columns[0]))):
         origin = EPOCH
     for dataset, column, found in zip(datasets, columns, storages, strict=True):
-        if found == "category" or (found == "str" and (origin is None or not are_dates(column))):
+        if found in {"category", "levels"} or (found == "str" and (origin is None or not are_dates(column))):
+            held = {"str": "strings", "category": "categories"}.get(found, "intervals or periods")
             raise DataError(
-                f"variable {name!r} is declared {kind}, but column {name!r} of {dataset.label} holds "
-                f"{'strings' if found == 'str' else 'categories'}",
+                f"variable {name!r} is declared {kind}, but column {name!r} of {dataset.label} holds {held}",
                 dataset=dataset.name,
                 column=name,
             )
@@ -387,7 +370,8 @@ def _check_same_type(
     types = []
     for column, found in zip(columns, storages, strict=True):
         if found != "category":
-            types.append(words[found])
+            # intervals and periods are known by their texts
+            types.append(words.get(found, "strings"))
             continue
         # the type of the categories counts: a categorical of strings fits a column of strings
         levels = {type(plain(level)) for level in column.cat.categories}
@@ -416,44 +400,20 @@ def _inferred_kind(
 ) -> Kind:
     if set(storages) <= {"bool", "category"}:
         return "categorical"
-    if set(storages) <= {"str", "category"}:
-        for dataset, column in zip(datasets, columns, strict=True):
+    if set(storages) <= {"str", "category", "levels"}:
+        for dataset, column, found in zip(datasets, columns, storages, strict=True):
             if not isinstance(column.dtype, pd.CategoricalDtype):
-                _refuse_names(name, dataset, column)
+                refuse_names(name, dataset, column)
+            if found == "str":
+                explain_text(name, dataset, column)
         return "categorical"
     if "dates" in storages:
         return "continuous"
     numbers, counts = np.unique(np.concatenate([floats(column) for column in columns]), return_counts=True)
     if not np.equal(numbers, np.floor(numbers)).all():
         return "continuous"
-    few = len(numbers) <= _FEW_LEVELS or (len(numbers) <= _SEVERAL_LEVELS and counts.min() >= _OFTEN)
+    few = len(numbers) <= FEW_LEVELS or (len(numbers) <= _SEVERAL_LEVELS and counts.min() >= _OFTEN)
     return "categorical" if few else "continuous"
-
-
-def _refuse_names(name: str, dataset: Observed, column: pd.Series[Any]) -> None:
-    """Refuse strings that are hardly a variable: too many, or nearly all distinct."""
-    distinct = column.nunique()
-    if distinct > _MAX_STRINGS:
-        why = f"more than the {_MAX_STRINGS} that a categorical variable may have unasked"
-    elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
-        why = f"in {len(column):,} rows: it seems to be an identifier"
-    else:
-        return
-    numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
-    if are_dates(column):
-        advice = "they are dates: declare it with kind 'continuous'"
-    elif numeric.mean() > 0.5:
-        row = int(np.flatnonzero(~numeric)[0]) if not numeric.all() else None
-        text = "all are numbers" if row is None else f"most are numbers, but row {row} holds {column.iloc[row]!r}"
-        advice = f"{text}: convert them"
-    else:
-        advice = "group rare ones, convert them to numbers"
-    raise DataError(
-        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}: {advice}, leave {name!r} out "
-        "of the graph, or declare it with kind 'categorical'",
-        dataset=dataset.name,
-        column=name,
-    )
 
 
 def _infer_categorical(
@@ -466,13 +426,25 @@ def _infer_categorical(
     dtype = declared.get("dtype")
     if dtype is None:
         dtype = _common_dtype(columns, storages)
-    if "dates" in storages:
-        raise DataError(
-            f"variable {name!r} holds dates and cannot be categorical; convert them to strings", column=name
-        )
-    present = [{plain(value) for value in column.unique()} for column in columns]
+    originals: dict[Level, Any] = {}
+    present: list[set[Level]] = []
+    for dataset, column, found in zip(datasets, columns, storages, strict=True):
+        shown = {plain(value): value for value in column.unique()}
+        present.append(set(shown))
+        # pandas tells such categories apart, and a query could not
+        categories = list(column.cat.categories) if found == "category" else []
+        texts = [plain(value) for value in categories]
+        if len(set(texts)) < len(texts):
+            twice = next(text for text in texts if texts.count(text) > 1)
+            raise DataError(
+                f"column {name!r} of {dataset.label} has several categories that read {twice!r}; rename all but one",
+                dataset=dataset.name,
+                column=name,
+            )
+        originals |= dict(zip(texts, categories, strict=True)) | shown
+    stands_for = declared.get("level_type") or level_type(originals.values())
     if "levels" in declared:
-        levels = [plain(level) for level in declared["levels"]]
+        levels = aligned(declared["levels"], originals, stands_for)
     else:
         ordered = dtype == "ordered"
         orders = [
@@ -482,9 +454,9 @@ def _infer_categorical(
         ]
         levels = _merged(name, orders) if ordered else list(dict.fromkeys(level for _, own in orders for level in own))
         new = set().union(*present) - set(levels)
-        # booleans and whole numbers sort among themselves; strings as text
-        levels += sorted_levels(new)
-    variable = Variable(name, "categorical", tuple(levels), dtype=dtype)
+        # booleans and whole numbers sort among themselves; strings as text; dates and intervals by what they are
+        levels += sorted_levels(new) if stands_for is None else sorted(new, key=originals.__getitem__)
+    variable = Variable(name, "categorical", tuple(levels), dtype=dtype, level_type=stands_for)
     known = set(levels)
     for dataset, values in zip(datasets, present, strict=True):
         if values - known:
@@ -521,7 +493,10 @@ def _common_dtype(columns: Sequence[pd.Series[Any]], storages: Sequence[str]) ->
     dtypes = {str(column.dtype) for column in columns}
     if set(storages) == {"category"}:
         return "ordered" if all(column.cat.ordered for column in columns) else "category"
-    # one that only further packages can make may not exist where the model is loaded
+    # dates, intervals and periods are made again from the type of the levels, and a type
+    # that only further packages can make may not exist where the model is loaded
+    if not {"dates", "levels"}.isdisjoint(storages):
+        return None
     return dtypes.pop() if len(dtypes) == 1 and "pyarrow" not in next(iter(dtypes)) else None
 
 

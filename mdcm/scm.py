@@ -20,8 +20,9 @@ import pandas as pd
 from mdcm import query as language
 from mdcm.errors import DataError, QueryError
 from mdcm.factors import Factor, aligned, contract
+from mdcm.levels import Level
 from mdcm.schema import Schema
-from mdcm.variables import Level, Variable
+from mdcm.variables import Variable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -18,8 +18,9 @@ from ruamel.yaml.error import YAMLError
 from mdcm.data import Dataset, Kind, Schema, read_array, read_images, read_pictures, read_table, validate
 from mdcm.errors import DataError, MdcmError
 from mdcm.graph import ADMG
+from mdcm.levels import listing
 from mdcm.plan import Method, Objective
-from mdcm.variables import listing, suggestion
+from mdcm.variables import suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,6 +107,7 @@ class DataEntry(_Entry):
         weights: Column with the weight of every row.
         channels_last: Whether the image arrays are ``[n, h, w, c]``.
         dropna: Whether rows with missing values are left out rather than refused.
+        na_values: Texts in the table that mean that a value is missing, besides an empty cell.
     """
 
     path: str | None = None
@@ -117,6 +119,7 @@ class DataEntry(_Entry):
     weights: str | None = None
     channels_last: bool = False
     dropna: bool = False
+    na_values: Annotated[list[str], BeforeValidator(_names)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _holds_something(self) -> DataEntry:
@@ -301,7 +304,7 @@ class Spec(_Entry):
         table = None
         if entry.path is not None:
             with naming("data", place, "path"):
-                table = read_table(base / entry.path)
+                table = read_table(base / entry.path, na_values=entry.na_values)
         images: dict[str, Any] = {}
         for name, file in entry.images.items():
             with naming("data", place, "images", name):

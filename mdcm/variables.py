@@ -7,6 +7,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mdcm.errors import DataError
+from mdcm.levels import Level, LevelError, plain, position, revived, unknown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -22,22 +24,19 @@ if TYPE_CHECKING:
 __all__ = [
     "EPOCH",
     "Kind",
-    "Level",
     "Variable",
     "are_dates",
     "days",
     "floats",
-    "listing",
-    "plain",
     "refuse",
-    "sorted_levels",
     "storage",
     "suggestion",
 ]
 
 Kind = Literal["categorical", "continuous", "implicit", "image"]
-Level = bool | int | float | str
-Storage = Literal["bool", "int", "float", "str", "category", "dates"]
+Storage = Literal["bool", "int", "float", "str", "category", "dates", "levels"]
+# types whose numbers are no doubles
+_SHORT = {"float16", "float32", "Float32"}
 # the origin of dates, unless a schema says another one
 EPOCH = "1970-01-01"
 
@@ -58,6 +57,8 @@ class Variable:
         scale: What mechanisms see as 1 above that; None counts as 1.
         span: Smallest and largest number seen; None where it is not known.
         size: Number of entries of a vector of real numbers; else None.
+        level_type: What the levels' texts stand for where the data held dates, intervals or periods, as
+            :func:`mdcm.levels.level_type` names it; else None.
 
     Raises:
         DataError: If the parts contradict each other.
@@ -79,6 +80,7 @@ class Variable:
     scale: float | tuple[float, ...] | None = None
     span: tuple[float, float] | None = None
     size: int | None = None
+    level_type: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -90,11 +92,22 @@ class Variable:
             object.__setattr__(self, "levels", tuple(plain(level) for level in self.levels))
             if not self.levels or len(set(self.levels)) != len(self.levels):
                 raise self._error(f": levels must be distinct and at least one, not {list(self.levels)}")
+        self._check_level_type()
         self._check_shape()
         self._check_numbers()
 
     def _error(self, message: str) -> DataError:
         return DataError(f"variable {self.name!r}{message}", column=self.name)
+
+    def _check_level_type(self) -> None:
+        if self.level_type is None:
+            return
+        if self.levels is None:
+            raise self._error(f" is {self.kind} and has no type of levels")
+        try:
+            revived(self.levels, self.level_type)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._error(f": its levels are no values of the type {self.level_type!r}: {error}") from None
 
     def _check_shape(self) -> None:
         if (self.shape is not None) != (self.kind == "image"):
@@ -150,17 +163,15 @@ class Variable:
         """Value as a mechanism sees it: the index of a level, or a number minus ``mean``, divided by ``scale``.
 
         Args:
-            value: A level, a real number, or a date for a column of dates; numpy scalars count as what they hold.
+            value: A level, or what stands for one (:func:`mdcm.levels.position`); a real number; or a date for a
+                column of dates. numpy scalars count as what they hold.
 
         Raises:
             DataError: If the value is no level of a categorical variable, not a finite number for a continuous one,
                 or if the variable is an image or a vector.
         """
         if self.levels is not None:
-            try:
-                return self.levels.index(plain(value))
-            except ValueError:
-                raise DataError(self.unknown_level(value), column=self.name) from None
+            return self._position(value)
         return (self.number(value) - cast("float", self.mean or 0.0)) / cast("float", self.scale or 1.0)
 
     def number(self, value: Any) -> float:
@@ -224,25 +235,21 @@ class Variable:
         """
         if self.levels is None:
             return self.number(value)
-        text = str(value).strip()
-        for level in self.levels:
-            if str(level) == text or (isinstance(level, bool) and text.lower() == str(level).lower()):
-                return level
+        return self.levels[self._position(value)]
+
+    def _position(self, value: Any) -> int:
+        if self.dtype in _SHORT and isinstance(value, float | str):
+            # a number of the column, which Python shows with digits that the column does not have
+            with suppress(ValueError):
+                value = np.dtype(self.dtype.lower()).type(value)
         try:
-            number = float(text)
-        except ValueError:
-            pass
-        else:
-            for level in self.levels:
-                if not isinstance(level, str) and level == number:
-                    return level
-        raise DataError(self.unknown_level(value), column=self.name)
+            return position(cast("tuple[Level, ...]", self.levels), value, self.level_type)
+        except LevelError as error:
+            raise DataError(f"variable {self.name!r} has {error}", column=self.name) from None
 
     def unknown_level(self, value: Any) -> str:
-        """What to tell somebody who gave a value that is no level."""
-        levels = cast("tuple[Level, ...]", self.levels)
-        message = f"variable {self.name!r} has no level {plain(value)!r}; its levels are {listing(levels)}"
-        return message + suggestion(str(value), [str(level) for level in levels])
+        """What to tell somebody about a value in data that is no level."""
+        return f"variable {self.name!r} has {unknown(cast('tuple[Level, ...]', self.levels), value)}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values from which :meth:`from_json` builds the same variable."""
@@ -253,7 +260,7 @@ class Variable:
             "shape": None if self.shape is None else list(self.shape),
             "dtype": self.dtype,
         }
-        for key in ("origin", "mean", "scale", "span", "size"):
+        for key in ("origin", "mean", "scale", "span", "size", "level_type"):
             value = getattr(self, key)
             if value is not None:
                 values[key] = list(value) if isinstance(value, tuple) else value
@@ -262,19 +269,10 @@ class Variable:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Variable:
         """Variable that :meth:`to_json` described."""
-        keys = ("levels", "shape", "dtype", "origin", "mean", "scale", "span", "size")
+        keys = ("levels", "shape", "dtype", "origin", "mean", "scale", "span", "size", "level_type")
         optional = {key: values.get(key) for key in keys}
         frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in optional.items()}
         return cls(name=values["name"], kind=values["kind"], **cast("Any", frozen))
-
-
-def plain(value: Any) -> Level:
-    """A level as a bool, int, float or str; whole floats as ints, so that 1, 1.0 and np.int8(1) are one level."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _moment(value: Any) -> pd.Timestamp:
@@ -301,7 +299,7 @@ def days(value: Any, origin: str = EPOCH) -> float:
 def storage(
     column: pd.Series[Any], where: str, dataset: str | None = None, rows: NDArray[np.int64] | None = None
 ) -> Storage:
-    """What sort of values a column without missing values holds.
+    """What sort of values a column holds; "levels" are intervals and periods, which are neither numbers nor texts.
 
     Args:
         column: The column.
@@ -323,6 +321,8 @@ def storage(
         return "float"
     if pd.api.types.is_datetime64_any_dtype(dtype):
         return "dates"
+    if isinstance(dtype, pd.IntervalDtype | pd.PeriodDtype):
+        return "levels"
     inferred = pd.api.types.infer_dtype(column, skipna=True)
     known: dict[str, Storage] = {
         "string": "str",
@@ -335,6 +335,8 @@ def storage(
         "date": "dates",
         "datetime": "dates",
         "datetime64": "dates",
+        "interval": "levels",
+        "period": "levels",
     }
     if inferred not in known:
         raise _mixed(column, where, dataset, rows)
@@ -408,11 +410,6 @@ def floats(column: pd.Series[Any], origin: str | None = None) -> NDArray[np.floa
     return np.asarray((moments - since) / pd.Timedelta(days=1), dtype=np.float64)
 
 
-def sorted_levels(levels: Iterable[Level]) -> list[Level]:
-    """Levels in ascending order, numbers before strings."""
-    return sorted(levels, key=lambda level: (isinstance(level, str), level))
-
-
 def refuse(
     bad: pd.Series[Any] | NDArray[np.bool_],
     message: str,
@@ -441,12 +438,6 @@ def refuse(
     raise DataError(
         f"{message} ({where}, counted from 0){advice}", dataset=dataset, column=column, row=row, count=count
     )
-
-
-def listing(values: Iterable[object], most: int = 8) -> str:
-    """Names or levels for a message, the first few."""
-    shown = [repr(value) for value in values]
-    return ", ".join(shown[:most]) + (f", ... ({len(shown):,} in all)" if len(shown) > most else "")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -16,10 +16,10 @@ RANKS = {
     name: rank
     for rank, names in {
         0: "errors",
-        1: "_core kernels",
+        1: "_core delimited kernels levels",
         2: "edges formats diagram factors files intervals page pictures progress variables",
-        3: "graph schema",
-        4: "plan query metrics",
+        3: "graph texts",
+        4: "plan query metrics schema",
         5: "scm",
         6: "identify",
         7: "data rundir",

@@ -15,8 +15,8 @@ import pandas as pd
 from mdcm.checking.sources import Across, Kind, Outcome, Within
 from mdcm.data import Dataset, validate
 from mdcm.graph import ADMG
+from mdcm.levels import listing
 from mdcm.schema import Schema
-from mdcm.variables import listing
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from mdcm.identify import Identification
     from mdcm.plan import Method, Objective
 
-__all__ = ["check", "datasets_of", "identify", "path_and_targets", "plan"]
+__all__ = ["NaOption", "check", "datasets_of", "identify", "path_and_targets", "plan"]
+
+NaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--na", metavar="TEXT", help="text in a table that means missing, as an empty cell does", show_default=False
+    ),
+]
 
 
 @command('mdcm plan "D -> I -> A; D <-> A" --objective adversarial --svg plan.svg')
@@ -34,6 +41,7 @@ def plan(
     ] = None,
     svg: Annotated[str | None, typer.Option(metavar="F", help="draw the plan, to stdout for -")] = None,
     dot: Annotated[str | None, typer.Option(metavar="F", help="write it for Graphviz, to stdout for -")] = None,
+    na: NaOption = None,
 ) -> None:
     """Show what is trained together, in which order, on which data."""
     from mdcm.graph import ADMG
@@ -44,12 +52,12 @@ def plan(
     admg = ADMG.parse_or_read(graph)
     specs, kinds, levels = None, None, None
     if data:
-        from mdcm.data import Schema, validate
+        from mdcm.data import Schema, to_spec, validate
 
-        datasets = validate(datasets_of(data), admg.nodes)
+        datasets = validate(datasets_of(data, na=na), admg.nodes)
         schema = Schema.infer(datasets)
         kinds, levels = schema.kinds, schema.levels
-        specs = [dataset.spec(admg.nodes) for dataset in datasets]
+        specs = [to_spec(dataset, schema) for dataset in datasets]
     # what is not among the words that the types list is refused by the planner
     objective_, method_ = cast("Objective", objective), cast("Method", method)
     made = make_plan(admg, specs, objective=objective_, method=method_, kinds=kinds, levels=levels)
@@ -75,6 +83,7 @@ def check(
     level: Annotated[float, typer.Option(help="probability of any rejection if the graph is right")] = 0.05,
     max_tests: Annotated[int, typer.Option(min=1, help="tests at most; beyond, pairs are drawn at random")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    na: NaOption = None,
 ) -> None:
     """Test what a graph implies on data, the worst first.
 
@@ -86,7 +95,7 @@ def check(
     if not 0 < level < 1:
         raise typer.BadParameter("--level must lie between 0 and 1")
     admg = ADMG.parse_or_read(graph)
-    found = check_graph(admg, datasets_of(data, ""), level=level, max_tests=max_tests, progress=not is_quiet())
+    found = check_graph(admg, datasets_of(data, "", na), level=level, max_tests=max_tests, progress=not is_quiet())
     show(json.dumps(found.to_json(), indent=1, allow_nan=False) if as_json else str(found))
     if len(found.rejected):
         raise typer.Exit(1)
@@ -118,6 +127,7 @@ def identify(
     latex: Annotated[bool, typer.Option("--latex", help="print the estimand in LaTeX")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     svg: Annotated[str | None, typer.Option(metavar="F", help="draw the graph and why, to stdout for -")] = None,
+    na: NaOption = None,
 ) -> None:
     """Decide whether data determine the answer to a query, and how.
 
@@ -133,12 +143,12 @@ def identify(
     query.check(admg.nodes)
     specs, kinds, levels = None, None, None
     if data:
-        from mdcm.data import Schema, validate
+        from mdcm.data import Schema, to_spec, validate
 
-        datasets = validate(datasets_of(data), admg.nodes)
+        datasets = validate(datasets_of(data, na=na), admg.nodes)
         schema = Schema.infer(datasets)
         kinds, levels = schema.kinds, schema.levels
-        specs = [dataset.spec(admg.nodes) for dataset in datasets]
+        specs = [to_spec(dataset, schema) for dataset in datasets]
     experiments = [targets(option) for option in experiment or []]
     found = decide(admg, query, experiments=experiments, datasets=specs, kinds=kinds, levels=levels)
     if svg is not None:
@@ -165,14 +175,15 @@ def _latex(found: Identification) -> str:
         return str(found)
 
 
-def datasets_of(options: list[str], flag: str = "--data ") -> list[Dataset]:
-    """Data sets of options, or of arguments, ``FILE[:do=X,Y]``."""
+def datasets_of(options: list[str], flag: str = "--data ", na: list[str] | None = None) -> list[Dataset]:
+    """Data sets of options, or of arguments, ``FILE[:do=X,Y]``, and the texts that mean that a value is missing."""
     from mdcm.data import Dataset, read_table
     from mdcm.spec import dataset_names
 
     parts = [path_and_targets(option, flag) for option in options]
     names = dataset_names([path for path, _ in parts])
-    return [Dataset(read_table(path), do=do, name=name) for (path, do), name in zip(parts, names, strict=True)]
+    tables = [read_table(path, na_values=na or ()) for path, _ in parts]
+    return [Dataset(table, do=do, name=name) for table, (_, do), name in zip(tables, parts, names, strict=True)]
 
 
 def path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdcm.commands.console import advising_options, command, complain, is_quiet, note, one_thread, show
-from mdcm.commands.graphs import datasets_of
+from mdcm.commands.graphs import NaOption, datasets_of
 from mdcm.errors import MdcmError
 
 if TYPE_CHECKING:
@@ -273,6 +273,7 @@ def report(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
     seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
+    na: NaOption = None,
 ) -> None:
     """Write a page about a trained model and its answers.
 
@@ -283,7 +284,7 @@ def report(
 
     for text in query or []:
         parse(text)
-    compared = None if data is None else datasets_of(data)
+    compared = None if data is None else datasets_of(data, na=na)
 
     from mdcm.model import load
     from mdcm.report import write_report

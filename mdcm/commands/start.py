@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mdcm.commands.console import command, note, show
-from mdcm.commands.graphs import path_and_targets
+from mdcm.commands.graphs import NaOption, path_and_targets
 from mdcm.errors import DataError
 
 __all__ = ["doctor", "init"]
@@ -59,6 +59,7 @@ def init(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="where the spec goes, - for stdout")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    na: NaOption = None,
 ) -> None:
     """Write a commented spec for a graph and tables.
 
@@ -75,7 +76,8 @@ def init(
     admg = ADMG.parse_or_read(graph)
     base = Path("spec.yaml") if stdout else out
     parts = [path_and_targets(one, "") for one in data]
-    sources = [Source(relative(path, base), read_table(path), do) for path, do in parts]
+    missing = na or ()
+    sources = [Source(relative(path, base), read_table(path, na_values=missing), do, missing) for path, do in parts]
     file = len(graph) < 1000 and "\0" not in graph and Path(graph).is_file()
     text = draft_spec(admg, sources, graph_text=relative(graph, base) if file else None)
     if stdout:

@@ -7,8 +7,9 @@ from mdcm.data.outliers import limit_outliers
 from mdcm.data.pictures import read_pictures
 from mdcm.data.validation import validate
 from mdcm.files import file_sha256, read_table
+from mdcm.levels import Level
 from mdcm.schema import Schema
-from mdcm.variables import Kind, Level, Variable
+from mdcm.variables import Kind, Variable
 
 __all__ = [
     "Dataset",

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from mdcm.errors import DataError
+from mdcm.levels import plain, sorted_levels
 from mdcm.plan import DatasetSpec
-from mdcm.variables import floats, plain, refuse, sorted_levels, storage, suggestion
+from mdcm.variables import floats, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from mdcm.variables import Level
+    from mdcm.levels import Level
 
 __all__ = ["Dataset", "blocks"]
 
@@ -158,12 +159,13 @@ class Dataset:
             rows=len(self),
         )
 
-    def values_set(self, target: str, origin: str | None = None) -> list[Level] | None:
+    def values_set(self, target: str, origin: str | None = None, *, as_levels: bool = False) -> list[Level] | None:
         """Distinct values of a column in ascending order, dates as days since an origin.
 
         Args:
             target: Name of the column.
             origin: Where days are counted from, 1970-01-01 by default.
+            as_levels: Whether dates are levels too, by their texts.
 
         Returns:
             The values; of more than 256 numbers that are no levels so many of them, the lowest and the highest
@@ -173,7 +175,7 @@ class Dataset:
             return None
         column = self.table[target]
         found = storage(column, self.label, self.name, self.rows)
-        if found == "dates" or (found == "str" and origin is not None):
+        if (found == "dates" and not as_levels) or (found == "str" and origin is not None):
             return _thinned(sorted(set(floats(column, origin).tolist())))
         values = sorted_levels({plain(value) for value in column.dropna().unique()})
         return _thinned(values) if found == "float" else values

@@ -10,8 +10,9 @@ import pandas as pd
 
 from mdcm.data.dataset import blocks
 from mdcm.errors import DataError
+from mdcm.levels import plain, revived
 from mdcm.plan import DatasetSpec
-from mdcm.variables import Variable, are_dates, floats, plain, refuse
+from mdcm.variables import Variable, are_dates, floats, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,7 +133,7 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
                 column=target,
             )
         variable = schema[target]
-        found = dataset.values_set(target, variable.origin)
+        found = dataset.values_set(target, variable.origin, as_levels=variable.levels is not None)
         if found is not None and variable.levels is not None:
             for value in found:
                 if value not in variable.levels:
@@ -170,9 +171,12 @@ def decode(variable: Variable, values: NDArray[Any]) -> pd.Series[Any]:
         raise TypeError(f"variable {name!r} is {what} and makes no column")
     if variable.levels is None:
         return _decode_numbers(variable, variable.restore(values))
+    levels = list(variable.levels) if variable.level_type is None else revived(variable.levels, variable.level_type)
     if variable.dtype in {"category", "ordered"}:
-        dtype = pd.CategoricalDtype(list(variable.levels), ordered=variable.dtype == "ordered")
+        dtype = pd.CategoricalDtype(levels, ordered=variable.dtype == "ordered")
         return pd.Series(pd.Categorical.from_codes(np.asarray(values, dtype=np.int64), dtype=dtype), name=name)
+    if variable.level_type is not None:
+        return pd.Series(cast("Any", levels).take(np.asarray(values)), name=name)
     column = pd.Series(list(variable.levels)).take(np.asarray(values)).reset_index(drop=True).rename(name)
     return column if variable.dtype is None else column.astype(cast("Any", variable.dtype))
 
@@ -258,9 +262,9 @@ def _encode_column(dataset: Dataset, variable: Variable) -> NDArray[Any]:
         _refuse_infinite(dataset, name, ~np.isfinite(numbers))
         return numbers
     # through the distinct values, of which there are few
-    rows, distinct = pd.factorize(column)
+    rows, _ = pd.factorize(column)
     index = {level: code for code, level in enumerate(variable.levels)}
-    codes = np.array([index.get(plain(value), -1) for value in distinct], dtype=np.int64)[rows]
+    codes = np.array([index.get(plain(value), -1) for value in column.unique()], dtype=np.int64)[rows]
     if (codes < 0).any():
         value = column.iloc[int((codes < 0).argmax())]
         message = f"{dataset.label}: {variable.unknown_level(value)}"

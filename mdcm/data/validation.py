@@ -11,7 +11,8 @@ import pandas as pd
 
 from mdcm.data.dataset import Dataset, blocks
 from mdcm.errors import DataError
-from mdcm.variables import floats, listing, plain, refuse, storage, suggestion
+from mdcm.levels import listing, plain
+from mdcm.variables import floats, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mdcm import query as language
 from mdcm.graph import ADMG
+from mdcm.levels import LevelError, position
 from mdcm.plan.pooling import Domain
 
 __all__ = ["Asked", "Question", "Symbol"]
@@ -61,7 +62,7 @@ class Question:
     worlds: list[list[tuple[int, int, int]]] = field(default_factory=list)
     atoms: list[tuple[int, int, bool]] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
-    _constants: dict[tuple[str, str], int] = field(default_factory=dict)
+    _constants: dict[tuple[str, str | int], int] = field(default_factory=dict)
     _further: list[Symbol] = field(default_factory=list)
     _used: set[int] = field(default_factory=set)
     _world_of: dict[tuple[tuple[int, int, int], ...], int] = field(default_factory=dict)
@@ -102,13 +103,15 @@ class Question:
                 self._used.add(node)
                 return node
             return self._add(node, _FREE, Symbol(term.variable))
-        # a value typed on a command line is text, whatever the levels are
-        key = (term.variable, as_text(term.value))
+        order = self.domains[term.variable].order if term.variable in self.domains else ()
+        try:
+            code = position(order, term.value)
+        except LevelError:
+            code = _FOREIGN
+        # levels that are not known may be numbers or texts
+        key = (term.variable, as_text(term.value) if code == _FOREIGN else code)
         if key not in self._constants:
-            order = self.domains[term.variable].order if term.variable in self.domains else ()
-            alike = [code for code, level in enumerate(order) if as_text(level) == key[1]]
-            symbol = Symbol(term.variable, term.value)
-            self._constants[key] = self._add(node, alike[0] if alike else _FOREIGN, symbol)
+            self._constants[key] = self._add(node, code, Symbol(term.variable, term.value))
         return self._constants[key]
 
     def _add(self, node: int, level: int, symbol: Symbol) -> int:

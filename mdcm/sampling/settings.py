@@ -71,7 +71,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
     if isinstance(value, pd.Series | np.ndarray | list | tuple):
         try:
             column = pd.Series(value)
-            codes = {level: variable.code(level) for level in column.unique().tolist()}
+            codes = {level: variable.code(level) for level in column.unique()}
         except DataError:
             raise
         except (TypeError, ValueError):

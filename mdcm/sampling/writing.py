@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mdcm.errors import DataError
+from mdcm.levels import plain
 from mdcm.rundir import replacing
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def write_samples(path: str | Path, blocks: Iterable[Samples], num_samples: int)
         append = _csv(stream) if path.suffix == ".csv" else _parquet(stream, path, stack)
         for block in blocks:
             ess += block.ess
-            append(block.table)
+            append(_writable(block.table))
             for name, array in block.images.items():
                 if name not in images:
                     paths[name] = _beside(path, name)
@@ -69,6 +70,19 @@ def write_samples(path: str | Path, blocks: Iterable[Samples], num_samples: int)
                     np.lib.format.write_array_header_1_0(images[name], header)
                 images[name].write(np.ascontiguousarray(array).tobytes())
     return Written(tuple(paths.values()), ess)
+
+
+def _writable(table: pd.DataFrame) -> pd.DataFrame:
+    """Intervals, periods and durations as the texts by which a query names them, which every file can hold."""
+    import pandas as pd
+
+    texts: dict[str, Any] = {}
+    for name, column in table.items():
+        categorical = isinstance(column.dtype, pd.CategoricalDtype)
+        dtype = column.cat.categories.dtype if categorical else column.dtype
+        if isinstance(dtype, pd.IntervalDtype | pd.PeriodDtype) or (categorical and getattr(dtype, "kind", "") == "m"):
+            texts[str(name)] = column.cat.rename_categories(plain) if categorical else column.map(plain)
+    return table.assign(**texts) if texts else table
 
 
 def _beside(path: Path, name: str) -> Path:

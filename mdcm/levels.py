@@ -1,0 +1,305 @@
+"""Levels of categorical variables: values as they are kept, and the one rule by which a given value names one of them.
+
+Texts are compared as they stand, spaces and case included, and numbers as numbers. A text given where levels are
+numbers, truth values, dates or intervals, or a number where levels are texts, is converted if exactly one level can be
+meant; else it names none. Whoever takes a level from a user, in a query, an option, a file or an argument, asks
+:func:`position`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import fractions
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Level",
+    "LevelError",
+    "aligned",
+    "level_type",
+    "listing",
+    "plain",
+    "position",
+    "revived",
+    "sorted_levels",
+    "unknown",
+]
+
+Level = bool | int | float | str
+
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+_INTERVAL = re.compile(r"([\[(])\s*(.+?)\s*,\s*(.+?)\s*([\])])")
+_CLOSED = {"[]": "both", "[)": "left", "(]": "right", "()": "neither"}
+_LONGEST = 60
+
+
+class LevelError(LookupError):
+    """A value names no level, or several; the message begins with "no level", and says what there is."""
+
+
+def plain(value: Any) -> Level:
+    """A level as a bool, int, float or str; whole floats as ints, so that 1, 1.0 and np.int8(1) are one level.
+
+    Dates at midnight are the text of their day, intervals have plain bounds, and other objects are their ``str``.
+
+    Example:
+        >>> import pandas as pd
+        >>> plain(np.float32(0.1)), plain(Decimal("2.0")), plain(pd.Timestamp("2020-03-01"))
+        (0.1, 2, '2020-03-01')
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool | int | float):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.floating) and value.itemsize < 8:
+        # the number that a person sees, and not its nearest double
+        return plain(float(str(value)))
+    if isinstance(value, Decimal | fractions.Fraction):
+        return plain(float(value)) if value % 1 else int(value)
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
+        return plain(value.item())
+    return str(value) if isinstance(value, str) else _text(value)
+
+
+def _text(value: Any) -> str:
+    # graphs and plans are loaded without pandas
+    import pandas as pd
+
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        value = pd.Timestamp(value) if isinstance(value, np.datetime64) else pd.Timedelta(value)
+    if isinstance(value, datetime.datetime) and value is not pd.NaT and value.tzinfo is None:
+        moment = pd.Timestamp(value)
+        return str(moment.date() if moment == moment.normalize() else moment)
+    if isinstance(value, pd.Interval):
+        opening, closing = "[" if value.closed_left else "(", "]" if value.closed_right else ")"
+        return f"{opening}{plain(value.left)}, {plain(value.right)}{closing}"
+    return str(value)
+
+
+def sorted_levels(levels: Iterable[Level]) -> list[Level]:
+    """Levels in ascending order, numbers before strings."""
+    return sorted(levels, key=lambda level: (isinstance(level, str), level))
+
+
+def level_type(values: Iterable[Any]) -> str | None:
+    """Type, as pandas writes it, of values that :func:`plain` keeps as texts though they are none.
+
+    Args:
+        values: Distinct values of a column.
+
+    Returns:
+        Such as "datetime64[us]", "interval[float64, right]" or "period[M]", and "date" for Python's dates; None for
+        texts, numbers and mixtures.
+
+    Example:
+        >>> import pandas as pd
+        >>> level_type(pd.cut([1, 4], [0, 2, 5]).categories), level_type(["a", "b"])
+        ('interval[int64, right]', None)
+    """
+    import pandas as pd
+
+    index = pd.Index(list(values))
+    if len(index) and all(type(value) is datetime.date for value in index):
+        return "date"
+    if len(index) and all(isinstance(value, datetime.date | np.datetime64) for value in index):
+        try:
+            index = pd.DatetimeIndex(index)
+        except (TypeError, ValueError):
+            return None
+    kept = isinstance(index.dtype, pd.DatetimeTZDtype | pd.IntervalDtype | pd.PeriodDtype) or index.dtype.kind in "mM"
+    return str(index.dtype) if kept else None
+
+
+def revived(levels: Sequence[Level], kind: str) -> pd.Index:
+    """The values of a type, as :func:`level_type` names it, that texts stand for.
+
+    Raises:
+        ValueError: If a text is no value of the type.
+
+    Example:
+        >>> revived(["(0, 2]", "(2, 5]"], "interval[int64, right]")[1]
+        Interval(2, 5, closed='right')
+    """
+    import pandas as pd
+
+    read = _reader(kind)
+    values: list[Any] = [read(str(level)) for level in levels]
+    made: pd.Index = pd.Index(values, dtype=cast("Any", object if kind == "date" else kind))
+    return made
+
+
+def _reader(kind: str) -> Callable[[str], Any]:
+    """Reads one value of a type from its text, or raises a ValueError."""
+    import pandas as pd
+
+    if kind == "date":
+        return lambda text: pd.Timestamp(text).date()
+    dtype: Any = pd.api.types.pandas_dtype(kind)
+    if isinstance(dtype, pd.PeriodDtype):
+        frequency: Any = dtype.freq
+        return lambda text: pd.Period(text, freq=frequency)
+    if isinstance(dtype, pd.IntervalDtype):
+        subtype, closed = cast("np.dtype[Any]", dtype.subtype), dtype.closed
+        bound: Callable[[str], Any] = float if subtype.kind in "iuf" else _reader(str(subtype))
+
+        def interval(text: str) -> Any:
+            parts = _INTERVAL.fullmatch(text.strip())
+            if parts is None or _CLOSED[parts[1] + parts[4]] != closed:
+                raise ValueError(f"{text!r} is no interval closed as {closed!r} says")
+            return pd.Interval(bound(parts[2]), bound(parts[3]), closed=closed)
+
+        return interval
+    if dtype.kind == "m":
+        return pd.Timedelta
+    zone = getattr(dtype, "tz", None)
+
+    def moment(text: str) -> Any:
+        read = pd.Timestamp(text)
+        return read.tz_localize(zone) if zone is not None and read.tzinfo is None else read
+
+    return moment
+
+
+def position(levels: Sequence[Any], value: Any, kind: str | None = None) -> int:
+    """Number of the level that a value names.
+
+    Args:
+        levels: The levels, plain or as a table holds them.
+        value: A level, or a text or number that stands for one.
+        kind: What the levels' texts stand for, as :func:`level_type` says.
+
+    Returns:
+        Its index in ``levels``.
+
+    Raises:
+        LevelError: If no level is meant, or more than one can be.
+
+    Example:
+        >>> position([0, 1], "1"), position(["a", "a "], "a "), position(["01", "02"], 2)
+        (1, 1, 1)
+    """
+    known, given = [plain(level) for level in levels], plain(value)
+    same = [at for at, level in enumerate(known) if isinstance(level, str) == isinstance(given, str) and level == given]
+    alike = same or [at for at, level in enumerate(known) if _means(level, given, kind)]
+    if len(alike) == 1:
+        return alike[0]
+    if not alike:
+        raise LevelError(unknown(known, given))
+    several = listing(known[at] for at in alike)
+    raise LevelError(
+        f"no level {_cut(given)} that is told from others: {_worded(given)} can mean {several}; give the level itself, "
+        "which is quoted in a query"
+    )
+
+
+def _means(level: Level, given: Level, kind: str | None) -> bool:
+    """Whether a value of another type stands for a level."""
+    if isinstance(level, str) and isinstance(given, str):
+        if kind is None:
+            return False
+        try:
+            return bool(_reader(kind)(given) == _reader(kind)(level))
+        except (TypeError, ValueError):
+            return False
+    text, other = (level, given) if isinstance(level, str) else (given, level)
+    if not isinstance(text, str):
+        return False
+    if isinstance(other, bool) and text.lower() in {"true", "false"}:
+        return text.lower() == str(other).lower()
+    number = _number(text)
+    return number is not None and number == other
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a text is, or None; no words such as nan, and no digits that only Python reads as such."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    if _WHOLE.fullmatch(text) and len(text) < 4000:
+        return int(text)
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def unknown(levels: Sequence[Level], value: Any) -> str:
+    """What to tell somebody whose value is no level: both types where they differ, and the nearest level."""
+    given = plain(value)
+    if isinstance(given, str) and not any(isinstance(level, str | bool) for level in levels):
+        # what was typed as a number is spoken of as one
+        number = _number(given)
+        given = given if number is None else plain(number)
+    types = {_noun(level) for level in levels}
+    own = f" ({_noun(given)})" if types != {_noun(given)} else ""
+    which = f"the {next(iter(types))}s " if own and len(types) == 1 else ""
+    message = f"no level {_cut(given)}{own}; its levels are {which}{listing(levels)}"
+    texts = [str(level) for level in levels]
+    near = difflib.get_close_matches(str(given)[:_LONGEST], texts, n=1) if len(texts) <= 1000 else []
+    if isinstance(given, str):
+        trimmed = [text for text in texts if text.strip() == given.strip()]
+        folded = [text for text in texts if text.casefold() == given.casefold()]
+        near = trimmed or folded or near
+    if not near or near[0] == str(given):
+        return message
+    spaces = " (spaces count)" if near[0].strip() == str(given).strip() else ""
+    return f"{message}; did you mean {levels[texts.index(near[0])]!r}?{spaces}"
+
+
+def _noun(level: Level) -> str:
+    return "text" if isinstance(level, str) else "truth value" if isinstance(level, bool) else "number"
+
+
+def _worded(given: Level) -> str:
+    return f"the {_noun(given)} {_cut(given)}"
+
+
+def _cut(value: object, longest: int = _LONGEST) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = None) -> list[Level]:
+    """Declared levels in the type that the data hold: numbers as texts where these are texts, and the other way round.
+
+    Args:
+        levels: What was declared.
+        present: Distinct plain values of the data.
+        kind: What texts stand for, as :func:`level_type` says.
+
+    Returns:
+        As many plain levels; one that cannot be converted stays as it is.
+
+    Example:
+        >>> aligned([1, 2, 3], ["1", "2"]), aligned(["1", "2"], [1, 2])
+        (['1', '2', '3'], [1, 2])
+    """
+    values = list(present)
+    if not values:
+        return [plain(level) for level in levels]
+    texts = {isinstance(value, str) for value in values}
+    made: list[Level] = []
+    for declared in map(plain, levels):
+        level = declared
+        if len(texts) == 1 and (kind is not None or isinstance(level, str) not in texts):
+            try:
+                level = values[position(values, level, kind)]
+            except LevelError:
+                number = None if not isinstance(level, str) else _number(level)
+                level = str(level) if True in texts else level if number is None else plain(number)
+        made.append(level)
+    return made
+
+
+def listing(values: Iterable[object], most: int = 8) -> str:
+    """Names or levels for a message, the first few."""
+    shown = [_cut(value, 200) for value in values]
+    return ", ".join(shown[:most]) + (f", ... ({len(shown):,} in all)" if len(shown) > most else "")

@@ -1,0 +1,101 @@
+"""Columns of texts: what they may be meant as, and when they are no variable at all."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from mdcm.errors import DataError
+from mdcm.variables import are_dates
+
+__all__ = ["FEW_LEVELS", "explain_text", "refuse_names"]
+
+# so many levels are an ordinary categorical variable, whatever they look like
+FEW_LEVELS = 20
+# a column of strings with more distinct values than this is a name or free text, not a variable
+_MAX_STRINGS = 256
+# and so is one with at least FEWEST distinct values, of which hardly any occurs twice
+_FEWEST_NAMES = 50
+_DISTINCT_SHARE = 0.9
+# share of the distinct texts of a column that says what the rest was meant to be
+_MOSTLY = 0.5
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]|$)")
+_SIGN = r"(?:[$€£¥₹]|[A-Z]{3})"
+_AMOUNT = re.compile(
+    rf"\s*[-+(]?\s*(?:{_SIGN}\s*)?[-+]?(?:\d{{1,3}}(?:[,.' ]\d{{3}})+|\d+)(?:[.,]\d+)?\s*(?:{_SIGN}|%)?\)?\s*"
+)
+
+
+class Source(Protocol):
+    """What messages say of a dataset."""
+
+    name: str | None
+
+    @property
+    def label(self) -> str:
+        """The dataset in words."""
+
+
+def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
+    """Warn where texts are levels that look as if they were meant as something else."""
+    texts = pd.Series(column.unique(), dtype=object)
+    numeric = pd.to_numeric(texts, errors="coerce").notna()
+    message = ""
+    if len(texts) > 2 and numeric.any() and numeric.mean() > _MOSTLY and not numeric.all():
+        word = texts[~numeric].iloc[0]
+        message = (
+            f"holds numbers and texts such as {word!r}, so that every value is a level, a text; if {word!r} means that "
+            f"a value is missing, read the table with na_values=[{word!r}] (--na {word!r} in the shell)"
+        )
+    elif len(texts) > FEW_LEVELS and texts.str.match(_DATE).all() and are_dates(texts):
+        message = (
+            f"holds {len(texts)} dates as texts, each a level without an order; declare it with kind 'continuous' to "
+            "count in days, which are dates again in what is drawn"
+        )
+    elif len(texts) > FEW_LEVELS and not numeric.any() and texts.map(_is_amount).mean() > _MOSTLY:
+        message = (
+            f"holds {len(texts)} texts such as {texts.iloc[0]!r}, each a level without an order; to use them as "
+            "numbers, convert them first: no signs of currencies, no separators of thousands, a point before decimals"
+        )
+    if message:
+        warnings.warn(f"column {name!r} of {dataset.label} {message}", stacklevel=2)
+
+
+def _is_amount(text: str) -> bool:
+    """Whether a text is a number with a currency, a per cent sign, separators of thousands or a decimal comma."""
+    return _AMOUNT.fullmatch(text) is not None
+
+
+def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
+    """Refuse strings that are hardly a variable: too many, or nearly all distinct."""
+    distinct = column.nunique()
+    if distinct > _MAX_STRINGS:
+        why = f"more than the {_MAX_STRINGS} that a categorical variable may have unasked"
+    elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
+        why = f"in {len(column):,} rows: it seems to be an identifier"
+    else:
+        return
+    numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
+    if column.astype(object).map(_is_amount).mean() > _MOSTLY and not numeric.any():
+        advice = (
+            f"they are amounts such as {column.iloc[0]!r}: convert them to numbers, without signs of currencies and "
+            "separators of thousands"
+        )
+    elif are_dates(column):
+        advice = "they are dates: declare it with kind 'continuous'"
+    elif numeric.mean() > 0.5:
+        row = int(np.flatnonzero(~numeric)[0]) if not numeric.all() else None
+        text = "all are numbers" if row is None else f"most are numbers, but row {row} holds {column.iloc[row]!r}"
+        advice = f"{text}: convert them"
+    else:
+        advice = "group rare ones, convert them to numbers"
+    raise DataError(
+        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}: {advice}, leave {name!r} out "
+        "of the graph, or declare it with kind 'categorical'",
+        dataset=dataset.name,
+        column=name,
+    )
