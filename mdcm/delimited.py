@@ -22,7 +22,7 @@ _BEFORE = np.frombuffer(b',\t"\r\n ', dtype=np.uint8)
 _CODE = r"0\d+"
 # of one field; csv has a limit of its own, which is smaller
 _LONGEST = 1 << 24
-_BLOCK = 1 << 24
+_BLOCK = 1 << 20
 
 
 def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.DataFrame:

@@ -23,7 +23,6 @@ from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
-from mdcm.levels import listing
 from mdcm.mechanisms import Pretrained
 from mdcm.plan import Method, Objective, Plan, check_datasets
 from mdcm.plan import plan as make_plan

@@ -108,6 +108,44 @@ class TestTables:
             assert list(read.columns) == ["X", "Größe"], name
             assert read.to_numpy().tolist() == self.table.to_numpy().tolist(), name
 
+    @settings(deadline=None, max_examples=80)
+    @given(
+        st.lists(
+            st.lists(st.text(st.sampled_from("a0 ,;\t\"'\n"), min_size=1, max_size=4), min_size=2, max_size=2),
+            max_size=6,
+        )
+    )
+    def test_cells_are_what_was_written(self, tmp_path_factory, rows):
+        path = tmp_path_factory.mktemp("cells") / "t.csv"
+        rows = [["x", "y"], *rows]
+        pd.DataFrame(rows, columns=["X", "Y"]).to_csv(path, index=False)
+        read = read_table(path)
+        expected = pd.DataFrame(rows, columns=["X", "Y"])
+        assert read.astype(object).to_numpy().tolist() == expected.to_numpy().tolist()
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from([1, 3, 1 << 20]))
+    def test_rows_of_other_lengths_are_always_told(self, tmp_path_factory, lengths, block):
+        path = tmp_path_factory.mktemp("rows") / "t.csv"
+        path.write_text("X,Y\n" + "".join(",".join("1" * fields) + "\n" for fields in lengths))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mdcm.delimited._BLOCK", block)
+            wrong = next((line for line, fields in enumerate(lengths, start=2) if fields != 2), None)
+            if wrong is None:
+                assert len(read_table(path)) == len(lengths)
+                return
+            with pytest.raises(DataError, match=f"line {wrong} has"):
+                read_table(path)
+
+    def test_byte_order_marks_are_no_part_of_a_name(self, tmp_path):
+        for name, content in [
+            ("one.csv", "\ufeffX,Y\n1,2\n"),
+            ("two.csv", "\ufeff\ufeffX,Y\n1,2\n"),
+            ("t.tsv", "\ufeffX\tY\n1\t2\n"),
+        ]:
+            (tmp_path / name).write_text(content, encoding="utf-8")
+            assert list(read_table(tmp_path / name).columns) == ["X", "Y"], name
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
@@ -115,7 +153,24 @@ class TestTables:
             ("t.csv", b"X,Y,X\n1,2,3\n", "2 columns are called 'X'"),
             ("t.csv", b"", "is empty"),
             ("t.csv", b"X;Y\n1;2\n", "separated by ';'"),
-            ("t.csv", b"X,Y\n1,2\n1,2,3\n", "line 3"),
+            ("t.csv", b"X,Y\n1,2\n1,2,3\n", "line 3 has 3 fields, but the header has 2"),
+            ("t.csv", b"X,Y\n1,1,0\n", "line 2 has 3 fields.*name that column in the header"),
+            ("t.csv", b"X,Y\n1,2,\n1,2,\n", "line 2 has 3 fields"),
+            ("t.csv", b"X,Y\n\n1,2\n\n3\n", "line 5 has 1 field, but the header has 2"),
+            ("t.csv", b"X,Y,Z\r\n1,2,3\r\n1,2\r\n", "line 3 has 2 fields, but the header has 3"),
+            ("t.csv", b"X,Y\r1,2\r3\r", "line 3 has 1 field"),
+            ("t.csv", b'X,Y\n1,"a,b"\n2,"c\nd",3\n', "the row in lines 3 to 4 has 3 fields.*is a quote in line 3 not"),
+            ("t.csv", b'X,Y\n1,"a\n2,b\n', "quote that is opened in line 2 is never closed"),
+            ("t.csv", b'X,Y\n1,"a"b\n', "line 2: a closing quote is followed by other text"),
+            ("t.csv", b"X,,\n1,2,3\n", "2 columns have no name"),
+            ("t.csv", b"X\tY\n1\t2\n", "separated by tabs; save it as .tsv"),
+            ("t.csv", b'"X";"Y"\n1;2\n', "separated by ';'"),
+            ("t.csv", b"X|Y\n1|2\n", "separated by '|'"),
+            ("t.tsv", b"X,Y\n1,2\n", "separated by ','; save it as .csv"),
+            ("t.tsv", b"X\tY\n1\t2\t3\n", "line 2 has 3 fields"),
+            ("t.csv", "X,Y\n1,2\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+            ("t.csv", "X,Y\n1,2\n".encode("utf-16-le"), "holds a NUL"),
+            ("t.csv", b"X,Y\n" + b"1,2\n" * 99_999 + "1,ß\n".encode("cp1252"), r"is not UTF-8 \(line 100001\)"),
             ("t.parquet", b"PAR1 no", "not a Parquet file"),
             ("t.xlsx", b"", "must be a .csv"),
         ],
