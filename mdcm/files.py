@@ -16,7 +16,7 @@ from mdcm.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["file_sha256", "read_images", "read_table"]
+__all__ = ["file_sha256", "read_images", "read_table", "without_words"]
 
 
 def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataFrame:
@@ -47,11 +47,27 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
         raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file")
     try:
         if suffix in {".parquet", ".pq"}:
-            table = _read_parquet(path)
-            return table.mask(table.isin(list(na_values))) if na_values else table
+            return without_words(_read_parquet(path), na_values)
         return read_csv(path, "\t" if suffix == ".tsv" else ",", na_values)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def without_words(table: pd.DataFrame, words: Collection[str]) -> pd.DataFrame:
+    """A table in which cells that hold one of some texts are missing."""
+    words = [words] if isinstance(words, str) else list(words)
+    if not words:
+        return table
+    changed = {}
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            changed[name] = column.cat.remove_categories([word for word in words if word in column.cat.categories])
+        elif pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
+            changed[name] = column.mask(column.isin(words))
+    made = table.copy(deep=False)
+    for name, column in changed.items():
+        made[name] = column
+    return made
 
 
 def read_images(path: str | Path) -> NDArray[Any]:

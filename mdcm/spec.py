@@ -339,6 +339,7 @@ class Spec(_Entry):
                 name=label,
                 channels_last=entry.channels_last,
                 dropna=entry.dropna,
+                na_values=entry.na_values,
             )
         dataset.rows = rows
         return dataset

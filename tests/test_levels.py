@@ -303,6 +303,12 @@ class TestReading:
         assert Schema.infer([dataset])["X"].kind == "categorical" or dataset.table["X"].isna().sum() == 9
         assert "row 1" in fail(2, "plan", "X -> Y", "--data", tmp_path / "t.csv", "--na", "NA")
 
+    @pytest.mark.parametrize("make", [list, lambda values: pd.Series(values, dtype="string"), pd.Categorical])
+    def test_words_of_a_table_may_mean_missing(self, make):
+        dataset = Dataset({"X": make(["a", "NA", "b", None, "?"]), "Y": range(5)}, na_values=["NA", "?"], dropna=True)
+        assert dataset.table["X"].isna().tolist() == [False, True, False, True, True]
+        assert Schema.infer([dataset])["X"].levels == ("a", "b")
+
     def test_words_among_numbers_are_told_once(self):
         table = {"X": ["1", "2", "NA", "3"] * 5, "Y": [0, 1] * 10}
         with pytest.warns(UserWarning, match=r"texts such as 'NA', so that every value is a level.*na_values=\['NA'\]"):

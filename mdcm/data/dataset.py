@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdcm.errors import DataError
+from mdcm.files import without_words
 from mdcm.levels import plain, sorted_levels
 from mdcm.plan import DatasetSpec
 from mdcm.variables import floats, refuse, storage, suggestion
@@ -43,6 +44,7 @@ class Dataset:
         name: Name in messages and in the plan.
         channels_last: Whether the image arrays are ``[n, h, w, c]``.
         dropna: Whether rows with missing values are left out rather than refused.
+        na_values: Texts of the table that mean that a value is missing; None and NaN always do.
 
     Attributes:
         table: The columns, rows numbered from 0.
@@ -75,6 +77,7 @@ class Dataset:
         name: str | None = None,
         channels_last: bool = False,
         dropna: bool = False,
+        na_values: Collection[str] = (),
     ) -> None:
         self.name = name
         self.dropna = dropna
@@ -87,7 +90,7 @@ class Dataset:
         self.rows: NDArray[np.int64] | None = None
         self.images = {str(key): self._image(str(key), value, channels_last) for key, value in (images or {}).items()}
         self.arrays = {str(key): self._array(str(key), value) for key, value in (arrays or {}).items()}
-        self.table = self._frame(table)
+        self.table = without_words(self._frame(table), na_values)
         parts = [(f"image {key!r}", key, array) for key, array in self.images.items()]
         parts += [(f"array {key!r}", key, array) for key, array in self.arrays.items()]
         for what, key, array in parts:
