@@ -290,7 +290,6 @@ class DiscreteSCM:
 
     def _terms(self, values: Assignment | Sequence[str] | None) -> tuple[language.Term, ...]:
         if isinstance(values, Mapping):
-            # through the code, since a query's parser is more lenient about what is meant by a value
             return tuple(
                 language.Term(name, self.levels[self._known(name)][self._code(name, value)])
                 for name, value in values.items()

@@ -476,7 +476,7 @@ class TestSample:
             (["--do", "X"], "--do X: NAME=VALUE is expected, as in --do X=1"),
             (["--do", "=1"], "--do =1: NAME=VALUE is expected"),
             (["--do", "W=1"], "--do W=1: there is no variable 'W'; the model has 'X', 'Z', 'Y'"),
-            (["--given", "X=2"], "--given X=2: variable 'X' has no level '2'; its levels are 0, 1"),
+            (["--given", "X=2"], "--given X=2: variable 'X' has no level 2; its levels are 0, 1"),
             (["--do", "X=1", "--do", "X=0"], "--do X=0: 'X' has two values"),
             (["--do", "X=1", "--given", "X=1"], "'X' is set by do() and cannot be conditioned on as well"),
         ],

@@ -386,8 +386,8 @@ def test_impossible_conditions_and_unknown_names_are_refused():
         model.exact_counterfactual("Y", {"Q": 1})
     with pytest.raises(QueryError, match="no variable 'Q'"):
         model.answer("P(Y | do(Q=1))")
-    with pytest.raises(DataError, match="no level '1'"):
-        model.exact("Y", do={"X": "1"})
+    with pytest.raises(DataError, match=r"no level 'one' \(text\)"):
+        model.exact("Y", do={"X": "one"})
 
 
 GOOD = {"D": [0.5, 0.5], "I": [[0.5, 0.5]] * 2, "A": np.full((2, 2, 2), 0.5)}
