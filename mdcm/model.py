@@ -31,6 +31,7 @@ from mdcm.rundir import (
     ENSEMBLE,
     MODEL,
     Journal,
+    is_finished,
     locked,
     remove_checkpoints,
     reserve,
@@ -332,6 +333,7 @@ def fit(
     init: Model | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    force: bool = False,
     device: str = "auto",
     engine: str | Engine = "local",
     seed: int = 0,
@@ -358,6 +360,8 @@ def fit(
         out: Run directory to save the model in, and checkpoints while it is trained.
         resume: Whether to go on from the checkpoint in ``out``, if there is one; the weights are then those of an
             uninterrupted training bit for bit. A finished run of the same training is loaded.
+        force: Whether to replace a finished run in ``out``, once the new one is; without it and ``resume`` that is
+            refused.
         device: Where to train: "cpu", "cuda" or "cuda:1", or "auto", which is a CUDA card, where there is one, if an
             h-node is trained against critics or has to do with images, and the CPU otherwise, which is faster at
             tables. The model lies on the CPU afterwards.
@@ -377,8 +381,8 @@ def fit(
         DataError: If the data cannot be used.
         PlanError: If the model cannot be trained as asked, or ``plan`` was made for other data.
         UntrainableError: If the data cannot teach an h-node.
-        CheckpointError: If ``out`` cannot hold a run, the checkpoint there belongs to another training, or another
-            process is writing there.
+        CheckpointError: If ``out`` cannot hold a run or holds a finished one, the checkpoint there belongs to another
+            training, or another process is writing there.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
         SystemExit: If the process was told to terminate (SIGTERM) and had no handler of its own; likewise.
 
@@ -429,6 +433,12 @@ def fit(
         if out is not None:
             # found out before hours of training rather than after
             reserve(out)
+            if is_finished(out) and not resume and not force:
+                raise CheckpointError(
+                    f"{out} holds a finished run: resume=True loads or completes it, force=True replaces it, or give "
+                    "another directory",
+                    path=str(out),
+                )
             held.enter_context(locked(out))
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)

@@ -33,8 +33,10 @@ __all__ = [
     "ENSEMBLE",
     "FORMAT_VERSION",
     "MODEL",
+    "REPORT",
     "WEIGHTS",
     "Journal",
+    "is_finished",
     "locked",
     "read_run",
     "remove_checkpoints",
@@ -46,6 +48,8 @@ __all__ = [
 FORMAT_VERSION = 1
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
+# where `mdcm report` writes by default
+REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 # directory for the checkpoints of an ensemble while it is trained
 ENSEMBLE = "ensemble"
@@ -135,6 +139,11 @@ def reserve(path: str | Path) -> Path:
     return directory
 
 
+def is_finished(path: str | Path) -> bool:
+    """Whether a directory holds a run whose training came to its end."""
+    return (Path(path) / MODEL).exists()
+
+
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
     """Keep other processes from writing a run directory while the block runs.
@@ -209,7 +218,7 @@ def write_run(
     weights: Mapping[str, Tensor],
     metrics: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a run directory; an older run in its place stays whole until the new one is.
+    """Write a run directory; an older run in its place stays whole until the new one is, and its report goes with it.
 
     Args:
         path: Directory, made if it does not exist.
@@ -224,6 +233,7 @@ def write_run(
     from safetensors.torch import save
 
     directory = reserve(path)
+    replaced = _weights_of(directory)
     lines = "".join(json.dumps(record) + "\n" for record in metrics)
     contents = {
         WEIGHTS: save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}),
@@ -244,10 +254,21 @@ def write_run(
     _flush(directory)
     for name, checksum in checksums.items():
         (directory / _staged(name, checksum)).replace(directory / name)
+    if replaced is not None and replaced != checksums[WEIGHTS]:
+        # a page about other weights
+        (directory / REPORT).unlink(missing_ok=True)
     for entry in list(directory.iterdir()):
         # left of a writer that was killed
         if entry.name.endswith((_STAGED, _TEMPORARY)):
             entry.unlink(missing_ok=True)
+
+
+def _weights_of(directory: Path) -> str | None:
+    """Checksum of the weights of the run in a directory, if there is one."""
+    with suppress(CheckpointError, FileNotFoundError):
+        checksums = _described(directory / MODEL).get("sha256")
+        return str(checksums.get(WEIGHTS)) if isinstance(checksums, dict) else None
+    return None
 
 
 class Journal:

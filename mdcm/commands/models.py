@@ -12,7 +12,7 @@ import typer
 
 from mdcm.commands.console import advising_options, command, complain, is_quiet, note, one_thread, show
 from mdcm.commands.graphs import NaOption, datasets_of
-from mdcm.errors import MdcmError
+from mdcm.errors import CheckpointError, MdcmError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +43,24 @@ def train(
         bool, typer.Option("--seeds-only", help="they differ by their seeds, and not by the weights of rows")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="replace a finished run in RUN, and what belongs to it")
+    ] = False,
 ) -> None:
     """Train a model and save it as a run directory.
 
     Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
     """
-    from mdcm.rundir import CHECKPOINTS, ENSEMBLE, reserve
+    from mdcm.rundir import CHECKPOINTS, ENSEMBLE, is_finished, reserve
     from mdcm.spec import read_spec
 
+    if resume and force:
+        raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
+    if is_finished(out) and not resume and not force:
+        raise CheckpointError(
+            f"{out} holds a finished run: --resume completes it, --force replaces it, or --out names another directory",
+            path=str(out),
+        )
     loaded = read_spec(spec)
     members = loaded.train.ensemble if ensemble is None else ensemble
     if members == 1:
@@ -72,6 +82,7 @@ def train(
             config=loaded.train.config(),
             out=out,
             resume=resume,
+            force=force,
             device=device,
             engine=engine,
             seed=loaded.train.seed if seed is None else seed,

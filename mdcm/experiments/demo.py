@@ -134,7 +134,7 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
         data = scm.sample(size.rows, seed=seed)
     with clock.stage("training"):
         dataset = Dataset(data.table, images={"I": data.images}, name="digits")
-        model = fit(GRAPH, dataset, config=size.config, seed=seed, out=out / "model", progress=progress)
+        model = fit(GRAPH, dataset, config=size.config, seed=seed, out=out / "model", force=True, progress=progress)
     with clock.stage("sampling", "drawing pictures under do(D=0) and do(D=1)"):
         drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
     with clock.stage("real pictures", "putting real pictures in"):
