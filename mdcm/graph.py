@@ -888,8 +888,8 @@ def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
     """Reads a graph from a file.
 
     The suffix says what the file holds: ``.dag`` or ``.dagitty`` is dagitty text, ``.dot`` or ``.gv`` DOT, ``.gml``
-    and ``.graphml`` what they say (read by networkx), ``.bif`` and ``.bif.gz`` a Bayesian network (read by pgmpy, from
-    the extra ``mdcm[bn]``). Under any other name, the file holds arrow text, dagitty or DOT, whichever it is.
+    and ``.graphml`` what they say (read by networkx), ``.bif`` and ``.bif.gz`` the structure of a
+    Bayesian network. Under any other name, the file holds arrow text, dagitty or DOT, whichever it is.
 
     Args:
         path: The file, UTF-8.

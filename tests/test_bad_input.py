@@ -61,7 +61,7 @@ GRAPHS = {
     "no name": ("A -> ; B", "line 1, column 3: a name is missing after '->'"),
     "no arrow": ("A B", "line 1, column 3: an arrow .* is missing between 'A' and 'B'"),
     "another arrow": ("A => B", "line 1, column 4: unexpected '>'; edges are written ->, <- or <->"),
-    "comma": ("A -> B, C", "line 1, column 7: unexpected ','; separate statements by ';' or a new line"),
+    "comma": ("A -> B, -> C", "line 1, column 9: a name is missing between ',' and '->'"),
     "open quote": ('A -> "B', "line 1, column 6: a quoted name does not end on this line"),
     "latent edge": ("[latent] -> A", r"line 1, column 1: \[latent\] must follow a name"),
 }

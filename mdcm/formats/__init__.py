@@ -8,12 +8,13 @@ the edges make an ADMG is judged by :class:`mdcm.graph.ADMG`, which uses the pla
 | arrow text | `arrows` | |
 | dagitty, DOT | `dot` | |
 | GML, GraphML | `interchange` | networkx |
-| BIF (read only) | `interchange` | pgmpy |
+| BIF (read only) | `bif` | |
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -21,12 +22,12 @@ from pathlib import Path
 
 from mdcm.errors import GraphError
 from mdcm.formats.arrows import format_arrows, parse_arrows
+from mdcm.formats.bif import parse_bif
 from mdcm.formats.dot import format_dagitty, format_dot, is_dot, parse_dot
 from mdcm.formats.interchange import (
     format_gml,
     format_graphml,
     from_networkx,
-    parse_bif,
     parse_gml,
     parse_graphml,
 )
@@ -55,6 +56,8 @@ __all__ = [
 def parse_text(text: str) -> GraphRecord:
     """Reads arrow text, or dagitty or DOT text where it begins with ``dag {``, ``digraph {`` or the like.
 
+    A byte-order mark counts as a space.
+
     Args:
         text: The text.
 
@@ -65,6 +68,18 @@ def parse_text(text: str) -> GraphRecord:
         GraphError: If the text cannot be read, with line and column.
     """
     return parse_dot(text) if is_dot(text) else parse_arrows(text)
+
+
+# of a file that is unpacked into memory
+_MOST_UNPACKED = 1 << 28
+
+
+def _unpacked(data: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        content = stream.read(_MOST_UNPACKED + 1)
+    if len(content) > _MOST_UNPACKED:
+        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_UNPACKED >> 20} MiB when unpacked")
+    return content
 
 
 _READERS: dict[str, Callable[[str], GraphRecord]] = {
@@ -94,7 +109,7 @@ def read_record(path: Path) -> GraphRecord:
     packed = path.name.lower().endswith(".bif.gz")
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if packed else data).decode("utf-8-sig")
+        text = (_unpacked(data) if packed else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphError("the graph cannot be read: it is not UTF-8 text") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,14 @@ from mdcm.formats.records import GraphRecord, Place, error_at
 __all__ = ["format_arrows", "parse_arrows"]
 
 _ARROWS = {"->": "->", "<-": "<-", "<->": "<->", "→": "->", "←": "<-", "↔": "<->"}
-_BARE = r"[^\s;,\"#<>\[\]{}→←↔-](?:[^\s;,\"#<>\[\]{}→←↔-]|-(?=[^\s;,\"#<>\[\]{}→←↔-]))*"
+_LETTER = r"[^\s\ufeff;,\"#<>\[\]{}→←↔-]"
+_BARE = rf"{_LETTER}(?:{_LETTER}|-(?={_LETTER}))*"
+# edges that lists of names may make in one text
+_MOST_EDGES = 1_000_000
 _TOKEN = re.compile(
     rf"""
-    (?P<space>[ \t\r\f\v]+|\#[^\n]*)
+    (?P<space>[ \t\r\f\v\ufeff]+|\#[^\n]*)
+  | (?P<comma>,)
   | (?P<end>[;\n])
   | (?P<arrow><->|->|<-|→|←|↔)(?!>)
   | (?P<latent>\[\s*latent\s*\])
@@ -47,39 +52,59 @@ class _Reader:
     bidirected_places: list[Place] = field(default_factory=list)
 
     def statement(self, tokens: Sequence[_Token]) -> None:
-        """Reads ``name arrow name arrow name``, each name with an optional ``[latent]``."""
-        left: str | None = None
+        """Reads ``names arrow names arrow names``; each name may have ``[latent]``, and commas are between names."""
+        left: list[str] = []
+        right: list[str] = []
         arrow: _Token | None = None
+        last: _Token | None = None
         for token in tokens:
             if token.kind == "latent":
-                if left is None or arrow is not None:
+                if last is None or last.kind != "name":
                     raise error_at("[latent] must follow a name", token.place)
-                self.latents[left] = None
+                unmarked = [name for name in right[:-1] if name not in self.latents]
+                if unmarked:
+                    message = (
+                        f"[latent] after {right[-1]!r} may be meant for {unmarked[0]!r} too; write it after each name"
+                    )
+                    raise error_at(message, token.place)
+                self.latents[last.text] = None
+            elif token.kind == "comma":
+                if last is None or last.kind not in {"name", "latent"}:
+                    raise error_at("a name is missing before ','", token.place)
             elif token.kind == "arrow":
-                if left is None:
-                    raise error_at(f"a name is missing before {token.text!r}", token.place)
-                if arrow is not None:
-                    raise error_at(f"a name is missing between {arrow.text!r} and {token.text!r}", token.place)
-                arrow = token
+                if last is None or last.kind == "comma":
+                    where = "before" if last is None else "between ',' and"
+                    raise error_at(f"a name is missing {where} {token.text!r}", token.place)
+                if last.kind == "arrow":
+                    raise error_at(f"a name is missing between {last.text!r} and {token.text!r}", token.place)
+                self._edges(left, arrow, right)
+                left, right, arrow = right, [], token
             else:
-                if left is not None and arrow is None:
-                    message = f"an arrow (->, <- or <->) or ';' is missing between {left!r} and {token.text!r}"
+                if last is not None and last.kind in {"name", "latent"}:
+                    name = right[-1]
+                    message = f"an arrow (->, <- or <->), ',' or ';' is missing between {name!r} and {token.text!r}"
                     raise error_at(message, token.place)
                 self.names[token.text] = None
-                if left is not None and arrow is not None:
-                    self._edge(left, arrow, token.text)
-                left, arrow = token.text, None
-        if arrow is not None:
-            raise error_at(f"a name is missing after {arrow.text!r}", arrow.place)
+                right.append(token.text)
+            last = token
+        if last is not None and last.kind in {"arrow", "comma"}:
+            raise error_at(f"a name is missing after {last.text!r}", last.place)
+        self._edges(left, arrow, right)
 
-    def _edge(self, left: str, arrow: _Token, right: str) -> None:
+    def _edges(self, left: Sequence[str], arrow: _Token | None, right: Sequence[str]) -> None:
+        """Edges from every name on the left to every one on the right."""
+        if arrow is None:
+            return
+        if len(self.directed) + len(self.bidirected) + len(left) * len(right) > _MOST_EDGES:
+            raise error_at(f"these lists make more than {_MOST_EDGES:,} edges", arrow.place)
         kind = _ARROWS[arrow.text]
-        if kind == "<->":
-            self.bidirected.append((left, right))
-            self.bidirected_places.append(arrow.place)
-        else:
-            self.directed.append((left, right) if kind == "->" else (right, left))
-            self.directed_places.append(arrow.place)
+        for a, b in itertools.product(left, right):
+            if kind == "<->":
+                self.bidirected.append((a, b))
+                self.bidirected_places.append(arrow.place)
+            else:
+                self.directed.append((a, b) if kind == "->" else (b, a))
+                self.directed_places.append(arrow.place)
 
     def record(self) -> GraphRecord:
         return GraphRecord(
@@ -95,9 +120,9 @@ class _Reader:
 def parse_arrows(text: str) -> GraphRecord:
     """Reads arrow text: chains of names and arrows, one per line or separated by ``;``.
 
-    ``->``, ``<-`` and ``<->`` (or →, ←, ↔) may be mixed in a chain. A bare name declares an isolated node,
-    ``U [latent]`` a latent, ``#`` starts a comment. Names with spaces, arrows or punctuation are written in double
-    quotes.
+    ``->``, ``<-`` and ``<->`` (or →, ←, ↔) may be mixed in a chain. Where a list stands for a name, as in
+    ``U -> A, B`` or ``A, B <- U``, every name of it has the edge. A bare name declares an isolated node, ``U [latent]``
+    a latent, ``#`` starts a comment. Names with spaces, arrows or punctuation are written in double quotes.
 
     Args:
         text: The text.
@@ -143,8 +168,6 @@ def parse_arrows(text: str) -> GraphRecord:
 def _explain(text: str, at: int) -> str:
     if text[at] == '"':
         return "a name is empty" if text.startswith('""', at) else "a quoted name does not end on this line"
-    if text[at] == ",":
-        return "unexpected ','; separate statements by ';' or a new line"
     match = _WRONG.match(text, at)
     found = match.group() if match else text[at]
     return f"unexpected {found!r}; edges are written ->, <- or <->, other names in double quotes"

@@ -23,8 +23,8 @@ __all__ = ["format_dagitty", "format_dot", "is_dot", "parse_dot"]
 
 Attributes = dict[str, str | bool]
 
-_SPACE = r"\s|\#[^\n]*|//[^\n]*|(?>/\*.*?\*/)"
-_LETTER = r"(?:[\w.]|[^\x00-\x7f\s→←↔])"
+_SPACE = r"[\s\ufeff]|\#[^\n]*|//[^\n]*|(?>/\*.*?\*/)"
+_LETTER = r"(?:[\w.]|[^\x00-\x7f\s\ufeff→←↔])"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _TOKEN = re.compile(
     rf"""
@@ -44,6 +44,10 @@ _OPENING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _KEYWORDS = {"node", "edge", "graph", "digraph", "subgraph", "strict"}
+_DEFAULTS = {"node", "edge", "graph"}
+# attributes that only a node has
+_HIDING = {"latent", "unobserved", "observed"}
+_OF_NODES = {*_HIDING, "exposure", "outcome", "adjusted", "selected", "pos"}
 _SHORT = {"l": "latent", "u": "latent", "s": "selected"}
 _POSITION = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*,\s*([-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
 _TURNED = {"->": "<-", "<-": "->", "<->": "<->"}
@@ -123,6 +127,7 @@ class _Text:
         return self.take() if self.peek().kind in kinds else None
 
     def accept_word(self, *words: str) -> _Token | None:
+        """Takes an opening word, in any case: nothing else can stand there."""
         token = self.peek()
         return self.take() if token.kind == "name" and token.text.lower() in words else None
 
@@ -132,7 +137,8 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.tokens = _Text(text)
-        self.defaults = {"graph", "node"}
+        # of dagitty, whose keywords have small letters only and may be names; None in DOT, whose keywords may not
+        self.defaults: dict[str, _Token | None] | None = {"graph": None, "node": None}
         self.hidden: dict[str, bool] = {}
         self.positions: dict[str, tuple[float, float]] = {}
         self.directed: list[tuple[str, str]] = []
@@ -152,8 +158,7 @@ class _Reader:
         if word in {"mag", "pdag", "pag"}:
             tokens.fail(f"a {word} stands for many causal graphs; give one of them, as dag {{ ... }}", kind.at)
         if word != "dag":
-            # a variable of dagitty may be called edge
-            self.defaults = {"graph", "node", "edge"}
+            self.defaults = None
         tokens.accept("name", "quoted")
         opening = tokens.take()
         if opening.kind != "{":
@@ -182,12 +187,43 @@ class _Reader:
                 tokens.take()
                 tokens.take()
                 self._value("=")
-            elif token.kind == "name" and token.text.lower() in self.defaults and tokens.peek(1).kind == "[":
+            elif self._sets_defaults(token):
                 tokens.take()
-                defaults = {"node": scope.node, "edge": scope.edge}.get(token.text.lower(), {})
-                defaults.update(self._attributes())
+                word = token.text.lower()
+                found = self._attributes()
+                if self.defaults is not None and word == "graph" and not _OF_NODES.isdisjoint(found):
+                    # no graph is latent
+                    used[token.text] = None
+                    self._declare(token.text, scope, token.at)
+                    self._node(token.text, found, token.at)
+                    continue
+                if self.defaults is None and word != "node" and not _HIDING.isdisjoint(found):
+                    tokens.fail(f"{token.text!r} is a keyword of DOT; write a node of that name in quotes", token.at)
+                {"node": scope.node, "edge": scope.edge}.get(word, {}).update(found)
+                if self.defaults is not None:
+                    self._defaults_or_name(token)
             else:
                 used |= self._chain(scope)
+
+    def _sets_defaults(self, token: _Token) -> bool:
+        """Whether ``node [...]`` or the like stands here, rather than a node of that name."""
+        if token.kind != "name" or self.tokens.peek(1).kind != "[":
+            return False
+        return token.text.lower() in _DEFAULTS if self.defaults is None else token.text in self.defaults
+
+    def _defaults_or_name(self, token: _Token) -> None:
+        """Refuses a keyword of dagitty that sets defaults and names a node as well."""
+        assert self.defaults is not None
+        at = self.defaults[token.text] = self.defaults[token.text] or token
+        if token.text in self.hidden:
+            message = (
+                f"'{token.text} [...]' sets defaults, and {token.text!r} is a node as well; write the node in quotes"
+            )
+            self.tokens.fail(message, at.at)
+
+    def _declare(self, name: str, scope: _Scope, at: int) -> None:
+        if name not in self.hidden:
+            self.hidden[name] = self._says_hidden(scope.node, at) or False
 
     def _chain(self, scope: _Scope) -> dict[str, None]:
         """Reads ``A -> {B C} <-> D [attributes]``, or one name or group."""
@@ -217,7 +253,8 @@ class _Reader:
         """Reads a name or a group."""
         tokens = self.tokens
         token = tokens.take()
-        if token.kind == "name" and token.text.lower() == "subgraph" and tokens.peek().kind in {"{", "name", "quoted"}:
+        word = token.text.lower() if self.defaults is None else token.text
+        if token.kind == "name" and word == "subgraph" and tokens.peek().kind in {"{", "name", "quoted"}:
             tokens.accept("name", "quoted")
             token = tokens.take()
         if token.kind == "{":
@@ -237,8 +274,13 @@ class _Reader:
         # a port says where an edge is drawn
         while tokens.accept(":"):
             tokens.accept("name", "quoted")
-        if name not in self.hidden:
-            self.hidden[name] = self._says_hidden(scope.node, token.at) or False
+        if token.kind == "name" and self.defaults is None and word in _KEYWORDS:
+            tokens.fail(
+                f"{token.text!r} is a keyword of DOT, in any case; write a node of that name in quotes", token.at
+            )
+        self._declare(name, scope, token.at)
+        if token.kind == "name" and self.defaults is not None and self.defaults.get(name) is not None:
+            self._defaults_or_name(token)
         return {name: None}
 
     def _node(self, name: str, attributes: Attributes, at: int) -> None:
@@ -368,7 +410,8 @@ def parse_dot(text: str, *, bare: bool = False) -> GraphRecord:
     attribute ``dir=both`` makes an edge bidirected and ``dir=back`` turns it. A node is hidden by ``[latent]`` or
     ``[unobserved]`` (with or without ``=yes``, ``=true`` or ``=1``) or ``[observed=no]``, never by how it is drawn:
     ``style=dashed`` says nothing. ``pos`` is kept; all other attributes, exposure and outcome among them, are read
-    over.
+    over. The words node, edge, graph, digraph, subgraph and strict are keywords of DOT in any case, and a node of that
+    name is quoted; in dagitty text only ``node [...]``, ``graph [...]`` and ``subgraph``, in small letters.
 
     Args:
         text: The text.
@@ -392,7 +435,7 @@ def parse_dot(text: str, *, bare: bool = False) -> GraphRecord:
         >>> record.positions
         {'X': (0.0, 1.0)}
     """
-    reader = _Reader(text.removeprefix("\ufeff"))
+    reader = _Reader(text)
     if bare and not is_dot(text):
         reader.statements(_Scope(), None)
     else:

@@ -1,9 +1,9 @@
-"""Graphs of other libraries: networkx digraphs, GML and GraphML through networkx, BIF through pgmpy."""
+"""Graphs of other libraries: networkx digraphs, among them those of pgmpy, and GML and GraphML through networkx."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mdcm.errors import GraphError
@@ -12,13 +12,10 @@ from mdcm.formats.records import GraphRecord, is_hidden
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["format_gml", "format_graphml", "from_networkx", "parse_bif", "parse_gml", "parse_graphml"]
+__all__ = ["format_gml", "format_graphml", "from_networkx", "parse_gml", "parse_graphml"]
 
 _GML_PLACE = re.compile(r" at \((\d+), (\d+)\)$")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_BIF_COMMENT = re.compile(r'("[^"\n]*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_BIF_TABLE = re.compile(r"(\bprobability\s*\([^)]*\)\s*)\{[^}]*\}")
-_BIF_END = re.compile(r"\}\s*(?![\s;])")
 
 
 def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphRecord:
@@ -26,20 +23,26 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
 
     Args:
         graph: The digraph. Nodes that are not text get their ``str`` as name. Hidden are nodes with the attribute
-            ``latent``, or with ``observed`` set to no; hidden roots with two children that also have ``bidirected``
-            become bidirected edges, as do edges with the attribute ``dir="both"``.
+            ``latent`` or ``unobserved``, with ``observed`` set to no, with ``latents`` among their
+            ``roles``, and those in the attribute ``latents`` of the graph, as pgmpy has them; hidden roots with two
+            children that also have ``bidirected`` become bidirected edges, as do edges with the attribute
+            ``dir="both"`` or ``type="bidirected"``.
         latents: More hidden nodes.
 
     Returns:
         The record, names in the digraph's order.
 
     Raises:
-        GraphError: If the graph is undirected, two nodes have the same name, a hidden node is not in it, or an
-            attribute says neither yes nor no.
+        GraphError: If the graph or an edge is undirected, two nodes have the same name, a hidden node is not in it,
+            or an attribute says neither yes nor no.
     """
     if not graph.is_directed():
         raise GraphError("the networkx graph is undirected; an ADMG needs a DiGraph")
-    hidden = dict.fromkeys(latents)
+    if undirected := list(getattr(graph, "undirected_edges", ())):
+        raise GraphError(f"the edge {undirected[0]} has no direction: the graph stands for many; give one of them")
+    own = getattr(graph, "latents", ())
+    hidden = dict.fromkeys([latents] if isinstance(latents, str) else latents)
+    hidden |= dict.fromkeys(own if isinstance(own, Collection) and not isinstance(own, str) else ())
     for node in hidden:
         if node not in graph:
             raise GraphError(f"the latent {node!r} is not a node of the networkx graph")
@@ -61,11 +64,18 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
         raise GraphError("two nodes of the networkx graph have the same name as text; relabel them first")
     directed: dict[tuple[str, str], None] = {}
     bidirected = [(names[a], names[b]) for a, b in (tuple(graph.successors(node)) for node in pairs)]
-    for a, b, direction in graph.edges(data="dir"):
-        if direction == "both":
+    both: dict[frozenset[str], tuple[str, str]] = {}
+    for a, b, attributes in graph.edges(data=True):
+        if attributes.get("dir") == "both":
             bidirected.append((names[a], names[b]))
+        elif attributes.get("type") == "bidirected":
+            # which pgmpy holds as two edges
+            both.setdefault(frozenset((names[a], names[b])), (names[a], names[b]))
+        elif attributes.get("type") == "undirected":
+            raise GraphError(f"the edge {names[a]!r} to {names[b]!r} has no direction")
         elif a not in pairs:
             directed[names[a], names[b]] = None
+    bidirected += both.values()
     return GraphRecord(
         nodes=tuple(name for node, name in names.items() if node not in hidden),
         directed=tuple(directed),
@@ -95,7 +105,7 @@ def parse_gml(text: str) -> GraphRecord:
     import networkx as nx
 
     # networkx takes ASCII only; inside strings, a character and its reference are the same
-    lines = text.encode("ascii", "xmlcharrefreplace").decode().split("\n")
+    lines = text.removeprefix("\ufeff").encode("ascii", "xmlcharrefreplace").decode().split("\n")
     try:
         graph = nx.parse_gml(lines)
     except Exception as error:
@@ -126,7 +136,7 @@ def parse_graphml(text: str) -> GraphRecord:
     import networkx as nx
 
     try:
-        graph = nx.parse_graphml(text)
+        graph = nx.parse_graphml(text.removeprefix("\ufeff"))
     except ParseError as error:
         line, column = error.position[0], error.position[1] + 1
         reason = str(error).partition(":")[0]
@@ -170,43 +180,3 @@ def format_graphml(graph: nx.DiGraph[str]) -> str:
         if wrong := _NOT_XML.search(name):
             raise GraphError(f"the name {name!r} has the character {wrong.group()!r}, which XML cannot hold; rename it")
     return "\n".join(nx.generate_graphml(graph)) + "\n"
-
-
-def parse_bif(text: str) -> GraphRecord:
-    """Reads the structure of a Bayesian network in BIF through pgmpy, without its tables.
-
-    Args:
-        text: The text.
-
-    Returns:
-        The record: variables in the order of their declarations, and an edge from every parent.
-
-    Raises:
-        GraphError: If pgmpy is not installed or cannot read the text.
-    """
-    try:
-        from pgmpy.readwrite import BIFReader
-    except ImportError as error:
-        raise GraphError(f"BIF is read by pgmpy, which does not load ({error}): pip install 'mdcm[bn]'") from error
-    # pgmpy spends nearly all its time on the tables, and holds each as an array; the end of a block it knows only
-    # by a brace that is the last character of its line
-    text = _BIF_COMMENT.sub(lambda match: match.group(1) or " ", text)
-    text = _BIF_END.sub("}\n", _BIF_TABLE.sub(r"\1{\n  table ;\n}", text))
-    if "variable" not in text:
-        raise GraphError("this BIF declares no variable")
-    try:
-        reader = BIFReader(string=text)
-    except KeyError as error:
-        raise GraphError(f"pgmpy finds no declaration of {error} in this BIF") from error
-    except Exception as error:  # whatever else it stumbles over
-        raise GraphError(f"pgmpy cannot read this BIF: {type(error).__name__}: {error}") from error
-    names: list[str] = reader.variable_names
-    folded: dict[str, str] = {}
-    for name in names:
-        # pgmpy would take the probabilities of one for those of the other
-        if folded.setdefault(name.lower(), name) != name:
-            message = f"the names {folded[name.lower()]!r} and {name!r} differ in case only, which pgmpy does not see"
-            raise GraphError(f"{message}; rename one")
-    if lost := [name for name in names if name not in reader.variable_parents]:
-        raise GraphError(f"pgmpy finds no probabilities of {', '.join(map(repr, lost))} in this BIF")
-    return GraphRecord(tuple(names), tuple((parent, child) for parent, child in reader.variable_edges))

@@ -15,6 +15,8 @@ Place = tuple[int, int]
 
 # what attributes of nodes are called in dagitty, DOT, GML, GraphML and networkx; style=dashed is drawing, no statement
 _HIDDEN_IF = {"latent": True, "unobserved": True, "observed": False}
+# of pgmpy's nodes, which may have several roles
+_HIDDEN_ROLES = {"latent", "latents"}
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -56,11 +58,12 @@ def error_at(message: str, place: Place) -> GraphError:
 
 
 def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
-    """Whether a node's attributes say that it is hidden: ``latent`` or ``unobserved``, or ``observed`` set to no.
+    """Whether a node's attributes say that it is hidden: ``latent``, ``unobserved``, a role, or not ``observed``.
 
     Args:
         attributes: The attributes: truth values, the numbers 0 and 1, or true, false, yes or no in any case. A
-            ``latent`` without a value is given as True.
+            ``latent`` without a value is given as True. ``roles`` is a collection of words, of which ``latents`` is
+            one.
 
     Returns:
         The answer; None where no attribute says anything.
@@ -79,6 +82,9 @@ def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
             if word not in _WORDS:
                 raise ValueError(f"the attribute {key} is {attributes[key]!r}; write yes or no")
             answers[key] = _WORDS[word] == hidden_if
+    roles = attributes.get("roles")
+    if isinstance(roles, list | tuple | set | frozenset) and not _HIDDEN_ROLES.isdisjoint(map(str, roles)):
+        answers["roles"] = True
     if len(set(answers.values())) > 1:
         raise ValueError(f"the attributes {' and '.join(answers)} contradict each other")
     return next(iter(answers.values()), None)
