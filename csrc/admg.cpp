@@ -21,7 +21,7 @@ const char* describe(GraphFault::Kind kind) {
     case GraphFault::Kind::kRepeatedPair:
       return "a bidirected edge is given twice";
     case GraphFault::Kind::kTooLarge:
-      return "the graph has more than 2^31 edge ends";
+      return "the graph has more than 2^26 nodes or 2^31 edge ends";
   }
   return "not a mixed graph";
 }
@@ -166,6 +166,7 @@ Marks::Marks(Node n, const Cut& cut) : bits_(static_cast<std::size_t>(n), 0) {
 
 Admg::Admg(Node n, const EdgeView& edges) : n_(n) {
   if (n < 0) throw std::invalid_argument("the number of nodes is negative");
+  if (n > kMostNodes) throw GraphFault(GraphFault::Kind::kTooLarge, {}, 0);
   const std::size_t ends = 2 * (edges.tails.size() + edges.first.size()) + edges.latent_children.size();
   if (ends > static_cast<std::size_t>(std::numeric_limits<Node>::max())) {
     throw GraphFault(GraphFault::Kind::kTooLarge, {}, 0);
@@ -213,6 +214,12 @@ void Admg::build_rows(const EdgeView& edges) {
 
 void Admg::build_hubs(const EdgeView& edges) {
   const std::size_t num_hubs = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.size() - 1;
+  // the lists of children must tile the array: what lies outside every list would belong to no latent
+  const std::int64_t first = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.front();
+  const std::int64_t last = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.back();
+  if (first != 0 || last != static_cast<std::int64_t>(edges.latent_children.size())) {
+    throw std::invalid_argument("the offsets of the latents must begin at 0 and end at the number of their children");
+  }
   hub_offsets_.assign(num_hubs + 1, 0);
   hub_children_.assign(edges.latent_children.begin(), edges.latent_children.end());
   std::vector<Node> owner(hub_children_.size());
@@ -364,6 +371,10 @@ class HiddenReach {
   std::vector<Node> reached_;
 };
 
+// A hidden node with c observed children is c (c - 1) / 2 pairs: 2^25 of them are 256 MB, and more while they are
+// sorted.
+constexpr std::size_t kMostPairs = std::size_t{1} << 25;
+
 void add_facet(Edges& out, Nodes children, Node origin) {
   out.latent_children.insert(out.latent_children.end(), children.begin(), children.end());
   out.latent_offsets.push_back(static_cast<std::int64_t>(out.latent_children.size()));
@@ -399,6 +410,8 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
     if (facets == Facets::kShared && found.size() > (from_pair ? 2 : 1)) {
       add_facet(out, found, origin);
     } else {
+      const std::size_t pairs = found.size() * (found.size() - (found.empty() ? 0 : 1)) / 2;
+      if (out.first.size() + pairs > kMostPairs) throw GraphFault(GraphFault::Kind::kTooLarge, {}, 0);
       for (std::size_t i = 0; i < found.size(); ++i) {
         out.first.insert(out.first.end(), found.size() - i - 1, found[i]);
         out.second.insert(out.second.end(), found.begin() + static_cast<std::ptrdiff_t>(i) + 1, found.end());

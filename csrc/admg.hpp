@@ -78,6 +78,9 @@ class Marks {
 
 class Admg {
  public:
+  // An empty graph of so many nodes takes about two gigabytes.
+  static constexpr Node kMostNodes = Node{1} << 26;
+
   // Builds and validates in O(n + edges). A directed edge that is given twice counts once; a bidirected pair that is
   // given twice is refused, because it would be two latents. Throws GraphFault; a cycle is named by its nodes, each
   // the parent of the next and the last of the first, from its smallest node on.

@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -26,6 +28,11 @@ namespace {
 
 using IntArray = py::array_t<Node, py::array::c_style>;
 using LongArray = py::array_t<std::int64_t, py::array::c_style>;
+
+template <class T>
+bool is_aligned(const py::array& array) {
+  return reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) == 0;
+}
 
 // Node numbers from Python: a one-dimensional int32 array is used in place, anything else is copied once.
 class NodesIn {
@@ -61,13 +68,14 @@ class NodesIn {
 
   void from_array(const py::array& array) {
     if (array.ndim() != 1) throw py::value_error("node numbers must be a one-dimensional array");
-    if (py::isinstance<IntArray>(array)) {
+    if (py::isinstance<IntArray>(array) && is_aligned<Node>(array)) {
       kept_ = array;
       view_ = {static_cast<const Node*>(array.data()), static_cast<std::size_t>(array.size())};
       return;
     }
+    if (array.size() == 0) return;
     const char kind = array.dtype().kind();
-    if (array.size() > 0 && kind != 'i' && kind != 'u') throw py::type_error("node numbers must be integers");
+    if (kind != 'i' && kind != 'u') throw py::type_error("node numbers must be integers");
     const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
     owned_.reserve(static_cast<std::size_t>(wide.size()));
     for (py::ssize_t i = 0; i < wide.size(); ++i) owned_.push_back(checked(wide.data()[i]));
@@ -75,13 +83,14 @@ class NodesIn {
   }
 
   void from_sequence(py::handle source) {
-    const auto fast = py::reinterpret_steal<py::object>(
-        PySequence_Fast(source.ptr(), "node numbers must be a sequence or an array of integers"));
-    if (!fast) throw py::error_already_set();
-    const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast.ptr());
+    if (source.is_none()) throw py::type_error("node numbers must be a sequence or an array of integers, not None");
+    // a tuple of its own: the __index__ of an element may change the list that it is in
+    const auto fixed = py::reinterpret_steal<py::object>(PySequence_Tuple(source.ptr()));
+    if (!fixed) throw py::error_already_set();
+    const Py_ssize_t size = PyTuple_GET_SIZE(fixed.ptr());
     owned_.reserve(static_cast<std::size_t>(size));
     for (Py_ssize_t i = 0; i < size; ++i) {
-      const long long value = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast.ptr(), i));
+      const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(fixed.ptr(), i));
       if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
       owned_.push_back(checked(value));
     }
@@ -133,12 +142,10 @@ std::unique_ptr<Admg> make_admg(Node n, py::handle tails, py::handle heads, py::
   const NodesIn first_in(first);
   const NodesIn second_in(second);
   const NodesIn children_in(latent_children);
-  const EdgeView edges{tails_in,
-                       heads_in,
-                       first_in,
-                       second_in,
-                       {latent_offsets.data(), static_cast<std::size_t>(latent_offsets.size())},
-                       children_in};
+  if (latent_offsets.ndim() != 1) throw py::value_error("the offsets of the latents must be a one-dimensional array");
+  std::vector<std::int64_t> offsets(static_cast<std::size_t>(latent_offsets.size()));
+  if (!offsets.empty()) std::memcpy(offsets.data(), latent_offsets.data(), sizeof(std::int64_t) * offsets.size());
+  const EdgeView edges{tails_in, heads_in, first_in, second_in, offsets, children_in};
   const py::gil_scoped_release release;
   return std::make_unique<Admg>(n, edges);
 }
@@ -168,22 +175,34 @@ IntArray cut_search(Search search, const Admg& graph, py::handle nodes, py::hand
 
 // The ends of named pairs as two arrays, or None where a pair is not two known names: Python then says which.
 py::object index_pairs(const py::dict& index, py::handle pairs) {
-  const auto outer = py::reinterpret_steal<py::object>(PySequence_Fast(pairs.ptr(), "edges must be a sequence"));
+  if (pairs.is_none()) throw py::type_error("edges must be a sequence of pairs, not None");
+  // tuples of its own: the __eq__ of a name may change the lists that it is in
+  const auto outer = py::reinterpret_steal<py::object>(PySequence_Tuple(pairs.ptr()));
   if (!outer) throw py::error_already_set();
-  const Py_ssize_t size = PySequence_Fast_GET_SIZE(outer.ptr());
+  const Py_ssize_t size = PyTuple_GET_SIZE(outer.ptr());
   std::vector<Node> ends[2];
   ends[0].reserve(static_cast<std::size_t>(size));
   ends[1].reserve(static_cast<std::size_t>(size));
   for (Py_ssize_t i = 0; i < size; ++i) {
-    PyObject* pair = PySequence_Fast_GET_ITEM(outer.ptr(), i);
-    if ((!PyTuple_Check(pair) && !PyList_Check(pair)) || PySequence_Fast_GET_SIZE(pair) != 2) return py::none();
+    PyObject* given = PyTuple_GET_ITEM(outer.ptr(), i);
+    if (!PyTuple_Check(given) && !PyList_Check(given)) return py::none();
+    const auto pair = py::reinterpret_steal<py::object>(PySequence_Tuple(given));
+    if (!pair) throw py::error_already_set();
+    if (PyTuple_GET_SIZE(pair.ptr()) != 2) return py::none();
     for (Py_ssize_t side = 0; side < 2; ++side) {
-      PyObject* found = PyDict_GetItemWithError(index.ptr(), PySequence_Fast_GET_ITEM(pair, side));
-      if (found == nullptr) {
+      const auto number =
+          py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(index.ptr(), PyTuple_GET_ITEM(pair.ptr(), side)));
+      if (!number) {
         PyErr_Clear();
         return py::none();
       }
-      ends[side].push_back(static_cast<Node>(PyLong_AsLong(found)));
+      if (!PyLong_Check(number.ptr())) throw py::type_error("the numbers of names must be integers");
+      const long long value = PyLong_AsLongLong(number.ptr());
+      if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (value < 0 || value > std::numeric_limits<Node>::max()) {
+        throw py::index_error("node " + std::to_string(value) + " is no node number");
+      }
+      ends[side].push_back(static_cast<Node>(value));
     }
   }
   return py::make_tuple(moved(std::move(ends[0])), moved(std::move(ends[1])));
@@ -195,33 +214,73 @@ struct BoundHGraph {
   HGraph hgraph;
 };
 
+// An entry of a group as a C++ value.
+template <class T>
+T entry(const py::dict& source, const char* key, const char* what) {
+  if (!source.contains(key)) throw py::value_error(std::string("a group of data sets needs an entry '") + key + "'");
+  try {
+    return source[key].cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string("'") + key + "' must be " + what);
+  }
+}
+
 DatasetGroup group_from(const py::dict& source, Node n) {
   DatasetGroup group;
-  const NodesIn targets(source["targets"], n);
+  const auto numbers = entry<py::object>(source, "targets", "node numbers");
+  const NodesIn targets(numbers, n);
   const Nodes view = targets;
   group.targets.assign(view.begin(), view.end());
-  if (!source["columns"].is_none()) {
-    const auto flags = source["columns"].cast<py::array_t<std::uint8_t, py::array::c_style>>();
-    if (flags.size() != n) throw py::value_error("one flag per node is needed");
+  const auto columns = entry<py::object>(source, "columns", "flags or None");
+  if (!columns.is_none()) {
+    if (!py::isinstance<py::array>(columns)) throw py::type_error("'columns' must be an array of uint8, or None");
+    const auto flags =
+        entry<py::array_t<std::uint8_t, py::array::c_style>>(source, "columns", "an array of uint8, or None");
+    if (flags.ndim() != 1 || flags.size() != n) throw py::value_error("one flag per node is needed");
     group.columns.assign(flags.data(), flags.data() + flags.size());
   }
-  group.domain = source["domain"].cast<std::vector<std::int32_t>>();
-  for (const auto& levels : source["boxes"].cast<std::vector<std::vector<std::vector<std::int32_t>>>>()) {
+  group.domain = entry<std::vector<std::int32_t>>(source, "domain", "a list of 32-bit integers");
+  const char* const nested = "a list of lists of lists of 32-bit integers";
+  for (const auto& levels : entry<std::vector<std::vector<std::vector<std::int32_t>>>>(source, "boxes", nested)) {
     if (levels.size() != view.size()) throw py::value_error("one list of levels per target is needed");
     group.boxes.push_back({levels});
   }
   if (group.domain.size() != view.size()) throw py::value_error("one number of levels per target is needed");
-  if (!std::is_sorted(view.begin(), view.end())) throw py::value_error("targets must be ascending");
-  group.rows = source["rows"].cast<std::int64_t>();
+  if (std::any_of(group.domain.begin(), group.domain.end(), [](std::int32_t levels) { return levels < 0; })) {
+    throw py::value_error("a number of levels is negative");
+  }
+  const auto not_ascending = [](Node a, Node b) { return a >= b; };
+  if (std::adjacent_find(view.begin(), view.end(), not_ascending) != view.end()) {
+    throw py::value_error("targets must be ascending, each once");
+  }
+  group.rows = entry<std::int64_t>(source, "rows", "an integer");
+  if (group.rows < -1) throw py::value_error("a number of rows is negative");
   return group;
+}
+
+// Labels of nodes that an h-graph can start from: every part has a node, and no c-component lies in two parts.
+void check_parts(const Admg& graph, Nodes labels, std::size_t count) {
+  std::vector<bool> used(count, false);
+  for (const Node label : labels) used[static_cast<std::size_t>(label)] = true;
+  if (std::find(used.begin(), used.end(), false) != used.end()) throw py::value_error("a part has no node");
+  const Components components = c_components(graph);
+  std::vector<Node> part(static_cast<std::size_t>(components.count), -1);
+  for (std::size_t v = 0; v < labels.size(); ++v) {
+    Node& known = part[static_cast<std::size_t>(components.label[v])];
+    if (known >= 0 && known != labels[v]) throw py::value_error("a c-component lies in two parts");
+    known = labels[v];
+  }
 }
 
 std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph, py::handle parts,
                                          const py::array_t<std::uint8_t, py::array::c_style>& training,
                                          const std::vector<py::dict>& groups, bool paper) {
+  if (training.ndim() != 1) throw py::value_error("the ways of training must be a one-dimensional array");
+  if (training.size() > graph->size()) throw py::value_error("there are more ways of training than nodes");
   const NodesIn parts_in(parts, static_cast<Node>(training.size()));
   const Nodes labels = parts_in;
-  if (static_cast<Node>(labels.size()) != graph->size()) throw py::value_error("one part per node is needed");
+  if (labels.size() != static_cast<std::size_t>(graph->size())) throw py::value_error("one part per node is needed");
+  check_parts(*graph, labels, static_cast<std::size_t>(training.size()));
   std::vector<Training> ways;
   for (py::ssize_t i = 0; i < training.size(); ++i) {
     if (training.data()[i] > static_cast<std::uint8_t>(Training::kGiven)) throw py::value_error("no such training");
@@ -229,6 +288,10 @@ std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph, py::handle
   }
   std::vector<DatasetGroup> data;
   for (const py::dict& group : groups) data.push_back(group_from(group, graph->size()));
+  const auto intervenes = [](const DatasetGroup& group) { return !group.targets.empty(); };
+  if (paper && std::any_of(data.begin(), data.end(), intervenes)) {
+    throw py::value_error("the paper's method takes no data sets under do()");
+  }
   const py::gil_scoped_release release;
   Components initial{std::vector<Node>(labels.begin(), labels.end()), static_cast<Node>(ways.size())};
   HGraph hgraph(*graph, std::move(initial), std::move(ways), std::move(data),
@@ -341,25 +404,58 @@ class BoundIdentification {
     const auto check = [](bool holds) {
       if (!holds) throw py::index_error("the question names what does not exist");
     };
+    constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<Symbol>::max() / 2);
+    if (values.size() > kMost || worlds.size() > kMost) throw py::value_error("the question is too large");
     const auto num_symbols = n + static_cast<Symbol>(values.size());
     const auto num_worlds = static_cast<std::int32_t>(worlds.size());
     for (const auto& [node, level] : values) {
       check(graph_->contains(node) && level >= Question::kForeign);
       question_.values.push_back({node, level});
     }
+    const auto node_of = [&](Symbol s) { return s < n ? s : question_.values[static_cast<std::size_t>(s - n)].node; };
     for (const auto& world : worlds) {
       auto& settings = question_.worlds.emplace_back();
+      std::vector<Node> set;
       for (const auto& [node, symbol, other] : world) {
         check(graph_->contains(node) && symbol < num_symbols && (symbol >= 0 || (other >= 0 && other < num_worlds)));
+        if (symbol >= 0 && node_of(symbol) != node) throw py::value_error("a node is set to a value of another node");
         settings.push_back({node, symbol, other});
+        set.push_back(node);
+      }
+      std::sort(set.begin(), set.end());
+      if (std::adjacent_find(set.begin(), set.end()) != set.end()) {
+        throw py::value_error("a world sets a node twice");
       }
     }
+    check_worlds();
     for (const auto& [symbol, world, given] : atoms) {
       check(symbol >= 0 && symbol < num_symbols && world >= 0 && world < num_worlds);
       question_.atoms.push_back({symbol, world, given});
     }
     const py::gil_scoped_release release;
     found_ = std::make_unique<Identification>(*graph_, groups_, question_, all);
+  }
+
+  // A world that takes a value from a world that takes one from it would never have any: Kahn's order must exist.
+  void check_worlds() const {
+    std::vector<std::size_t> open(question_.worlds.size(), 0);
+    for (const auto& world : question_.worlds) {
+      for (const auto& setting : world) {
+        if (setting.symbol < 0) ++open[static_cast<std::size_t>(setting.world)];
+      }
+    }
+    std::vector<std::size_t> ready;
+    for (std::size_t w = 0; w < open.size(); ++w) {
+      if (open[w] == 0) ready.push_back(w);
+    }
+    for (std::size_t i = 0; i < ready.size(); ++i) {
+      for (const auto& setting : question_.worlds[ready[i]]) {
+        if (setting.symbol < 0 && --open[static_cast<std::size_t>(setting.world)] == 0) {
+          ready.push_back(static_cast<std::size_t>(setting.world));
+        }
+      }
+    }
+    if (ready.size() != open.size()) throw py::value_error("worlds take values from each other in a circle");
   }
 
   const char* verdict() const {
@@ -535,13 +631,13 @@ void bind_graph(py::module_& m) {
 
 void bind_planning(py::module_& m) {
   py::class_<BoundClosure>(m, "ModularityClosure", "Finds the smallest modularity sets of one set after another.")
-      .def(py::init<std::shared_ptr<Admg>>(), py::arg("graph"))
+      .def(py::init<std::shared_ptr<Admg>>(), py::arg("graph").none(false))
       .def("run", &BoundClosure::run, py::arg("nodes"), py::arg("into") = py::tuple())
       .def("witness", &BoundClosure::witness, py::arg("node"));
 
   py::class_<BoundHGraph>(m, "HGraph", "Sets of nodes that are trained together, and what each needs.")
-      .def(py::init(&make_hgraph), py::arg("graph"), py::arg("parts"), py::arg("training"), py::arg("groups"),
-           py::arg("paper") = false)
+      .def(py::init(&make_hgraph), py::arg("graph").none(false), py::arg("parts"), py::arg("training"),
+           py::arg("groups"), py::arg("paper") = false)
       .def("__len__", [](const BoundHGraph& self) { return self.hgraph.size(); })
       .def_property_readonly(
           "labels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.labels(), self); })
@@ -568,7 +664,7 @@ void bind_identification(py::module_& m) {
                     const std::vector<std::pair<Node, std::int32_t>>&,
                     const std::vector<std::vector<std::tuple<Node, Symbol, std::int32_t>>>&,
                     const std::vector<std::tuple<Symbol, std::int32_t, bool>>&, bool>(),
-           py::arg("graph"), py::arg("groups"), py::arg("values"), py::arg("worlds"), py::arg("atoms"),
+           py::arg("graph").none(false), py::arg("groups"), py::arg("values"), py::arg("worlds"), py::arg("atoms"),
            py::arg("all") = false)
       .def_property_readonly("verdict", &BoundIdentification::verdict)
       .def_property_readonly("failures", &BoundIdentification::failures)

@@ -101,8 +101,8 @@ bool Identification::factorise(const Copies& copies, const std::vector<bool>& ke
 }
 
 bool Identification::find_sources(Part& part, bool all) {
-  if (&part == &numerator_) {
-    // the nodes of the denominator are among these
+  if (nodes_.empty()) {
+    // the nodes of the denominator are among those of the numerator, which has none where its factors are in conflict
     for (std::size_t k = 0; k < part.factors.count(); ++k) {
       for (const auto& member : part.factors.members(k)) nodes_.push_back(member.node);
     }

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ADMG", "read_graph"]
 
+# as the compiled graph has it
+_MOST_NODES = 1 << 26
+
 Names = str | Iterable[str]
 
 
@@ -456,7 +459,7 @@ class ADMG:
             >>> ADMG.from_edge_index(["D", "I", "A"], np.array([[0, 1], [1, 2]]), np.array([[0], [2]])).to_string()
             'D -> I -> A; D <-> A'
         """
-        names = tuple(map(str, range(nodes))) if isinstance(nodes, int) else tuple(nodes)
+        names = tuple(nodes) if isinstance(nodes, Iterable) else _numbered(nodes)
         graph = cls.__new__(cls)
         graph.nodes, graph.latents, graph._confounders, graph._closure = names, (), None, None
         graph._index = {name: i for i, name in enumerate(names)}
@@ -882,6 +885,13 @@ class ADMG:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ADMG, (self.nodes, self.directed, self.bidirected, self.latents)
+
+
+def _numbered(count: object) -> tuple[str, ...]:
+    """The names "0", "1" and so on of so many nodes."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 0 <= count <= _MOST_NODES:
+        raise GraphError(f"nodes must be names, or their number between 0 and {_MOST_NODES:,}, not {count!r}")
+    return tuple(map(str, range(int(count))))
 
 
 def read_graph(path: str | Path, hide: Names = ()) -> ADMG:

@@ -16,6 +16,7 @@ trap 'rm -rf "$work"' EXIT
 if [ -n "$build" ]; then
   "$build/core_fuzz" "$seconds" "${SEED:-0}" "$here/corpus/core"
 fi
+"$python" "$here/core_api.py" "$((400 * seconds))" --seed "${SEED:-1}"
 for target in arrows dot gml graphml plan query spec run checkpoint table; do
   # what is found new goes to the first corpus, which is thrown away
   mkdir "$work/$target"
