@@ -91,6 +91,38 @@ def copies_of_one_coin(flip: float = 0.05, rows: int = 8_000) -> Problem:
     return Problem(truth, truth.sample(rows, seed=0))
 
 
+def voted(graph: ADMG, least: float = 0.15) -> DiscreteSCM:
+    """A binary model that no effect is small in: a variable is one as often as its parents and confounders are.
+
+    The probability of one is ``least`` where none of them is one, ``1 - least`` where all are, and linear between.
+    """
+    tables = {}
+    for node in graph.nodes:
+        votes = len(graph.parents(node)) + sum(node in children for _, children in graph.confounders)
+        shares = np.indices((2,) * votes).reshape(votes, -1).mean(axis=0) if votes else np.full(1, 0.5)
+        ones = (least + (1 - 2 * least) * shares).reshape((2,) * votes)
+        tables[node] = np.stack([1 - ones, ones], axis=-1)
+    return DiscreteSCM(graph, tables, {name: [0.5, 0.5] for name, _ in graph.confounders})
+
+
+def without_confounder(truth: DiscreteSCM, pair: Sequence[str]) -> DiscreteSCM:
+    """The model in which either child of a confounder has a copy of its own of it, independent of the other's."""
+    graph = truth.graph
+    (lost,) = (name for name, children in graph.confounders if set(children) == set(pair))
+    kept = [(name, children) for name, children in graph.confounders if name != lost]
+    tables = {}
+    for node in graph.nodes:
+        own = [name for name, children in graph.confounders if node in children]
+        table = np.asarray(truth.tables[node])
+        if lost in own:
+            axis = len(graph.parents(node)) + own.index(lost)
+            table = np.tensordot(np.asarray(truth.priors[lost]), np.moveaxis(table, axis, 0), 1)
+        tables[node] = table
+    cut = ADMG(graph.nodes, graph.directed, [tuple(children) for _, children in kept])
+    named = zip(cut.confounders, kept, strict=True)
+    return DiscreteSCM(cut, tables, {new: truth.priors[old] for (new, _), (old, _) in named})
+
+
 def pairwise_split(graph: ADMG) -> ADMG:
     """The graph with a confounder of every two children in the place of each latent."""
     pairs = dict.fromkeys(pair for _, children in graph.confounders for pair in itertools.combinations(children, 2))

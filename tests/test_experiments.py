@@ -6,14 +6,17 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import oracles
 import pandas as pd
 import pytest
-from command_line import call, fail, succeed
+from command_line import Result, call, fail, succeed
+from filelock import FileLock
 from pages import Page, look
 from scipy import optimize
 
@@ -39,14 +42,21 @@ WITHOUT_TRAINING = {"complexity"}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Every experiment at its small size, run once, when first asked for."""
-    path = tmp_path_factory.mktemp("experiments")
+    """Every experiment at its small size, run once for all workers, when first asked for."""
+    path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # what every worker has a folder of its own in
+        path = path.parent
 
     @functools.cache
     def run(name):
-        result = call("experiment", name, "--fast", "--out", path / name)
-        assert result.code in {0, 1}, result.err
-        return path / name, result
+        made = path / f"{name}.json"
+        with FileLock(path / f"{name}.lock"):
+            if not made.exists():
+                result = call("experiment", name, "--fast", "--out", path / name)
+                assert result.code in {0, 1}, result.err
+                made.write_text(json.dumps(asdict(result)))
+        return path / name, Result(**json.loads(made.read_text()))
 
     return run
 
@@ -329,11 +339,18 @@ class TestFloors:
 # ---- what is written
 
 
-NAMES = command.NAMES
+# trained for half a minute each even at their small size; test_mnist2.py and TestSynthetic have their parts
+_LONG = {"mnist2", "synthetic"}
+
+
+def named(*names):
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.nightly) if name in _LONG else name for name in names]
+    )
 
 
 class TestRuns:
-    @pytest.mark.parametrize("name", NAMES)
+    @named(*command.NAMES)
     def test_metrics_are_complete(self, runs, name):
         found = metrics(runs(name)[0])
         for key in ("machine", "versions", "seeds", "settings", "stages", "bars", "tables", "command", "started"):
@@ -343,7 +360,7 @@ class TestRuns:
         assert found["seconds"] >= sum(found["stages"].values()) - 0.1
         assert bool(found["methods"]) == (name not in WITHOUT_TRAINING)
 
-    @pytest.mark.parametrize("name", NAMES)
+    @named(*command.NAMES)
     def test_bars_are_judged_by_their_numbers_and_decide_the_exit_code(self, runs, name):
         folder, result = runs(name)
         found = metrics(folder)
@@ -356,13 +373,13 @@ class TestRuns:
         for bar in found["bars"]:
             assert bar["what"] in result.out
 
-    @pytest.mark.parametrize("name", ["asia", "sachs", "synthetic"])
+    @named("asia", "sachs", "synthetic")
     def test_likelihood_reaches_its_floors_at_the_small_size(self, runs, name):
         bars = [bar for bar in metrics(runs(name)[0])["bars"] if bar["what"].startswith("auto")]
         assert bars
         assert all(bar["met"] for bar in bars), [bar for bar in bars if not bar["met"]]
 
-    @pytest.mark.parametrize("name", ["asia", "sachs", "synthetic"])
+    @named("asia", "sachs", "synthetic")
     def test_all_methods_are_compared(self, runs, name):
         numbers = metrics(runs(name)[0])["numbers"]
         for problem in numbers.values():
@@ -579,7 +596,7 @@ class TestSachsData:
 
 
 class TestReport:
-    @pytest.mark.parametrize("name", NAMES)
+    @named(*command.NAMES)
     def test_page_is_whole_accessible_and_needs_nothing_else(self, runs, name):
         text = (runs(name)[0] / "report.html").read_text()
         page = Page(text)
@@ -602,7 +619,7 @@ class TestReport:
         assert len(page.of("table")) == len(found["tables"]) + 1
         assert all(one.get("scope") in {"row", "col"} for one in page.of("th"))
 
-    @pytest.mark.parametrize("name", NAMES)
+    @named(*command.NAMES)
     def test_page_says_what_was_measured_on_what(self, runs, name):
         folder, _ = runs(name)
         text, found = (folder / "report.html").read_text(), metrics(folder)

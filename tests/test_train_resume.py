@@ -42,12 +42,13 @@ def spec(tmp_path):
     return write_spec(tmp_path)
 
 
-def test_killed_at_random_moments_and_resumed(spec, tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.nightly)])
+def test_killed_at_random_moments_and_resumed(spec, tmp_path, kills):
     expected = whole_run(spec, tmp_path / "whole")
     out = tmp_path / "run"
     rng = np.random.default_rng(0)
     number = 0
-    for _ in range(3):
+    for _ in range(kills):
         # one is written after every step, so that how many there are does not depend on how fast the machine is
         number += int(rng.integers(3, 40))
         assert kill(spec, out, number, pause=float(rng.random() * 0.02))
