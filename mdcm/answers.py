@@ -26,7 +26,9 @@ from mdcm.sampling import (
     check_evidence,
     encode_setting,
     encode_values,
+    event_probability,
     known,
+    posterior,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Answer:
             (or "mean") and "stderr".
         value: The number, where the answer is one number; None for a table of several rows.
         stderr: Its standard error, or None.
-        ess: Smallest effective sample size behind a row of the answer.
+        ess: Smallest effective sample size behind a row of the answer; infinite where nothing was drawn.
         identification: Whether and how the graph and the data determine the answer.
         rows: Effective number of training rows behind it: as many equal ones would tell as much about the least known
             conditional that it is made of (:mod:`mdcm.sampling.support`); the fewest over the rows of the answer.
@@ -91,6 +93,11 @@ class Answer:
     high: float | None = None
 
     @property
+    def exact(self) -> bool:
+        """Whether the answer was summed up in the model, so that it has no error of drawing."""
+        return math.isinf(self.ess)
+
+    @property
     def support(self) -> float | None:
         """Another name of :attr:`unseen`."""
         return self.unseen
@@ -111,9 +118,9 @@ class Answer:
         return f"identifiable: {text}" if len(text) <= _LONGEST_ESTIMAND else "identifiable"
 
     def __str__(self) -> str:
-        shown = self.table
+        shown = self.table.drop(columns="stderr") if self.exact else self.table
         if self.value is not None:
-            body = f"{self.value:.4f} ± {self.stderr:.4f}"
+            body = f"{self.value:.4f} " + ("(exact in the model)" if self.exact else f"± {self.stderr:.4f}")
             if self.low is not None:
                 body += f", {self._interval} [{self.low:.4f}, {self.high:.4f}]"
             if self.plug_in is not None:
@@ -127,6 +134,8 @@ class Answer:
                 columns = {"plug-in": "estimate", "± stderr": "stderr", "difference": "difference"}
                 shown = shown.assign(**{label: self.plug_in[name] for label, name in columns.items()})
             body = shown.to_string(index=False, float_format=lambda number: f"{number:.4f}")
+            if self.exact:
+                body += "\nexact in the model, so without an error of drawing"
             if "low" in self.table:
                 body += f"\nlow and high: {self._interval}"
         return f"{self.query}\n{body}\n({self.note})"
@@ -175,6 +184,8 @@ def surrounded(answer: Answer, others: Sequence[Answer], asked: int, level: floa
 
 # a term of a query, its value as people see it, and as mechanisms take it
 _Chosen = tuple[language.Term, Any, Setting]
+# what is set and what is given in a row of an answer
+_Case = tuple[tuple[_Chosen, ...], tuple[_Chosen, ...]]
 
 
 class Answering:
@@ -338,16 +349,17 @@ class Answering:
         cells = [(do, given) for do in self._combinations(query.do) for given in self._combinations(query.given)]
         records: list[dict[str, Any]] = []
         refused: list[LowSupportError] = []
-        for do, given in cells:
+        exact: Sequence[_Drawn | None] = self._exactly(query, cells) or [None] * len(cells)
+        for (do, given), summed in zip(cells, exact, strict=True):
             where = ", ".join(f"{term.label}={value}" for term, value, _ in (*do, *given) if term.value is None)
             try:
-                rows = self._cell(query, do, given, allowed, f" at {where}" if where else "")
+                rows = self._cell(query, do, given, summed, allowed, f" at {where}" if where else "")
             except LowSupportError as low:
                 if len(cells) == 1:
                     raise
                 # what can be answered is; the others have no number
                 refused.append(low)
-                rows = self._cell(query, do, given, None, "")
+                rows = self._cell(query, do, given, None, None, "")
             records += rows
         if len(refused) == len(cells):
             raise refused[0]
@@ -361,7 +373,13 @@ class Answering:
         return table, value, error
 
     def _cell(
-        self, query: language.Query, do: Sequence[_Chosen], given: Sequence[_Chosen], allowed: bool | None, where: str
+        self,
+        query: language.Query,
+        do: Sequence[_Chosen],
+        given: Sequence[_Chosen],
+        summed: _Drawn | None,
+        allowed: bool | None,
+        where: str,
     ) -> list[dict[str, Any]]:
         """Rows of a table for one combination of what is set and given; without numbers where ``allowed`` is None."""
         settings = {term.variable: encoded for term, _, encoded in do}
@@ -370,7 +388,7 @@ class Answering:
         drawn = None
         if allowed is not None:
             evidence = self._evidence(network, given, settings, targets)
-            drawn = self._draw(network, targets, evidence, given)
+            drawn = self._draw(network, targets, evidence, given) if summed is None else _possible(summed, given)
             self._judge(network, targets, evidence, allowed, where)
         shown = {term.label: value for term, value, _ in (*do, *given)}
         shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
@@ -402,6 +420,11 @@ class Answering:
                 steps.append(self._step(query))
             flat = [one for some in nodes for one in some]
             evidence = self._evidence(network, given, next(self._settings(first.do)), flat)
+            exact = self._exact_terms([query for _, query in terms])
+            if exact is not None:
+                self._judge(network, flat, evidence, allowed)
+                value += sum(sign * number for (sign, _), number in zip(terms, exact, strict=True))
+                continue
             drawn = self._draw(network, flat, evidence, given)
             self._judge(network, flat, evidence, allowed)
             total: Tensor | None = None
@@ -425,6 +448,53 @@ class Answering:
         error = math.sqrt(variance)
         return pd.DataFrame({"value": [value], "stderr": [error]}), value, error
 
+    def _exactly(self, query: language.Query, cases: Sequence[_Case]) -> list[_Drawn] | None:
+        """Distributions of the outcomes in all cases, from one elimination; None where they must be drawn."""
+        network, rows = Network(self.dcm), len(cases)
+        settings: dict[str, Setting] = {}
+        for place, term in enumerate(query.do):
+            settings[term.variable] = _stacked([do[place][2] for do, _ in cases])
+        if not all(isinstance(setting, torch.Tensor) for setting in settings.values()):
+            # a function of the natural value may be a random one
+            return None
+        targets = [self._node(network, term, settings) for term in query.outcomes]
+        given = [
+            (term, None, _stacked([given[place][2] for _, given in cases])) for place, term in enumerate(query.given)
+        ]
+        evidence = self._evidence(network, given, settings, targets)
+        result = posterior(network, targets, evidence, rows)
+        codes: list[Tensor] = []
+        if result is None and all(term.value is not None for term in query.outcomes):
+            codes = [_tensor(encoded) for _, _, encoded in next(self._combinations(query.outcomes))]
+            result = event_probability(network, dict(zip(targets, codes, strict=True)), evidence, rows)
+        if result is None:
+            return None
+        if codes:
+            values = codes
+        else:
+            levels = torch.cartesian_prod(*map(torch.arange, result.table.shape[1:])).reshape(-1, len(targets))
+            values = list(levels.T)
+        return [
+            _Drawn(values, weight, exact=True, possible=log_total > -math.inf)
+            for weight, log_total in zip(result.table.view(rows, -1), result.log_evidence.tolist(), strict=True)
+        ]
+
+    def _exact_terms(self, queries: Sequence[language.Query]) -> list[float] | None:
+        """Numbers of terms whose values are all given; None where one of them must be drawn."""
+        numbers = []
+        for query in queries:
+            cases = list(product(self._combinations(query.do), self._combinations(query.given)))
+            exact = self._exactly(query, cases)
+            if exact is None:
+                return None
+            summed = _possible(exact[0], cases[0][1])
+            if query.kind == "E":
+                number, _ = summed.mean(self._numbers(query.outcomes[0], summed.values[0]), 0.0)
+            else:
+                number, _ = summed.share([encoded for _, _, encoded in next(self._combinations(query.outcomes))])
+            numbers.append(number)
+        return numbers
+
     def _alike(self) -> list[list[tuple[int, language.Query]]]:
         """Terms of the sum by what they are conditioned on, which is all that decides their rows."""
         groups: dict[object, list[tuple[int, language.Query]]] = {}
@@ -436,10 +506,9 @@ class Answering:
     def _draw(
         self, network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], given: Sequence[_Chosen]
     ) -> _Drawn:
-        def shown() -> str:
-            return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
-
-        draws = Draws(network, targets, evidence, self.num_samples, self.seed, resample=False, shown=shown)
+        draws = Draws(
+            network, targets, evidence, self.num_samples, self.seed, resample=False, shown=lambda: _words(given)
+        )
         values: list[list[Tensor]] = [[] for _ in targets]
         weights: list[Tensor] = []
         for block in draws:
@@ -531,13 +600,21 @@ class Answering:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Values of the outcomes row by row, and the rows' weights where they differ."""
+    """Values of the outcomes row by row, and the rows' weights where they differ.
+
+    Where ``exact`` holds the rows are all combinations of levels, and their weights are probabilities; ``possible``
+    is whether what is given is possible then.
+    """
 
     values: Sequence[Tensor]
     weight: Tensor | None
+    exact: bool = False
+    possible: bool = True
 
     @property
     def ess(self) -> float:
+        if self.exact:
+            return math.inf
         if self.weight is None:
             return float(len(self.values[0]))
         return float(self.weight.sum()) ** 2 / float(self.weight.square().sum())
@@ -548,6 +625,9 @@ class _Drawn:
         It is the variance after one more row a step above the mean and one a step below it: where values are few and
         most rows agree, all rows of a small sample may, and their own variance would claim certainty.
         """
+        if self.exact:
+            assert self.weight is not None
+            return float((self.weight * numbers).sum()), 0.0
         if self.weight is None:
             mean, rows = float(numbers.mean()), len(numbers)
             squares = float((numbers - mean).square().sum())
@@ -563,6 +643,8 @@ class _Drawn:
             torch.stack([one == _tensor(code) for one, code in zip(self.values, codes, strict=True)]).all(0).double()
         )
         share, variance = self.mean(agree, 0.0)
+        if self.exact:
+            return share, 0.0
         # Laplace-smoothed inside the root, so that a share of 0 or 1 does not claim certainty
         smooth = (share * self.ess + 1) / (self.ess + 2)
         error = math.sqrt(smooth * (1 - smooth) / self.ess)
@@ -574,6 +656,30 @@ def _shown(value: Any) -> Any:
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return value
+
+
+def _possible(summed: _Drawn, given: Sequence[_Chosen]) -> _Drawn:
+    """An exact distribution, if there is one.
+
+    Raises:
+        LowSupportError: If what is given has probability zero.
+    """
+    if not summed.possible:
+        raise LowSupportError(f"{_words(given)} has probability zero in the model", ess=0.0, probability=0.0)
+    return summed
+
+
+def _words(given: Sequence[_Chosen]) -> str:
+    """Evidence as people write it."""
+    return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
+
+
+def _stacked(settings: Sequence[Setting]) -> Setting:
+    """One setting for all cases, or one row for each of them."""
+    first = settings[0]
+    if not isinstance(first, torch.Tensor) or all(setting is first for setting in settings):
+        return first
+    return torch.cat([_tensor(setting) for setting in settings])
 
 
 def _tensor(setting: Setting) -> Tensor:

@@ -550,7 +550,9 @@ def _answered(answer: Answer, name: str) -> str:
         notes.append("plug-in: the estimand's own estimate from frequencies in the data.")
     if answer.support is not None:
         notes.append(f"{answer.support:.1%} of the draws rest on combinations with fewer than 10 training rows.")
-    notes.append(f"Worth {answer.ess:,.0f} independent draws.")
+    notes.append(
+        "Exact in the model: nothing was drawn." if answer.exact else f"Worth {answer.ess:,.0f} independent draws."
+    )
     return page.table(page.Table(answer.query, columns, rows, " ".join(notes)), name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from mdcm.mechanisms import Mechanism
 from mdcm.model import Model
 from mdcm.scm import DiscreteSCM
 
-__all__ = ["TableMechanism", "model_of"]
+__all__ = ["TableMechanism", "model_of", "random_model", "scm_of"]
 
 
 class TableMechanism(Mechanism):
@@ -74,3 +76,39 @@ def model_of(scm: DiscreteSCM, factories=None, variables=None) -> Model:
     for prior, (name, _) in zip(dcm.priors, graph.confounders, strict=True):
         prior.data = torch.from_numpy(np.log(scm.priors[name]))
     return Model(graph, schema, plan(graph, kinds=schema.kinds), dcm.eval(), TrainConfig(), seed=0, datasets=[])
+
+
+def random_model(graph, levels=3, states=3, seed=0, spread=2.0) -> Model:
+    """A model as it is trained, of random weights; levels and states by name, or the same for all."""
+    sizes = {node: levels if isinstance(levels, int) else levels[node] for node in graph.nodes}
+    schema = Schema(Variable(node, "categorical", tuple(range(sizes[node]))) for node in graph.nodes)
+    dcm = DCM(graph, schema, {name: states for name, _ in graph.confounders}, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for prior in dcm.priors:
+            prior.copy_(torch.randn(prior.shape, generator=generator))
+        for mechanism in dcm.mechanisms.values():
+            mechanism.out.weight.mul_(spread * 2)
+            mechanism.out.bias.add_(torch.randn(mechanism.out.bias.shape, generator=generator) * spread / 2)
+    # so that tables are the same to the last digits whatever computes them
+    dcm = dcm.double().eval()
+    return Model(graph, schema, plan(graph, kinds=schema.kinds), dcm, TrainConfig(), seed=0, datasets=[])
+
+
+@torch.no_grad()
+def scm_of(model: Model) -> DiscreteSCM:
+    """The tables of a discrete model, cell by cell."""
+    tables, priors = {}, {}
+    for name, prior in zip(model.dcm.confounders, model.dcm.priors, strict=True):
+        priors[name] = prior.double().softmax(0).numpy()
+    for node in model.graph.nodes:
+        mechanism, parents = model.dcm.mechanism(node), model.dcm.parents(node)
+        sizes = [*(model.schema[parent].num_levels for parent in parents), *mechanism.latents]
+        table = np.empty([*sizes, model.schema[node].num_levels])
+        for place in itertools.product(*map(range, sizes)):
+            codes = [torch.tensor([code]) for code in place]
+            values = dict(zip(parents, codes, strict=False))
+            logits = mechanism.logits(values, codes[len(parents) :], 1)
+            table[place] = logits[0].double().softmax(0).numpy()
+        tables[node] = table
+    return DiscreteSCM(model.graph, tables, priors)

@@ -365,3 +365,28 @@ class Enumeration:
     def _sum(self, table: np.ndarray, group: set[str]) -> np.ndarray:
         axes = tuple(k for k, name in enumerate(self.names) if name in group)
         return table.sum(axis=axes, keepdims=True) if axes else table
+
+
+def total_probability(model, outcomes, do, given) -> float:
+    """P(outcomes | do, given) in a discrete model: the sum over every value of all variables and states."""
+    import torch
+
+    dcm, nodes = model.dcm, list(model.graph.nodes)
+    sizes = [model.schema[node].num_levels for node in nodes] + [dcm.states[name] for name in dcm.confounders]
+    grid = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
+    values = dict(zip(nodes, grid.T, strict=False))
+    states = grid.T[len(nodes) :]
+    weight = torch.ones(len(grid), dtype=torch.float64)
+    with torch.no_grad():
+        for state, prior in zip(states, dcm.priors, strict=True):
+            weight = weight * prior.double().softmax(0)[state]
+        for node in nodes:
+            if node in do:
+                weight = weight * (values[node] == do[node])
+                continue
+            parents = {parent: values[parent] for parent in dcm.parents(node)}
+            latents = [states[index] for index in dcm.latents[node]]
+            logits = dcm.mechanism(node).logits(parents, latents, len(grid)).double()
+            weight = weight * logits.softmax(1).gather(1, values[node][:, None])[:, 0]
+    seen, hit = (sum(values[n] == v for n, v in some.items()) == len(some) for some in (given, {**given, **outcomes}))
+    return float((weight * hit).sum() / (weight * seen).sum())

@@ -21,6 +21,7 @@ from mdcm.query import Expression, Query, Term
 from mdcm.scm import random_discrete
 
 ROWS = 20_000
+pytestmark = pytest.mark.usefixtures("by_drawing")
 
 
 @pytest.fixture(params=["exactly", "by weighting"])

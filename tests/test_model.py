@@ -146,6 +146,7 @@ class TestDraws:
         assert len(model.draw_samples(np.int32(3))) == 3
 
 
+@pytest.mark.usefixtures("by_drawing")
 class TestQueries:
     def test_a_table_has_one_row_per_combination_and_sums_to_one(self, model):
         answer = model.query("P(Y | do(Z), X)", 2000)
@@ -380,6 +381,7 @@ def assert_caret(error, text, message, under):
     assert (error.text, error.position, error.length) == (text, start, len(under))
 
 
+@pytest.mark.usefixtures("by_drawing")
 class TestLowSupport:
     def test_rare_evidence_costs_nothing_where_all_is_discrete(self, rare):
         drawn = rare.draw_samples(500, given={"B": 1})

@@ -20,6 +20,7 @@ from mdcm.scm import DiscreteSCM, random_discrete
 
 TANGLE = "L [latent]; A -> B -> C -> D; A -> E; F -> C; L -> B; L -> D; L -> F; E <-> D; G"
 ROWS = 20_000
+pytestmark = pytest.mark.usefixtures("by_drawing")
 
 
 def agrees(model, scm, text, rows=ROWS, **options):

@@ -2,6 +2,7 @@
 
 from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
 from mdcm.sampling.draws import Block, Draws
+from mdcm.sampling.exact import Posterior, event_probability, posterior
 from mdcm.sampling.places import place
 from mdcm.sampling.requests import Request
 from mdcm.sampling.sampler import Sampler, check_number
@@ -30,6 +31,7 @@ __all__ = [
     "EvidenceError",
     "Network",
     "Node",
+    "Posterior",
     "Request",
     "Rule",
     "Sampler",
@@ -45,9 +47,11 @@ __all__ = [
     "encode_noise",
     "encode_setting",
     "encode_values",
+    "event_probability",
     "known",
     "largest_share",
     "place",
+    "posterior",
     "systematic",
     "to_samples",
     "write_samples",

@@ -23,14 +23,17 @@ from mdcm import kernels
 from mdcm.errors import QueryError
 from mdcm.mechanisms import float_pixels
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
-from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, largest_table
+from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, elimination_order
 from mdcm.sampling.places import log_density
+from mdcm.sampling.tables import Tables
 from mdcm.sampling.worlds import Network, Node, Units, copied
 
 __all__ = ["Abduction", "EvidenceError", "check_evidence"]
 
-# cells of the largest table of an exact posterior, 32 MB
+# cells of all tables of an exact posterior, 32 MB
 _LARGEST = 1 << 22
+# cells of what is known of a component's confounders in one row
+_ROW_LARGEST = 1 << 16
 # cells of tables that every row has its own of, at a time
 _ROW_CELLS = 1 << 23
 
@@ -138,6 +141,30 @@ class Abduction:
             if not node.is_set:
                 seen.add(node.variable)
         self._rest = rest
+        self._closing = self._too_large()
+        self.is_equal = self.is_equal and not self._closing
+
+    def _too_large(self) -> dict[int, int]:
+        """For each component of which no table would hold all that is seen, the node at which its states are drawn."""
+        closing: dict[int, int] = {}
+        scopes: dict[int, list[tuple[Hashable, ...]]] = {}
+        sizes: dict[Hashable, int] = {i: self.dcm.states[name] for i, name in enumerate(self.dcm.confounders)}
+        for number in self._rest:
+            node = self.network.nodes[number]
+            latents = self.dcm.latents[node.variable]
+            if node.is_set or not latents:
+                continue
+            component = self._component[latents[0]]
+            variable = self.dcm.schema[node.variable]
+            scope: tuple[Hashable, ...] = latents
+            if number not in self.evidence and variable.kind == "categorical":
+                sizes["value", number] = variable.num_levels
+                scope = (*latents, ("value", number))
+            taken = scopes.setdefault(component, [])
+            if elimination_order([*taken, scope], (), sizes).largest > _ROW_LARGEST:
+                closing.setdefault(component, number)
+            taken.append(latents)
+        return closing
 
     @torch.no_grad()
     def _contraction(self) -> Eliminated | None:
@@ -161,24 +188,22 @@ class Abduction:
             and all(self.network.nodes[one].rule is None for one in self._base)
         ):
             return None
-        sizes: dict[Hashable, int] = {
-            ("value", one): self.dcm.schema[self.network.nodes[one].variable].num_levels for one in free
-        }
+        tables = Tables(self.network, self.evidence)
+        scopes = [tables.scope(one) for one in nodes]
         latents = sorted({index for one in nodes for index in self.dcm.latents[self.network.nodes[one].variable]})
-        sizes |= {("state", index): self.dcm.states[self.dcm.confounders[index]] for index in latents}
-        scopes = [self._scope(one) for one in nodes]
-        if max([largest_table(scopes, (), sizes), *(math.prod(sizes[x] for x in s) for s in scopes)]) > _LARGEST:
+        order = elimination_order(scopes, (), tables.sizes)
+        # all tables stay, to be drawn from
+        if max(order.cells, *map(tables.cells, nodes)) > _LARGEST:
             return None
-        factors = [self._table(one, scope, sizes) for one, scope in zip(nodes, scopes, strict=True)]
-        shift = sum(float(scale) for _, scale in factors)
-        pool = [factor for factor, _ in factors]
+        pool, log_scale = [], torch.zeros(1, dtype=torch.float64)
+        for one in nodes:
+            factor, scale = tables.factor(one)
+            pool.append(factor)
+            log_scale = log_scale + scale
         for index in latents:
             pool.append(RowFactor((("state", index),), self.dcm.priors[index].double().softmax(0)[None]))
-        found = eliminate(pool, (), sizes)
-        return Eliminated(found.buckets, found.rest, found.log_scale + shift)
-
-    def _is_known(self, number: int) -> bool:
-        return number in self.evidence or self.network.nodes[number].constant is not None
+        found = eliminate(pool, order, tables.sizes)
+        return Eliminated(found.buckets, found.rest, found.log_scale + log_scale)
 
     def _can_tabulate(self, number: int) -> bool:
         name = self.network.nodes[number].variable
@@ -188,45 +213,6 @@ class Abduction:
             and has_density(mechanism)
             and (mechanism.can_abduct or name not in self._twice)
         )
-
-    def _scope(self, number: int) -> tuple[Hashable, ...]:
-        node = self.network.nodes[number]
-        scope: list[Hashable] = [("value", one) for one in node.parents if not self._is_known(one)]
-        scope += [("state", index) for index in self.dcm.latents[node.variable]]
-        return (*scope, ("value", number)) if number not in self.evidence else tuple(scope)
-
-    def _table(
-        self, number: int, scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]
-    ) -> tuple[RowFactor, Tensor]:
-        """Table of a variable at what was seen and set, over all that was not, and the logarithm of its scale."""
-        node = self.network.nodes[number]
-        free = [one for one in node.parents if not self._is_known(one)]
-        shape = [sizes["value", one] for one in free]
-        rows = math.prod(shape)
-        grid = torch.cartesian_prod(*map(torch.arange, shape)).reshape(rows, -1) if free else None
-        parents = {}
-        for name, one in zip(self.dcm.parents(node.variable), node.parents, strict=True):
-            if one in free:
-                assert grid is not None
-                parents[name] = grid[:, free.index(one)]
-            else:
-                value = self._known_value(one)
-                parents[name] = value.expand(rows, *value.shape[1:])
-        mechanism = self.dcm.mechanism(node.variable)
-        if number in self.evidence:
-            table = value_density(mechanism, parents, self.evidence[number], rows)
-        else:
-            table = level_probabilities(mechanism, parents, rows)
-        top = table.max()
-        top = top if bool(top.isfinite()) else torch.zeros_like(top)
-        return RowFactor(scope, (table - top).exp().reshape(1, *(sizes[name] for name in scope))), top
-
-    def _known_value(self, number: int) -> Tensor:
-        if number in self.evidence:
-            return self.evidence[number]
-        constant = self.network.nodes[number].constant
-        assert constant is not None
-        return float_pixels(constant)
 
     @torch.no_grad()
     def __call__(self, rows: Tensor, seed: int) -> tuple[Units, Tensor]:
@@ -296,8 +282,10 @@ class Abduction:
                 units.values[number] = _expand(seen, len(units))
             return
         mechanism, parents, rows = self.dcm.mechanism(node.variable), units.parents(node), len(units)
-        if message is not None and number > self._last.get(self._component[latents[0]], -1):
-            message.close()
+        if message is not None:
+            component = self._component[latents[0]]
+            if number > self._last.get(component, -1) or number >= self._closing.get(component, number + 1):
+                message.close()
         if message is None or message.closed:
             if seen is None:
                 units.compute([number])
@@ -400,14 +388,14 @@ class _Message:
 
     def _eliminated(self, keep: tuple[Hashable, ...]) -> Iterable[tuple[Eliminated, int, int]]:
         rows = len(self.units)
-        each = largest_table([factor.scope for factor in self._factors], keep, self._sizes)
-        size = max(1, _ROW_CELLS // each)
+        order = elimination_order([factor.scope for factor in self._factors], keep, self._sizes)
+        size = max(1, _ROW_CELLS // order.largest)
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             factors = [
                 RowFactor(scope, table if len(table) == 1 else table[start:stop]) for scope, table in self._factors
             ]
-            yield eliminate(factors, keep, self._sizes, rows=stop - start), start, stop - start
+            yield eliminate(factors, order, self._sizes, rows=stop - start), start, stop - start
 
 
 def _state_uniform(units: Units, index: int) -> Tensor:

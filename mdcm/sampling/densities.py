@@ -37,7 +37,8 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
             tabulated(mechanism, {name: v[a:b] for name, v in chosen.items()}, b - a)
             for a, b in _spans(count, math.prod(mechanism.latents))
         ]
-        table = torch.cat(parts).double()
+        # in float32 they sum to 1 but for a millionth
+        table = torch.cat(parts).double().log_softmax(-1)
     else:
         levels = mechanism.variable.num_levels
         table = _enumerated(mechanism, chosen, count, torch.arange(levels), levels)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mdcm.factors import min_fill_order
 
-__all__ = ["Eliminated", "RowFactor", "draw_index", "eliminate", "largest_table"]
+__all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
 
 
 class RowFactor(NamedTuple):
@@ -78,16 +79,56 @@ def draw_index(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(found, last)
 
 
+@dataclass(frozen=True)
+class Order:
+    """Order in which variables are summed out of a product, and what that takes, known before anything is computed.
+
+    Attributes:
+        variables: The variables in that order.
+        keep: Variables that are left, in the order of the result's axes.
+        largest: Cells of the largest table per row.
+        cells: Cells of all tables per row.
+    """
+
+    variables: tuple[Hashable, ...]
+    keep: tuple[Hashable, ...]
+    largest: int
+    cells: int
+
+
+def elimination_order(
+    scopes: Sequence[Sequence[Hashable]], keep: Sequence[Hashable], sizes: Mapping[Hashable, int]
+) -> Order:
+    """A min-fill order of elimination, and the size of the tables along it.
+
+    Args:
+        scopes: Axes of the factors.
+        keep: Variables that are left.
+        sizes: Number of values of every variable.
+    """
+    pool = [set(scope) for scope in scopes]
+    order = tuple(min_fill_order(scopes, set(keep), sizes))
+    tables = []
+    for variable in order:
+        union: set[Hashable] = set().union(*(scope for scope in pool if variable in scope))
+        pool = [scope for scope in pool if variable not in scope]
+        pool.append(union - {variable})
+        tables.append(math.prod(sizes[name] for name in union))
+    tables.append(math.prod(sizes[name] for name in keep))
+    return Order(order, tuple(keep), max(tables), sum(tables))
+
+
 def eliminate(
-    factors: Sequence[RowFactor], keep: Sequence[Hashable], sizes: Mapping[Hashable, int], *, rows: int = 1
+    factors: Sequence[RowFactor], order: Order, sizes: Mapping[Hashable, int], *, rows: int = 1, draws: bool = True
 ) -> Eliminated:
-    """Sum variables out of a product, one at a time along a min-fill order, rescaled so that nothing underflows.
+    """Sum variables out of a product, one at a time, rescaled so that nothing underflows.
 
     Args:
         factors: The factors.
-        keep: Variables that are left, in the order of the result's axes.
+        order: From :func:`elimination_order`.
         sizes: Number of values of every variable.
         rows: Number of rows of the result where no factor has any.
+        draws: Whether what it takes to draw the variables is kept.
 
     Complexity:
         O(n S^w) for n rows, S values and w variables that meet in one step.
@@ -98,38 +139,18 @@ def eliminate(
     pool = list(factors)
     log_scale = torch.zeros(rows, dtype=torch.float64)
     buckets = []
-    for variable in min_fill_order([factor.scope for factor in pool], set(keep), sizes):
+    for variable in order.variables:
         touching = [factor for factor in pool if variable in factor.scope]
         pool = [factor for factor in pool if variable not in factor.scope]
         scope = tuple(dict.fromkeys(name for factor in touching for name in factor.scope if name != variable))
         product = _product(touching, (*scope, variable), sizes)
-        buckets.append((variable, RowFactor((*scope, variable), product)))
+        if draws:
+            buckets.append((variable, RowFactor((*scope, variable), product)))
         table, scale = _rescaled(product.sum(-1))
         log_scale = log_scale + scale
         pool.append(RowFactor(scope, table))
-    rest, scale = _rescaled(_product(pool, tuple(keep), sizes))
+    rest, scale = _rescaled(_product(pool, order.keep, sizes))
     return Eliminated(tuple(buckets), rest, log_scale + scale)
-
-
-def largest_table(
-    scopes: Sequence[Sequence[Hashable]], keep: Collection[Hashable], sizes: Mapping[Hashable, int]
-) -> int:
-    """Cells of the largest table that :func:`eliminate` needs per row."""
-    pool = [set(scope) for scope in scopes]
-    largest = 1
-
-    def cells(scope: Collection[Hashable]) -> int:
-        number = 1
-        for name in scope:
-            number *= sizes[name]
-        return number
-
-    for variable in min_fill_order([list(scope) for scope in scopes], set(keep), sizes):
-        union: set[Hashable] = set().union(*(scope for scope in pool if variable in scope))
-        pool = [scope for scope in pool if variable not in scope]
-        pool.append(union - {variable})
-        largest = max(largest, cells(union))
-    return max(largest, cells(set().union(*pool)))
 
 
 def _product(factors: Sequence[RowFactor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]) -> Tensor:
