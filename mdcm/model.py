@@ -39,6 +39,8 @@ from mdcm.rundir import (
 from mdcm.sampling import Sampler, check_number, place
 from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
+from mdcm.train.fidelity import misfits, questionable
+from mdcm.train.fidelity import told as warnings_of
 
 __all__ = ["Answer", "Model", "fit", "load"]
 
@@ -485,6 +487,12 @@ def _trained(
                 journal.write(record)
 
         (dcm,) = train(setup, [source], progress=told, log=log, out=out, resume=resume, engine=engine)
+        asked = questionable(dcm, setup.plan, setup.config)
+        different = misfits(dcm, setup.plan, source.data, source.seed, asked)
+        for one in different:
+            log({"event": "misfit", "hnode": list(one.hnode), "variable": one.variable, "what": one.what})
+    for message in warnings_of(different):
+        warnings.warn(message, stacklevel=3)
     return dcm, history
 
 

@@ -495,6 +495,8 @@ class _Writer:
             if record["event"] == "trained" and record.get("uninformative"):
                 names = ", ".join(record["uninformative"])
                 notes.append(f"Nothing in the data speaks for the confounder {names}: a model without it fits as well.")
+            if record["event"] == "misfit":
+                notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
         notes += [f"The plan makes no use of this: {text}." for text in self.model.plan.unused]
         return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 
