@@ -119,8 +119,11 @@ class TestFolder:
         ("line", "message"),
         [
             ("p1 1.png", r"train.txt, line 61: 'p1 1.png' is not 'patient file class source'"),
-            ("p1 1.png negative rsna", r"line 61: the class 'negative' does not say whether there is pneumonia"),
-            ("p1 1.png flu rsna", r"line 61: the class is 'flu'; it must be normal, pneumonia or COVID-19"),
+            ("p1 1.png negative rsna", r"line 61: the class 'negative' .* other lines do \(.*line 1\)"),
+            (
+                "p1 1.png flu rsna",
+                r"line 61: the class is 'flu'; it must be normal, pneumonia or COVID-19, or positive or",
+            ),
             ("p1 none.png normal rsna", r"line 61: there is no picture .*none.png"),
             ("p1 bad.png normal rsna", r"'bad.png': no PNG or JPEG picture"),
         ],
@@ -131,6 +134,17 @@ class TestFolder:
         (folder / "train.txt").write_text(f"{text}\n{line}\n")
         with pytest.raises(DataError, match=message):
             read_covidx(folder, 16)
+
+    @pytest.mark.parametrize("words", [("negative", "positive"), ("Negative", "COVID-19"), ("negative", "negative")])
+    def test_lists_of_two_classes_leave_pneumonia_open(self, folder, words):
+        lines = [f"p{row} {row}.png {words[row % 2]} rsna" for row in range(6)]
+        (folder / "train.txt").write_text("\n".join(lines))
+        table = read_covidx(folder, 16).table
+        positive = [int(words[row % 2] in {"positive", "COVID-19"}) for row in range(6)]
+        assert table["C"].tolist() == positive
+        assert table["N"].notna().tolist() == [bool(c) for c in positive]
+        with pytest.raises(DataError, match="does not say which of the negative have pneumonia"):
+            run_experiment("covidx", folder / "out", fast=True, data=folder, mechanisms=["X=test_covidx:given"])
 
     def test_no_list(self, tmp_path):
         with pytest.raises(DataError, match=r"train.txt: No such file or directory; it has to hold lines"):

@@ -195,7 +195,10 @@ def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
     if mnist is None:
         return None
     if not experiment.digits:
-        raise DataError(f"experiment {experiment.name!r} takes no --mnist; it shows no digits")
+        raise DataError(
+            f"experiment {experiment.name!r} takes no --mnist: what it shows is drawn from a known model, which files of "
+            "digits with their labels do not replace; mnist2 takes them"
+        )
     # what is missing is found out here
     load_handwriting(mnist)
     return Path(mnist)

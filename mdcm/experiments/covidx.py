@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mdcm.data import Dataset
+from mdcm.errors import DataError
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.xrays import CLASSES, Chest, Rays, StandIn, read_covidx
 from mdcm.identify import identify
@@ -111,6 +112,12 @@ def _run(request: Request) -> Findings:
     else:
         with request.stages.stage("reading pictures"):
             rays = read_covidx(request.data, size.resolution)
+        if rays.table["N"].isna().any():
+            raise DataError(
+                f"{request.data}: the list has the classes positive and negative ({int(rays.table['C'].sum()):,} of "
+                f"{len(rays.table):,} are positive), and does not say which of the negative have pneumonia, which this "
+                "experiment asks for; take a list with the classes normal, pneumonia and COVID-19"
+            )
         study = _Study(request, size, None, rays)
     study.run()
     return study.findings()

@@ -24,7 +24,8 @@ CLASSES = ("covid", "normal", "pneumonia")
 
 # names of classes in lists of COVIDx, and what they say of C and N
 _LABELS = {"covid-19": (1, 1), "covid": (1, 1), "positive": (1, 1), "pneumonia": (0, 1), "normal": (0, 0)}
-_UNCLEAR = {"negative": "does not say whether there is pneumonia; take a list of three classes"}
+# of a list of two classes, which does not say whether there is pneumonia without COVID
+_NEGATIVE = "negative"
 _LIST = "train.txt"
 
 # shares of people who stay well, who get pneumonia by other ways, and who get COVID
@@ -42,7 +43,7 @@ class Rays:
     """Rows of what is observed.
 
     Attributes:
-        table: Columns C (COVID) and N (pneumonia), 0 or 1.
+        table: Columns C (COVID) and N (pneumonia), 0 or 1; N is missing where a list does not say it.
         images: uint8 ``[n, 1, r, r]``.
     """
 
@@ -173,12 +174,16 @@ def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
 
     Args:
         directory: Holds ``train.txt`` with a line "patient file class source" for every picture, and the pictures in
-            ``train/``. Classes are normal, pneumonia, and COVID-19 (or positive).
+            ``train/``. Classes are normal, pneumonia, and COVID-19 (or positive), as in the lists of three classes; or
+            positive and negative, as in those of two.
         resolution: Height and width to which pictures are scaled.
 
+    Returns:
+        The rows. Of a list of two classes, N is missing where C is 0: whether those have pneumonia is not known.
+
     Raises:
-        DataError: Naming file and line, if the list or a picture is missing or cannot be read, or a class is not one
-            of the three.
+        DataError: Naming file and line, if the list or a picture is missing or cannot be read, a class is none of
+            these, or one says "negative" in a list of three.
     """
     listed = Path(directory) / _LIST
     try:
@@ -186,7 +191,9 @@ def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
         raise DataError(f"{listed}: {reason}; it has to hold lines 'patient file class source'") from error
-    names, labels, numbers = [], [], []
+    names: list[str] = []
+    labels: list[tuple[int, int | None]] = []
+    negative = three = ""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -194,18 +201,27 @@ def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
         if len(parts) < 3:
             raise DataError(f"{where}: {line!r} is not 'patient file class source'")
         name, label = parts[1], parts[2].lower()
-        if label in _UNCLEAR:
-            raise DataError(f"{where}: the class {parts[2]!r} {_UNCLEAR[label]}")
-        if label not in _LABELS:
-            raise DataError(f"{where}: the class is {parts[2]!r}; it must be normal, pneumonia or COVID-19")
+        if label == _NEGATIVE:
+            negative = negative or where
+        elif label not in _LABELS:
+            known = "normal, pneumonia or COVID-19, or positive or negative"
+            raise DataError(f"{where}: the class is {parts[2]!r}; it must be {known}")
+        elif label in {"normal", "pneumonia"}:
+            three = three or where
+        if negative and three:
+            raise DataError(
+                f"{negative}: the class 'negative' does not say whether there is pneumonia, which other lines do "
+                f"({three}); take a list of three classes, or of two"
+            )
         if not (Path(directory) / "train" / name).is_file():
             raise DataError(f"{where}: there is no picture {Path(directory) / 'train' / name}")
         names.append(name)
-        labels.append(_LABELS[label])
-        numbers.append(number)
+        labels.append(_LABELS.get(label, (0, None)))
     if not names:
         raise DataError(f"{listed} lists no pictures")
     table = pd.DataFrame(labels, columns=["C", "N"])
+    if negative:
+        table["N"] = table["N"].astype("Int64")
     images = read_pictures(
         pd.Series(names, name="X"), Path(directory) / "train", (1, resolution, resolution), scale=True
     )
