@@ -26,17 +26,20 @@ from mdcm.plan import DatasetSpec, Plan, plan
 
 if TYPE_CHECKING:
     from mdcm import metrics, scm
+    from mdcm.answers import Answer
     from mdcm.checking import Check, check
     from mdcm.data import Dataset
     from mdcm.graph import ADMG, read_graph
     from mdcm.model import Model, fit, load
     from mdcm.report import write_report
+    from mdcm.sampling import Samples
     from mdcm.train import TrainConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ADMG",
+    "Answer",
     "Check",
     "CheckpointError",
     "DataError",
@@ -51,6 +54,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "QueryError",
+    "Samples",
     "TrainConfig",
     "UntrainableError",
     "__version__",
@@ -68,6 +72,8 @@ __all__ = [
 _HOME = {
     "ADMG": "graph",
     "read_graph": "graph",
+    "Answer": "answers",
+    "Samples": "sampling",
     "Check": "checking",
     "check": "checking",
     "Dataset": "data",

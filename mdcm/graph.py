@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,21 +278,26 @@ class ADMG:
 
     @classmethod
     def parse_or_read(cls, text_or_path: str) -> ADMG:
-        """Takes a graph as a command line gives it: the path of a graph file, or the text itself.
+        """Takes a graph as a command line gives it: the path of a graph file, the text itself, or - for standard input.
 
         Args:
-            text_or_path: An existing file's path, or arrow, dagitty or DOT text.
+            text_or_path: An existing file's path, or arrow, dagitty or DOT text; "-" for the text in standard input.
 
         Returns:
             The graph.
 
         Raises:
-            GraphError: If it is neither.
+            GraphError: If it is neither, or has no variable.
 
         Example:
             >>> ADMG.parse_or_read("X -> Y").nodes
             ('X', 'Y')
         """
+        if text_or_path == "-":
+            text_or_path = sys.stdin.read()
+            if not text_or_path.strip():
+                raise GraphError("standard input holds no graph; write one such as 'X -> Y; X <-> Y'")
+            return cls.from_string(text_or_path)
         is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
         if not is_text and not is_dot(text_or_path):
             path = Path(text_or_path)
@@ -299,7 +305,10 @@ class ADMG:
                 return read_graph(path)
             if path.suffix or len(path.parts) > 1:
                 raise GraphError(f"there is no graph file {text_or_path!r}, and it has no edges to be a graph's text")
-        return cls.from_string(text_or_path)
+        graph = cls.from_string(text_or_path)
+        if not graph.nodes:
+            raise GraphError("the graph has no variable; write one such as 'X -> Y; X <-> Y', or the path of a file")
+        return graph
 
     def to_string(self, separator: str = "; ") -> str:
         r"""Writes arrow text that :meth:`from_string` reads back into an equal graph, nodes in the same order.

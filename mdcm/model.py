@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,9 @@ from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
 from mdcm.train.fidelity import misfits, questionable
 from mdcm.train.fidelity import told as warnings_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["Answer", "Model", "fit", "load"]
 
@@ -323,7 +326,7 @@ class Model(Sampler):
 
 
 def fit(
-    graph: ADMG | str,
+    graph: ADMG | str | nx.DiGraph[Any],
     data: pd.DataFrame | Dataset | Sequence[Dataset | pd.DataFrame],
     *,
     plan: Plan | None = None,
@@ -347,7 +350,7 @@ def fit(
     """Train a deep causal generative model of a graph on data.
 
     Args:
-        graph: The ADMG, or its arrow text.
+        graph: The ADMG, its arrow text, or a networkx digraph.
         data: One table or data set, or several: under interventions (``Dataset(table, do=["X"])``), with columns
             missing, with weights.
         plan: A plan for these data; made here by default.
@@ -395,7 +398,7 @@ def fit(
         >>> model.query("P(Y=1 | do(X=0))", num_samples=1000).table.columns.tolist()
         ['X', 'Y', 'probability', 'stderr']
     """
-    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
+    graph = ADMG.of(graph)
     config = config or TrainConfig()
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)

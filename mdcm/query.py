@@ -159,7 +159,8 @@ class Expression:
         for query in self.queries:
             for term in query.walk():
                 if term.variable not in names:
-                    nearest = difflib.get_close_matches(term.variable, names, n=1)
+                    folded = [name for name in names if name.casefold() == term.variable.casefold()]
+                    nearest = folded or difflib.get_close_matches(term.variable, names, n=1)
                     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_names(names)}"
                     raise self.error(f"there is no variable {term.variable!r}; {hint}", term)
 

@@ -26,6 +26,7 @@ __all__ = [
     "Kind",
     "Variable",
     "are_dates",
+    "as_array",
     "days",
     "floats",
     "refuse",
@@ -384,6 +385,11 @@ def _sort(value: Any) -> str:
     return "durations" if isinstance(value, datetime.timedelta | np.timedelta64) else type(value).__name__
 
 
+def as_array(value: Any) -> Any:
+    """A tensor of torch as an array of numpy; anything else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") and hasattr(value, "cpu") else value
+
+
 def are_dates(column: pd.Series[Any]) -> bool:
     """Whether every string of a column is a date as ISO 8601 writes it, such as 2020-03-01 or 2020-03-01T12:30."""
     try:
@@ -442,5 +448,7 @@ def refuse(
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The nearest known name as the end of a message, or nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    folded = [other for other in names if other.strip().casefold() == name.strip().casefold() and other != name]
+    nearest = folded[:1] or difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -14,7 +14,7 @@ from mdcm.errors import DataError
 from mdcm.files import without_words
 from mdcm.levels import plain, sorted_levels
 from mdcm.plan import DatasetSpec
-from mdcm.variables import floats, refuse, storage, suggestion
+from mdcm.variables import as_array, floats, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -196,7 +196,7 @@ class Dataset:
             return pd.DataFrame(index=range(len(given[0])))
         if isinstance(table, Mapping):
             try:
-                table = pd.DataFrame(dict(table))
+                table = pd.DataFrame({key: as_array(value) for key, value in table.items()})
             except ValueError as error:
                 raise DataError(f"{self.label}: the columns make no table: {error}", dataset=self.name) from None
         if not isinstance(table, pd.DataFrame):
@@ -215,7 +215,13 @@ class Dataset:
             )
         frame = table.reset_index(drop=True)
         frame.columns = pd.Index(names, dtype=object)
-        return frame
+        # pandas cannot count values of another byte order, which files of other machines have
+        turned = {
+            name: column.astype(column.dtype.newbyteorder("="))
+            for name, column in frame.items()
+            if isinstance(column.dtype, np.dtype) and not column.dtype.isnative
+        }
+        return frame.assign(**turned) if turned else frame
 
     def _image(self, key: str, value: ArrayLike, channels_last: bool) -> NDArray[Any]:
         array: NDArray[Any] = np.asanyarray(value)

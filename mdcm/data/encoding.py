@@ -146,7 +146,7 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
     return DatasetSpec(dataset.name or "d1", columns=columns, do=values, rows=len(dataset))
 
 
-def decode(variable: Variable, values: NDArray[Any]) -> pd.Series[Any]:
+def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None) -> pd.Series[Any]:
     """Values as mechanisms see them as a column for people, in the type that the data had.
 
     Levels come back as they were, numbers times the scale plus the mean (rounded where the data were whole numbers of
@@ -155,6 +155,8 @@ def decode(variable: Variable, values: NDArray[Any]) -> pd.Series[Any]:
     Args:
         variable: A variable that is no image and no vector.
         values: int codes ``[n]``, or floats ``[n]``.
+        known: Numbers that some values stand for, float64 ``[k]`` in the variable's own units, such as those that were
+            set; they come back without the rounding of float32.
 
     Raises:
         TypeError: If the variable is an image or a vector.
@@ -170,7 +172,8 @@ def decode(variable: Variable, values: NDArray[Any]) -> pd.Series[Any]:
         what = "an image" if variable.kind == "image" else "a vector"
         raise TypeError(f"variable {name!r} is {what} and makes no column")
     if variable.levels is None:
-        return _decode_numbers(variable, variable.restore(values))
+        numbers = variable.restore(values)
+        return _decode_numbers(variable, numbers if known is None else _known_numbers(variable, values, numbers, known))
     levels = list(variable.levels) if variable.level_type is None else revived(variable.levels, variable.level_type)
     if variable.dtype in {"category", "ordered"}:
         dtype = pd.CategoricalDtype(levels, ordered=variable.dtype == "ordered")
@@ -181,12 +184,15 @@ def decode(variable: Variable, values: NDArray[Any]) -> pd.Series[Any]:
     return column if variable.dtype is None else column.astype(cast("Any", variable.dtype))
 
 
-def decode_columns(variable: Variable, values: NDArray[Any]) -> dict[str, pd.Series[Any]]:
+def decode_columns(
+    variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None
+) -> dict[str, pd.Series[Any]]:
     """Columns for people by name: one, or ``W[0]``, ``W[1]``, ... of a vector W.
 
     Args:
         variable: A variable that is no image.
         values: int codes ``[n]``, floats ``[n]``, or floats ``[n, size]`` of a vector.
+        known: As for :func:`decode`; not of a vector.
 
     Raises:
         TypeError: If the variable is an image.
@@ -196,10 +202,19 @@ def decode_columns(variable: Variable, values: NDArray[Any]) -> dict[str, pd.Ser
         ['W[0]', 'W[1]']
     """
     if variable.size is None:
-        return {variable.name: decode(variable, values)}
+        return {variable.name: decode(variable, values, known)}
     numbers = variable.restore(values)
     names = [f"{variable.name}[{place}]" for place in range(variable.size)]
     return {name: pd.Series(numbers[:, place], name=name) for place, name in enumerate(names)}
+
+
+def _known_numbers(
+    variable: Variable, values: NDArray[Any], numbers: NDArray[np.float64], known: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Numbers of which those that a known one is encoded as are that one."""
+    codes, first = np.unique(variable.standardise(known), return_index=True)
+    at = np.searchsorted(codes, values).clip(max=len(codes) - 1)
+    return np.where(codes[at] == values, known[first][at], numbers)
 
 
 def _decode_numbers(variable: Variable, numbers: NDArray[np.float64]) -> pd.Series[Any]:

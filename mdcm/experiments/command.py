@@ -196,8 +196,8 @@ def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
         return None
     if not experiment.digits:
         raise DataError(
-            f"experiment {experiment.name!r} takes no --mnist: what it shows is drawn from a known model, which files of "
-            "digits with their labels do not replace; mnist2 takes them"
+            f"experiment {experiment.name!r} takes no --mnist: what it shows is drawn from a known model, which files "
+            "of digits with their labels do not replace; mnist2 takes them"
         )
     # what is missing is found out here
     load_handwriting(mnist)

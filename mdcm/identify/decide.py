@@ -170,7 +170,7 @@ def identify(
         >>> print(identify("X -> Y", "P(Y[X=1]=1 | X=0)"))
         P(Y[X=1]=1 | X=0) = P(Y=1 | X=1)
     """
-    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
+    graph = ADMG.of(graph)
     expression = language.parse(query) if isinstance(query, str) else query
     if not all(name in graph for name in expression.variables):
         # says which one, at a cost that grows with the graph

@@ -84,7 +84,7 @@ def plan(
           1: {A, D}
                adversarial: P(A, D, I) from d1
     """
-    graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
+    graph = ADMG.of(graph)
     if method not in get_args(Method):
         raise PlanError(f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}")
     specs = checked(graph, datasets)

@@ -12,7 +12,7 @@ from mdcm.errors import QueryError
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.places import is_placed
 from mdcm.sampling.samples import Samples, to_samples
-from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known
+from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known, numbers_given
 from mdcm.sampling.worlds import Network
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Request:
             raise QueryError("noise that is given cannot be combined with evidence, which decides it")
         sizes = {node: dcm.mechanism(node).noise_size for node in dcm.graph.nodes}
         fixed = encode_noise(sizes, dcm.states, noise or {}, num_samples)
+        # a double is no float32, and what somebody gave comes back as it was
+        self._known = numbers_given(dcm.schema, {**(given or {}), **(do or {})})
         self.names = list(dcm.graph.nodes) if variables is None else list(variables)
         for name in self.names:
             known(dcm.schema, name)
@@ -141,7 +143,9 @@ class Request:
         weights = None if self.draws.is_equal else torch.cat([one.weight for one in parts if one.weight is not None])
         ess = self.draws.ess * rows / self.draws.num_samples if self.draws.is_equal else self.draws.ess
         values = [{name: part.values[self._world[name]] for name in self.names} for part in parts]
-        return to_samples(self.schema, values, self.names, weights=weights, ess=ess, basis=self.basis)
+        return to_samples(
+            self.schema, values, self.names, weights=weights, ess=ess, basis=self.basis, known=self._known
+        )
 
 
 def _drawn(request: Request, task: tuple[int, int]) -> list[Samples]:

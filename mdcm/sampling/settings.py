@@ -14,11 +14,21 @@ from mdcm.data import decode
 from mdcm.errors import DataError, QueryError
 from mdcm.mechanisms import float_pixels
 from mdcm.sampling.samples import shown_images
+from mdcm.variables import as_array
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable
 
-__all__ = ["Rule", "Setting", "encode_evidence", "encode_noise", "encode_setting", "encode_values", "known"]
+__all__ = [
+    "Rule",
+    "Setting",
+    "encode_evidence",
+    "encode_noise",
+    "encode_setting",
+    "encode_values",
+    "known",
+    "numbers_given",
+]
 
 Rule = Callable[[Tensor], Tensor]
 # a value, or one per row; a function of the natural value; or a node of a network, for nested worlds
@@ -57,7 +67,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
     if variable.kind == "image":
         return _encode_image(variable, value, what)
     if variable.size is not None:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(as_array(value), dtype=np.float64)
         array = array[None] if array.ndim == 1 else array
         if array.ndim != 2 or array.shape[1] != variable.size or not len(array) or not np.isfinite(array).all():
             raise DataError(
@@ -66,11 +76,10 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
                 column=name,
             )
         return _computable(variable, torch.from_numpy(variable.standardise(array)), value, what)
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, pd.Series | np.ndarray | list | tuple):
+    value = _given(value)
+    if isinstance(value, pd.Series):
         try:
-            column = pd.Series(value)
+            column = value
             codes = {level: variable.code(level) for level in column.unique()}
         except DataError:
             raise
@@ -102,8 +111,36 @@ def _computable(variable: Variable, numbers: Tensor, value: Any, what: str) -> T
     return numbers
 
 
+def _given(value: Any) -> Any:
+    """One value, or a column of one per row: of a list, an array, an index or a tensor."""
+    value = as_array(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return value.item()
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        # pandas cannot tell such values apart
+        value = value.astype(value.dtype.newbyteorder("="))
+    many = np.ndarray | list | tuple | range | pd.Index | pd.api.extensions.ExtensionArray
+    return pd.Series(value) if isinstance(value, many) else value
+
+
+def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Numbers that users set or saw, by continuous variable, in its own units; functions are left out.
+
+    Raises:
+        DataError: If a value is no number.
+    """
+    numbers = {}
+    for name, value in values.items():
+        variable = schema[name]
+        if variable.levels is None and variable.kind != "image" and variable.size is None and not callable(value):
+            given = _given(value)
+            distinct = given.unique() if isinstance(given, pd.Series) else [given]
+            numbers[name] = np.array([variable.number(one) for one in distinct], dtype=np.float64)
+    return numbers
+
+
 def _encode_image(variable: Variable, value: Any, what: str) -> Tensor:
-    array = np.asarray(value)
+    array = np.asarray(as_array(value))
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4 or array.shape[1:] != variable.shape:
