@@ -29,6 +29,7 @@ __all__ = [
     "as_array",
     "days",
     "floats",
+    "plain",
     "refuse",
     "storage",
     "suggestion",

@@ -217,7 +217,7 @@ class Dataset:
         frame.columns = pd.Index(names, dtype=object)
         # pandas cannot count values of another byte order, which files of other machines have
         turned = {
-            name: column.astype(column.dtype.newbyteorder("="))
+            str(name): column.astype(column.dtype.newbyteorder("="))
             for name, column in frame.items()
             if isinstance(column.dtype, np.dtype) and not column.dtype.isnative
         }

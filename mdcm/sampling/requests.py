@@ -78,7 +78,7 @@ class Request:
         sizes = {node: dcm.mechanism(node).noise_size for node in dcm.graph.nodes}
         fixed = encode_noise(sizes, dcm.states, noise or {}, num_samples)
         # a double is no float32, and what somebody gave comes back as it was
-        self._known = numbers_given(dcm.schema, {**(given or {}), **(do or {})})
+        self._exact = numbers_given(dcm.schema, {**(given or {}), **(do or {})})
         self.names = list(dcm.graph.nodes) if variables is None else list(variables)
         for name in self.names:
             known(dcm.schema, name)
@@ -144,7 +144,7 @@ class Request:
         ess = self.draws.ess * rows / self.draws.num_samples if self.draws.is_equal else self.draws.ess
         values = [{name: part.values[self._world[name]] for name in self.names} for part in parts]
         return to_samples(
-            self.schema, values, self.names, weights=weights, ess=ess, basis=self.basis, known=self._known
+            self.schema, values, self.names, weights=weights, ess=ess, basis=self.basis, exact=self._exact
         )
 
 

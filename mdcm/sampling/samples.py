@@ -67,7 +67,7 @@ def to_samples(
     weights: Tensor | None = None,
     ess: float | None = None,
     basis: Basis | None = None,
-    known: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]] | None = None,
+    exact: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]] | None = None,
 ) -> Samples:
     """Blocks of encoded rows as a table and images for people.
 
@@ -78,7 +78,7 @@ def to_samples(
         weights: Weight of each row, or None.
         ess: Effective sample size; the number of rows by default.
         basis: What the rows rest on, if that is known.
-        known: Numbers that a variable was set to or seen at, which come back as they were given.
+        exact: Numbers that a variable was set to or seen at, which come back as they were given.
     """
     columns: dict[str, pd.Series[Any]] = {}
     images = {}
@@ -89,7 +89,7 @@ def to_samples(
         if schema[name].kind == "image":
             images[name] = shown_images(value)
         else:
-            columns.update(decode_columns(schema[name], value.numpy(), (known or {}).get(name)))
+            columns.update(decode_columns(schema[name], value.numpy(), (exact or {}).get(name)))
     share = None if weights is None else (weights / weights.sum()).numpy()
     table = pd.DataFrame(columns, index=range(rows))
     known = (None, None) if basis is None else (basis.rows, basis.unseen)

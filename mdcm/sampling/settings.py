@@ -119,8 +119,9 @@ def _given(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         # pandas cannot tell such values apart
         value = value.astype(value.dtype.newbyteorder("="))
-    many = np.ndarray | list | tuple | range | pd.Index | pd.api.extensions.ExtensionArray
-    return pd.Series(value) if isinstance(value, many) else value
+    if isinstance(value, np.ndarray | list | tuple | range | pd.Index | pd.api.extensions.ExtensionArray):
+        return pd.Series(value)
+    return value
 
 
 def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
