@@ -10,6 +10,7 @@ import torch
 from command_line import call
 from hypothesis import given
 from hypothesis import strategies as st
+from learning import read_out
 
 import mdcm
 from mdcm.data import Encoded
@@ -156,6 +157,13 @@ class TestMembers:
         assert 0 <= answer.low < answer.high <= 1
 
 
+def exact_answers(dcm):
+    """P(X=1), P(Z=1 | do(X)) and P(Y=1 | do(Z)) of a front door, with no error of drawing."""
+    model = read_out(dcm)
+    asked = [("X", {}), *(("Z", {"X": x}) for x in (0, 1)), *(("Y", {"Z": z}) for z in (0, 1))]
+    return np.array([model.exact([name], do=do)[1] for name, do in asked])
+
+
 class TestAnswers:
     def test_an_interval_holds_its_answer(self, model):
         table = model.query("P(Y | do(X))", 20_000).table
@@ -175,14 +183,20 @@ class TestAnswers:
         assert narrow.high < wide.high
 
     def test_widths_shrink_with_the_rows(self):
-        """As one over the square root of them: 16 times the rows, a quarter of the width."""
-        widths = []
-        for rows in (500, 8_000):
-            fitted = mdcm.fit(DOOR, TRUTH.sample(rows, seed=5), config=mdcm.TrainConfig(max_steps=200), ensemble=16)
-            answer = fitted.query(ASKED, 50_000)
-            widths.append(answer.high - answer.low)
-        # a standard deviation of 16 members has a relative error of 1 / sqrt(30), a ratio of two sqrt(2) times that
-        assert math.log(widths[0] / widths[1]) == pytest.approx(math.log(4), abs=3 * math.sqrt(2 / 30))
+        """As one over the square root of them: 64 times the rows, an eighth of the width."""
+        members, widths = 16, []
+        for rows in (500, 32_000):
+            config = mdcm.TrainConfig(max_steps=200)
+            fitted = mdcm.fit(DOOR, TRUTH.sample(rows, seed=5), config=config, ensemble=members)
+            drawn = [exact_answers(one) for one in fitted.members]
+            low, high = student_interval(exact_answers(fitted.dcm), drawn, np.zeros(5), 0.9)
+            widths.append(high - low)
+        # the logarithm of a standard deviation of 16 members has a standard error of sqrt(1 / 30), that of a ratio of
+        # two of sqrt(2 / 30), and five answers that rest on different parameters are five of them: three standard
+        # errors of their mean let pass no power of the rows farther than 1/12 from 1/2
+        error = math.sqrt(2 / (2 * (members - 1)) / len(widths[0]))
+        shrunk = np.log(widths[0] / widths[1]).mean()
+        assert shrunk == pytest.approx(math.log(8), abs=3 * error)
 
     def test_what_is_not_determined_is_a_range_at_least_this_wide(self):
         bow = mdcm.ADMG.from_string("X -> Y; X <-> Y")
