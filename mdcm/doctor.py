@@ -21,7 +21,6 @@ _EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "report": ({"matplotlib": "matplotlib"}, "charts in reports"),
     "demo": ({"pillow": "PIL", "scikit-learn": "sklearn"}, "the demo and the experiments with digits"),
     "diffusers": ({"diffusers": "diffusers"}, "pre-trained diffusion pipelines"),
-    "bn": ({"pgmpy": "pgmpy"}, "BIF files"),
     "ray": ({"ray": "ray"}, "training on several processes or machines"),
 }
 
