@@ -68,8 +68,11 @@ def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.
 def _check(path: Path, separator: str) -> bool:
     """Refuse lines that pandas would shift, cut or fill; whether a whole number may begin with a zero."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline().removeprefix("\ufeff")
+        first, second = file.readline().removeprefix("\ufeff"), file.readline()
     _check_separator(path, separator, first)
+    words = len(first.split())
+    if separator not in first and 1 < words == len(second.split()) and all(map(_is_number, second.split())):
+        raise DataError(f"{path}: columns seem to be separated by spaces; save the file with ','")
     if "\0" in first:
         raise DataError(f"{path}: line 1 holds a NUL, so it is no text table in UTF-8")
     fields = first.count(separator) + 1
@@ -163,6 +166,14 @@ def _check_separator(path: Path, separator: str, first: str) -> None:
     if fields(likely) > 1:
         how = "save it as .tsv" if likely == "\t" else "save it as .csv" if likely == "," else "save the file with ','"
         raise DataError(f"{path}: columns seem to be separated by {_SEPARATORS[likely]}; {how}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _ragged(path: Path, start: int, end: int, fields: int, wanted: int) -> str:

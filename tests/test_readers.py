@@ -166,6 +166,7 @@ class TestTables:
             ("t.csv", b"X\tY\n1\t2\n", "separated by tabs; save it as .tsv"),
             ("t.csv", b'"X";"Y"\n1;2\n', "separated by ';'"),
             ("t.csv", b"X|Y\n1|2\n", "separated by '|'"),
+            ("t.csv", b"X  Y\n1  2.5\n3 4\n", "separated by spaces; save the file with ','"),
             ("t.tsv", b"X,Y\n1,2\n", "separated by ','; save it as .csv"),
             ("t.tsv", b"X\tY\n1\t2\t3\n", "line 2 has 3 fields"),
             ("t.csv", "X,Y\n1,2\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
