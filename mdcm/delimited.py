@@ -104,7 +104,9 @@ def _scan(path: Path, separator: str, fields: int) -> tuple[bool, bool]:
             letters = np.frombuffer(content, dtype=np.uint8)
             zeros = np.flatnonzero(letters[1:-1] == ord("0")) + 1
             digits = zeros[(letters[zeros + 1] >= ord("0")) & (letters[zeros + 1] <= ord("9"))]
-            padded = padded or bool(np.isin(letters[digits - 1], _BEFORE).any()) or content[:1] == b"0"
+            # a block begins with a line
+            first = content[:1] == b"0" and content[1:2].isdigit()
+            padded = padded or first or bool(np.isin(letters[digits - 1], _BEFORE).any())
             regular = regular and b'"' not in content and content.count(b"\r") == content.count(b"\r\n")
             if regular:
                 ends = np.flatnonzero(letters == ord("\n"))

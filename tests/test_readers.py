@@ -137,6 +137,19 @@ class TestTables:
             with pytest.raises(DataError, match=f"line {wrong} has"):
                 read_table(path)
 
+    @pytest.mark.parametrize(("text", "codes"), [("X,Y\n0,1\n0,-1e-05\n", False), ("X,Y\n0,1\n01,2\n", True)])
+    @pytest.mark.parametrize("block", [4, 1 << 20])
+    def test_a_second_pass_is_made_only_where_a_number_begins_with_a_zero(
+        self, tmp_path, monkeypatch, text, codes, block
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        monkeypatch.setattr("mdcm.delimited._BLOCK", block)
+        passes = []
+        real = pd.read_csv
+        monkeypatch.setattr(pd, "read_csv", lambda *args, **kwargs: passes.append(args) or real(*args, **kwargs))
+        assert read_table(tmp_path / "t.csv")["X"].tolist() == (["0", "01"] if codes else [0, 0])
+        assert len(passes) == 1 + codes
+
     def test_byte_order_marks_are_no_part_of_a_name(self, tmp_path):
         for name, content in [
             ("one.csv", "\ufeffX,Y\n1,2\n"),
