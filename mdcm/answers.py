@@ -67,9 +67,10 @@ class Answer:
             answer; None where nothing is known of the data.
         total: Number of training rows.
         plug_in: The estimand's own estimate from the frequencies in the training data, row by row beside ``table``:
-            "estimate", "stderr" (from a bootstrap over the rows), and "difference", that of the model's answer from
-            it in standard errors. None where the estimand is not about discrete variables alone, or the data are not
-            at hand.
+            "estimate", "stderr" (from a bootstrap over the rows), "difference", that of the model's answer from it in
+            standard errors, and "unseen", the share of its weight that no row shows; NaN in rows without an estimate.
+            None where the estimand is not about discrete variables alone, the data are not at hand, or there is none.
+        plug_in_note: What is to be said of it: the conditions that no row shows, or why it is left out.
         level: Probability with which the interval covers the answer; None where there is no ensemble, and where the
             answer is not determined.
         low: Lower end of the interval, where the answer is one number; ``table`` has columns "low" and "high". Where
@@ -91,6 +92,7 @@ class Answer:
     level: float | None = None
     low: float | None = None
     high: float | None = None
+    plug_in_note: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -138,6 +140,8 @@ class Answer:
                 body += "\nexact in the model, so without an error of drawing"
             if "low" in self.table:
                 body += f"\nlow and high: {self._interval}"
+        if self.plug_in_note is not None:
+            body += f"\nfrequencies in the data, by the estimand: {self.plug_in_note}"
         return f"{self.query}\n{body}\n({self.note})"
 
     @property

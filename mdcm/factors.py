@@ -1,4 +1,4 @@
-"""Sums of products of tables, computed one variable at a time and never through the full joint."""
+"""Sums of products of tables, one variable at a time, never through the full joint, and measured before they begin."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ from mdcm.errors import MdcmError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Factor", "aligned", "contract", "min_fill_order"]
+__all__ = [
+    "LARGEST",
+    "Elimination",
+    "Factor",
+    "aligned",
+    "check_size",
+    "contract",
+    "eliminate",
+    "elimination",
+    "min_fill_order",
+]
 
 Node = TypeVar("Node", bound=Hashable)
 
 # 2^26 cells of float64 are 512 MB
-_LARGEST = 1 << 26
+LARGEST = 1 << 26
+# after so many factors a product is brought back to the middle of the range of floats
+_OFTEN = 16
 
 
 class Factor(NamedTuple):
@@ -33,28 +45,106 @@ class Factor(NamedTuple):
     table: NDArray[np.float64]
 
 
-def contract(
-    factors: Iterable[Factor], keep: Sequence[Hashable], *, largest: int = _LARGEST
-) -> tuple[NDArray[np.float64], float]:
-    """Product of all factors, summed over every variable that is not kept.
+class Elimination(NamedTuple):
+    """How variables are summed out of factors, known before any table is made.
+
+    Attributes:
+        order: The variables in the order in which they are summed out.
+        scopes: Variables of the factors that are left.
+        largest: Cells of the largest table on the way.
+        cells: Cells of all tables on the way together.
+    """
+
+    order: tuple[Hashable, ...]
+    scopes: tuple[tuple[Hashable, ...], ...]
+    largest: int
+    cells: int
+
+
+def elimination(
+    scopes: Sequence[Sequence[Hashable]], variables: Collection[Hashable], sizes: Mapping[Hashable, int]
+) -> Elimination:
+    """The steps that sum ``variables`` out of factors over ``scopes``, without a table.
+
+    Args:
+        scopes: The variables of every factor.
+        variables: What is summed over; each must occur in a scope.
+        sizes: Number of values by variable.
+    """
+    wanted = set(variables)
+    order = min_fill_order(scopes, {name for scope in scopes for name in scope} - wanted, sizes)
+    pool = [tuple(scope) for scope in scopes]
+    largest = cells = 1
+    for variable in order:
+        touching = [scope for scope in pool if variable in scope]
+        pool = [scope for scope in pool if variable not in scope]
+        around = _united(touching, variable)
+        size = sizes[variable] * math.prod(sizes[name] for name in around)
+        largest, cells = max(largest, size), cells + size
+        pool.append(around)
+    return Elimination(tuple(order), tuple(pool), largest, cells)
+
+
+def eliminate(
+    factors: Sequence[Factor], variables: Collection[Hashable], *, largest: int = LARGEST
+) -> tuple[list[Factor], float]:
+    """Product of all factors summed over ``variables``, as a product of smaller factors again.
 
     Args:
         factors: The factors; a variable must have the same size in all of them.
-        keep: Variables of the result, in the order of its axes; each must occur in a factor.
-        largest: Number of cells that no intermediate table may exceed.
+        variables: What is summed over; each must occur in a factor.
+        largest: Number of cells that no table on the way may exceed.
 
     Returns:
-        A table over ``keep`` whose largest entry is 1 (or 0, where all are), and the logarithm of the number by which
-        it must be multiplied.
+        Factors whose product, times the exponential of the number beside them, is the sum.
 
     Raises:
-        MdcmError: If a table with more than ``largest`` cells would be needed.
+        MdcmError: If a table with more than ``largest`` cells would be needed; nothing is computed then.
 
     Complexity:
         Time and memory are linear in the sum of the tables' sizes along a min-fill elimination order.
 
     References:
         Dechter (1999), Bucket elimination: a unifying framework for reasoning.
+    """
+    sizes = _sizes(factors)
+    # a sum over one value is that value, and a table has no room for axes without number
+    pool = [_without(factor, {name for name in variables if sizes[name] == 1}) for factor in factors]
+    variables = [name for name in variables if sizes[name] > 1]
+    steps = elimination([factor.variables for factor in pool], variables, sizes)
+    check_size(steps.largest, largest)
+    scale = 0.0
+    for variable in steps.order:
+        touching = [factor for factor in pool if variable in factor.variables]
+        pool = [factor for factor in pool if variable not in factor.variables]
+        scope = _united([factor.variables for factor in touching], variable)
+        # the eliminated variable last, where its sum is over adjacent cells
+        product, shift = _product(touching, (*scope, variable), sizes)
+        table, logarithm = _rescaled(product.sum(axis=-1))
+        scale += shift + logarithm
+        pool.append(Factor(scope, table))
+    return pool, scale
+
+
+def contract(
+    factors: Iterable[Factor], keep: Sequence[Hashable], *, largest: int = LARGEST
+) -> tuple[NDArray[np.float64], float]:
+    """Product of all factors, summed over every variable that is not kept.
+
+    Args:
+        factors: The factors; a variable must have the same size in all of them.
+        keep: Variables of the result, in the order of its axes; each must occur in a factor.
+        largest: Number of cells that no table may exceed, on the way or in the end.
+
+    Returns:
+        A table over ``keep`` whose largest entry is 1 (or 0, where all are), and the logarithm of the number by which
+        it must be multiplied.
+
+    Raises:
+        MdcmError: If a table with more than ``largest`` cells would be needed; nothing is computed then.
+
+    Complexity:
+        As :func:`eliminate`.
 
     Example:
         >>> chain = [Factor(("a",), np.array([0.5, 0.5])), Factor(("a", "b"), np.array([[0.9, 0.1], [0.3, 0.7]]))]
@@ -63,26 +153,12 @@ def contract(
         [0.6, 0.4]
     """
     pool = list(factors)
-    sizes: dict[Hashable, int] = {}
-    for factor in pool:
-        for variable, size in zip(factor.variables, factor.table.shape, strict=True):
-            if sizes.setdefault(variable, size) != size:
-                raise ValueError(
-                    f"variable {variable!r} has size {sizes[variable]} in one factor and {size} in another"
-                )
-    order = min_fill_order([factor.variables for factor in pool], keep, sizes)
-    scale = 0.0
-    for variable in order:
-        touching = [factor for factor in pool if variable in factor.variables]
-        pool = [factor for factor in pool if variable not in factor.variables]
-        scope = tuple(dict.fromkeys(name for factor in touching for name in factor.variables if name != variable))
-        # the eliminated variable last, where its sum is over adjacent cells
-        table = _product(touching, (*scope, variable), sizes, largest).sum(axis=-1)
-        table, logarithm = _rescaled(table)
-        scale += logarithm
-        pool.append(Factor(scope, table))
-    table, logarithm = _rescaled(_product(pool, tuple(keep), sizes, largest))
-    return table, scale + logarithm
+    sizes = _sizes(pool)
+    check_size(math.prod(sizes[name] for name in keep), largest)
+    pool, scale = eliminate(pool, set(sizes).difference(keep), largest=largest)
+    product, shift = _product(pool, tuple(keep), sizes)
+    table, logarithm = _rescaled(product)
+    return table, scale + shift + logarithm
 
 
 def aligned(factor: Factor, scope: Sequence[Hashable]) -> NDArray[np.float64]:
@@ -145,19 +221,55 @@ def _fill(variable: Node, neighbours: Mapping[Node, set[Node]], sizes: Mapping[N
     return len(around) * (len(around) - 1) - joined, sum(math.log(sizes[other]) for other in around)
 
 
-def _product(
-    factors: Sequence[Factor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int], largest: int
-) -> NDArray[np.float64]:
-    cells = math.prod(sizes[variable] for variable in scope)
-    if cells > largest:
-        raise MdcmError(
-            f"an exact answer needs a table over {len(scope)} variables at once with {cells:,} cells, "
-            f"more than the {largest:,} that are allowed: the graph is too densely connected around them"
-        )
-    product = np.ones([sizes[variable] for variable in scope])
+def _sizes(factors: Sequence[Factor]) -> dict[Hashable, int]:
+    sizes: dict[Hashable, int] = {}
     for factor in factors:
+        for variable, size in zip(factor.variables, factor.table.shape, strict=True):
+            if sizes.setdefault(variable, size) != size:
+                raise ValueError(
+                    f"variable {variable!r} has size {sizes[variable]} in one factor and {size} in another"
+                )
+    return sizes
+
+
+def _without(factor: Factor, single: Collection[Hashable]) -> Factor:
+    kept = [place for place, name in enumerate(factor.variables) if name not in single]
+    if len(kept) == len(factor.variables):
+        return factor
+    shape = [factor.table.shape[place] for place in kept]
+    return Factor(tuple(factor.variables[place] for place in kept), factor.table.reshape(shape))
+
+
+def check_size(cells: int, largest: int = LARGEST) -> None:
+    """Refuse a table before it is made.
+
+    Raises:
+        MdcmError: If it has more cells than are allowed.
+    """
+    if cells > largest:
+        shown = f"{cells:,}" if cells < 10**15 else f"10^{len(str(cells)) - 1}"
+        raise MdcmError(
+            f"an exact answer needs a table of {shown} cells at once, more than the {largest:,} that are allowed: too "
+            "many variables depend on each other"
+        )
+
+
+def _united(scopes: Iterable[Sequence[Hashable]], without: Hashable) -> tuple[Hashable, ...]:
+    return tuple(dict.fromkeys(name for scope in scopes for name in scope if name != without))
+
+
+def _product(
+    factors: Sequence[Factor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]
+) -> tuple[NDArray[np.float64], float]:
+    """The product, and the logarithm of what it is to be multiplied by."""
+    product = np.ones([sizes[variable] for variable in scope])
+    scale = 0.0
+    for number, factor in enumerate(factors, 1):
         product *= aligned(factor, scope)
-    return product
+        if number % _OFTEN == 0:
+            product, logarithm = _rescaled(product)
+            scale += logarithm
+    return product, scale
 
 
 def _rescaled(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -202,7 +202,8 @@ class Model(Sampler):
             raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
         answer = answering.answer(found, allow_low_support=allow_low_support)
         if not do:
-            answer = replace(answer, plug_in=self._plug_in(answer, seed))
+            plug_in, note = self._plug_in(answer, seed)
+            answer = replace(answer, plug_in=plug_in, plug_in_note=note)
         if not self.members:
             return answer
         others: list[Answer] = []
@@ -288,22 +289,28 @@ class Model(Sampler):
             place(member, self._device)
         self.resampled = resample
 
-    def _plug_in(self, answer: Answer, seed: int) -> pd.DataFrame | None:
+    def _plug_in(self, answer: Answer, seed: int) -> tuple[pd.DataFrame | None, str | None]:
+        """The estimand's own estimate beside an answer, and what is to be said of it or of its absence."""
         estimand = answer.identification.estimand
         if estimand is None or not self.data:
-            return None
+            return None, None
         try:
             if any(self.schema[name].kind != "categorical" for name in estimand.variables):
-                return None
-            estimate, spread = estimand.evaluate_with_error(list(self.data), seed=seed)
-        except MdcmError:
-            # too large, or too densely connected for tables; the model's answer does not depend on it
-            return None
-        model, error = (answer.table.iloc[:, k].to_numpy(dtype=np.float64) for k in (-2, -1))
-        both = np.hypot(error, spread.to_numpy())
-        gap = model - estimate.to_numpy()
+                return None, None
+            found = estimand.estimate(list(self.data), replicates=100, seed=seed)
+        except MdcmError as error:
+            # the model's answer does not depend on it
+            return None, f"left out: {error}"
+        note = "; ".join(found.notes) or None
+        estimate, model = found.values.to_numpy(), answer.table.iloc[:, -2].to_numpy(dtype=np.float64)
+        if found.stderr is None or np.isnan(estimate).all() or len(estimate) != len(model):
+            return None, note
+        spread = found.stderr.to_numpy()
+        both = np.hypot(answer.table.iloc[:, -1].to_numpy(dtype=np.float64), spread)
+        gap = model - estimate
         difference = np.divide(gap, both, out=np.zeros_like(gap), where=both > 0)
-        return pd.DataFrame({"estimate": estimate.to_numpy(), "stderr": spread.to_numpy(), "difference": difference})
+        columns = {"estimate": estimate, "stderr": spread, "difference": difference, "unseen": found.unseen.to_numpy()}
+        return pd.DataFrame(columns), note
 
     def save(self, path: str | Path) -> None:
         """Save the model as a run directory, which :func:`load` reads.

@@ -550,6 +550,8 @@ def _answered(answer: Answer, name: str) -> str:
         notes.append(f"low and high: {100 * answer.level:g} % interval, for chance in the data and in the training.")
     if answer.plug_in is not None:
         notes.append("plug-in: the estimand's own estimate from frequencies in the data.")
+    if answer.plug_in_note is not None:
+        notes.append(f"Plug-in: {answer.plug_in_note}.")
     if answer.support is not None:
         notes.append(f"{answer.support:.1%} of the draws rest on combinations with fewer than 10 training rows.")
     notes.append(

@@ -19,7 +19,7 @@ import pandas as pd
 
 from mdcm import query as language
 from mdcm.errors import DataError, QueryError
-from mdcm.factors import Factor, aligned, contract
+from mdcm.factors import Factor, aligned, check_size, contract
 from mdcm.levels import Level
 from mdcm.schema import Schema
 from mdcm.variables import Variable
@@ -34,6 +34,7 @@ __all__ = ["DiscreteSCM", "random_discrete"]
 Assignment = Mapping[str, Any]
 
 _TOTAL_TOLERANCE = 1e-9
+_ROUNDING = 1e-14
 
 
 class DiscreteSCM:
@@ -383,6 +384,7 @@ def random_discrete(
 
     Raises:
         ValueError: If a number is out of its range.
+        MdcmError: If a variable has so many parents that its table cannot be held.
 
     Example:
         >>> from mdcm.graph import ADMG
@@ -401,6 +403,10 @@ def random_discrete(
         drawn = rng.dirichlet(np.full(shape[-1], concentration), size=tuple(shape[:-1]))
         return (1 - smoothing) * drawn + smoothing / shape[-1]
 
+    for node in graph.nodes:
+        around = [sizes[parent] for parent in graph.parents(node)]
+        around += [hidden[name] for name, children in graph.confounders if node in children]
+        check_size(math.prod([*around, sizes[node]]))
     priors = {name: rows([size], 0, place) for place, (name, size) in enumerate(hidden.items())}
     tables = {}
     for place, node in enumerate(graph.nodes):
@@ -482,6 +488,7 @@ class _Worlds:
         if not possible or total <= 0:
             raise QueryError("the condition has probability zero, so nothing follows from it")
         # the same node may be asked for twice, and what is set or seen has all its weight on one level
+        check_size(math.prod(len(self.model.levels[ref.variable]) for ref in refs))
         result = np.zeros([len(self.model.levels[ref.variable]) for ref in refs])
         cells = dict(zip(free, np.indices(table.shape), strict=True))
         place = tuple(ref.code if ref.node is None else seen.get(ref.node, cells.get(ref.node)) for ref in refs)
@@ -515,9 +522,13 @@ class _Worlds:
         uppers = [self._sliced(upper, node, seen) for node in nodes]
         # all copies read the same uniform number: they occur together where their intervals intersect
         scope = tuple(dict.fromkeys(variable for factor in uppers for variable in factor.variables))
+        sizes = {name: n for factor in uppers for name, n in zip(factor.variables, factor.table.shape, strict=True)}
+        check_size(math.prod(sizes.values()))
         end = np.minimum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in uppers)))
         start = np.maximum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in lowers)))
-        return Factor(scope, (end - start).clip(0))
+        width = end - start
+        # bounds that should meet differ by rounding, which conditioning on them would make into a probability
+        return Factor(scope, np.where(width > _ROUNDING, width, 0.0))
 
     def _sliced(self, table: NDArray[np.float64], node: int, seen: Mapping[int, int]) -> Factor:
         """A table of the node's variable, at the values of its parents and itself that are set or seen."""

@@ -171,6 +171,7 @@ def query(
         "note": answer.note,
         "table": _records(answer.table),
         "plug_in": None if answer.plug_in is None else _records(answer.plug_in),
+        "plug_in_note": answer.plug_in_note,
     }
     show(json.dumps(content, indent=1, allow_nan=False))
 

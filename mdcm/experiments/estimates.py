@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -113,11 +112,13 @@ def read_out(dcm: DCM) -> DiscreteSCM:
 
 
 def plug_in(estimand: Estimand, data: Sequence[Dataset]) -> NDArray[np.float64]:
-    """The estimand with the data's frequencies in the place of its probabilities."""
-    with warnings.catch_warnings():
-        # of conditions that no row meets: what the estimate makes of them is part of its error
-        warnings.simplefilter("ignore")
-        return np.asarray(estimand.evaluate_tables(estimand.tables(list(data))), dtype=np.float64).ravel()
+    """The estimand with the data's frequencies in the place of its probabilities.
+
+    What rests on conditions that no row meets is that of what was seen, and 0 where nothing was: what the estimate
+    makes of them is part of its error.
+    """
+    found = estimand.estimate(list(data), most_unseen=1.0).values
+    return np.nan_to_num(np.asarray(found, dtype=np.float64).ravel())
 
 
 def answer_distance(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:

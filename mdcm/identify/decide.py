@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from mdcm import _core
@@ -183,7 +183,7 @@ def identify(
         for view in _views(graph, data, asked):
             attempt = _Attempt(expression, asked, view)
             if attempt.core.verdict == "yes":
-                formulas.append(attempt.formula())
+                formulas.append(attempt.formula(partial(_condition, graph, data, asked)))
                 break
             failed = failed or attempt
         else:
@@ -191,6 +191,22 @@ def identify(
             verdict = None if data.is_partial else False
             return Identification(expression, verdict, None, failed.witness(), graph, data)
     return Identification(expression, True, Estimand(expression, formulas, data.levels), None, graph, data)
+
+
+def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | None:
+    """The probability of what is given, where it is determined."""
+    if not asked.given:
+        return None
+    query = language.Query("P", asked.given, asked.do)
+    expression = language.Expression(((1, query),))
+    for view in _views(graph, data, query):
+        try:
+            attempt = _Attempt(expression, query, view)
+        except QueryError:
+            return None
+        if attempt.core.verdict == "yes":
+            return attempt.formula()
+    return None
 
 
 @dataclass(frozen=True)
@@ -279,7 +295,10 @@ def _views(graph: ADMG, data: _Data, asked: language.Query) -> Iterator[_View]:
     yield _View.of(graph, data)
     if not data.is_partial:
         return
-    needed = {term.variable for term in asked.walk()}
+    events = {term.variable for term in (*asked.outcomes, *asked.given)}
+    # what is set and changes nothing that is asked about stays a node, whoever observes it
+    idle = {term.variable for term in asked.walk()} - graph.ancestors(events)
+    needed = {term.variable for term in asked.walk()} - idle
     known = [
         frozenset(graph.nodes if spec.columns is None else {*spec.columns, *spec.do}).intersection(graph.nodes)
         for spec in data.specs
@@ -290,7 +309,7 @@ def _views(graph: ADMG, data: _Data, asked: language.Query) -> Iterator[_View]:
         if columns in seen or not needed <= columns:
             continue
         seen.add(columns)
-        projected = graph.latent_projection([v for v in graph.nodes if v in columns])
+        projected = graph.latent_projection([v for v in graph.nodes if v in columns or v in idle])
         yield _View.of(projected, data)
 
 
@@ -309,8 +328,10 @@ class _Attempt:
         if self.core.verdict == "impossible":
             raise expression.error("the conditions contradict each other", query.given[0] if query.given else query)
 
-    def formula(self) -> Formula:
-        return Formula(self.query, self.question.asked, self.view.sources, self._terms)
+    def formula(self, condition: Callable[[], Formula | None] = lambda: None) -> Formula:
+        q = self.question
+        settings = {symbol for world in q.worlds for _, symbol, _ in world if symbol >= 0}
+        return Formula(self.query, q.asked, self.view.sources, self._terms, condition, settings)
 
     def _terms(self) -> tuple[list[Term], Callable[[int], Symbol]]:
         try:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from mdcm import query as language
-from mdcm.errors import QueryError
-from mdcm.factors import Factor, contract
+from mdcm.errors import DataError, QueryError
+from mdcm.identify.evaluation import cost
+from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identify.question import Asked, Symbol, as_text
 from mdcm.identify.tables import Source, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
 __all__ = ["Estimand", "Formula", "Term"]
 
 # far more characters than anybody reads; shared subexpressions are written out wherever they are used
 _LONGEST_TEXT = 100_000
-
-Factors = list[Factor]
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,8 @@ class Formula:
         asked: Columns of the answer.
         sources: What the probabilities are of.
         find: Computes terms and symbols when they are first needed.
+        condition: Finds the formula of the probability of what is given, if there is one.
+        settings: Numbers of the symbols that are set in worlds.
     """
 
     def __init__(
@@ -69,11 +66,19 @@ class Formula:
         asked: Sequence[Asked],
         sources: Sequence[Source],
         find: Callable[[], tuple[list[Term], Callable[[int], Symbol]]],
+        condition: Callable[[], Formula | None] = lambda: None,
+        settings: Iterable[int] = (),
     ) -> None:
         self.query = query
         self.asked = tuple(asked)
         self.sources = tuple(sources)
         self._find = find
+        self._find_condition = condition
+        outcomes = [column.symbol for column in self.asked[len(self.asked) - len(query.outcomes) :]]
+        others = {column.symbol for column in self.asked[: len(self.asked) - len(query.outcomes)]}.union(settings)
+        # the events at all levels of the outcomes exclude each other, and one of them happens
+        self.is_partition = len(set(outcomes)) == len(outcomes) and others.isdisjoint(outcomes)
+        self._open = frozenset(outcomes if self.is_partition else ())
 
     @cached_property
     def _content(self) -> tuple[tuple[Term, ...], Callable[[int], Symbol]]:
@@ -89,10 +94,32 @@ class Formula:
         """The symbol of a number in a term."""
         return self._content[1](number)
 
+    @cached_property
+    def condition(self) -> Formula | None:
+        """The probability of what is given, where something is and it is determined."""
+        return self._find_condition()
+
+    def is_fixed(self, s: int) -> bool:
+        """Whether a symbol is a constant that no sum over the outcomes reaches."""
+        return s not in self._open and self.symbol(s).value is not None
+
     @property
-    def used(self) -> set[int]:
-        """Numbers of the sources that probabilities are of."""
-        return {term.source for term in self.terms if term.source >= 0}
+    def used(self) -> list[Source]:
+        """The sources that probabilities are of."""
+        numbers = {s for term in self.terms for s in ((term.source,) if term.kind != "cases" else term.given) if s >= 0}
+        return [self.sources[number] for number in sorted(numbers)]
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names of the variables that data must hold to evaluate it."""
+        numbers = {
+            s for term in self.terms if term.kind == "probability" for s in (*term.symbols, *term.given, *term.set)
+        }
+        return frozenset(self.symbol(s).variable for s in numbers)
+
+    def names(self, symbols: Iterable[int]) -> list[str]:
+        """Names of the variables of symbols."""
+        return [self.symbol(s).variable for s in symbols]
 
     # ------------------------------------------------------------------ text
 
@@ -123,85 +150,6 @@ class Formula:
                 entry["operands"] = list(t.operands)
             terms.append(entry)
         return {"query": str(self.query), "symbols": symbols, "terms": terms}
-
-    # ------------------------------------------------------------------ evaluation
-
-    def evaluate(self, data: Tables) -> tuple[NDArray[np.float64], list[list[Any]]]:
-        """Probabilities with one axis per column of the answer, and the levels of every axis."""
-        values: list[Factors] = []
-        for term in self.terms:
-            values.append(self._value(term, [values[i] for i in term.operands], data))
-        last = values[-1]
-        axes = list(dict.fromkeys(column.symbol for column in self.asked))
-        levels: dict[int, list[Any]] = {}
-        codes: dict[int, int] = {}
-        for s in dict.fromkeys([*axes, *_scope(last)]):
-            symbol = self.symbol(s)
-            if symbol.value is not None and not data.has(symbol.variable):
-                # what makes no difference need not be in the data
-                levels[s], codes[s] = [symbol.value], 0
-                continue
-            levels[s] = data.levels(symbol.variable)
-            if symbol.value is not None:
-                codes[s] = data.code(symbol.variable, symbol.value, as_text)
-        last = [_sliced(factor, codes) for factor in last]
-        free = [s for s in axes if s not in codes]
-        scope = _scope(last)
-        last += [Factor((s,), np.ones(len(levels[s]))) for s in free if s not in scope]
-        joint = _dense(last, free)
-        # one axis per column: a symbol may stand in two of them, and those with a value have one level
-        shape, kept = [], []
-        for column in self.asked:
-            if column.symbol in codes:
-                kept.append([levels[column.symbol][codes[column.symbol]]])
-            else:
-                kept.append(list(levels[column.symbol]))
-            shape.append(len(kept[-1]))
-        # columns are in the order of the axes, and each free symbol is asked for once
-        return joint.reshape(shape), kept
-
-    def _value(self, term: Term, operands: list[Factors], data: Tables) -> Factors:
-        if term.kind == "probability":
-            parts = (term.given, term.symbols, term.set)
-            table = data.conditional(term.source, *map(self._names, parts))
-            return [Factor((*term.set, *term.given, *term.symbols), table)]
-        if term.kind == "product":
-            return [factor for operand in operands for factor in operand]
-        if term.kind == "sum":
-            kept = [s for s in _scope(operands[0]) if s not in term.symbols]
-            missing = [s for s in term.symbols if s not in _scope(operands[0])]
-            scale = math.prod(len(data.levels(self.symbol(s).variable)) for s in missing)
-            return [Factor(tuple(kept), scale * _dense(operands[0], kept))]
-        if term.kind == "any":
-            kept = [s for s in _scope(operands[0]) if s not in term.symbols]
-            # equal at all values, but in data only about: all of them have a say
-            weight = Factor(term.symbols, data.conditional(term.source, (), self._names(term.symbols)))
-            return [Factor(tuple(kept), _dense([*operands[0], weight], kept))]
-        if term.kind == "cases":
-            return [self._cases(term, operands, data)]
-        if term.kind == "equal":
-            size = len(data.levels(self.symbol(term.symbols[0]).variable))
-            return [Factor(term.symbols, np.eye(size))]
-        scope = _scope([*operands[0], *operands[1]])
-        return [Factor(tuple(scope), _ratio(operands[0], operands[1], scope))]
-
-    def _names(self, symbols: Sequence[int]) -> list[str]:
-        return [self.symbol(s).variable for s in symbols]
-
-    def _cases(self, term: Term, operands: list[Factors], data: Tables) -> Factor:
-        scope = _scope([factor for operand in operands for factor in operand])
-        shape = [len(data.levels(self.symbol(s).variable)) for s in scope]
-        result = np.zeros(shape)
-        open_ = np.ones(shape, dtype=bool)
-        for source, operand in zip(term.given, operands, strict=True):
-            targets = self.sources[source].targets
-            own = [s for s in _scope(operand) if self.symbol(s).variable in targets]
-            present = _spread(data.counts(source, self._names(own)) > 0, own, scope, shape)
-            value = _spread(_dense(operand, _scope(operand)), _scope(operand), scope, shape)
-            take = open_ & present
-            result[take] = value[take]
-            open_ &= ~present
-        return Factor(tuple(scope), result)
 
 
 class Estimand:
@@ -257,16 +205,23 @@ class Estimand:
                 levels are named after the variables, as :meth:`mdcm.scm.DiscreteSCM.exact` returns. Where the
                 estimand uses experiments: a mapping from frozensets of intervened variables (or names of data sets)
                 to tables, or a list of :class:`mdcm.Dataset`.
-            weights: Weight of every row of a table; for a mapping a mapping with the same keys.
+            weights: Weight of every row of a table, or the name of the column that holds it; for a mapping a mapping
+                with the same keys.
 
         Returns:
             Probabilities by the levels of the query's terms: those set, those given, the outcomes; a term with a value
             has that level only. For an expectation numbers by those set and given; for a sum or a difference one
-            number.
+            number. Where a condition that has weight has no row, what was seen is made to sum to one, if it is at
+            least 80 % of the weight; otherwise, and where the query's own condition has probability 0, the row is NaN.
 
         Raises:
-            DataError: If a variable is missing, or a value of the query does not occur.
+            DataError: If a variable is missing, or a value of the query does not occur; if the answer is one number
+                and there is none, since its condition has probability 0 or too much of its weight has no row.
             QueryError: If an expectation is of a variable whose levels are no numbers.
+            MdcmError: If a table would be too large.
+
+        Warns:
+            UserWarning: Where a row is NaN, or is of what was seen, with the condition that no row shows.
 
         Complexity:
             By variable elimination: exponential in the width of the estimand, not in the number of variables.
@@ -281,31 +236,17 @@ class Estimand:
                1    1.0
             Name: probability, dtype: float64
         """
-        tables = self.tables(data, weights)
-        result = self.evaluate_tables(tables)
-        if tables.empty:
-            warnings.warn(
-                f"{tables.empty} combinations of conditions have no row; what is conditioned on them counts as 0",
-                UserWarning,
-                stacklevel=2,
-            )
-        return result
-
-    @property
-    def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
-        return frozenset(
-            formula.symbol(s).variable
-            for formula in self._formulas
-            for term in formula.terms
-            if term.kind == "probability"
-            for s in (*term.symbols, *term.given, *term.set)
-        )
+        found = self._told(self.estimate(data, weights))
+        return float(found.values.iloc[0]) if is_sum(self.query) else found.values
 
     def evaluate_with_error(
         self, data: Any, weights: Any = None, *, replicates: int = 100, seed: int = 0
     ) -> tuple[pd.Series[float], pd.Series[float]]:
-        """As :meth:`evaluate`, with standard errors from a bootstrap over the rows.
+        """As :meth:`evaluate`, with standard errors from a Bayesian bootstrap over the rows.
+
+        Rows of a group of a :class:`mdcm.Dataset` have one weight. In every sample the conditional probabilities are
+        drawn with one row more, spread over the levels, so that no error is 0 because few rows agree; what no row shows
+        adds the standard deviation of a uniform distribution over its share of the weight.
 
         Args:
             data: As for :meth:`evaluate`; rows, not an exact distribution.
@@ -314,54 +255,83 @@ class Estimand:
             seed: Seed.
 
         Returns:
-            Estimates and their standard errors, with one index; one number each for a sum or a difference.
+            Estimates and their standard errors, with one index; one number each for a sum or a difference. Both are NaN
+            where there is no estimate.
+
+        Raises:
+            DataError: As :meth:`evaluate`.
+            QueryError: As :meth:`evaluate`.
+            MdcmError: As :meth:`evaluate`.
+
+        Warns:
+            UserWarning: As :meth:`evaluate`.
 
         References:
-            Efron (1979), Bootstrap methods: another look at the jackknife.
+            Rubin (1981), The Bayesian bootstrap.
         """
-        import pandas as pd
+        found = self._told(self.estimate(data, weights, replicates=replicates, seed=seed))
+        assert found.stderr is not None
+        return found.values, found.stderr
 
-        tables = self.tables(data, weights)
-        estimate = self.evaluate_tables(tables)
-        series = pd.Series([estimate]) if isinstance(estimate, float) else estimate
-        drawn = []
-        for sample in tables.resampled(self.variables, replicates, seed):
-            value = self.evaluate_tables(sample)
-            drawn.append(np.atleast_1d(np.asarray(value, dtype=np.float64)))
-        spread = np.std(drawn, axis=0, ddof=1)
-        return series, pd.Series(spread, index=series.index, name="stderr")
+    def estimate(
+        self,
+        data: Any,
+        weights: Any = None,
+        *,
+        replicates: int = 0,
+        seed: int = 0,
+        most_unseen: float = MOST_UNSEEN,
+    ) -> Estimate:
+        """The plug-in estimate with all that is to be said of it, without a warning.
 
-    def tables(self, data: Any, weights: Any = None) -> Tables:
-        """The tables that the estimand needs, found in ``data``; see :meth:`evaluate`."""
-        used = set().union(*(formula.used for formula in self._formulas)) or {0}
-        return Tables(data, self._formulas[0].sources, used, weights, self._levels)
+        Args:
+            data: As for :meth:`evaluate`.
+            weights: As for :meth:`evaluate`.
+            replicates: Number of bootstrap samples, at least 2; 0 for no standard errors.
+            seed: Seed.
+            most_unseen: Share of the weight on conditions without a row above which there is no estimate.
 
-    def evaluate_tables(self, tables: Tables) -> pd.Series[float] | float:
-        """As :meth:`evaluate`, without a warning, from tables that :meth:`tables` found."""
-        parts = [self._series(formula, tables) for formula in self._formulas]
-        (sign, _), *others = self.query.terms
-        if others or sign < 0:
-            signs = [sign for sign, _ in self.query.terms]
-            return float(sum(sign * float(part.iloc[0]) for sign, part in zip(signs, parts, strict=True)))
-        return parts[0]
+        Raises:
+            DataError: If a variable is missing, or a value of the query does not occur.
+            QueryError: If an expectation is of a variable whose levels are no numbers.
+            MdcmError: If a table would be too large.
+        """
+        if replicates == 1 or replicates < 0:
+            raise ValueError(f"a standard error needs at least 2 samples, not {replicates}")
+        tables = self._tables(data, weights)
+        if replicates:
+            tables = tables.compressed(self._columns)
+        for formula in self._formulas:
+            cost(formula, tables).check(max(1, replicates))
+        found = estimate_of(self._formulas, self.query, tables, most_unseen)
+        return with_error(found, self._formulas, self.query, tables, replicates, seed) if replicates else found
 
-    def _series(self, formula: Formula, tables: Tables) -> pd.Series[float]:
-        import pandas as pd
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names of the variables that data must hold to evaluate it."""
+        return frozenset().union(*(formula.variables for formula in self._formulas))
 
-        array, levels = formula.evaluate(tables)
-        labels = [column.label for column in formula.asked]
-        name = "probability"
-        if formula.query.kind == "E":
-            try:
-                numbers = np.array(levels[-1], dtype=np.float64)
-            except (TypeError, ValueError):
-                outcome = formula.query.outcomes[0].variable
-                raise QueryError(f"the levels of {outcome!r} are no numbers, so it has no expectation") from None
-            array, levels, labels, name = array @ numbers, levels[:-1], labels[:-1], "expectation"
-        if not labels:
-            return pd.Series([float(array)], name=name)
-        index = pd.MultiIndex.from_product(levels, names=labels)
-        return pd.Series(array.ravel(), index=index, name=name)
+    @property
+    def _columns(self) -> frozenset[str]:
+        """Columns that are read if they are there."""
+        conditions = [formula.condition for formula in self._formulas]
+        asked = {formula.symbol(column.symbol).variable for formula in self._formulas for column in formula.asked}
+        return self.variables.union(asked, *(one.variables for one in conditions if one is not None))
+
+    def _tables(self, data: Any, weights: Any) -> Tables:
+        sources = dict.fromkeys(source for formula in self._formulas for source in formula.sources)
+        conditions = [formula.condition for formula in self._formulas]
+        sources.update(dict.fromkeys(source for one in conditions if one is not None for source in one.used))
+        used = dict.fromkeys(source for formula in self._formulas for source in formula.used)
+        return Tables(data, tuple(sources), tuple(used), weights, self._levels)
+
+    def _told(self, found: Estimate) -> Estimate:
+        single = is_sum(self.query) or self.query.query.is_number
+        if single and found.values.isna().any():
+            raise DataError("; ".join(found.notes))
+        for note in found.notes:
+            warnings.warn(note, UserWarning, stacklevel=3)
+        return found
 
     def _text(self, *, latex: bool) -> str:
         written: list[str] = []
@@ -485,36 +455,3 @@ class _Writer:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([_&%$#{}])", r"\\\1", text)
-
-
-def _scope(factors: Sequence[Factor]) -> list[int]:
-    return list(dict.fromkeys(v for factor in factors for v in factor.variables))  # type: ignore[misc]
-
-
-def _dense(factors: Sequence[Factor], keep: Sequence[int]) -> NDArray[np.float64]:
-    if not factors:
-        return np.ones(())
-    table, log_scale = contract(factors, keep)
-    return np.asarray(table * math.exp(log_scale))
-
-
-def _sliced(factor: Factor, codes: Mapping[int, int]) -> Factor:
-    place = tuple(codes[s] if s in codes else slice(None) for s in factor.variables)  # type: ignore[index]
-    return Factor(tuple(s for s in factor.variables if s not in codes), factor.table[place])
-
-
-def _spread(array: NDArray[Any], names: Sequence[int], scope: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
-    """The array over all of ``scope``, constant in what it does not depend on."""
-    order = sorted(range(len(names)), key=lambda i: scope.index(names[i]))
-    kept = [size if s in names else 1 for s, size in zip(scope, shape, strict=True)]
-    return np.broadcast_to(array.transpose(order).reshape(kept), shape)
-
-
-def _ratio(top: Factors, bottom: Factors, scope: Sequence[int]) -> NDArray[np.float64]:
-    above, under = _scope(top), _scope(bottom)
-    numerator, denominator = _dense(top, above), _dense(bottom, under)
-    sizes = dict(zip([*above, *under], [*numerator.shape, *denominator.shape], strict=True))
-    shape = [sizes[s] for s in scope]
-    a, b = _spread(numerator, above, scope, shape), _spread(denominator, under, scope, shape)
-    ratio: NDArray[np.float64] = np.divide(a, b, out=np.zeros(shape), where=b > 0)
-    return ratio

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdcm.errors import DataError
+from mdcm.factors import check_size
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
 __all__ = ["Source", "Tables"]
+
+# so many numbers of cells, one per row and term, are kept from one bootstrap sample to the next
+_MOST_CELLS_KEPT = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,32 @@ class Source:
 
 @dataclass
 class _Part:
-    """One table of a source: weighted rows."""
+    """One table: weighted rows, which of them belong together, and how many each stands for."""
 
     frame: pd.DataFrame
     weights: NDArray[np.float64]
+    groups: NDArray[np.int64] | None = None
+    count: NDArray[np.float64] | None = None
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """Weight of every row and of those that it stands for."""
+        return self.weights if self.count is None else self.weights * self.count
 
 
 class Tables:
-    """Tables of the sources that an estimand uses.
+    """Discrete tables by the sources that they belong to.
 
     Args:
-        data: One table (or exact distribution) where one source is enough; a mapping from frozensets of targets, or
-            from names of data sets, to tables; or a list of data sets, matched by name or by their interventions.
-        sources: All sources.
-        used: Numbers of those that are needed.
-        weights: Weights of the rows: for one table a sequence, for a mapping a mapping.
+        data: One table (or exact distribution); a mapping from frozensets of targets, or from names of data sets, to
+            tables; or a list of data sets, matched by name or by their interventions.
+        sources: All sources, in whose tables levels are looked for.
+        used: Those whose probabilities are needed.
+        weights: Weights of the rows: for one table a sequence or the name of a column, for a mapping a mapping of such.
         levels: Levels that are known without the data.
+
+    Attributes:
+        is_sample: Whether it is a bootstrap sample of other tables.
 
     Raises:
         DataError: If a source has no table, or weights are no weights.
@@ -63,185 +77,285 @@ class Tables:
         self,
         data: Any,
         sources: Sequence[Source],
-        used: Collection[int],
+        used: Collection[Source],
         weights: Any = None,
         levels: Mapping[str, Sequence[Hashable]] | None = None,
     ) -> None:
         import pandas as pd
 
-        self.empty = 0
-        self._sources = sources
-        self._parts: dict[int, list[_Part]] = {}
-        for number in sorted(used):
-            found = _find(data, sources, number, used)
-            if not found:
+        self.is_sample = False
+        self._parts: list[_Part] = []
+        self._members: dict[Source, list[int]] = {}
+        if isinstance(data, pd.DataFrame | pd.Series) and len(used) > 1:
+            needed = " and ".join(map(str, used))
+            raise DataError(f"the estimand needs data of {needed}, and one table was given")
+        taken: dict[int, int] = {}
+        for source in [*used, *(source for source in sources if source not in used)]:
+            found = _find(data, source)
+            if not found and source in used:
                 raise DataError(
-                    f"the estimand needs data of {sources[number]}; give a mapping such as "
-                    f"{{frozenset({set(sources[number].targets) or ''}): table}}, or a list of data sets"
+                    f"the estimand needs data of {source}; give a mapping such as "
+                    f"{{frozenset({set(source.targets) or ''}): table}}, or a list of data sets"
                 )
-            self._parts[number] = [_part(key, table, own, data, weights) for key, table, own in found]
-        # tables of other sources may show levels
-        self._frames = [part.frame for parts in self._parts.values() for part in parts]
-        for number in range(len(sources)):
-            if number not in self._parts and not isinstance(data, pd.DataFrame | pd.Series):
-                found = _find(data, sources, number, used)
-                self._frames += [_part(key, table, own, data, weights).frame for key, table, own in found]
-        self._known = levels or {}
+            self._members[source] = []
+            for number, key, table, own, groups in found:
+                if number not in taken:
+                    taken[number] = len(self._parts)
+                    self._parts.append(_part(key, table, own, groups, data, weights))
+                self._members[source].append(taken[number])
+        self._known = {name: list(map(_plain, values)) for name, values in (levels or {}).items()}
         self._levels: dict[str, list[Hashable]] = {}
         self._codes: dict[tuple[int, str], NDArray[np.intp]] = {}
+        self._cells: dict[Hashable, NDArray[np.int64]] = {}
+        self._rng: np.random.Generator | None = None
+        self._drawn: dict[Hashable, NDArray[np.float64]] = {}
 
-    def resampled(self, names: Collection[str], replicates: int, seed: int) -> Iterator[Tables]:
-        """Bootstrap samples of the rows, drawn from the distinct ones.
+    def compressed(self, names: Collection[str]) -> Tables:
+        """The same tables with rows that agree in the columns that matter as one.
 
         Args:
-            names: Columns that matter; rows that agree in them are one.
+            names: Columns that matter.
+        """
+        import pandas as pd
+
+        # levels are those of all rows, whichever columns are left
+        for name in filter(self.has, names):
+            self.levels(name)
+        base = object.__new__(Tables)
+        base.__dict__ = {**self.__dict__, "_codes": {}, "_cells": {}, "_parts": []}
+        for part in self._parts:
+            columns = [name for name in part.frame.columns if name in names]
+            # weights and groups tell rows apart as well
+            keys = {"weight": part.weights} | ({} if part.groups is None else {"group": part.groups})
+            frame = pd.concat([part.frame[columns].reset_index(drop=True), pd.DataFrame(keys)], axis=1)
+            frame.columns = pd.RangeIndex(frame.shape[1])
+            grouped = frame.groupby(list(frame.columns), observed=True, dropna=False).size()
+            distinct = grouped.index.to_frame(index=False)
+            rows = distinct.iloc[:, : len(columns)].set_axis(columns, axis=1)
+            weights = distinct.iloc[:, len(columns)].to_numpy(dtype=np.float64)
+            groups = None if part.groups is None else pd.factorize(distinct.iloc[:, -1])[0].astype(np.int64)
+            base._parts.append(_Part(rows, weights, groups, np.asarray(grouped, dtype=np.float64)))
+        return base
+
+    def resampled(self, replicates: int, seed: int) -> Iterator[Tables]:
+        """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight of mean one.
+
+        In a sample a conditional probability is drawn as if one further row were spread over the levels, so that three
+        rows that agree do not pass for certainty; what no row shows stays unknown.
+
+        Args:
             replicates: Number of samples.
             seed: Seed.
 
         Yields:
-            Tables of as many rows as there are; a row of weight w is drawn as often as any other and counts w.
-        """
-        import pandas as pd
+            Tables of the same rows.
 
-        base = object.__new__(Tables)
-        base.__dict__ = dict(self.__dict__)
-        base._codes = {}
-        counts: list[NDArray[np.float64]] = []
-        base._parts = {}
-        for number, parts in self._parts.items():
-            base._parts[number] = []
-            for part in parts:
-                columns = [name for name in part.frame.columns if name in names]
-                # weights tell rows apart as well
-                frame = (
-                    part.frame[columns].assign(**{"": part.weights}) if columns else pd.DataFrame({"": part.weights})
-                )
-                distinct = frame.groupby([*columns, ""], observed=True, dropna=False).size().rename(None).reset_index()
-                counts.append(distinct.iloc[:, -1].to_numpy(dtype=np.float64))
-                base._parts[number].append(_Part(distinct[columns], distinct[""].to_numpy(dtype=np.float64)))
+        References:
+            Rubin (1981), The Bayesian bootstrap.
+        """
         rng = np.random.default_rng(seed)
         for _ in range(replicates):
             other = object.__new__(Tables)
-            other.__dict__ = dict(base.__dict__)
-            drawn = iter([rng.multinomial(int(c.sum()), c / c.sum()).astype(np.float64) for c in counts])
-            other._parts = {
-                number: [_Part(part.frame, part.weights * next(drawn)) for part in parts]
-                for number, parts in base._parts.items()
-            }
+            other.__dict__ = {**self.__dict__, "is_sample": True, "_rng": rng, "_drawn": {}, "_parts": []}
+            for part in self._parts:
+                count = np.ones(len(part.weights)) if part.count is None else part.count
+                if part.groups is None:
+                    drawn = rng.gamma(count)
+                else:
+                    drawn = count * rng.exponential(size=int(part.groups.max()) + 1)[part.groups]
+                other._parts.append(_Part(part.frame, part.weights * drawn / count, None, count))
             yield other
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all tables together."""
+        return sum(len(part.weights) for part in self._parts)
 
     def has(self, name: str) -> bool:
         """Whether anything is known of the levels of a variable."""
-        return name in self._known or any(name in frame for frame in self._frames)
+        return name in self._levels or name in self._known or any(name in part.frame for part in self._parts)
 
     def levels(self, name: str) -> list[Hashable]:
-        """The levels of a variable: those known beforehand, then those of any table, sorted."""
-        if name not in self._levels:
-            import pandas as pd
+        """The levels of a variable: those known beforehand, then those of any table, sorted.
 
-            columns = [pd.Series(frame[name].unique()) for frame in self._frames if name in frame]
+        They are what a schema makes of the values: plain numbers, booleans and text, so that 1 and 1.0 are one level,
+        and intervals and dates are their text.
+        """
+        if name not in self._levels:
             known = list(self._known.get(name, ()))
+            columns = [part.frame[name] for part in self._parts if name in part.frame]
             if not columns and not known:
                 raise DataError(f"the data have no column {name!r}, which the estimand needs", column=name)
-            found = pd.concat(columns).dropna().unique().tolist() if columns else []
+            found = dict.fromkeys(_plain(value) for column in columns for value in _distinct(column))
             more = [level for level in found if level not in known]
-            try:
-                more.sort()
-            except TypeError:
-                more.sort(key=str)
+            # categories have an order of their own
+            if not all(_has_categories(column) for column in columns):
+                more = _sorted(more)
             self._levels[name] = [*known, *more]
         return self._levels[name]
 
-    def code(self, name: str, value: object, as_text: Any) -> int:
+    def code(self, name: str, value: object) -> int:
         """Number of a level; a value typed on a command line is text, whatever the levels are.
 
         Raises:
             DataError: If there is no such level.
         """
-        levels = self.levels(name)
-        for i, level in enumerate(levels):
-            if level == value or as_text(level) == as_text(value):
-                return i
-        shown = ", ".join(map(str, levels[:10]))
-        raise DataError(f"{name}={value} does not occur; its levels are {shown}", column=name)
+        from mdcm.variables import Variable
 
-    def counts(self, source: int, names: Sequence[str]) -> NDArray[np.float64]:
-        """Total weight of every combination of levels, one axis per name."""
+        levels = self.levels(name)
+        try:
+            return levels.index(Variable(name, "categorical", tuple(levels)).parse(value))  # type: ignore[arg-type]
+        except DataError:
+            shown = ", ".join(map(str, levels[:10]))
+            raise DataError(f"{name}={value} does not occur; its levels are {shown}", column=name) from None
+
+    def counts(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.float64]:
+        """Total weight of every combination of levels, one axis per name, of the rows with given codes."""
         shape = [len(self.levels(name)) for name in names]
-        total = np.zeros(math.prod(shape))
-        for k, part in enumerate(self._parts[source]):
-            place = np.zeros(len(part.weights), dtype=np.int64)
-            for name, size in zip(names, shape, strict=True):
-                place = place * size + self._coded(source, k, name)
-            total += np.bincount(place, weights=part.weights, minlength=len(total))
+        size = math.prod(shape)
+        check_size(size)
+        total = np.zeros(size)
+        for k in self._members.get(source, ()):
+            place = self._place(source, k, tuple(names), tuple((at or {}).items()), size)
+            total += np.bincount(place, weights=self._parts[k].total, minlength=size + 1)[:size]
         return total.reshape(shape)
 
     def conditional(
-        self, source: int, given: Sequence[str], names: Sequence[str], done: Sequence[str] = ()
+        self,
+        source: Source,
+        given: Sequence[str],
+        names: Sequence[str],
+        done: Sequence[str] = (),
+        at: Mapping[str, int] | None = None,
     ) -> NDArray[np.float64]:
         """P(names | given) under do(done) in a source, axes in the order (done, given, names).
 
-        It is 0 where the condition has no row; such combinations are counted, except at values that were never set.
+        It is NaN where the condition has no row.
+
+        Args:
+            source: The source.
+            given: What is conditioned on.
+            names: Whose probabilities they are.
+            done: What the source sets.
+            at: Codes of further variables that are set or given.
         """
-        counts = self.counts(source, (*done, *given, *names))
-        total = counts.sum(axis=tuple(range(len(done) + len(given), counts.ndim)), keepdims=True)
-        is_set = total.sum(axis=tuple(range(len(done), total.ndim)), keepdims=True) > 0
-        self.empty += int(((total == 0) & is_set).sum())
-        share: NDArray[np.float64] = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+        key = (source, tuple(given), tuple(names), tuple(done), tuple((at or {}).items()))
+        if key in self._drawn:
+            return self._drawn[key]
+        counts = self.counts(source, (*done, *given, *names), at)
+        axes = tuple(range(len(done) + len(given), counts.ndim))
+        total = counts.sum(axis=axes, keepdims=True)
+        seen = np.broadcast_to(total > 0, counts.shape)
+        if self._rng is not None:
+            # one row more, spread over the levels at random
+            levels = math.prod(counts.shape[axis] for axis in axes)
+            counts[seen] += self._unit(source) * self._rng.gamma(1 / levels, size=int(seen.sum()))
+            total = counts.sum(axis=axes, keepdims=True)
+        share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=seen)
+        if self.is_sample:
+            self._drawn[key] = share
         return share
 
-    def _coded(self, source: int, k: int, name: str) -> NDArray[np.intp]:
+    def _unit(self, source: Source) -> float:
+        """Weight of a row."""
+        parts = [self._parts[k] for k in self._members[source]]
+        rows = sum(len(part.weights) if part.count is None else float(part.count.sum()) for part in parts)
+        return sum(float(part.total.sum()) for part in parts) / rows
+
+    def _place(
+        self, source: Source, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
+    ) -> NDArray[np.int64]:
+        """Number of the cell of every row in the table over ``names``; ``size`` for a row that has other codes."""
+        key = (id(self._parts[k].frame), names, at)
+        if key not in self._cells:
+            place = np.zeros(len(self._parts[k].weights), dtype=np.int64)
+            for name in names:
+                place = place * len(self.levels(name)) + self._coded(source, k, name)
+            for name, code in at:
+                place[self._coded(source, k, name) != code] = size
+            if sum(map(len, self._cells.values())) + len(place) > _MOST_CELLS_KEPT:
+                return place
+            self._cells[key] = place
+        return self._cells[key]
+
+    def _coded(self, source: Source, k: int, name: str) -> NDArray[np.intp]:
         # codes belong to the frame, whose address may be used again but not while this object holds it
-        key = (id(self._parts[source][k].frame), name)
+        frame = self._parts[k].frame
+        key = (id(frame), name)
         if key not in self._codes:
             import pandas as pd
 
-            frame = self._parts[source][k].frame
             if name not in frame:
-                where = f" of {self._sources[source]}" if len(self._parts) > 1 else ""
+                where = f" of {source}" if len(self._parts) > 1 else ""
                 raise DataError(f"the data{where} have no column {name!r}, which the estimand needs", column=name)
-            codes = np.asarray(pd.Index(self.levels(name)).get_indexer(pd.Index(frame[name])), dtype=np.intp)
+            # through the distinct values, of which there are few
+            rows, distinct = pd.factorize(frame[name])
+            code = {level: number for number, level in enumerate(self.levels(name))}
+            codes = np.array([*(code[_plain(value)] for value in distinct), -1], dtype=np.intp)[rows]
             if (codes < 0).any():
                 raise DataError(f"column {name!r} has missing values", column=name, row=int((codes < 0).argmax()))
             self._codes[key] = codes
         return self._codes[key]
 
 
-_Found = list[tuple[Any, Any, Any]]
+def _plain(value: Any) -> Hashable:
+    from mdcm.variables import plain
+
+    return plain(value)
 
 
-def _find(data: Any, sources: Sequence[Source], number: int, used: Collection[int]) -> _Found:
-    """(key, table, weights of its own) of every table that belongs to a source."""
+def _sorted(levels: list[Any]) -> list[Any]:
+    try:
+        return sorted(levels)
+    except TypeError:
+        return sorted(levels, key=str)
+
+
+def _distinct(column: pd.Series[Any]) -> list[Any]:
+    if _has_categories(column):
+        return [column.cat.categories[code] for code in np.unique(column.cat.codes) if code >= 0]
+    return list(column.dropna().drop_duplicates().tolist())
+
+
+def _has_categories(column: pd.Series[Any]) -> bool:
     import pandas as pd
 
-    source = sources[number]
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+# number of the table, key, table, weights of its own, groups of its own
+_Found = list[tuple[int, Any, Any, Any, Any]]
+
+
+def _find(data: Any, source: Source) -> _Found:
+    """Every table that belongs to a source."""
+    import pandas as pd
+
     if isinstance(data, pd.DataFrame | pd.Series):
-        if len(used) > 1:
-            needed = " and ".join(str(sources[k]) for k in sorted(used))
-            raise DataError(f"the estimand needs data of {needed}, and one table was given")
-        return [(None, data, None)]
+        return [(0, None, data, None, None)]
     if isinstance(data, Mapping):
         found: _Found = []
-        for key, table in data.items():
+        for number, (key, table) in enumerate(data.items()):
             # a text is a name, anything else lists what was set
             if key in source.names if isinstance(key, str) else frozenset(key) == frozenset(source.targets):
-                found.append((key, table, None))
+                found.append((number, key, table, None, None))
         return found
     if isinstance(data, Sequence) and not isinstance(data, str):
-        items = list(data)
-        named = [item for item in items if getattr(item, "name", None) in source.names and hasattr(item, "table")]
+        items = [(number, item) for number, item in enumerate(data) if hasattr(item, "table")]
+        named = [(number, item) for number, item in items if getattr(item, "name", None) in source.names]
         chosen = named or [
-            item
-            for item in items
-            if hasattr(item, "table") and frozenset(getattr(item, "do", ())) == frozenset(source.targets)
+            (number, item) for number, item in items if frozenset(getattr(item, "do", ())) == frozenset(source.targets)
         ]
-        return [(None, item.table, getattr(item, "weights", None)) for item in chosen]
+        return [
+            (number, None, item.table, getattr(item, "weights", None), getattr(item, "groups", None))
+            for number, item in chosen
+        ]
     raise DataError(
         f"data must be a table, an exact distribution, a mapping or a list of data sets, not {type(data).__name__}"
     )
 
 
-def _part(key: Any, table: Any, own: Any, data: Any, weights: Any) -> _Part:
+def _part(key: Any, table: Any, own: Any, groups: Any, data: Any, weights: Any) -> _Part:
     import pandas as pd
 
     if isinstance(table, pd.Series):
@@ -252,12 +366,20 @@ def _part(key: Any, table: Any, own: Any, data: Any, weights: Any) -> _Part:
         frame = table
         given = weights.get(key) if isinstance(weights, Mapping) else weights
         if own is not None:
-            given = table[own] if isinstance(own, str) else own
-        elif given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping):
+            given = own
+        elif given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping | str):
             raise DataError("weights of several tables are given by the same keys as the tables")
+        if isinstance(given, str):
+            if given not in table:
+                raise DataError(f"weights: the data have no column {given!r}", column=given)
+            given = table[given]
         values = np.ones(len(frame)) if given is None else np.asarray(given, dtype=np.float64)
     else:
         raise DataError(f"a table must be a DataFrame or an exact distribution, not {type(table).__name__}")
     if len(values) != len(frame) or not len(frame) or not (values >= 0).all() or not np.isfinite(values).all():
         raise DataError("weights must be one non-negative number per row, and there must be a row")
-    return _Part(frame, values)
+    if not values.any():
+        raise DataError("weights must not all be 0")
+    return _Part(
+        frame, values, None if groups is None else np.asarray(pd.factorize(np.asarray(groups))[0], dtype=np.int64)
+    )

@@ -1,0 +1,477 @@
+"""Formulas evaluated on tables, as an interval wherever the data leave a condition without a row.
+
+A conditional probability whose condition has no row is unknown: anything from 0 to 1. Every formula is a sum of
+products of probabilities, and of quotients of such sums, so that its smallest and largest value follow from those of
+its parts, and the two differ exactly where unknown probabilities have weight. A quotient of zeros is unknown likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mdcm.errors import MdcmError
+from mdcm.factors import Factor, check_size, contract, eliminate, elimination
+from mdcm.identify.question import as_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.identify.estimand import Formula, Term
+    from mdcm.identify.tables import Tables
+
+__all__ = ["Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
+
+# cells of one table, 128 MB, and of all tables of a formula together
+_LARGEST = 1 << 24
+_MOST_CELLS = 1 << 26
+# cells that are computed and rows that are read, some ten seconds
+_MOST_WORK = 1 << 32
+# what is unknown to less than rounding is known
+_ROUNDING = 1e-9
+# numpy's arrays have no more axes
+_MOST_COLUMNS = 64
+# conditions without a row are looked for among so many terms, in formulas up to so many cells
+_MOST_TERMS = 64
+_MOST_SEARCHED = 1 << 20
+
+
+class Product(NamedTuple):
+    """Factors, times the exponential of a number: the product of hundreds of probabilities is no float."""
+
+    factors: tuple[Factor, ...]
+    scale: float = 0.0
+
+    def scope(self) -> list[int]:
+        """All variables."""
+        return list(dict.fromkeys(v for factor in self.factors for v in factor.variables))  # type: ignore[misc]
+
+    def dense(self, keep: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        """One table over ``keep``, and the logarithm of what it is to be multiplied by."""
+        if not self.factors:
+            return np.ones(()), self.scale
+        table, scale = contract(self.factors, keep, largest=_LARGEST)
+        return table, scale + self.scale
+
+    def sliced(self, codes: Mapping[int, int]) -> Product:
+        """At given codes of some variables."""
+        return Product(tuple(_sliced(factor, codes) for factor in self.factors), self.scale)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest value of a term; ``high`` is None where they are equal."""
+
+    low: Product
+    high: Product | None = None
+
+    @property
+    def upper(self) -> Product:
+        """The largest value."""
+        return self.low if self.high is None else self.high
+
+    def scope(self) -> list[int]:
+        """All variables."""
+        return self.low.scope()
+
+    def sliced(self, codes: Mapping[int, int]) -> Bounds:
+        """At given codes of some variables."""
+        return Bounds(self.low.sliced(codes), None if self.high is None else self.high.sliced(codes))
+
+
+class Cost(NamedTuple):
+    """What evaluating a formula takes.
+
+    Attributes:
+        largest: Cells of the largest table.
+        cells: Cells of all tables together.
+        reads: Rows that are counted, all tables together.
+    """
+
+    largest: int
+    cells: int
+    reads: int
+
+    def check(self, times: int = 1) -> None:
+        """Refuse what would take too much memory or time.
+
+        Raises:
+            MdcmError: If it would.
+        """
+        check_size(self.largest, _LARGEST)
+        if self.cells > _MOST_CELLS or (self.cells + self.reads) * times > _MOST_WORK:
+            often = f", {times} times" if times > 1 else ""
+            raise MdcmError(
+                f"the estimand needs {self.cells:,} numbers from {self.reads:,} rows{often}, which takes too long: too "
+                "many variables depend on each other"
+            )
+
+
+def cost(formula: Formula, data: Tables) -> Cost:
+    """What evaluating a formula would cost, before anything is allocated."""
+    sizes = _Sizes(formula, data)
+    scopes: list[list[tuple[Hashable, ...]]] = []
+    found: list[tuple[Hashable, ...]]
+    largest, cells, reads = 1, 1, 0
+
+    def needs(scope: Sequence[Hashable]) -> None:
+        nonlocal largest, cells
+        size = math.prod(sizes[s] for s in scope)
+        largest, cells = max(largest, size), cells + size
+
+    for term in formula.terms:
+        operands = [scopes[i] for i in term.operands]
+        if term.kind == "probability":
+            needs([s for s in (*term.set, *term.given, *term.symbols) if s in term.symbols or not formula.is_fixed(s)])
+            found = [tuple(s for s in (*term.set, *term.given, *term.symbols) if not formula.is_fixed(s))]
+            reads += data.num_rows
+        elif term.kind == "product":
+            found = [scope for operand in operands for scope in operand]
+        elif term.kind == "equal":
+            constant = all(formula.symbol(s).value is not None for s in term.symbols)
+            found = [() if constant else tuple(s for s in term.symbols if not formula.is_fixed(s))]
+        elif term.kind in {"sum", "any"}:
+            inside = [*operands[0], *([tuple(term.symbols)] if term.kind == "any" else [])]
+            present = {s for scope in inside for s in scope}
+            steps = elimination(inside, [s for s in term.symbols if s in present], sizes)
+            largest, cells = max(largest, steps.largest), cells + steps.cells
+            found = list(steps.scopes)
+        else:
+            found = [tuple(dict.fromkeys(s for operand in operands for scope in operand for s in scope))]
+            needs(found[0])
+            for operand in operands:
+                needs(tuple({s for scope in operand for s in scope}))
+        scopes.append(found)
+    asked = {column.symbol for column in formula.asked}
+    constants = {s for s in asked if formula.symbol(s).value is not None}
+    last = [tuple(s for s in scope if s not in constants) for scope in scopes[-1]]
+    steps = elimination(last, {s for scope in last for s in scope} - asked, sizes)
+    needs([s for s in asked - constants if s in sizes])
+    return Cost(max(largest, steps.largest), cells + steps.cells, reads)
+
+
+class _Sizes(dict[Hashable, int]):
+    """Number of levels of symbols, looked up when needed."""
+
+    def __init__(self, formula: Formula, data: Tables) -> None:
+        super().__init__()
+        self._formula, self._data = formula, data
+
+    def __missing__(self, s: Hashable) -> int:
+        assert isinstance(s, int)
+        self[s] = len(self._data.levels(self._formula.symbol(s).variable))
+        return self[s]
+
+    def __contains__(self, s: object) -> bool:
+        return isinstance(s, int) and self._data.has(self._formula.symbol(s).variable)
+
+
+def evaluate(formula: Formula, data: Tables, fill: Mapping[int, NDArray[np.float64]] | None = None) -> Bounds:
+    """Smallest and largest value of a formula, as factors over its symbols.
+
+    Args:
+        formula: The formula.
+        data: The tables.
+        fill: For terms by number the largest value of their unknown cells; 1 by default.
+
+    Raises:
+        DataError: If the tables lack a column.
+        MdcmError: If a table would be too large.
+    """
+    mentions: list[set[int]] = []
+    last_use = {i: number for number, term in enumerate(formula.terms) for i in term.operands}
+    values: dict[int, Bounds] = {}
+    for number, term in enumerate(formula.terms):
+        high = None if fill is None else fill.get(number)
+        # constants that the operands are taken at, which are no axes
+        inside = [mentions[i] for i in term.operands]
+        own = {*term.set, *term.given, *term.symbols} if term.kind in {"probability", "equal"} else set()
+        mentions.append(own.union(*inside))
+        operands = [values[i] for i in term.operands]
+        values[number] = (
+            _cases(formula, term, operands, inside, data)
+            if term.kind == "cases"
+            else _value(formula, term, operands, data, high)
+        )
+        for i in set(term.operands):
+            if last_use[i] == number:
+                del values[i]
+    return values[len(formula.terms) - 1]
+
+
+def _value(
+    formula: Formula, term: Term, operands: list[Bounds], data: Tables, fill: NDArray[np.float64] | None
+) -> Bounds:
+    if term.kind == "probability":
+        scope, table, _ = _conditional(formula, term, data)
+        unknown = np.isnan(table)
+        if not unknown.any():
+            return Bounds(Product((Factor(scope, table),)))
+        low = np.where(unknown, 0.0, table)
+        high = np.where(unknown, 1.0 if fill is None else fill, table)
+        return Bounds(Product((Factor(scope, low),)), Product((Factor(scope, high),)))
+    if term.kind == "product":
+        exact = all(operand.high is None for operand in operands)
+        low_product = _joined([operand.low for operand in operands])
+        return Bounds(low_product, None if exact else _joined([operand.upper for operand in operands]))
+    if term.kind == "sum":
+        missing = [s for s in term.symbols if s not in operands[0].scope()]
+        scale = sum(math.log(len(data.levels(formula.symbol(s).variable))) for s in missing)
+        return _both(operands[0], lambda product: _summed(product, term.symbols, scale))
+    if term.kind == "any":
+        names = formula.names(term.symbols)
+        weight = Factor(term.symbols, data.conditional(formula.sources[term.source], (), names))
+        return _any(operands[0], term.symbols, weight)
+    if term.kind == "equal":
+        first, second = (formula.symbol(s).value for s in term.symbols)
+        if first is not None and second is not None:
+            return Bounds(Product((Factor((), np.array(float(as_text(first) == as_text(second)))),)))
+        size = len(data.levels(formula.symbol(term.symbols[0]).variable))
+        codes = _codes(formula, term.symbols, data)
+        return Bounds(Product((_sliced(Factor(term.symbols, np.eye(size)), codes),)))
+    return _quotient(operands[0], operands[1])
+
+
+def _codes(formula: Formula, symbols: Iterable[int], data: Tables) -> dict[int, int]:
+    """Codes of the symbols that are fixed."""
+    fixed = {s: formula.symbol(s) for s in symbols if formula.is_fixed(s)}
+    return {s: data.code(symbol.variable, symbol.value) for s, symbol in fixed.items()}
+
+
+def _conditional(
+    formula: Formula, term: Term, data: Tables
+) -> tuple[tuple[int, ...], NDArray[np.float64], dict[int, int]]:
+    """A probability at the constants that are fixed: symbols of its axes, table, and codes of what is fixed."""
+    codes = _codes(formula, (*term.set, *term.given, *term.symbols), data)
+    done, given = ([s for s in part if s not in codes] for part in (term.set, term.given))
+    at = {formula.symbol(s).variable: codes[s] for s in (*term.set, *term.given) if s in codes}
+    table = data.conditional(
+        formula.sources[term.source], formula.names(given), formula.names(term.symbols), formula.names(done), at
+    )
+    factor = _sliced(Factor((*done, *given, *term.symbols), table), codes)
+    return factor.variables, factor.table, codes  # type: ignore[return-value]
+
+
+def _both(value: Bounds, change: Callable[[Product], Product]) -> Bounds:
+    return Bounds(change(value.low), None if value.high is None else change(value.high))
+
+
+def _joined(products: Sequence[Product]) -> Product:
+    return Product(
+        tuple(factor for product in products for factor in product.factors), sum(product.scale for product in products)
+    )
+
+
+def _summed(product: Product, symbols: Sequence[int], scale: float) -> Product:
+    present = product.scope()
+    factors, logarithm = eliminate(product.factors, [s for s in symbols if s in present], largest=_LARGEST)
+    return Product(tuple(factors), product.scale + logarithm + scale)
+
+
+def _any(operand: Bounds, symbols: Sequence[int], weight: Factor) -> Bounds:
+    """Equal at all values of the symbols, but in data only about: all that are known have a say."""
+    if operand.high is None:
+        return Bounds(_summed(_joined([operand.low, Product((weight,))]), symbols, 0.0))
+    kept = [s for s in operand.scope() if s not in symbols]
+    scope = [*kept, *symbols]
+    low, high = (_table(product, scope) for product in (operand.low, operand.high))
+    shares = _spread(weight.table, list(weight.variables), scope, low.shape)  # type: ignore[arg-type]
+    axes = tuple(range(len(kept), len(scope)))
+    known = np.where(_is_known(low, high), shares, 0.0)
+    total = known.sum(axis=axes)
+    average = np.divide((known * low).sum(axis=axes), total, out=np.zeros(total.shape), where=total > 0)
+    results = []
+    for table in (low, high):
+        value = np.where(total > 0, average, (shares * table).sum(axis=axes))
+        results.append(Product((Factor(tuple(kept), value),)))
+    return Bounds(*results)
+
+
+def _cases(formula: Formula, term: Term, operands: list[Bounds], inside: list[set[int]], data: Tables) -> Bounds:
+    scope = list(dict.fromkeys(s for operand in operands for s in operand.scope()))
+    shape = [len(data.levels(formula.symbol(s).variable)) for s in scope]
+    check_size(math.prod(shape), _LARGEST)
+    low, high, open_ = np.zeros(shape), np.ones(shape), np.ones(shape, dtype=bool)
+    for number, operand, symbols in zip(term.given, operands, inside, strict=True):
+        source, own = formula.sources[number], operand.scope()
+        codes = _codes(formula, [s for s in symbols if formula.symbol(s).variable in source.targets], data)
+        set_here = [s for s in own if formula.symbol(s).variable in source.targets]
+        at = {formula.symbol(s).variable: code for s, code in codes.items()}
+        present = _spread(data.counts(source, formula.names(set_here), at) > 0, set_here, scope, shape)
+        take = open_ & present
+        for result, product in ((low, operand.low), (high, operand.upper)):
+            result[take] = _spread(_table(product, own), own, scope, shape)[take]
+        open_ &= ~present
+    return _bounds(scope, low, high)
+
+
+def _quotient(top: Bounds, bottom: Bounds) -> Bounds:
+    above, below = top.scope(), bottom.scope()
+    scope = list(dict.fromkeys([*above, *below]))
+    (a, a_scale), (b, b_scale) = top.low.dense(above), bottom.low.dense(below)
+    sizes = dict(zip([*above, *below], [*a.shape, *b.shape], strict=True))
+    shape = [sizes[s] for s in scope]
+    check_size(math.prod(shape), _LARGEST)
+    c, c_scale = (a, a_scale) if top.high is None else top.high.dense(above)
+    d, d_scale = (b, b_scale) if bottom.high is None else bottom.high.dense(below)
+    a, c = (_spread(table, above, scope, shape) for table in (a, c))
+    b, d = (_spread(table, below, scope, shape) for table in (b, d))
+    low = np.divide(a, d, out=np.zeros(shape), where=d > 0) * _exp(a_scale - d_scale)
+    # without a denominator nothing is known: at most a probability
+    high = np.divide(c, b, out=np.full(shape, math.inf), where=b > 0)
+    high = np.where(b > 0, np.minimum(high * _exp(c_scale - b_scale), np.maximum(low, 1.0)), 1.0)
+    return _bounds(scope, low, high)
+
+
+def _bounds(scope: Sequence[int], low: NDArray[np.float64], high: NDArray[np.float64]) -> Bounds:
+    below = Product((Factor(tuple(scope), low),))
+    return Bounds(below, None if _is_known(low, high).all() else Product((Factor(tuple(scope), high),)))
+
+
+def _is_known(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = high <= low * (1 + _ROUNDING)
+    return known
+
+
+def _table(product: Product, scope: Sequence[int]) -> NDArray[np.float64]:
+    table, scale = product.dense(scope)
+    return np.asarray(table * _exp(scale))
+
+
+def _exp(logarithm: float) -> float:
+    # beyond the range of floats, where only a ratio to next to nothing leads, any large number serves
+    return math.exp(min(logarithm, 700.0))
+
+
+def _sliced(factor: Factor, codes: Mapping[int, int]) -> Factor:
+    place = tuple(codes[s] if s in codes else slice(None) for s in factor.variables)  # type: ignore[index]
+    return Factor(tuple(s for s in factor.variables if s not in codes), factor.table[place])
+
+
+def _spread(array: NDArray[Any], names: Sequence[int], scope: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+    """The array over all of ``scope``, constant in what it does not depend on."""
+    order = sorted(range(len(names)), key=lambda i: scope.index(names[i]))
+    kept = [size if s in names else 1 for s, size in zip(scope, shape, strict=True)]
+    return np.broadcast_to(array.transpose(order).reshape(kept), shape)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A formula's values with one axis per column of its answer.
+
+    Attributes:
+        low: Smallest values.
+        high: Largest values; the same array where nothing is unknown.
+        is_zero: Where the largest value is 0, and not merely below the smallest float.
+        levels: Levels of every axis.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    is_zero: NDArray[np.bool_]
+    levels: list[list[Hashable]]
+
+    @property
+    def unknown(self) -> NDArray[np.bool_]:
+        """Where the data do not show the value."""
+        return np.zeros(self.low.shape, dtype=bool) if self.high is self.low else ~_is_known(self.low, self.high)
+
+
+def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int] = ()) -> Columns:
+    """Values of a formula by the columns of its answer.
+
+    Args:
+        formula: The formula.
+        bounds: What :func:`evaluate` returned.
+        data: The tables.
+        free: Columns, by place, that have all levels although the query has a value of them.
+    """
+    open_ = {formula.asked[place].symbol for place in free}
+    levels: dict[int, list[Hashable]] = {}
+    codes: dict[int, int] = {}
+    scope = bounds.scope()
+    for s in dict.fromkeys([*(column.symbol for column in formula.asked), *scope]):
+        symbol = formula.symbol(s)
+        if s not in scope and not data.has(symbol.variable):
+            # what makes no difference need not be in the data
+            levels[s], codes[s] = ["any" if symbol.value is None else symbol.value], 0
+            continue
+        levels[s] = data.levels(symbol.variable)
+        if symbol.value is not None and s not in open_:
+            codes[s] = data.code(symbol.variable, symbol.value)
+    axes = [s for s in dict.fromkeys(column.symbol for column in formula.asked) if s not in codes]
+    shown = [[levels[c.symbol][codes[c.symbol]]] if c.symbol in codes else levels[c.symbol] for c in formula.asked]
+    shape = [len(values) for values in shown]
+    check_size(math.prod(shape), _LARGEST)
+    if len(shape) > _MOST_COLUMNS:
+        raise MdcmError(f"an answer of {len(shape)} columns is too wide for a table")
+
+    def array(product: Product) -> tuple[NDArray[np.float64], float]:
+        product = product.sliced(codes)
+        present = product.scope()
+        ones = [Factor((s,), np.ones(len(levels[s]))) for s in axes if s not in present]
+        # columns are in the order of the axes, and each free symbol is asked for once
+        table, scale = Product((*product.factors, *ones), product.scale).dense(axes)
+        return table.reshape(shape), scale
+
+    table, scale = array(bounds.upper)
+    high = table * _exp(scale)
+    low = high
+    if bounds.high is not None:
+        below, scale = array(bounds.low)
+        low = below * _exp(scale)
+    return Columns(low, high, table == 0, shown)
+
+
+def unseen_condition(
+    formula: Formula, data: Tables, codes: Mapping[int, int], measured: Cost
+) -> tuple[int, dict[str, int]] | None:
+    """The condition without a row that matters most at given codes of symbols: source and codes by variable.
+
+    By bisection: of the cells of a term those matter without which the largest value is smaller.
+    """
+    if measured.cells > _MOST_SEARCHED:
+        return None
+
+    def height(fill: Mapping[int, NDArray[np.float64]] | None) -> float:
+        upper = evaluate(formula, data, fill).upper.sliced(codes)
+        return float(_table(upper, []))
+
+    whole = height(None)
+    best: tuple[float, int] | None = None
+    tried = 0
+    for number, term in enumerate(formula.terms):
+        if term.kind != "probability":
+            continue
+        _, table, _ = _conditional(formula, term, data)
+        if not np.isnan(table).any():
+            continue
+        tried += 1
+        if tried > _MOST_TERMS:
+            break
+        drop = whole - height({number: np.zeros(table.shape)})
+        if drop > (0.0 if best is None else best[0]) + _ROUNDING * whole:
+            best = (drop, number)
+    if best is None:
+        return None
+    _, number = best
+    term = formula.terms[number]
+    scope, table, fixed = _conditional(formula, term, data)
+    axes = [s for s in scope if s not in term.symbols]
+    conditions = np.isnan(table).reshape(*table.shape[: len(axes)], -1)[..., 0]
+    cells = np.argwhere(conditions)
+    while len(cells) > 1:
+        halves = [cells[: len(cells) // 2], cells[len(cells) // 2 :]]
+        drops = []
+        for half in halves:
+            fill = np.ones(table.shape)
+            fill[tuple(half.T)] = 0.0
+            drops.append(whole - height({number: fill}))
+        cells = halves[int(np.argmax(drops))]
+    found = dict(zip(axes, cells[0].tolist(), strict=True)) | fixed
+    shown = {formula.symbol(s).variable: found[s] for s in (*term.set, *term.given)}
+    return term.source, shown

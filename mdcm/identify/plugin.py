@@ -1,0 +1,294 @@
+"""The plug-in estimate: an estimand with frequencies for probabilities, its error, and what no row shows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdcm import query as language
+from mdcm.errors import MdcmError, QueryError
+from mdcm.identify.evaluation import Columns, columns, cost, evaluate, unseen_condition
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from mdcm.identify.estimand import Formula
+    from mdcm.identify.tables import Tables
+
+__all__ = ["MOST_UNSEEN", "Estimate", "Part", "estimate_of", "is_sum", "part_of", "with_error"]
+
+# with more of its weight on conditions without a row there is no estimate
+MOST_UNSEEN = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the data say of one query.
+
+    Attributes:
+        query: The query.
+        values: Probabilities, or expectations, one axis per column; NaN where there is no estimate.
+        unseen: Share of the weight of each that rests on conditions without a row, from 0 to 1.
+        impossible: Where the condition of the query has probability 0.
+        spread: How far the value is off at most if all that is unseen is, by weight 1: 1 for a probability.
+        labels: Names of the axes.
+        levels: Levels of the axes.
+    """
+
+    query: language.Query
+    values: NDArray[np.float64]
+    unseen: NDArray[np.float64]
+    impossible: NDArray[np.bool_]
+    spread: float
+    labels: list[str]
+    levels: list[list[Hashable]]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing needs to be said."""
+        return not self.unseen.any() and not self.impossible.any()
+
+    def series(self, values: NDArray[np.float64], name: str | None = None) -> pd.Series[float]:
+        """Numbers of the part's shape by the levels of its columns."""
+        import pandas as pd
+
+        name = name or ("expectation" if self.query.kind == "E" else "probability")
+        if not self.labels:
+            return pd.Series([float(values)], name=name)
+        index = pd.MultiIndex.from_product(self.levels, names=self.labels)
+        return pd.Series(values.ravel(), index=index, name=name)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Plug-in estimate of a query or a sum of queries.
+
+    Attributes:
+        values: Estimates by the levels of the columns; NaN where there is none.
+        stderr: Their standard errors; None where they were not asked for.
+        unseen: Share of the weight of each that rests on conditions without a row.
+        doubt: How far each is off at most for that.
+        notes: What is to be said of it, a sentence each.
+    """
+
+    values: pd.Series[float]
+    stderr: pd.Series[float] | None
+    unseen: pd.Series[float]
+    doubt: pd.Series[float]
+    notes: tuple[str, ...]
+
+
+def part_of(formula: Formula, data: Tables, most_unseen: float = MOST_UNSEEN) -> Part:
+    """The plug-in estimate of one query.
+
+    Where a condition that has weight has no row, the probabilities are those of what was seen, made to sum to one,
+    unless too much was not.
+
+    Args:
+        formula: The estimand's formula.
+        data: The tables.
+        most_unseen: Share of the weight on conditions without a row above which there is no estimate.
+
+    Raises:
+        DataError: If the tables lack a column or a level.
+        MdcmError: If a table would be too large.
+        QueryError: If an expectation is of a variable whose levels are no numbers.
+    """
+    bounds = evaluate(formula, data)
+    found = columns(formula, bounds, data)
+    outcomes = range(len(formula.asked) - len(formula.query.outcomes), len(formula.asked))
+    axes = tuple(outcomes)
+    unknown = found.unknown
+    values, unseen = found.low, np.zeros(found.low.shape)
+    if unknown.any():
+        if formula.is_partition:
+            whole = columns(formula, bounds, data, free=outcomes)
+            values, unseen = _renormalised(found, whole, axes)
+        elif not data.is_sample:
+            unseen = np.where(unknown, np.minimum(found.high - found.low, 1.0), 0.0)
+        if not data.is_sample:
+            # where nothing is seen there is nothing to go by
+            most = most_unseen if formula.is_partition else 0.0
+            values = np.where(unseen > most, np.nan, values)
+    impossible = np.zeros(found.low.shape, dtype=bool)
+    condition = formula.condition if formula.query.given and not data.is_sample else None
+    if condition is not None and (given := _columns_if_at_hand(condition, data)) is not None:
+        impossible = np.broadcast_to(np.expand_dims(given.is_zero, axes), found.low.shape)
+        values = np.where(impossible, np.nan, values)
+        unseen = np.where(impossible, 0.0, unseen)
+    labels, levels, spread = [column.label for column in formula.asked], found.levels, 1.0
+    if formula.query.kind == "E":
+        numbers = _numbers(formula, levels[-1])
+        spread = float(numbers.max() - numbers.min())
+        values, unseen = values @ numbers, unseen.max(axis=-1)
+        impossible = np.asarray(impossible.any(axis=-1))
+        labels, levels = labels[:-1], levels[:-1]
+    return Part(formula.query, values, unseen, impossible, spread, labels, levels)
+
+
+def _columns_if_at_hand(formula: Formula, data: Tables) -> Columns | None:
+    """What the data say of a condition, which may need more of them than the answer."""
+    try:
+        cost(formula, data).check()
+        return columns(formula, evaluate(formula, data), data)
+    except MdcmError:
+        return None
+
+
+def _renormalised(
+    found: Columns, whole: Columns, axes: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is unknown as its share of what is left of one, and the share of the whole that is not seen."""
+    unknown = whole.unknown
+    known = np.where(unknown, 0.0, whole.low).sum(axis=axes, keepdims=True)
+    partly = np.where(unknown, whole.low, 0.0).sum(axis=axes, keepdims=True)
+    left = 1.0 - known - partly
+    width = (whole.high - whole.low).max(axis=axes, keepdims=True)
+    # frequencies of several tables need not sum to one
+    missing = np.clip(np.where(left > 0, left, width), 0.0, 1.0)
+    missing = np.where(unknown.any(axis=axes, keepdims=True), missing, 0.0)
+    factor = np.divide(np.maximum(1.0 - known, 0.0), partly, out=np.full(partly.shape, np.nan), where=partly > 0)
+    is_unknown = found.unknown
+    values = np.where(is_unknown, found.low * factor, found.low)
+    return values, np.where(is_unknown, missing, 0.0)
+
+
+def _numbers(formula: Formula, levels: Sequence[Hashable]) -> NDArray[np.float64]:
+    outcome = formula.query.outcomes[0].variable
+    if any(isinstance(level, str) for level in levels):
+        raise QueryError(f"the levels of {outcome!r} are no numbers, so it has no expectation")
+    return np.array(levels, dtype=np.float64)
+
+
+def notes_on(formula: Formula, part: Part, data: Tables, most_unseen: float) -> list[str]:
+    """What is to be said of the estimate of one query, a sentence each."""
+    notes = []
+    if part.impossible.any():
+        row = _row(part, part.impossible)
+        shown = [f"{label}={level}" for label, level in row.items()]
+        conditions = [
+            str(term) if term.value is not None else f"{term.label}={row[term.label]}" for term in part.query.given
+        ]
+        settings = [f"{term.variable}={row[term.variable]}" for term in part.query.do]
+        under = f" under do({', '.join(settings)})" if settings else ""
+        notes.append(
+            f"{part.query}: by the data the condition {', '.join(conditions)} has probability 0{under}, "
+            f"so nothing follows from it{_others(part, part.impossible, shown)}"
+        )
+    absent = np.isnan(part.values) & ~part.impossible
+    partly = (part.unseen > 0) & ~absent
+    for where, verdict in ((absent, "there is no estimate"), (partly, "the estimate is that of the rest")):
+        if not where.any():
+            continue
+        worst = np.where(where, part.unseen, -1.0)
+        place = np.unravel_index(int(worst.argmax()), worst.shape)
+        row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
+        shown = [f"{label}={level}" for label, level in row.items()]
+        reason = _reason(formula, data, row)
+        notes.append(
+            f"{part.query}: {reason}, on which {_percent(float(part.unseen[place]))} of the weight rests; {verdict}"
+            f"{_others(part, where, shown)}"
+        )
+    return notes
+
+
+def _row(part: Part, where: NDArray[np.bool_]) -> dict[str, Hashable]:
+    place = np.unravel_index(int(where.argmax()), where.shape)
+    return {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
+
+
+def _others(part: Part, where: NDArray[np.bool_], shown: Sequence[str]) -> str:
+    count = int(where.sum())
+    if where.size == 1:
+        return ""
+    return f" (so in {count} of {where.size} rows of the answer, such as {', '.join(shown)})"
+
+
+def _reason(formula: Formula, data: Tables, row: dict[str, Hashable]) -> str:
+    codes = {}
+    for column in formula.asked:
+        variable = formula.symbol(column.symbol).variable
+        if not data.has(variable):
+            codes[column.symbol] = 0
+        elif column.label in row:
+            codes[column.symbol] = data.levels(variable).index(row[column.label])
+    for s in evaluate(formula, data).scope():
+        symbol = formula.symbol(s)
+        if s not in codes:
+            codes[s] = 0 if symbol.value is None else data.code(symbol.variable, symbol.value)
+    found = unseen_condition(formula, data, codes, cost(formula, data))
+    if found is None:
+        return "some conditions of the estimand have no row"
+    source, cells = found
+    shown = ", ".join(f"{name}={data.levels(name)[code]}" for name, code in cells.items())
+    where = formula.sources[source]
+    among = f" of {where}" if where.targets or where.shown else ""
+    return f"no row{among} has {shown}" if shown else f"no row{among} counts"
+
+
+def _percent(share: float) -> str:
+    if share < 0.001:
+        return "less than 0.1 %"
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def estimate_of(
+    formulas: Sequence[Formula], expression: language.Expression, data: Tables, most_unseen: float = MOST_UNSEEN
+) -> Estimate:
+    """The plug-in estimate of an expression, without an error."""
+    import pandas as pd
+
+    parts = [part_of(formula, data, most_unseen) for formula in formulas]
+    notes: list[str] = []
+    for formula, part in zip(formulas, parts, strict=True):
+        if not part.is_certain and not data.is_sample:
+            notes += notes_on(formula, part, data, most_unseen)
+    notes = list(dict.fromkeys(notes))
+    if not is_sum(expression):
+        (part,) = parts
+        unseen = part.series(part.unseen, "unseen")
+        return Estimate(part.series(part.values), None, unseen, unseen * part.spread, tuple(notes))
+    signs = [sign for sign, _ in expression.terms]
+    total = sum(sign * float(part.values.ravel()[0]) for sign, part in zip(signs, parts, strict=True))
+    unseen = pd.Series([max(float(part.unseen.max()) for part in parts)], name="unseen")
+    doubt = pd.Series([sum(float(part.unseen.max()) * part.spread for part in parts)])
+    return Estimate(pd.Series([total], name="value"), None, unseen, doubt, tuple(notes))
+
+
+def with_error(
+    found: Estimate,
+    formulas: Sequence[Formula],
+    expression: language.Expression,
+    data: Tables,
+    replicates: int,
+    seed: int,
+) -> Estimate:
+    """An estimate with its standard errors."""
+    import pandas as pd
+
+    drawn = []
+    for sample in data.resampled(replicates, seed):
+        drawn.append(estimate_of(formulas, expression, sample, 1.0).values.to_numpy(dtype=np.float64))
+    valid = np.isfinite(drawn)
+    count = valid.sum(axis=0)
+    values = np.where(valid, drawn, 0.0)
+    mean = values.sum(axis=0) / np.maximum(count, 1)
+    squares = np.where(valid, np.square(values - mean), 0.0).sum(axis=0)
+    chance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
+    # what is not seen may be anything: the variance of a uniform distribution over its share
+    doubt = np.square(found.doubt.to_numpy(dtype=np.float64)) / 12
+    spread = np.where(found.values.isna(), np.nan, np.sqrt(chance + doubt))
+    notes = found.notes
+    lost = int(replicates - count[~found.values.isna().to_numpy()].min(initial=replicates))
+    if lost:
+        notes = (*notes, f"{expression}: {lost} of {replicates} bootstrap samples have no value and are left out")
+    return replace(found, stderr=pd.Series(spread, index=found.values.index, name="stderr"), notes=notes)
+
+
+def is_sum(expression: language.Expression) -> bool:
+    """Whether an expression is a number that is put together from queries."""
+    return len(expression.terms) > 1 or expression.terms[0][0] < 0
