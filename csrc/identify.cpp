@@ -60,7 +60,7 @@ Identification::Identification(const Admg& graph, const std::vector<DatasetGroup
   for (std::size_t g = 0; g < groups.size(); ++g) {
     sources_.emplace_back(graph, groups[g], static_cast<std::int32_t>(g));
   }
-  if (!factorise(copies, keep, numerator_, all) && !all) return;
+  if (!factorise(copies, keep, numerator_, all) && (!all || failures_.back().conflict)) return;
   if (std::find(keep_given.begin(), keep_given.end(), true) == keep_given.end()) return;
   denominator_.emplace();
   factorise(*given, keep_given, *denominator_, all);

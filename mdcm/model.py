@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from mdcm.rundir import (
     remove_checkpoints,
     reserve,
 )
-from mdcm.sampling import Sampler, check_number, place
+from mdcm.sampling import Sampler, check_number, encode_setting, place
 from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
 from mdcm.train.fidelity import misfits, questionable
@@ -113,18 +114,73 @@ class Model(Sampler):
             raise DataError("these are not the data that the model was trained on")
         self.data = tuple(datasets)
 
-    def identify(self, text: str | language.Expression) -> Identification:
+    def identify(self, text: str | language.Expression, *, do: Mapping[str, Any] | None = None) -> Identification:
         """Whether the graph and the data sets of the training determine the answer to a query, and how.
 
         Args:
             text: The query.
+            do: Values of terms of do() that have none in the text, as for :meth:`query`. A function of the natural
+                value makes it a counterfactual query, of P(Y[X=f(x)], X=x) for every x.
 
         Raises:
             QueryError: If the query is malformed.
+            DataError: If a function returns what is no level.
         """
-        return identify(
-            self.graph, text, datasets=self.plan.datasets, kinds=self.schema.kinds, levels=self.schema.levels
-        )
+        expression = language.parse(text) if isinstance(text, str) else text
+        fixed: dict[str, list[Any]] = {}
+        ruled: dict[str, list[Any]] = {}
+        for name, value in (do or {}).items():
+            several = isinstance(value, list | tuple | np.ndarray | pd.Series | range)
+            values = list(value) if several and self.schema[name].kind != "image" else [value]
+            (ruled if any(map(callable, values)) else fixed)[name] = values
+        # functions one by one, and values only where not all of them are determined anyway
+        found = None
+        for chosen in product(*ruled.values()):
+            pairs = dict(zip(ruled, chosen, strict=True))
+            rules = {name: self._rule(name, value) for name, value in pairs.items() if callable(value)}
+            plain = {name: [value] for name, value in pairs.items() if not callable(value)}
+            found = self._identify(expression, plain, rules)
+            if not found.identifiable and fixed:
+                found = self._identify(expression, {**plain, **fixed}, rules)
+            if not found.identifiable:
+                return found
+        assert found is not None
+        return found
+
+    def _identify(
+        self, expression: language.Expression, values: Mapping[str, Sequence[Any]], rules: Mapping[str, Any]
+    ) -> Identification:
+        """The decision for all of the values, of which the first one that is not determined shows the reason."""
+        found = None
+        usable = {
+            name: some
+            for name, some in values.items()
+            if self.schema[name].kind in ("categorical", "continuous") and self.schema[name].size is None
+        }
+        for chosen in product(*usable.values()):
+            at = dict(zip(usable, chosen, strict=True))
+            found = identify(
+                self.graph,
+                _with_values(expression, at) if at else expression,
+                datasets=self.plan.datasets,
+                kinds=self.schema.kinds,
+                levels=self.schema.levels,
+                rules=rules,
+            )
+            if not found.identifiable:
+                return found
+        assert found is not None
+        return found
+
+    def _rule(self, name: str, function: Callable[[Any], Any]) -> dict[Any, Any] | None:
+        """What every level becomes by a function; None of what has no levels, and where it is not always the same."""
+        levels = self.schema[name].levels
+        if levels is None:
+            return None
+        rule = encode_setting(self.schema[name], function, 1)
+        assert callable(rule)
+        first, again = (rule(torch.arange(len(levels))).tolist() for _ in range(2))
+        return {level: levels[code] for level, code in zip(levels, first, strict=True)} if first == again else None
 
     def to(self, device: str) -> Model:
         """Draw on a device from now on, as far as mechanisms make or read images; the model itself.
@@ -197,7 +253,7 @@ class Model(Sampler):
         expression.check(self.graph.nodes)
         number = int(num_samples)
         answering = Answering(self.dcm, expression, do=do, num_samples=number, seed=seed, support=self._support)
-        found = self.identify(expression)
+        found = self.identify(expression, do=do)
         if not found.identifiable and not allow_unidentifiable:
             raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
         answer = answering.answer(found, allow_low_support=allow_low_support)
@@ -330,6 +386,19 @@ class Model(Sampler):
             self.origin, self.members, self.resampled,
         )  # fmt: skip
         write_model(path, saved)
+
+
+def _with_values(expression: language.Expression, values: Mapping[str, Any]) -> language.Expression:
+    """The expression with values for terms of do() that have none."""
+
+    def put(query: language.Query) -> language.Query:
+        do = tuple(
+            replace(term, value=values[term.variable]) if term.value is None and term.variable in values else term
+            for term in query.do
+        )
+        return replace(query, do=do)
+
+    return replace(expression, terms=tuple((sign, put(query)) for sign, query in expression.terms))
 
 
 def fit(

@@ -12,6 +12,7 @@ from mdcm.data import Dataset
 from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.graph import ADMG
 from mdcm.identify import identify
+from mdcm.levels import plain as plain_level
 from mdcm.plan import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
 
@@ -288,11 +289,12 @@ class TestLevels:
         levels = identify("X -> Y", "P(Y | do(X))").estimand.evaluate(table).index.get_level_values("X").unique()
         assert len(levels) == plain["X"].nunique()
         for code, value in enumerate(column.drop_duplicates()):
-            text = str(value)
-            known = {"X": tuple(map(str, column.drop_duplicates()))} if isinstance(levels[0], str) else None
-            ours = identify("X -> Y", f"P(Y=1 | do(X='{text}'))", levels=known).estimand.evaluate(table)
-            theirs = identify("X -> Y", f"P(Y=1 | do(X={code}))").estimand.evaluate(plain)
-            assert ours.to_numpy() == pytest.approx(theirs.to_numpy())
+            # with levels as the table has them, and as a schema writes them
+            for known in (None, {"X": tuple(column.drop_duplicates())}, {"X": tuple(levels)}):
+                asked = f"P(Y=1 | do(X='{plain_level(value)}'))"
+                ours = identify("X -> Y", asked, levels=known).estimand.evaluate(table)
+                theirs = identify("X -> Y", f"P(Y=1 | do(X={code}))").estimand.evaluate(plain)
+                assert ours.to_numpy() == pytest.approx(theirs.to_numpy())
 
 
 class TestSizes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdcm import _core
 from mdcm import query as language
@@ -15,10 +15,14 @@ from mdcm.graph import ADMG
 from mdcm.identify.estimand import Estimand, Formula, Term
 from mdcm.identify.picture import draw
 from mdcm.identify.question import Question, Symbol, as_text
+from mdcm.identify.reduction import Reduction, Rules
 from mdcm.identify.tables import Source
 from mdcm.identify.witness import Hedge, InconsistentFactor, UnknownFactor, Witness, roots_of
 from mdcm.plan import DatasetSpec, Kind
 from mdcm.plan.pooling import Domain, checked, domains_of, pooled
+
+if TYPE_CHECKING:
+    from mdcm.identify.combination import AnyFormula
 
 __all__ = ["Identification", "identify"]
 
@@ -52,13 +56,21 @@ class Identification:
     witness: Witness | None
     graph: ADMG = field(repr=False, compare=False)
     _data: _Data = field(repr=False, compare=False)
+    rules: Rules = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def _asked(self) -> str:
+        ruled = [term.variable for query in self.query.queries for term in query.do if term.variable in self.rules]
+        if not ruled:
+            return str(self.query)
+        return f"{self.query} with {', '.join(dict.fromkeys(ruled))} set by a rule"
 
     def __str__(self) -> str:
         if self.estimand is not None:
             try:
-                return f"{self.query} = {self.estimand}"
+                return f"{self._asked} = {self.estimand}"
             except QueryError as error:
-                return f"{self.query} is identifiable; {error}"
+                return f"{self._asked} is identifiable; {error}"
         no = "not identifiable" if self.identifiable is False else "not shown to be identifiable"
         return f"{no} from {self._data.words}: {self.witness}"
 
@@ -70,16 +82,16 @@ class Identification:
         variables first. Empty where the query is identifiable, or nothing of the kind helps. Looked for when first
         asked, by trying: among the members of the witness, the nearest ones in large graphs.
         """
-        if self.estimand is not None or isinstance(self.witness, InconsistentFactor):
+        if self.estimand is not None or (isinstance(self.witness, InconsistentFactor) and not self._data.levels):
             return ()
-        return tuple(_helpful(self.query, self.graph, self._data))
+        return tuple(_helpful(self.query, self.graph, self._data, self.rules))
 
     def explain(self) -> str:
         """The decision with its reason, and which experiments would help, in words."""
         if self.estimand is not None:
             return str(self)
         assert self.witness is not None
-        lines = [f"{self.query} is {self}.", self.witness.explain()]
+        lines = [f"{self._asked} is {self}.", self.witness.explain()]
         if self.experiments:
             listed = " or ".join(" and ".join(targets) for targets in self.experiments)
             lines.append(f"It would be identifiable with an experiment that sets {listed} to all values.")
@@ -123,6 +135,7 @@ def identify(
     datasets: Sequence[DatasetSpec] | None = None,
     kinds: Mapping[str, Kind] | None = None,
     levels: Mapping[str, Sequence[Any]] | None = None,
+    rules: Rules | None = None,
 ) -> Identification:
     """Decides whether data determine the answer to a query, and gives an estimand or the reason why not.
 
@@ -139,11 +152,16 @@ def identify(
             set to every value, or a mapping from names to the values set.
         datasets: What was observed instead, with columns and values; P(V) is then not taken for granted.
         kinds: Kind of each variable, categorical unless said.
-        levels: Levels of the variables that are set; by default the values that the data sets set, if there are two
-            or more.
+        levels: All levels of variables; by default, of those that are set, the values that the data sets set, if there
+            are two or more. Where they are known, what all but one level add up to is known as well: P(Y[X=1], X=0) is
+            P(Y | do(X=1)) - P(Y, X=1) if X has two.
+        rules: For terms of do() without a value that are set to a function of the value that the variable would have
+            had: what each level becomes, or None where that is not known. The query is then the counterfactual one of
+            what the variables would have been, and is determined if all P(Y[X=f(x)], X=x) are.
 
     Returns:
-        The decision: sound; complete if every data set observes all variables and sets every value.
+        The decision: sound; complete if every data set observes all variables and sets every value, for variables of
+        any number of levels and without rules.
 
     Raises:
         QueryError: If the text is malformed, names an unknown variable, or conditions on what contradicts itself.
@@ -176,21 +194,74 @@ def identify(
         # says which one, at a cost that grows with the graph
         expression.check(graph.nodes)
     data = _Data.of(graph, experiments, datasets, kinds or {}, levels or {})
-    formulas: list[Formula] = []
+    rules = rules or {}
+    formulas: list[AnyFormula] = []
     for asked in expression.queries:
-        # the first attempt is on the graph itself; what it lacks is the reason that is given
-        failed: _Attempt | None = None
-        for view in _views(graph, data, asked):
-            attempt = _Attempt(expression, asked, view)
-            if attempt.core.verdict == "yes":
-                formulas.append(attempt.formula(partial(_condition, graph, data, asked)))
-                break
-            failed = failed or attempt
-        else:
-            assert failed is not None
-            verdict = None if data.is_partial else False
-            return Identification(expression, verdict, None, failed.witness(), graph, data)
-    return Identification(expression, True, Estimand(expression, formulas, data.levels), None, graph, data)
+        found = _answered(graph, data, expression, asked, rules)
+        if isinstance(found, _Attempt):
+            ruled = any(term.variable in rules for term in asked.do)
+            verdict = None if data.is_partial or ruled else False
+            return Identification(expression, verdict, None, found.witness(), graph, data, rules)
+        formulas.append(found)
+    return Identification(expression, True, Estimand(expression, formulas, data.levels), None, graph, data, rules)
+
+
+def _answered(
+    graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query, rules: Rules
+) -> AnyFormula | _Attempt:
+    """A formula for a query, or the attempt whose failure is the reason that there is none."""
+    asked, order = _ruled(graph, asked, rules)
+
+    def direct(query: language.Query) -> Formula | None:
+        try:
+            found = _direct(graph, data, language.Expression(((1, query),)), query)
+        except QueryError:
+            return None
+        return None if isinstance(found, _Attempt) else found
+
+    reduction = Reduction(direct, data.levels)
+    if order:
+        formula = reduction.ruled(asked, rules, order)
+        if formula is None:
+            missing = reduction.missing or asked
+            found = _direct(graph, data, language.Expression(((1, missing),)), missing)
+            if not isinstance(found, _Attempt):
+                raise QueryError(f"{expression}: the rule has too many combinations of levels to be decided")
+            return found
+        return formula
+    found = _direct(graph, data, expression, asked)
+    if isinstance(found, _Attempt) and data.levels:
+        return reduction.formula(asked) or found
+    return found
+
+
+def _ruled(graph: ADMG, asked: language.Query, rules: Rules) -> tuple[language.Query, list[str]]:
+    """The query with the constants that rules come to, and the variables of the other rules in topological order."""
+    settings, order = [], set()
+    for term in asked.do:
+        if term.value is None and term.variable in rules:
+            rule = rules[term.variable]
+            becomes = None if rule is None else set(rule.values())
+            if becomes is not None and len(becomes) == 1:
+                term = replace(term, value=becomes.pop())
+            else:
+                order.add(term.variable)
+        settings.append(term)
+    names = [name for name in graph.topological_order() if name in order] if order else []
+    return replace(asked, do=tuple(settings)), names
+
+
+def _direct(graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query) -> Formula | _Attempt:
+    """The formula of a query that is a product of c-factors which data show, or the attempt on the graph itself."""
+    failed: _Attempt | None = None
+    for view in _views(graph, data, asked):
+        attempt = _Attempt(expression, asked, view)
+        if attempt.core.verdict == "yes":
+            return attempt.formula(partial(_condition, graph, data, asked))
+        # what the first one lacks is the reason that is given
+        failed = failed or attempt
+    assert failed is not None
+    return failed
 
 
 def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | None:
@@ -198,15 +269,11 @@ def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | Non
     if not asked.given:
         return None
     query = language.Query("P", asked.given, asked.do)
-    expression = language.Expression(((1, query),))
-    for view in _views(graph, data, query):
-        try:
-            attempt = _Attempt(expression, query, view)
-        except QueryError:
-            return None
-        if attempt.core.verdict == "yes":
-            return attempt.formula()
-    return None
+    try:
+        found = _direct(graph, data, language.Expression(((1, query),)), query)
+    except QueryError:
+        return None
+    return None if isinstance(found, _Attempt) else found
 
 
 @dataclass(frozen=True)
@@ -402,7 +469,7 @@ class _Attempt:
         return InconsistentFactor(tuple(events), nodes[variable])
 
 
-def _helpful(expression: language.Expression, graph: ADMG, data: _Data) -> Iterator[tuple[str, ...]]:
+def _helpful(expression: language.Expression, graph: ADMG, data: _Data, rules: Rules) -> Iterator[tuple[str, ...]]:
     base = _View.of(graph, data)
     outcomes = {term.variable for query in expression.queries for term in query.outcomes}
     own = {t.variable for q in expression.queries for term in q.walk() for t in term.walk()}
@@ -410,7 +477,9 @@ def _helpful(expression: language.Expression, graph: ADMG, data: _Data) -> Itera
     for query in expression.queries:
         for factor, obstacles, conflict in _Attempt(expression, query, base, every=True).core.failures:
             if conflict is not None:
-                return
+                # the worlds' own settings, where levels are known and subtraction may help
+                near.update(dict.fromkeys(v for v in sorted(own - outcomes) if data.levels))
+                continue
             around = [v for kind, nodes in obstacles if kind == "hedge" for v in nodes if v not in factor]
             parents = graph.parents([graph.nodes[v] for v in factor])
             near.update(dict.fromkeys(graph.nodes[v] for v in around if graph.nodes[v] in parents))
@@ -418,8 +487,9 @@ def _helpful(expression: language.Expression, graph: ADMG, data: _Data) -> Itera
             near.update(dict.fromkeys(sorted(parents - {graph.nodes[v] for v in factor})))
 
     def helps(targets: Sequence[str]) -> bool:
-        view = _View.of(graph, data.with_experiment(targets))
-        return all(_Attempt(expression, query, view).core.verdict == "yes" for query in expression.queries)
+        more = data.with_experiment(targets)
+        answers = (_answered(graph, more, expression, query, rules) for query in expression.queries)
+        return not any(isinstance(answer, _Attempt) for answer in answers)
 
     candidates = [name for name in near if name not in outcomes][:_MOST_TARGETS]
     candidates.sort(key=lambda name: name in own)

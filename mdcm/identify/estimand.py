@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from mdcm import query as language
 from mdcm.errors import DataError, QueryError
-from mdcm.identify.evaluation import cost
+from mdcm.identify.evaluation import Columns, Cost, columns, cost, evaluate, unseen_condition
 from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identify.question import Asked, Symbol, as_text
 from mdcm.identify.tables import Source, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mdcm.identify.combination import AnyFormula
 
 __all__ = ["Estimand", "Formula", "Term"]
 
@@ -121,6 +123,37 @@ class Formula:
         """Names of the variables of symbols."""
         return [self.symbol(s).variable for s in symbols]
 
+    @property
+    def labels(self) -> list[str]:
+        """Names of the columns."""
+        return [column.label for column in self.asked]
+
+    @property
+    def asked_variables(self) -> frozenset[str]:
+        """Names of the variables of the columns."""
+        return frozenset(self.names(column.symbol for column in self.asked))
+
+    def cost(self, data: Tables) -> Cost:
+        """What evaluating it would cost."""
+        return cost(self, data)
+
+    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+        """Values by the columns of the answer; see :func:`mdcm.identify.evaluation.columns`."""
+        if self not in data.evaluated:
+            data.evaluated[self] = evaluate(self, data)
+        return columns(self, data.evaluated[self], data, free)
+
+    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+        """Which condition without a row matters in a row of the answer, in words."""
+        found = unseen_condition(self, data, row)
+        if found is None:
+            return None
+        number, codes = found
+        source = self.sources[number]
+        among = f" of {source}" if source.targets or source.shown else ""
+        shown = ", ".join(f"{name}={data.levels(name)[code]}" for name, code in codes.items())
+        return f"no row{among} has {shown}" if shown else f"no row{among} counts"
+
     # ------------------------------------------------------------------ text
 
     def text(self, *, latex: bool) -> str:
@@ -162,7 +195,7 @@ class Estimand:
     def __init__(
         self,
         query: language.Expression,
-        formulas: Sequence[Formula],
+        formulas: Sequence[AnyFormula],
         levels: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.query = query
@@ -302,7 +335,7 @@ class Estimand:
         if replicates:
             tables = tables.compressed(self._columns)
         for formula in self._formulas:
-            cost(formula, tables).check(max(1, replicates))
+            formula.cost(tables).check(max(1, replicates))
         found = estimate_of(self._formulas, self.query, tables, most_unseen)
         return with_error(found, self._formulas, self.query, tables, replicates, seed) if replicates else found
 
@@ -315,8 +348,8 @@ class Estimand:
     def _columns(self) -> frozenset[str]:
         """Columns that are read if they are there."""
         conditions = [formula.condition for formula in self._formulas]
-        asked = {formula.symbol(column.symbol).variable for formula in self._formulas for column in formula.asked}
-        return self.variables.union(asked, *(one.variables for one in conditions if one is not None))
+        asked = [formula.asked_variables for formula in self._formulas]
+        return self.variables.union(*asked, *(one.variables for one in conditions if one is not None))
 
     def _tables(self, data: Any, weights: Any) -> Tables:
         sources = dict.fromkeys(source for formula in self._formulas for source in formula.sources)

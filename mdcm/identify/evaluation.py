@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mdcm.identify.estimand import Formula, Term
     from mdcm.identify.tables import Tables
 
-__all__ = ["Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
+__all__ = ["ROUNDING", "Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
 
 # cells of one table, 128 MB, and of all tables of a formula together
 _LARGEST = 1 << 24
@@ -32,7 +32,7 @@ _MOST_CELLS = 1 << 26
 # cells that are computed and rows that are read, some ten seconds
 _MOST_WORK = 1 << 32
 # what is unknown to less than rounding is known
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 # numpy's arrays have no more axes
 _MOST_COLUMNS = 64
 # conditions without a row are looked for among so many terms, in formulas up to so many cells
@@ -333,7 +333,7 @@ def _bounds(scope: Sequence[int], low: NDArray[np.float64], high: NDArray[np.flo
 
 
 def _is_known(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
-    known: NDArray[np.bool_] = high <= low * (1 + _ROUNDING)
+    known: NDArray[np.bool_] = high <= low * (1 + ROUNDING)
     return known
 
 
@@ -427,15 +427,21 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
     return Columns(low, high, table == 0, shown)
 
 
-def unseen_condition(
-    formula: Formula, data: Tables, codes: Mapping[int, int], measured: Cost
-) -> tuple[int, dict[str, int]] | None:
-    """The condition without a row that matters most at given codes of symbols: source and codes by variable.
+def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]) -> tuple[int, dict[str, int]] | None:
+    """The condition without a row that matters most in a row of the answer: source and codes by variable.
 
     By bisection: of the cells of a term those matter without which the largest value is smaller.
     """
-    if measured.cells > _MOST_SEARCHED:
+    if cost(formula, data).cells > _MOST_SEARCHED:
         return None
+    codes = {}
+    for column in formula.asked:
+        variable = formula.symbol(column.symbol).variable
+        if data.has(variable) and column.label in row:
+            codes[column.symbol] = data.levels(variable).index(row[column.label])
+    for s in evaluate(formula, data).scope():
+        symbol = formula.symbol(s)
+        codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))
 
     def height(fill: Mapping[int, NDArray[np.float64]] | None) -> float:
         upper = evaluate(formula, data, fill).upper.sliced(codes)
@@ -454,7 +460,7 @@ def unseen_condition(
         if tried > _MOST_TERMS:
             break
         drop = whole - height({number: np.zeros(table.shape)})
-        if drop > (0.0 if best is None else best[0]) + _ROUNDING * whole:
+        if drop > (0.0 if best is None else best[0]) + ROUNDING * whole:
             best = (drop, number)
     if best is None:
         return None

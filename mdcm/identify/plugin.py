@@ -10,13 +10,13 @@ import numpy as np
 
 from mdcm import query as language
 from mdcm.errors import MdcmError, QueryError
-from mdcm.identify.evaluation import Columns, columns, cost, evaluate, unseen_condition
+from mdcm.identify.evaluation import Columns
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from mdcm.identify.estimand import Formula
+    from mdcm.identify.combination import AnyFormula
     from mdcm.identify.tables import Tables
 
 __all__ = ["MOST_UNSEEN", "Estimate", "Part", "estimate_of", "is_sum", "part_of", "with_error"]
@@ -82,7 +82,7 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def part_of(formula: Formula, data: Tables, most_unseen: float = MOST_UNSEEN) -> Part:
+def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN) -> Part:
     """The plug-in estimate of one query.
 
     Where a condition that has weight has no row, the probabilities are those of what was seen, made to sum to one,
@@ -98,15 +98,15 @@ def part_of(formula: Formula, data: Tables, most_unseen: float = MOST_UNSEEN) ->
         MdcmError: If a table would be too large.
         QueryError: If an expectation is of a variable whose levels are no numbers.
     """
-    bounds = evaluate(formula, data)
-    found = columns(formula, bounds, data)
-    outcomes = range(len(formula.asked) - len(formula.query.outcomes), len(formula.asked))
+    found = formula.columns(data)
+    labels, levels, spread = formula.labels, found.levels, 1.0
+    outcomes = range(len(labels) - len(formula.query.outcomes), len(labels))
     axes = tuple(outcomes)
     unknown = found.unknown
     values, unseen = found.low, np.zeros(found.low.shape)
     if unknown.any():
         if formula.is_partition:
-            whole = columns(formula, bounds, data, free=outcomes)
+            whole = formula.columns(data, outcomes)
             values, unseen = _renormalised(found, whole, axes)
         elif not data.is_sample:
             unseen = np.where(unknown, np.minimum(found.high - found.low, 1.0), 0.0)
@@ -120,7 +120,6 @@ def part_of(formula: Formula, data: Tables, most_unseen: float = MOST_UNSEEN) ->
         impossible = np.broadcast_to(np.expand_dims(given.is_zero, axes), found.low.shape)
         values = np.where(impossible, np.nan, values)
         unseen = np.where(impossible, 0.0, unseen)
-    labels, levels, spread = [column.label for column in formula.asked], found.levels, 1.0
     if formula.query.kind == "E":
         numbers = _numbers(formula, levels[-1])
         spread = float(numbers.max() - numbers.min())
@@ -130,11 +129,11 @@ def part_of(formula: Formula, data: Tables, most_unseen: float = MOST_UNSEEN) ->
     return Part(formula.query, values, unseen, impossible, spread, labels, levels)
 
 
-def _columns_if_at_hand(formula: Formula, data: Tables) -> Columns | None:
+def _columns_if_at_hand(formula: AnyFormula, data: Tables) -> Columns | None:
     """What the data say of a condition, which may need more of them than the answer."""
     try:
-        cost(formula, data).check()
-        return columns(formula, evaluate(formula, data), data)
+        formula.cost(data).check()
+        return formula.columns(data)
     except MdcmError:
         return None
 
@@ -157,14 +156,14 @@ def _renormalised(
     return values, np.where(is_unknown, missing, 0.0)
 
 
-def _numbers(formula: Formula, levels: Sequence[Hashable]) -> NDArray[np.float64]:
+def _numbers(formula: AnyFormula, levels: Sequence[Hashable]) -> NDArray[np.float64]:
     outcome = formula.query.outcomes[0].variable
     if any(isinstance(level, str) for level in levels):
         raise QueryError(f"the levels of {outcome!r} are no numbers, so it has no expectation")
     return np.array(levels, dtype=np.float64)
 
 
-def notes_on(formula: Formula, part: Part, data: Tables, most_unseen: float) -> list[str]:
+def notes_on(formula: AnyFormula, part: Part, data: Tables, most_unseen: float) -> list[str]:
     """What is to be said of the estimate of one query, a sentence each."""
     notes = []
     if part.impossible.any():
@@ -188,7 +187,7 @@ def notes_on(formula: Formula, part: Part, data: Tables, most_unseen: float) -> 
         place = np.unravel_index(int(worst.argmax()), worst.shape)
         row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
         shown = [f"{label}={level}" for label, level in row.items()]
-        reason = _reason(formula, data, row)
+        reason = formula.reason(data, row) or "some conditions of the estimand have no row"
         notes.append(
             f"{part.query}: {reason}, on which {_percent(float(part.unseen[place]))} of the weight rests; {verdict}"
             f"{_others(part, where, shown)}"
@@ -208,28 +207,6 @@ def _others(part: Part, where: NDArray[np.bool_], shown: Sequence[str]) -> str:
     return f" (so in {count} of {where.size} rows of the answer, such as {', '.join(shown)})"
 
 
-def _reason(formula: Formula, data: Tables, row: dict[str, Hashable]) -> str:
-    codes = {}
-    for column in formula.asked:
-        variable = formula.symbol(column.symbol).variable
-        if not data.has(variable):
-            codes[column.symbol] = 0
-        elif column.label in row:
-            codes[column.symbol] = data.levels(variable).index(row[column.label])
-    for s in evaluate(formula, data).scope():
-        symbol = formula.symbol(s)
-        if s not in codes:
-            codes[s] = 0 if symbol.value is None else data.code(symbol.variable, symbol.value)
-    found = unseen_condition(formula, data, codes, cost(formula, data))
-    if found is None:
-        return "some conditions of the estimand have no row"
-    source, cells = found
-    shown = ", ".join(f"{name}={data.levels(name)[code]}" for name, code in cells.items())
-    where = formula.sources[source]
-    among = f" of {where}" if where.targets or where.shown else ""
-    return f"no row{among} has {shown}" if shown else f"no row{among} counts"
-
-
 def _percent(share: float) -> str:
     if share < 0.001:
         return "less than 0.1 %"
@@ -237,7 +214,7 @@ def _percent(share: float) -> str:
 
 
 def estimate_of(
-    formulas: Sequence[Formula], expression: language.Expression, data: Tables, most_unseen: float = MOST_UNSEEN
+    formulas: Sequence[AnyFormula], expression: language.Expression, data: Tables, most_unseen: float = MOST_UNSEEN
 ) -> Estimate:
     """The plug-in estimate of an expression, without an error."""
     import pandas as pd
@@ -261,7 +238,7 @@ def estimate_of(
 
 def with_error(
     found: Estimate,
-    formulas: Sequence[Formula],
+    formulas: Sequence[AnyFormula],
     expression: language.Expression,
     data: Tables,
     replicates: int,

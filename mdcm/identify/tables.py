@@ -11,10 +11,14 @@ import numpy as np
 
 from mdcm.errors import DataError
 from mdcm.factors import check_size
+from mdcm.levels import LevelError, plain, position
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+
+    from mdcm.identify.estimand import Formula
+    from mdcm.identify.evaluation import Bounds
 
 __all__ = ["Source", "Tables"]
 
@@ -68,6 +72,7 @@ class Tables:
 
     Attributes:
         is_sample: Whether it is a bootstrap sample of other tables.
+        evaluated: What formulas were found to be.
 
     Raises:
         DataError: If a source has no table, or weights are no weights.
@@ -84,6 +89,7 @@ class Tables:
         import pandas as pd
 
         self.is_sample = False
+        self.evaluated: dict[Formula, Bounds] = {}
         self._parts: list[_Part] = []
         self._members: dict[Source, list[int]] = {}
         if isinstance(data, pd.DataFrame | pd.Series) and len(used) > 1:
@@ -103,10 +109,11 @@ class Tables:
                     taken[number] = len(self._parts)
                     self._parts.append(_part(key, table, own, groups, data, weights))
                 self._members[source].append(taken[number])
-        self._known = {name: list(map(_plain, values)) for name, values in (levels or {}).items()}
+        self._known = {name: list(map(plain, values)) for name, values in (levels or {}).items()}
         self._levels: dict[str, list[Hashable]] = {}
         self._codes: dict[tuple[int, str], NDArray[np.intp]] = {}
         self._cells: dict[Hashable, NDArray[np.int64]] = {}
+        self._positions: dict[Hashable, int] = {}
         self._rng: np.random.Generator | None = None
         self._drawn: dict[Hashable, NDArray[np.float64]] = {}
 
@@ -122,7 +129,7 @@ class Tables:
         for name in filter(self.has, names):
             self.levels(name)
         base = object.__new__(Tables)
-        base.__dict__ = {**self.__dict__, "_codes": {}, "_cells": {}, "_parts": []}
+        base.__dict__ = {**self.__dict__, "_codes": {}, "_cells": {}, "_parts": [], "evaluated": {}}
         for part in self._parts:
             columns = [name for name in part.frame.columns if name in names]
             # weights and groups tell rows apart as well
@@ -156,7 +163,8 @@ class Tables:
         rng = np.random.default_rng(seed)
         for _ in range(replicates):
             other = object.__new__(Tables)
-            other.__dict__ = {**self.__dict__, "is_sample": True, "_rng": rng, "_drawn": {}, "_parts": []}
+            fresh = {"is_sample": True, "_rng": rng, "_drawn": {}, "_parts": [], "evaluated": {}}
+            other.__dict__ = {**self.__dict__, **fresh}
             for part in self._parts:
                 count = np.ones(len(part.weights)) if part.count is None else part.count
                 if part.groups is None:
@@ -186,7 +194,7 @@ class Tables:
             columns = [part.frame[name] for part in self._parts if name in part.frame]
             if not columns and not known:
                 raise DataError(f"the data have no column {name!r}, which the estimand needs", column=name)
-            found = dict.fromkeys(_plain(value) for column in columns for value in _distinct(column))
+            found = dict.fromkeys(plain(value) for column in columns for value in _distinct(column))
             more = [level for level in found if level not in known]
             # categories have an order of their own
             if not all(_has_categories(column) for column in columns):
@@ -200,12 +208,12 @@ class Tables:
         Raises:
             DataError: If there is no such level.
         """
-        from mdcm.variables import Variable
-
-        levels = self.levels(name)
+        key, levels = (name, type(value), value), self.levels(name)
         try:
-            return levels.index(Variable(name, "categorical", tuple(levels)).parse(value))  # type: ignore[arg-type]
-        except DataError:
+            if key not in self._positions:
+                self._positions[key] = position(levels, value)
+            return self._positions[key]
+        except LevelError:
             shown = ", ".join(map(str, levels[:10]))
             raise DataError(f"{name}={value} does not occur; its levels are {shown}", column=name) from None
 
@@ -291,17 +299,11 @@ class Tables:
             # through the distinct values, of which there are few
             rows, distinct = pd.factorize(frame[name])
             code = {level: number for number, level in enumerate(self.levels(name))}
-            codes = np.array([*(code[_plain(value)] for value in distinct), -1], dtype=np.intp)[rows]
+            codes = np.array([*(code[plain(value)] for value in distinct), -1], dtype=np.intp)[rows]
             if (codes < 0).any():
                 raise DataError(f"column {name!r} has missing values", column=name, row=int((codes < 0).argmax()))
             self._codes[key] = codes
         return self._codes[key]
-
-
-def _plain(value: Any) -> Hashable:
-    from mdcm.variables import plain
-
-    return plain(value)
 
 
 def _sorted(levels: list[Any]) -> list[Any]:
@@ -314,7 +316,7 @@ def _sorted(levels: list[Any]) -> list[Any]:
 def _distinct(column: pd.Series[Any]) -> list[Any]:
     if _has_categories(column):
         return [column.cat.categories[code] for code in np.unique(column.cat.codes) if code >= 0]
-    return list(column.dropna().drop_duplicates().tolist())
+    return list(column.dropna().unique())
 
 
 def _has_categories(column: pd.Series[Any]) -> bool:

@@ -1,0 +1,219 @@
+"""Queries that follow from others by sums over the levels of a variable, and rules that set one by what it would be.
+
+P(E, X=0) = P(E) - P(E, X=1) where X has two levels, and likewise for more. A query that is not determined as it stands
+may be so as a sum of such terms: the effect of treatment on the untreated, P(Y[X=1], X=0) = P(Y | do(X=1)) - P(Y, X=1),
+wherever the effect itself is known. A rule that sets X to f(X) is a counterfactual quantity, the sum over the levels x
+of P(Y[X=f(x)], X=x) (Pearl 2009, section 4.2). Sound, not complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mdcm import query as language
+from mdcm.identify.combination import Combination, Pieces, Signed, Unwritten
+from mdcm.identify.question import as_text
+
+if TYPE_CHECKING:
+    from mdcm.identify.combination import AnyFormula
+    from mdcm.identify.estimand import Formula
+
+__all__ = ["Reduction", "Rules"]
+
+# of one query: so many probabilities are looked at, and so many combinations of natural levels
+_MOST_TRIED = 256
+_MOST_COMBINATIONS = 1024
+# variables with more levels are not summed over
+_MOST_LEVELS = 32
+# values are summed out one within the other so often
+_DEEPEST = 3
+
+# what each level of a variable that is set becomes; None where that is not known
+Rules = Mapping[str, "Mapping[Any, Any] | None"]
+# signs and formulas, and the variables that are summed over
+_Found = tuple[tuple[tuple[int, "Formula"], ...], frozenset[str]]
+
+
+class Reduction:
+    """The search for terms whose sum answers a query.
+
+    Args:
+        direct: The formula of a query that is determined as it stands, or None.
+        levels: All levels of the variables whose levels are known.
+
+    Attributes:
+        missing: The first probability that was needed and is not determined.
+    """
+
+    def __init__(self, direct: Callable[[language.Query], Formula | None], levels: Mapping[str, Sequence[Any]]) -> None:
+        self._direct = direct
+        self._levels = {name: tuple(values) for name, values in levels.items()}
+        self._known: dict[tuple[frozenset[language.Term], int], _Found | None] = {}
+        self._tried = 0
+        self.missing: language.Query | None = None
+
+    def formula(self, query: language.Query) -> AnyFormula | None:
+        """A formula for a query that is not determined as it stands, or None."""
+        terms = (*query.do, *query.given, *query.outcomes)
+        if all(term.value is not None for term in query.do):
+            columns: list[language.Term | None] = [None] * len(query.do)
+            columns += [_in_world(term, query.do) for term in (*query.given, *query.outcomes)]
+            found = self._combination(query, [((), columns)])
+            if found is not None:
+                return found
+        for place, term in enumerate(terms):
+            # a value makes a difference where another one of the same variable is spoken of, or it is set
+            if term.value is None and self._few(term.variable) and self._is_spoken_of(term, terms, query.do):
+                return self._pieces(query, place, term)
+        return None
+
+    def ruled(self, query: language.Query, rules: Rules, order: Sequence[str]) -> AnyFormula | None:
+        """A formula for a query some of whose settings are functions of the natural value, or None.
+
+        Args:
+            query: The query; terms of do() that have no value and no rule stand for every level.
+            rules: What the levels of variables of do() become.
+            order: Variables that have rules, in topological order.
+        """
+        for place, term in enumerate(query.do):
+            if term.value is None and term.variable not in rules:
+                if not self._few(term.variable):
+                    return None
+                pieces = [self.ruled(_at(query, term, level), rules, order) for level in self._levels[term.variable]]
+                found = [one for one in pieces if one is not None]
+                return Pieces(query, place, self._levels[term.variable], found) if len(found) == len(pieces) else None
+        known = all(rules[name] is not None for name in order)
+        combinations = list(self._combinations(query, rules, order))
+        if len(combinations) > _MOST_COMBINATIONS:
+            return None
+        if known:
+            return self._combination(query, combinations, frozenset(order))
+        # whatever the rule does: every pair of a natural value and one that is set
+        single = [self._combination(query, [one], frozenset(order)) for one in combinations]
+        if None in single or not single:
+            return None
+        assert single[0] is not None
+        return Unwritten(query, single[0])
+
+    def _combinations(
+        self, query: language.Query, rules: Rules, order: Sequence[str]
+    ) -> list[tuple[tuple[language.Term, ...], list[language.Term | None]]]:
+        """For all natural values: events that say them, and the columns of the answer in the world that is made."""
+        choices: list[list[tuple[Any, Any]]] = []
+        for name in order:
+            rule = rules[name]
+            if rule is not None:
+                choices.append(list(rule.items()))
+            elif self._few(name) and len(self._levels[name]) ** 2 <= _MOST_COMBINATIONS:
+                choices.append(list(itertools.product(self._levels[name], repeat=2)))
+            else:
+                # values without a name: two that differ, and two that do not
+                choices.append([("natural", "set"), ("natural", "natural")])
+        if math.prod(map(len, choices)) > _MOST_COMBINATIONS:
+            return [((), [])] * (_MOST_COMBINATIONS + 1)
+        combinations = []
+        for chosen in itertools.product(*choices):
+            settings = [term for term in query.do if term.value is not None]
+            events = []
+            for name, (natural, becomes) in zip(order, chosen, strict=True):
+                events.append(language.Term(name, natural, tuple(settings)))
+                settings.append(language.Term(name, becomes))
+            columns = [_in_world(term, settings) for term in (*query.given, *query.outcomes)]
+            combinations.append((tuple(events), [*[None] * len(query.do), *columns]))
+        return combinations
+
+    def _few(self, name: str) -> bool:
+        return 1 <= len(self._levels.get(name, ())) <= _MOST_LEVELS
+
+    def _is_spoken_of(self, term: language.Term, terms: Sequence[language.Term], do: Sequence[language.Term]) -> bool:
+        others = {setting.variable for one in terms for setting in one.walk() if setting is not one}
+        others.update(one.variable for one in terms if one is not term)
+        return term in do or term.variable in others
+
+    def _pieces(self, query: language.Query, place: int, term: language.Term) -> Pieces | None:
+        levels = self._levels[term.variable]
+        formulas: list[AnyFormula] = []
+        for level in levels:
+            at = _at(query, term, level)
+            formula = self._direct(at) or self.formula(at)
+            if formula is None:
+                return None
+            formulas.append(formula)
+        return Pieces(query, place, levels, formulas)
+
+    def _combination(
+        self,
+        query: language.Query,
+        combinations: Sequence[tuple[tuple[language.Term, ...], Sequence[language.Term | None]]],
+        summed: frozenset[str] = frozenset(),
+    ) -> Combination | None:
+        """The sum over combinations of events that exclude each other and of the columns beside them."""
+        top: list[Signed] = []
+        bottom: list[Signed] = []
+        for events, columns in combinations:
+            present = [term for term in columns if term is not None]
+            given = [term for term in columns[len(query.do) : len(query.do) + len(query.given)] if term is not None]
+            for part, wanted in ((top, present), (bottom, given)):
+                if part is bottom and not query.given:
+                    continue
+                found = self._joint([*events, *wanted], _DEEPEST)
+                if found is None:
+                    self.missing = self.missing or language.Query("P", tuple(dict.fromkeys([*events, *wanted])))
+                    return None
+                part += [Signed.of(sign, formula, columns) for sign, formula in found[0]]
+                summed |= found[1]
+        exhaustive = {name: self._levels[name] for name in sorted(summed) if name in self._levels}
+        return Combination(query, top, bottom if query.given else None, exhaustive)
+
+    def _joint(self, events: Sequence[language.Term], depth: int) -> _Found | None:
+        """Terms whose sum is the probability of all events, or None."""
+        unique = tuple(dict.fromkeys(events))
+        key = (frozenset(unique), depth)
+        if key in self._known:
+            return self._known[key]
+        if self._tried >= _MOST_TRIED:
+            return None
+        self._tried += 1
+        formula = self._direct(language.Query("P", unique))
+        found: _Found | None = None
+        if formula is not None:
+            found = ((1, formula),), frozenset()
+        elif depth:
+            found = next((one for event in unique if (one := self._without(unique, event, depth)) is not None), None)
+        self._known[key] = found
+        return found
+
+    def _without(self, events: Sequence[language.Term], event: language.Term, depth: int) -> _Found | None:
+        """The probability of all events as that of the others, less that of the others with other values of one."""
+        rest = [other for other in events if other != event]
+        if not rest or event.value is None or not self._few(event.variable):
+            return None
+        levels = self._levels[event.variable]
+        others = [level for level in levels if as_text(level) != as_text(event.value)]
+        whole = self._joint(rest, depth - 1) if len(others) == len(levels) - 1 else None
+        if whole is None:
+            return None
+        terms, summed = list(whole[0]), whole[1] | {event.variable}
+        for level in others:
+            part = self._joint([*rest, replace(event, value=level)], depth - 1)
+            if part is None:
+                return None
+            terms += [(-sign, formula) for sign, formula in part[0]]
+            summed |= part[1]
+        return tuple(terms), summed
+
+
+def _in_world(term: language.Term, do: Sequence[language.Term]) -> language.Term:
+    """A term of the world that do() makes; one that has a world of its own stays there."""
+    return replace(term, world=tuple(do)) if do and not term.world else term
+
+
+def _at(query: language.Query, term: language.Term, level: Any) -> language.Query:
+    def put(terms: Sequence[language.Term]) -> tuple[language.Term, ...]:
+        return tuple(replace(one, value=level) if one is term else one for one in terms)
+
+    return replace(query, do=put(query.do), given=put(query.given), outcomes=put(query.outcomes))
