@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Member", "Setup"]
 
+# states grow so much at a time, up to so many combinations of them for a number, because each time is a new training
+_FACTOR, _MOST_PLACES = 4, 128
 # of a Gaussian confounder: the sum over them is an integral but for a few thousandths
 _PLACES = 32
 
@@ -224,11 +227,35 @@ class Member:
     def can_grow(self, place: int) -> bool:
         """Whether the confounders of an h-node could be given twice the states."""
         hnode = self.plan.hnodes[place]
-        return self.setup.states is None and self.can_stack(hnode) and bool(self.confounders(hnode))
+        if self.setup.states is not None or not self.confounders(hnode):
+            return False
+        return self.can_stack(hnode) or self._holds_numbers(hnode)
+
+    def _holds_numbers(self, hnode: HNode) -> bool:
+        """Whether numbers are among its variables, all have densities, and the sum over states is exact."""
+        return (
+            all(fit.objective == "likelihood" for fit in hnode.fits)
+            and self.config.confounder == "exact"
+            and not self.drawn.intersection(hnode.variables)
+            and all(self.dcm.mechanism(name).has_density for name in hnode.variables)
+            and any(self.dcm.schema[name].kind == "continuous" for name in hnode.variables)
+        )
+
+    def factor(self, place: int) -> int:
+        """By how much the states of an h-node's confounders grow: numbers need many, and are trained again for long."""
+        return 2 if self.can_stack(self.plan.hnodes[place]) else _FACTOR
 
     def may_gain(self, place: int) -> bool:
         """Whether that could change anything, and would fit in memory."""
-        module, variables = self.module(place), self.plan.hnodes[place].variables
+        variables = self.plan.hnodes[place].variables
+        if not self.can_stack(self.plan.hnodes[place]):
+            wide = [
+                math.prod(_FACTOR * self.dcm.states[self.dcm.confounders[index]] for index in self.dcm.latents[name])
+                for name in variables
+                if self.dcm.latents[name]
+            ]
+            return max(wide) <= _MOST_PLACES
+        module = self.module(place)
         return (
             Bank.suits(module, self.config)
             and may_lack_states(module)
@@ -236,9 +263,10 @@ class Member:
         )
 
     def grow(self, place: int) -> None:
-        """Give the confounders of an h-node twice the states; it is untrained again."""
+        """Give the confounders of an h-node twice the states, or four times; it is untrained again."""
         self.doubled[place] += 1
-        self.resize({name: 2 * self.dcm.states[name] for name in self.confounders(self.plan.hnodes[place])})
+        factor = self.factor(place)
+        self.resize({name: factor * self.dcm.states[name] for name in self.confounders(self.plan.hnodes[place])})
 
     def resize(self, states: Mapping[str, int]) -> None:
         """Begin some confounders, and the mechanisms of their children, anew with other numbers of states."""

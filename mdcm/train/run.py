@@ -30,6 +30,7 @@ from mdcm.train.fingerprints import training_fingerprint
 from mdcm.train.growth import full_length, more_states_gain
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
 from mdcm.train.member import Member, Setup
+from mdcm.train.reference import regression_losses, worse_than_regressions
 
 if TYPE_CHECKING:
     from mdcm.data import Encoded
@@ -507,6 +508,8 @@ class _Training:
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
         if not all(member.can_grow(place) for member, place in units):
             return None
+        if not units[0][0].can_stack(self.hnode(job.units[0])):
+            return self._growth_of_numbers(units[0], masks[0], trained)
         modules = [member.module(place) for member, place in units]
         asked = [number for number, (member, place) in enumerate(units) if member.may_gain(place)]
         seeds = [member.derived("states", self.plan.hnodes[place]) for member, place in units]
@@ -526,6 +529,27 @@ class _Training:
             return found
 
         return growth if asked else None
+
+    def _growth_of_numbers(self, unit: tuple[Member, int], held: Tensor, trained: Bank | Alone) -> Growth | None:
+        """Whether the confounders of an h-node with numbers need more states: where it is behind plain regressions."""
+        member, place = unit
+        if self.config.max_steps is not None or not isinstance(trained, Alone) or not member.may_gain(place):
+            return None
+        problem = trained.problem
+
+        def growth(weights: Sequence[Tensor]) -> list[int]:
+            trained.store(weights)
+            hnode = self.plan.hnodes[place]
+            mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
+            reference = regression_losses(mechanisms, member.rows(hnode).fits, held)
+            if reference is None:
+                return []
+            problem.hold(torch.arange(len(held)))
+            found = problem.evaluate()
+            problem.hold(held.nonzero().squeeze(1))
+            return [0] if worse_than_regressions(found, reference) else []
+
+        return growth
 
     def _has_grown(self, unit: int) -> bool:
         """Whether the next training of an h-node that the history knows ended with more states."""
