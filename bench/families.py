@@ -245,7 +245,7 @@ class Tables:
             counts.index_put_(self._cells(name), share, accumulate=True)
             counts = counts.movedim(len(self.parents[name]), -1)
             self.tables[name] = _normalised(counts)
-        return float(found)
+        return float(found.detach())
 
     def model(self) -> DiscreteSCM:
         """The model of these tables."""
@@ -264,7 +264,7 @@ def _normalised(counts: Tensor) -> Tensor:
 
 def em(graph: mdcm.ADMG, table: pd.DataFrame, *, starts: int, steps: int, seed: int) -> Tables:
     """The likeliest of several fits by EM; a fit ends where a step gains less than a thousandth of a nat per row."""
-    rows = {node: torch.from_numpy(table[node].to_numpy(dtype=np.int64)) for node in graph.nodes}
+    rows = {node: torch.tensor(table[node].to_numpy(dtype=np.int64)) for node in graph.nodes}
     best: Tables | None = None
     for start in range(starts):
         fitted, before = Tables(graph, rows, 1000 * seed + start), -math.inf

@@ -1,4 +1,4 @@
-"""Answers to causal queries of all three layers, by drawing the worlds that they are about."""
+"""Answers to causal queries of all three layers, summed up in the model or by drawing the worlds they are about."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MOST_WARNINGS = 6
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a causal query, with its Monte-Carlo standard error.
+    """Answer to a causal query, with its Monte-Carlo standard error, which is 0 where nothing was drawn.
 
     Attributes:
         query: The query as it was understood.

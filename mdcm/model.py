@@ -223,7 +223,7 @@ class Model(Sampler):
                 ``E[Y | do(X=1)] - E[Y | do(X=0)]``; of what would have been ``P(A[D=0] | D=1, A=2)``,
                 ``P(Y[X=0]=1, Y[X=1]=1)``, ``E[Y[X=1, M[X=0]] - Y[X=0]]``. The expectation of a categorical variable
                 needs numeric levels.
-            num_samples: Draws per combination of what is set and given.
+            num_samples: Draws per combination of what is set and given, where the answer cannot be summed up exactly.
             do: Values of terms of do() that have none in the text: a list of values gives a table with a row for
                 each; a function of the natural value; for an image a picture.
             allow_unidentifiable: Whether to answer all the same where the answer is not determined; it then depends
