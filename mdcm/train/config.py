@@ -34,8 +34,8 @@ class TrainConfig:
         confounder_states: States of every confounder; by default at least 8 and at least the second largest number of
             levels among its children, twice as many for as long as held-out rows gain by it (which is asked where
             training has its full length and every step sees all rows), and few enough that the exact sum over states
-            fits in memory. Where numbers are among its children it is four times as many, up to 128, for as long as
-            plain regressions of every child on what comes before it describe the rows better.
+            fits in memory. Where numbers are among its children it is four times as many, up to 32, where plain
+            regressions of every child on what comes before it describe the rows better; more can be asked for.
         draws: Joint states of the confounders drawn per step where the sum over them is not exact; the likelihood is
             biased low by O(1 / draws).
         holdout: Share of the rows that training does not see, to decide when to stop.

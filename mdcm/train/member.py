@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Setup"]
 
 # states grow so much at a time, up to so many combinations of them for a number, because each time is a new training
-_FACTOR, _MOST_PLACES = 4, 128
+_FACTOR, _MOST_PLACES = 4, 32
 # of a Gaussian confounder: the sum over them is an integral but for a few thousandths
 _PLACES = 32
 
