@@ -39,7 +39,17 @@ from mdcm.rundir import (
 )
 from mdcm.sampling import Sampler, check_number, encode_setting, place
 from mdcm.saved import Saved, check_names, read_model, write_model
-from mdcm.train import Progress, Setup, Source, TrainConfig, resampled, train, training_device
+from mdcm.train import (
+    Progress,
+    Setup,
+    Source,
+    TrainConfig,
+    kept_with_another_seed,
+    lacking_fits,
+    resampled,
+    train,
+    training_device,
+)
 from mdcm.train.fidelity import misfits, questionable
 from mdcm.train.fidelity import told as warnings_of
 
@@ -437,7 +447,7 @@ def fit(
         mechanisms: Constructors ``(variable, parents, states of its confounders) -> Mechanism`` by variable.
         config: Settings.
         init: A model trained before: h-nodes whose fits, data and settings are as they were keep its weights, and
-            only the others are trained.
+            only the others are trained; a warning says so where ``seed`` is another one.
         out: Run directory to save the model in, and checkpoints while it is trained.
         resume: Whether to go on from the checkpoint in ``out``, if there is one; the weights are then those of an
             uninterrupted training bit for bit. A finished run of the same training is loaded.
@@ -531,6 +541,11 @@ def fit(
                 None if init is None else (init.dcm, init.history),
             )
             dcm, history = _trained(setup, source, progress, out, resume, runner)
+            for text in lacking_fits(history):
+                warnings.warn(text, stacklevel=2)
+            stale = None if init is None else kept_with_another_seed(history, init.seed, seed)
+            if stale is not None:
+                warnings.warn(stale, stacklevel=2)
             model = Model(
                 graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
             )

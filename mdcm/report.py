@@ -22,6 +22,7 @@ from mdcm.pictures import grid_png
 from mdcm.progress import Stages
 from mdcm.query import Expression, parse
 from mdcm.rundir import replacing
+from mdcm.train import lacking_fits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -497,6 +498,7 @@ class _Writer:
                 notes.append(f"Nothing in the data speaks for the confounder {names}: a model without it fits as well.")
             if record["event"] == "misfit":
                 notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
+        notes += [f"{text[0].upper()}{text[1:]}." for text in lacking_fits(self.model.history)]
         notes += [f"The plan makes no use of this: {text}." for text in self.model.plan.unused]
         return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 

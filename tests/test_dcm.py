@@ -319,7 +319,7 @@ def test_the_table_of_a_mechanism_is_what_it_draws_from():
     parents = {"A": torch.from_numpy(cells["A"].to_numpy().copy())}
     state = torch.from_numpy(cells["u"].to_numpy().copy())
     with torch.no_grad():
-        table = mechanism.table(mechanism.context({"A": torch.arange(3)}, 3)).reshape(6, 3)
+        table = mechanism.table({"A": torch.arange(3)}, 3).reshape(6, 3)
         for code in range(3):
             each = mechanism.log_prob(parents, [state], torch.full((6,), code))
             torch.testing.assert_close(each, table[:, code], rtol=0, atol=1e-5)

@@ -430,7 +430,7 @@ class TestComponentLikelihood:
         assert all(bool(torch.isfinite(slope).all()) for slope in slopes)
         # the logits are in the hundreds or thousands, known to so many units in the last place
         largest = max(
-            float(m.table(m.context(v.parents, v.configs)).detach().abs().max())
+            float(m.table(v.parents, v.configs).detach().abs().max())
             for m, v in zip(likelihood.mechanisms.values(), rows.members.values(), strict=True)
         )
         assert largest > 200

@@ -28,21 +28,32 @@ class Categorical(Mechanism):
     and states only meet after the first layer's sum, logits are computed once per distinct parent configuration and
     combination of states, and then looked up per row.
 
+    A network generalises from one combination of parents and states to others, but reaches probabilities near 0 and 1,
+    and tables without a pattern, slowly. A mechanism may therefore have a table of its own, a number that is added to
+    every logit (:meth:`set_table`).
+
     Args:
         variable: A categorical variable with K levels.
         parents: Its parents.
         latents: Number of states of each of its confounders.
         hidden: Width of the hidden layers.
         layers: Number of hidden layers, at least 1.
+        table: Whether there is a table from the beginning, of zeros.
+
+    Attributes:
+        offsets: Added to the logits of every combination of parents and states, ``[c, K]``, the last one running
+            fastest; ``[0, K]`` where there is nothing to add.
 
     Example:
         >>> import torch
         >>> from mdcm.data import Variable
         >>> coin = Variable("coin", "categorical", levels=("heads", "tails"))
         >>> mechanism = Categorical(coin, parents=(), latents=(4,))
-        >>> mechanism.table(mechanism.context({}, rows=1)).shape
+        >>> mechanism.table({}, rows=1).shape
         torch.Size([1, 4, 2])
     """
+
+    offsets: Tensor
 
     noise_kind: ClassVar[NoiseKind] = "gumbel"
     has_density: ClassVar[bool] = True
@@ -55,6 +66,7 @@ class Categorical(Mechanism):
         *,
         hidden: int = 32,
         layers: int = 2,
+        table: bool = False,
     ) -> None:
         super().__init__(variable, parents, latents)
         if variable.levels is None:
@@ -71,6 +83,7 @@ class Categorical(Mechanism):
         self.states = nn.ParameterList(nn.Parameter(torch.randn(size, hidden)) for size in self.latents)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.out = nn.Linear(hidden, self.levels)
+        self.register_buffer("offsets", torch.zeros(self.combinations if table else 0, self.levels))
 
     def state_weights(self) -> list[nn.Parameter]:
         """What each state of each confounder adds to the first layer, ``[s, hidden]`` each."""
@@ -94,6 +107,34 @@ class Categorical(Mechanism):
         counts = torch.bincount(value, minlength=self.levels).to(self.out.bias) + 0.5
         with torch.no_grad():
             self.out.bias.copy_((counts / counts.sum()).log())
+        self.offsets = self.offsets[:0]
+
+    @property
+    def combinations(self) -> int:
+        """Combinations of parents and states; of a tabular mechanism alone."""
+        return math.prod([*(parent.num_levels for parent in self.parents), *self.latents])
+
+    @torch.no_grad()
+    def set_table(self, logs: Tensor) -> None:
+        """Have these probabilities at every combination of parents and states, whatever the network says.
+
+        Args:
+            logs: Logarithms of the probabilities, ``[c, K]``, the last parent or state running fastest.
+        """
+        self.out.weight.zero_()
+        self.out.bias.zero_()
+        self.offsets = logs.to(self.out.bias).reshape(self.combinations, self.levels).clone()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.get(f"{prefix}offsets")
+        if (
+            isinstance(stored, Tensor)
+            and stored.shape[1:] == (self.levels,)
+            and (len(stored) in (0, self.combinations if self.tabular else 0))
+        ):
+            # there is a table or none, which only the weights tell
+            self.offsets = self.offsets.new_zeros(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def context(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
         """Parents' share of the first layer, ``[rows, hidden]``."""
@@ -109,11 +150,12 @@ class Categorical(Mechanism):
         logits: Tensor = self.out(activation)
         return logits
 
-    def table(self, context: Tensor) -> Tensor:
-        """Log probabilities for every row of ``context`` and combination of confounder states.
+    def table(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Log probabilities for every row of parents and combination of confounder states.
 
         Args:
-            context: ``[p, hidden]``, from :meth:`context`.
+            parents: Value of every parent by name, ``rows`` each.
+            rows: Number of rows p.
 
         Returns:
             ``[p, s_1, ..., s_d, K]``.
@@ -121,11 +163,25 @@ class Categorical(Mechanism):
         Complexity:
             O(p S^d hidden^2) for d confounders of S states.
         """
-        first = context.reshape(len(context), *(1,) * len(self.states), self.hidden)
+        first = self.context(parents, rows).reshape(rows, *(1,) * len(self.states), self.hidden)
         for axis, weight in enumerate(self.states):
             after = len(self.states) - 1 - axis
             first = first + weight.view(len(weight), *(1,) * after, self.hidden)
-        return self._head(first).log_softmax(-1)
+        logits = self._head(first)
+        if len(self.offsets):
+            own = self.offsets.view(-1, *self.latents, self.levels)
+            logits = logits + own.index_select(0, self._number(parents, (), rows))
+        return logits.log_softmax(-1)
+
+    def _number(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
+        """Number of each row's combination of parents and, where they are given, states."""
+        columns = [*(parents[parent.name] for parent in self.parents), *latents]
+        sizes = [*(parent.num_levels for parent in self.parents), *self.latents]
+        number = torch.zeros(rows, dtype=torch.int64, device=self.bias.device)
+        for column, size in zip(columns, sizes, strict=False):
+            # one-hot rows come from variables and states that are relaxed
+            number = number * size + (column.argmax(-1) if column.is_floating_point() else column)
+        return number
 
     def _every_combination(self, sizes: Sequence[int]) -> Tensor:
         """Logits at all combinations of parents and states, the last one running fastest."""
@@ -133,7 +189,10 @@ class Categorical(Mechanism):
         weights = [module.weight for module in self.inputs if isinstance(module, ParentInput)]
         for weight, size in zip([*weights, *self.states], sizes, strict=True):
             first = (first[:, None] + weight[:size]).reshape(-1, self.hidden)
-        return self._head(first)
+        logits = self._head(first)
+        if len(self.offsets):
+            logits = logits + self.offsets
+        return logits
 
     def logits(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
         """Logits of each row at given confounder states, ``[rows, K]``.
@@ -148,15 +207,13 @@ class Categorical(Mechanism):
             and math.prod(sizes) <= _FEW_COMBINATIONS
             and not any(column.is_floating_point() for column in columns)
         ):
-            place = torch.zeros(rows, dtype=torch.int64, device=self.bias.device)
-            for column, size in zip(columns, sizes, strict=True):
-                place = place * size + column
-            return F.embedding(place, self._every_combination(sizes))
+            return F.embedding(self._number(parents, latents, rows), self._every_combination(sizes))
         first = self.context(parents, rows)
         for weight, state in zip(self.states, latents, strict=True):
             # one-hot states carry the gradient of the prior that they were drawn from
             first = first + (state @ weight if state.is_floating_point() else F.embedding(state, weight))
-        return self._head(first)
+        logits = self._head(first)
+        return logits + self.offsets[self._number(parents, latents, rows)] if len(self.offsets) else logits
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
         """Codes of the winning levels, int64 ``[n]``; see the base class."""
@@ -184,7 +241,7 @@ class Categorical(Mechanism):
 
     def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
         """Log probability of each row's code at every combination of states; see the base class."""
-        table = self.table(self.context(parents, len(value)))
+        table = self.table(parents, len(value))
         code = value.view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
         return table.gather(-1, code).squeeze(-1)
 
@@ -217,7 +274,8 @@ class Categorical(Mechanism):
 
     def config(self) -> dict[str, Any]:
         """Architecture as plain JSON values."""
-        return {"type": "categorical", "hidden": self.hidden, "layers": self.layers}
+        table = {"table": True} if len(self.offsets) else {}
+        return {"type": "categorical", "hidden": self.hidden, "layers": self.layers} | table
 
 
 def winning_noise(logits: Tensor, value: Tensor, fresh: Tensor) -> Tensor:

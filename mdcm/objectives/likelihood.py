@@ -344,7 +344,7 @@ class ComponentLikelihood(nn.Module):
             top = entries.detach().flatten(1).amax(1)
             return top, (entries - top.view(-1, *(1,) * (entries.dim() - 1))).exp()
         parents = {parent: float_pixels(value) for parent, value in member.parents.items()}
-        table = mechanism.table(mechanism.context(parents, member.configs)).movedim(-1, 1).flatten(0, 1)
+        table = mechanism.table(parents, member.configs).movedim(-1, 1).flatten(0, 1)
         slot = member.config * mechanism.levels + member.value
         if not self.latents[name]:
             return table.index_select(0, slot), None

@@ -41,8 +41,8 @@ class Size(NamedTuple):
     def of(dcm: DCM, hnode: HNode, data: Mapping[str, Encoded]) -> Size | None:
         """Size of an h-node; None where it must be trained alone.
 
-        It can be stacked if everything that generates is a plain categorical mechanism with categorical parents, no
-        critic looks at an image, and every member is generated for some fit.
+        It can be stacked if everything that generates is a plain categorical mechanism with categorical parents and no
+        table of its own, no critic looks at an image, and every member is generated for some fit.
         """
         shapes: set[tuple[int, int]] = set()
         idle = set(hnode.variables)
@@ -52,7 +52,7 @@ class Size(NamedTuple):
             idle -= wanted
             for name in wanted:
                 mechanism = dcm.mechanism(name)
-                if type(mechanism) is not Categorical or not mechanism.tabular:
+                if type(mechanism) is not Categorical or not mechanism.tabular or len(mechanism.offsets):
                     return None
                 shapes.add((mechanism.hidden, mechanism.layers))
             columns = [dcm.schema[name] for name in {*fit.variables, *fit.ancestors} | given]

@@ -88,7 +88,7 @@ def tabulated(mechanism: Categorical, parents: Mapping[str, Tensor], rows: int) 
         MdcmError: If one of them is no number.
     """
     there = _device(mechanism)
-    table = mechanism.table(mechanism.context(parents if there == _CPU else _all(parents, there), rows))
+    table = mechanism.table(parents if there == _CPU else _all(parents, there), rows)
     return check_finite(mechanism.variable, table.cpu(), "probabilities", impossible=True)
 
 

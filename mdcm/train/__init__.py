@@ -10,6 +10,7 @@ from mdcm.train.resampling import resampled
 from mdcm.train.rows import FitRows, HNodeRows, held_out
 from mdcm.train.run import Source, train
 from mdcm.train.states import choose_states, needs_draws
+from mdcm.train.verdicts import kept_with_another_seed, lacking_fits
 
 __all__ = [
     "Alone",
@@ -30,6 +31,8 @@ __all__ = [
     "Trainer",
     "choose_states",
     "held_out",
+    "kept_with_another_seed",
+    "lacking_fits",
     "needs_draws",
     "resampled",
     "tiles",

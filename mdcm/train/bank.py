@@ -25,10 +25,12 @@ from mdcm.train.config import CPU, TrainConfig
 from mdcm.train.problems import FULL_BATCH_ROWS, Losses, errors_allowed, full_batch_schedule
 from mdcm.train.rows import FitRows
 
-__all__ = ["Bank", "Module", "tiles"]
+__all__ = ["Bank", "Module", "network_table", "tiles"]
 
 # numbers in the largest array of a step up to which starting operations costs more than doing them
 _TILE = 1 << 18
+# entries of a table beyond which a mechanism stays a network: a few rows of each would be more than most data have
+_MOST_ENTRIES = 1 << 17
 # one module's padding may make it so much larger than it is
 _MOST_PADDING = 1.5
 
@@ -40,7 +42,9 @@ class _Part:
     Attributes:
         features: For each fitted member the levels of its parents at every configuration, float32 ``[c, t]``, a one
             for each parent.
-        slots: For each fitted member the place in its table, configuration times levels plus value, ``[r]``.
+        slots: For each fitted member the configuration of its parents and its value, ``[r]`` each.
+        numbers: For each fitted member the number of its parents' values among all that are possible, ``[r]``; empty
+            where :attr:`Module.has_tables` is not.
         inverse: The merged row of every row, numpy int64.
         weight: Weight of every row, or None.
         fit: Where it came from.
@@ -48,6 +52,7 @@ class _Part:
 
     features: tuple[Tensor, ...]
     slots: tuple[tuple[Tensor, Tensor], ...]
+    numbers: tuple[Tensor, ...]
     inverse: np.ndarray[Any, Any]
     distinct: int
     fit: FitRows
@@ -64,6 +69,7 @@ class Module:
     Attributes:
         shape: What modules of one bank have in common.
         cost: Numbers in the largest array of its step.
+        has_tables: Whether every mechanism is small enough to be written as a table.
         distinct: Distinct rows of all fits together.
     """
 
@@ -79,6 +85,7 @@ class Module:
         self.priors = [dcm.priors[index] for index in used]
         self.confounders = {dcm.confounders[index]: place for place, index in enumerate(used)}
         self.fits = tuple(fits)
+        self.has_tables = all(m.combinations * m.levels <= _MOST_ENTRIES for m in self.mechanisms)
         self.parts = [self._part(fit) for fit in fits]
         self.distinct = sum(part.distinct for part in self.parts)
         self.errors = errors_allowed(sum(len(part.inverse) for part in self.parts), self.distinct)
@@ -116,9 +123,14 @@ class Module:
         count = len(fit.place)
         values, inverse = distinct_rows({name: fit.values[name] for name in sorted(fit.values)}, count)
         distinct = len(next(iter(values.values())))
-        features, slots = [], []
+        features, slots, numbers = [], [], []
         for name in fit.variables:
             mechanism = self.mechanisms[self.members.index(name)]
+            if self.has_tables:
+                number = torch.zeros(distinct, dtype=torch.int64)
+                for parent in mechanism.parents:
+                    number = number * parent.num_levels + values[parent.name]
+                numbers.append(number)
             parents, config = distinct_rows(
                 {parent.name: values[parent.name] for parent in mechanism.parents}, distinct
             )
@@ -126,7 +138,7 @@ class Module:
             hot = [F.one_hot(parents[p.name], p.num_levels).float() for p in mechanism.parents]
             features.append(torch.cat(hot, 1) if hot else torch.zeros(configs, 0))
             slots.append((config, values[name]))
-        return _Part(tuple(features), tuple(slots), inverse.numpy(), distinct, fit)
+        return _Part(tuple(features), tuple(slots), tuple(numbers), inverse.numpy(), distinct, fit)
 
     def prepare(self) -> None:
         """Start every member from its own frequencies."""
@@ -347,7 +359,7 @@ class Bank:
             logs, factors = [], []
             for place, feature, slot in zip(places, features, slots, strict=True):
                 scope = self.scopes[place]
-                table = _table(layers[place], feature, len(scope))
+                table = network_table(layers[place], feature, len(scope))
                 if not scope:
                     logs.append(table.view(-1).index_select(0, slot))
                     continue
@@ -378,7 +390,7 @@ class Bank:
                     prior.copy_(found[m])
 
 
-def _table(layers: Sequence[Tensor], feature: Tensor, latents: int) -> Tensor:
+def network_table(layers: Sequence[Tensor], feature: Tensor, latents: int) -> Tensor:
     """Log probabilities at every configuration and combination of states, ``[M, c, s_1, ..., s_d, K]``."""
     joined, bias, *rest = layers
     first = torch.baddbmm(bias[:, None], feature, joined)

@@ -41,7 +41,7 @@ def dependence(dcm: DCM, confounder: int, child: str, fits: Sequence[FitRows]) -
         return None
     rows = torch.linspace(0, len(fit.place) - 1, count).round().long()
     parents = {parent.name: fit.values[parent.name][rows] for parent in mechanism.parents}
-    table = mechanism.table(mechanism.context(parents, count)).exp()
+    table = mechanism.table(parents, count).exp()
     axis = 1 + dcm.latents[child].index(confounder)
     weights = [dcm.priors[index].softmax(0) for index in dcm.latents[child]]
     shaped = [w.view(*(1,) * (1 + place), -1, *(1,) * (len(sizes) - place)) for place, w in enumerate(weights)]

@@ -7,23 +7,16 @@ are trained, gain more on held-out rows than as many more steps with the same on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mdcm.dcm import derived_seed
-from mdcm.objectives.likelihood import distinct_rows
 from mdcm.train.bank import Bank, Module
 from mdcm.train.config import CPU, Schedule, TrainConfig
+from mdcm.train.polish import Polished, unexplained
 from mdcm.train.problems import Losses, full_batch_schedule
-from mdcm.train.rows import FitRows
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["full_length", "may_lack_states", "more_states_gain"]
 
@@ -31,8 +24,6 @@ __all__ = ["full_length", "may_lack_states", "more_states_gain"]
 _TRIAL = 0.15
 # by how much of their own size the two halves of a state are moved apart
 _APART = 0.5
-# standard deviations of a chi-square by which it may be expected to be below its mean
-_DEVIATIONS = 2.0
 
 
 def full_length(config: TrainConfig) -> bool:
@@ -57,6 +48,7 @@ def more_states_gain(
     config: TrainConfig,
     seeds: Sequence[int],
     device: torch.device = CPU,
+    polished: Sequence[Polished | None] = (),
 ) -> list[int]:
     """Which h-nodes gain by twice the states.
 
@@ -68,6 +60,7 @@ def more_states_gain(
         config: Settings.
         seeds: Seed of each, by place.
         device: Where to train.
+        polished: What came of each as tables, where that is known.
 
     Returns:
         Some of ``places``.
@@ -75,7 +68,11 @@ def more_states_gain(
     bank = Bank(modules, config, device)
     bank.parameters = [nn.Parameter(one.clone()) for one in weights]
     _set_rows(bank, held)
-    places = [place for place, lacks in enumerate(_lacking(bank, held)) if lacks and place in places]
+    lacking = _lacking(bank, held)
+    for place, table in enumerate(polished):
+        if table is not None:
+            lacking[place] = table.lacking
+    places = [place for place, lacks in enumerate(lacking) if lacks and place in places]
     if not places:
         return []
     bank.narrow(places)
@@ -98,51 +95,13 @@ def _set_rows(bank: Bank, held: Sequence[Tensor]) -> None:
 
 
 def _lacking(bank: Bank, held: Sequence[Tensor]) -> list[bool]:
-    """Whether each fit is as far from the frequencies of its rows as the truth may be.
-
-    The likelihood-ratio statistic of the frequencies against the truth is about a chi-square with as many degrees of
-    freedom as there are free cells. A fit whose statistic is below all that is likely for it has explained all that
-    there is, and some of the noise.
-    """
+    """Whether each network leaves more of its rows unexplained than the truth may."""
     with torch.no_grad():
         losses = bank.row_losses()
-    found = []
-    for m, module in enumerate(bank.modules):
-        shares, number = module.weights((~held[m]).nonzero().squeeze(1))
-        statistic, cells = 0.0, 0
-        for part, share, loss in zip(module.parts, shares, losses, strict=True):
-            saturated, free = _frequencies(module, part.fit, share)
-            gap = saturated + loss[m, : part.distinct].double().cpu().numpy()
-            statistic += 2 * number * float(share @ np.where(share > 0, gap, 0.0))
-            cells += free
-        found.append(statistic > cells - _DEVIATIONS * math.sqrt(2 * cells))
-    return found
-
-
-def _frequencies(module: Module, fit: FitRows, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Log of the c-factor by frequencies at every merged row of a fit, and the number of its free cells.
-
-    The product over the variables in topological order of their conditional frequencies given the earlier ones and
-    the parents of all of these.
-
-    References:
-        Tian & Pearl (2002), A general identification condition for causal effects, lemma 1.
-    """
-    values, _ = distinct_rows({name: fit.values[name] for name in sorted(fit.values)}, len(fit.place))
-    total = np.zeros(len(share))
-    free = 0
-    known: dict[str, Tensor] = {}
-    for name in fit.variables:
-        mechanism = module.mechanisms[module.members.index(name)]
-        known |= {parent.name: values[parent.name] for parent in mechanism.parents}
-        _, given = distinct_rows(known, len(share))
-        known[name] = values[name]
-        _, both = distinct_rows(known, len(share))
-        counts = [np.bincount(group.numpy(), weights=share) for group in (both, given)]
-        free += int((counts[0] > 0).sum()) - int((counts[1] > 0).sum())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total += np.log(counts[0][both.numpy()] / counts[1][given.numpy()])
-    return total, free
+    return [
+        unexplained(module, (~held[m]).nonzero().squeeze(1), [loss[m] for loss in losses])
+        for m, module in enumerate(bank.modules)
+    ]
 
 
 def _split(bank: Bank, weights: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:

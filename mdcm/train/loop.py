@@ -20,12 +20,14 @@ from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
 from mdcm.train.bank import Bank
 from mdcm.train.config import TrainConfig
+from mdcm.train.expectation import Fitted
+from mdcm.train.polish import Polished, Polisher
 from mdcm.train.problems import Losses, Problem
 
 __all__ = ["Alone", "Growth", "Progress", "Run", "Trainer"]
 
-# from the weights that held-out rows favoured to the modules that need more states
-Growth = Callable[[Sequence[Tensor]], list[int]]
+# from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states
+Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], list[int]]
 
 _EPS = 1e-8
 
@@ -126,9 +128,11 @@ class Trainer:
         run: What it has in common with other jobs.
         growth: Told the weights that held-out rows favoured, says of which modules the confounders need more states.
         tags: What every record of a module says besides.
+        polisher: Turns weights into tables; None where they stay networks.
 
     Attributes:
-        grown: These modules; they are not trained on all rows, but must be trained anew.
+        grown: Modules that need more states; they are not trained on all rows, but must be trained anew.
+        tables: Tables of the modules that are better off with them, whose networks are not trained on all rows.
     """
 
     def __init__(
@@ -140,10 +144,13 @@ class Trainer:
         run: Run,
         growth: Growth | None = None,
         tags: Sequence[Mapping[str, Any]] = (),
+        polisher: Polisher | None = None,
     ) -> None:
-        self.growth = growth
+        self.growth, self.polisher = growth, polisher
         self.tags = tuple(tags) or ({},) * len(hnodes)
         self.grown: list[int] = []
+        self.tables: dict[int, Fitted] = {}
+        self.tests: dict[int, dict[str, Any]] = {}
         self.job = job
         self.hnodes = tuple(hnodes)
         self.fits = tuple(fits)
@@ -165,7 +172,7 @@ class Trainer:
     def _enter(self) -> None:
         """Begin a phase at its first step."""
         count = len(self.hnodes)
-        self.alive = [place for place in range(count) if place not in self.grown]
+        self.alive = [place for place in range(count) if place not in self.grown and place not in self.tables]
         if len(self.alive) < count and isinstance(self.job, Bank):
             self.job.narrow(self.alive)
         self.step = 0
@@ -200,11 +207,8 @@ class Trainer:
             progress.start(self._name, steps * (1 + self.refits))
         if not self.final:
             self._optimise(0)
-            if self.growth is not None and self.judged and not self.run.late:
-                began = time.perf_counter()
-                self.grown = self.growth(self.kept)
-                self.seconds += time.perf_counter() - began
-            if self.refits and not self.run.late and len(self.grown) < len(self.hnodes):
+            self._judge_tables()
+            if self.refits and not self.run.late and len(self.grown) + len(self.tables) < len(self.hnodes):
                 self.final = True
                 if isinstance(self.job, Bank):
                     self.job.restart()
@@ -213,6 +217,8 @@ class Trainer:
         if self.final:
             self._optimise(steps * self.refits)
         self.job.store(self.kept)
+        if self.polisher is not None:
+            self.polisher.store(self.tables)
         if progress is not None:
             progress.finish(self._name)
         for place, hnode in enumerate(self.hnodes):
@@ -225,9 +231,29 @@ class Trainer:
                     "heldout": self.kept_loss[place],
                     # of h-nodes that were trained as one, each has its share
                     "seconds": round(self.seconds / len(self.hnodes), 3),
+                    **self.tests.get(place, {}),
                     **self.tags[place],
                 }
             )
+
+    def _judge_tables(self) -> None:
+        """Make tables of the networks that are better off with them, and ask which modules need more states."""
+        if not self.judged or self.run.late:
+            return
+        began = time.perf_counter()
+        polished: list[Polished | None] = []
+        if self.polisher is not None:
+            polished = self.polisher.choose(self.kept)
+            self.tests = {place: one.to_json() for place, one in enumerate(polished) if one is not None}
+        if self.growth is not None:
+            self.grown = self.growth(self.kept, polished)
+        if self.polisher is not None:
+            stay = [None if place in self.grown else one for place, one in enumerate(polished)]
+            for place, one in enumerate(stay):
+                if one is not None:
+                    self.kept_loss[place] = one.losses.mean
+            self.tables = self.polisher.refit(stay, everything=self.run.config.refit)
+        self.seconds += time.perf_counter() - began
 
     def _optimise(self, done: int) -> None:
         """Run the steps of one phase."""
@@ -393,6 +419,8 @@ class Trainer:
             "kept_loss": self.kept_loss,
             "targets": self.targets,
             "grown": self.grown,
+            "tests": [[place, one] for place, one in self.tests.items()],
+            "tables": [[place, len(one.tables), len(one.priors)] for place, one in self.tables.items()],
             "seconds": self.seconds,
             "best_rows": [None if best is None else [best.rows, best.errors] for best in self.best],
         }
@@ -402,6 +430,9 @@ class Trainer:
         for place, best in enumerate(self.best):
             if best is not None:
                 tensors |= {f"best.{place}.loss": best.loss, f"best.{place}.weight": best.weight}
+        for place, one in self.tables.items():
+            tensors |= {f"table.{place}.{k}": table for k, table in enumerate(one.tables)}
+            tensors |= {f"prior.{place}.{k}": prior for k, prior in enumerate(one.priors)}
         if isinstance(self.job, Alone) and hasattr(self.job.problem, "state"):
             tensors |= {f"problem.{name}": one for name, one in self.job.problem.state().items()}
         return header, tensors
@@ -424,8 +455,17 @@ class Trainer:
             RuntimeError: If a tensor has another shape.
         """
         self.final = bool(header["final"])
+        # with all modules, of which those that are still trained are then kept
         self._enter()
         self.grown = [int(place) for place in header["grown"]]
+        self.tests = {int(place): dict(one) for place, one in header["tests"]}
+        self.tables = {
+            int(place): Fitted(
+                tuple(tensors[f"table.{place}.{k}"] for k in range(members)),
+                tuple(tensors[f"prior.{place}.{k}"] for k in range(priors)),
+            )
+            for place, members, priors in header["tables"]
+        }
         self.alive = [int(place) for place in header["alive"]]
         if isinstance(self.job, Bank) and len(self.alive) < len(self.hnodes):
             self.job.narrow(self.alive)

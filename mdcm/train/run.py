@@ -28,8 +28,9 @@ from mdcm.train.checkpoints import Checkpoints
 from mdcm.train.config import CPU
 from mdcm.train.fingerprints import training_fingerprint
 from mdcm.train.growth import full_length, more_states_gain
-from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer, assign
+from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer
 from mdcm.train.member import Member, Setup
+from mdcm.train.polish import Polished, Polisher
 from mdcm.train.reference import regression_losses, worse_than_regressions
 
 if TYPE_CHECKING:
@@ -248,8 +249,7 @@ class _Training:
             if not before or job.kind == "bank":
                 raise MdcmError(f"training of {names} does not fit in memory: {grown}. {_ROOM[job.kind]}")
             for unit, weights in before.items():
-                own = self._own(unit)
-                assign([own[key] for key in weights], list(weights.values()))
+                self.member(unit).dcm.load_state_dict(weights, strict=False)
                 self.member(unit).forget_modules()
                 self.log({"event": "halved", "hnode": list(self.hnode(unit).variables), "why": grown, **self.tag(unit)})
             warnings.warn(
@@ -318,12 +318,9 @@ class _Training:
             dcm = self.members[k].dcm
             for name, encoders in state.encoders.items():
                 restore_encoders(dcm.mechanism(name), encoders)
-            own = dcm.state_dict()
             for unit in job.units:
-                if self.members[k] is not self.member(unit):
-                    continue
-                for key in self._keys(unit):
-                    assign([own[key]], [state.weights[key]])
+                if self.members[k] is self.member(unit):
+                    dcm.load_state_dict({key: state.weights[key] for key in self._keys(unit)}, strict=False)
         for record in outcome.records:
             self.log(record)
         grown = list(outcome.grown)
@@ -388,8 +385,10 @@ class _Training:
             for member, encoders in zip(self.members.values(), snapshot[0]["encoders"], strict=True):
                 for name, one in encoders.items():
                     restore_encoders(member.dcm.mechanism(name), one)
-            for name, own in self._weights().items():
-                assign([own], [snapshot[1][name]])
+            for k, member in self.members.items():
+                prefix = f"model.{k}."
+                own = {key.removeprefix(prefix): one for key, one in snapshot[1].items() if key.startswith(prefix)}
+                member.dcm.load_state_dict(own)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
 
@@ -487,6 +486,7 @@ class _Training:
             if job.kind == "bank"
             else Alone(units[0][0].problem(units[0][1], halved=self.halved))
         )
+        polisher = self._polisher(job, held, trained)
         return Trainer(
             trained,
             [self.hnode(unit).variables for unit in job.units],
@@ -494,6 +494,7 @@ class _Training:
             held,
             run,
             self._growth(job, held, trained),
+            polisher=polisher,
             tags=[self.tag(unit) for unit in job.units],
         )
 
@@ -515,18 +516,9 @@ class _Training:
         seeds = [member.derived("states", self.plan.hnodes[place]) for member, place in units]
         device = self.setup.device
 
-        def growth(weights: Sequence[Tensor]) -> list[int]:
-            if isinstance(trained, Alone):
-                units[0][0].dcm.to(CPU)
-                bank = Bank(modules, config, device)
-                # once the bank has prepared them, so that it reads these weights and no others
-                trained.store(weights)
-                bank.restart()
-                weights = [parameter.detach() for parameter in bank.parameters]
-            found = more_states_gain(modules, weights, masks, asked, config, seeds, device)
-            if isinstance(trained, Alone):
-                trained.move(device)
-            return found
+        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> list[int]:
+            stacked = self._stacked(job, trained, weights)
+            return more_states_gain(modules, stacked, masks, asked, config, seeds, device, polished)
 
         return growth if asked else None
 
@@ -537,7 +529,7 @@ class _Training:
             return None
         problem = trained.problem
 
-        def growth(weights: Sequence[Tensor]) -> list[int]:
+        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> list[int]:
             trained.store(weights)
             hnode = self.plan.hnodes[place]
             mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
@@ -550,6 +542,33 @@ class _Training:
             return [0] if worse_than_regressions(found, reference) else []
 
         return growth
+
+    def _polisher(self, job: _Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Polisher | None:
+        """Who turns the networks of a job into tables; None where they stay as they are."""
+        masks = [mask for mask in held if mask is not None]
+        units = [(self.member(unit), self.place(unit)) for unit in job.units]
+        if not full_length(self.config) or len(masks) < len(units):
+            return None
+        if not all(member.can_stack(self.plan.hnodes[place]) for member, place in units):
+            return None
+        modules = [member.module(place) for member, place in units]
+        seeds = [member.derived("starts", self.plan.hnodes[place]) for member, place in units]
+        if not any(module.has_tables for module in modules):
+            return None
+        return Polisher(modules, masks, seeds, lambda weights: self._stacked(job, trained, weights), self.setup.device)
+
+    def _stacked(self, job: _Job, trained: Bank | Alone, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Weights of a job as a bank has them."""
+        if isinstance(trained, Bank):
+            return weights
+        (unit,) = job.units
+        self.member(unit).dcm.to(CPU)
+        bank = Bank([self.member(unit).module(self.place(unit))], self.config, self.setup.device)
+        # once the bank has prepared them, so that it reads these weights and no others
+        trained.store(weights)
+        bank.restart()
+        trained.move(self.setup.device)
+        return [parameter.detach() for parameter in bank.parameters]
 
     def _has_grown(self, unit: int) -> bool:
         """Whether the next training of an h-node that the history knows ended with more states."""

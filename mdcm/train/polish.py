@@ -1,0 +1,346 @@
+"""What becomes of trained networks as tables: candidates by expectation-maximisation, chosen by held-out rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdcm.dcm import derived_seed
+from mdcm.objectives.likelihood import distinct_rows
+from mdcm.train.bank import Module, network_table
+from mdcm.train.config import CPU
+from mdcm.train.expectation import Fitted, Tables
+from mdcm.train.problems import Losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.train.rows import FitRows
+
+__all__ = ["Polished", "Polisher", "frequencies", "unexplained"]
+
+# pseudo-counts per combination of parents and states, of the network's distribution or of the frequencies
+_STRENGTHS = (30.0, 8.0, 2.0, 0.5)
+# the same where a start of its own knows no network
+_FRESH = (2.0, 0.5)
+_FRESH_STARTS = 2
+# numbers over all modules and candidates that are stacked
+_STACK = 1 << 22
+# rows for each distinct one at which a candidate may be worse by a standard error, and by how many at most
+_ROWS_PER_ERROR = 200
+_MOST_ERRORS = 2.0
+# standard deviations of a chi-square by which it may be expected to be below its mean
+_DEVIATIONS = 2.0
+
+
+@dataclass(frozen=True)
+class Polished:
+    """What came of one module.
+
+    Attributes:
+        fitted: Its tables, fitted to the rows that are not held out; None where the network is better.
+        target: What they are drawn towards.
+        strength: By how many pseudo-counts; infinite for the network.
+        losses: On held-out rows.
+        behind: By how many nats per held-out row frequencies are better, and the standard error of that.
+        lacking: Whether the fit leaves more of its rows unexplained than the truth may.
+    """
+
+    fitted: Fitted | None
+    target: tuple[Tensor, ...]
+    strength: float
+    losses: Losses
+    behind: tuple[float, float]
+    lacking: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record of a training says of it."""
+        return {
+            "pseudo_counts": None if self.fitted is None else self.strength,
+            "behind_frequencies": list(self.behind),
+            "heldout_rows": self.losses.rows,
+        }
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Where one module begins, what it is drawn towards, and by how many pseudo-counts."""
+
+    module: int
+    start: Fitted
+    target: tuple[Tensor, ...]
+    strength: float
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What became of a candidate: its losses on held-out rows, and those of every merged row for each fit."""
+
+    candidate: _Candidate
+    fitted: Fitted
+    losses: Losses
+    rows: list[Tensor]
+
+
+class Polisher:
+    """Makes tables of trained networks where held-out rows prefer them.
+
+    Args:
+        modules: H-nodes of one shape, in the order of their stacked weights.
+        held: Held-out rows of each, as a mask.
+        seeds: Seed of the starts of each.
+        stacked: Gives the weights of the job as :class:`~mdcm.train.bank.Bank` has them.
+        device: Where it is done.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        held: Sequence[Tensor],
+        seeds: Sequence[int],
+        stacked: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+        device: torch.device = CPU,
+    ) -> None:
+        self.modules, self.seeds, self.stacked, self.device = tuple(modules), tuple(seeds), stacked, device
+        self.kept = [(~mask).nonzero().squeeze(1) for mask in held]
+        self.held = [mask.nonzero().squeeze(1) for mask in held]
+
+    def choose(self, weights: Sequence[Tensor]) -> list[Polished | None]:
+        """Fit tables to the rows that are not held out, several times each, and choose by those that are.
+
+        Args:
+            weights: Of the networks that these rows have taught.
+
+        Returns:
+            What came of every module; None for one without tables.
+        """
+        candidates: list[_Candidate] = []
+        weights = self.stacked(weights)
+        for m, module in enumerate(self.modules):
+            if not module.has_tables:
+                continue
+            network = _network(module, [one[m] for one in weights])
+            candidates.append(_Candidate(m, network, network.tables, math.inf))
+            candidates += [_Candidate(m, network, network.tables, strength) for strength in _STRENGTHS]
+            if any(module.latents):
+                for number in range(_FRESH_STARTS):
+                    start, target = _fresh(module, network, derived_seed(self.seeds[m], "start", number))
+                    candidates += [_Candidate(m, start, target, strength) for strength in _FRESH]
+        tried: list[list[_Tried]] = [[] for _ in self.modules]
+        for part in self._stacks(candidates):
+            tables, fitted = self._fit(part, self.kept)
+            losses = tables.evaluate([self.held[one.module] for one in part])
+            rows = tables.row_losses()
+            for number, (one, own, loss) in enumerate(zip(part, fitted, losses, strict=True)):
+                if math.isfinite(loss.mean):
+                    tried[one.module].append(_Tried(one, own, loss, [each[number] for each in rows]))
+        found: list[Polished | None] = []
+        for module, kept, own_tried in zip(self.modules, self.kept, tried, strict=True):
+            if not own_tried:
+                found.append(None)
+                continue
+            best = _chosen(module, kept, own_tried)
+            one = best.candidate
+            found.append(
+                Polished(
+                    best.fitted if one.strength < math.inf else None,
+                    one.target,
+                    one.strength,
+                    best.losses,
+                    _behind(module, kept, best.losses),
+                    unexplained(module, kept, best.rows),
+                )
+            )
+        return found
+
+    def refit(self, polished: Sequence[Polished | None], *, everything: bool = True) -> dict[int, Fitted]:
+        """Tables that held-out rows have chosen, by number of the module.
+
+        Args:
+            polished: What :meth:`choose` found.
+            everything: Whether they are fitted on to all rows, from where they are.
+        """
+        if not everything:
+            return {m: one.fitted for m, one in enumerate(polished) if one is not None and one.fitted is not None}
+        candidates = [
+            _Candidate(m, one.fitted, one.target, one.strength)
+            for m, one in enumerate(polished)
+            if one is not None and one.fitted is not None
+        ]
+        found: dict[int, Fitted] = {}
+        for part in self._stacks(candidates):
+            _, fitted = self._fit(part, [None] * len(self.modules))
+            found |= {one.module: own for one, own in zip(part, fitted, strict=True)}
+        return found
+
+    def store(self, fitted: Mapping[int, Fitted]) -> None:
+        """Write tables into the mechanisms of their modules."""
+        for m, one in fitted.items():
+            one.store(self.modules[m])
+
+    def _fit(self, candidates: Sequence[_Candidate], rows: Sequence[Tensor | None]) -> tuple[Tables, list[Fitted]]:
+        fixed = candidates[0].strength == math.inf
+        tables = Tables(
+            [self.modules[one.module] for one in candidates],
+            [rows[one.module] for one in candidates],
+            [one.start for one in candidates],
+            [one.target for one in candidates],
+            [0.0 if fixed else one.strength for one in candidates],
+            self.device,
+        )
+        return tables, [one.start for one in candidates] if fixed else tables.run()
+
+    def _stacks(self, candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
+        """Candidates that are fitted at once; networks, which stay as they are, by themselves."""
+        found: list[list[_Candidate]] = []
+        for fixed in (True, False):
+            stack: list[_Candidate] = []
+            size = 0
+            for one in candidates:
+                if (one.strength == math.inf) is not fixed:
+                    continue
+                size = max(size, *(table.numel() for table in one.start.tables), self.modules[one.module].distinct)
+                if stack and size * (len(stack) + 1) > _STACK:
+                    found.append(stack)
+                    stack = []
+                stack.append(one)
+            if stack:
+                found.append(stack)
+        return found
+
+
+def _chosen(module: Module, kept: Tensor, tried: Sequence[_Tried]) -> _Tried:
+    """The best of several candidates: of those that held-out rows cannot tell from their favourite, the likeliest.
+
+    Where there are many rows for each distinct one, a tenth of them tells two fits apart much later than all of them
+    would, and there is little to overfit: the fewest pseudo-counts that are as good are taken, and of starts the one
+    that explains the other rows best.
+    """
+    shares, number = module.weights(kept)
+    allowed = min(number / module.distinct / _ROWS_PER_ERROR, _MOST_ERRORS)
+    favourite = min(tried, key=lambda one: one.losses.mean)
+    bar = replace(favourite.losses, errors=allowed)
+    good = [one for one in tried if not replace(one.losses, errors=allowed).worse_than(bar)]
+    fewest = min(one.candidate.strength for one in good)
+
+    def loss(one: _Tried) -> float:
+        own = [rows[: part.distinct].cpu().double().numpy() for rows, part in zip(one.rows, module.parts, strict=True)]
+        return sum(float(share @ np.where(share > 0, each, 0.0)) for share, each in zip(shares, own, strict=True))
+
+    return min((one for one in good if one.candidate.strength == fewest), key=loss)
+
+
+@torch.no_grad()
+def _network(module: Module, weights: Sequence[Tensor]) -> Fitted:
+    """Tables that trained networks stand for."""
+    given = iter(weights)
+    tables = []
+    for mechanism, scope in zip(module.mechanisms, module.latents, strict=True):
+        layers = [next(given) for _ in range(2 + len(scope) + 2 * mechanism.layers)]
+        sizes = [parent.num_levels for parent in mechanism.parents]
+        codes = np.indices(sizes).reshape(len(sizes), -1) if sizes else np.zeros((0, 1), dtype=np.int64)
+        hot = [F.one_hot(torch.from_numpy(code), size).float() for code, size in zip(codes, sizes, strict=True)]
+        feature = torch.cat(hot, 1) if hot else torch.zeros(1, 0)
+        layers[0] = layers[0][: feature.shape[1]]
+        table = network_table([one[None] for one in layers], feature.to(layers[0])[None], len(scope))[0]
+        tables.append(table.double().softmax(-1).movedim(-1, 1).contiguous().cpu())
+    return Fitted(tuple(tables), tuple(prior.double().softmax(0).cpu() for prior in given))
+
+
+def _fresh(module: Module, network: Fitted, seed: int) -> tuple[Fitted, tuple[Tensor, ...]]:
+    """A random start, whose states have no more than their mean in common with the network's, and that mean."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    starts, targets = [], []
+    for table, scope in zip(network.tables, module.latents, strict=True):
+        mean = table
+        for axis, index in enumerate(scope):
+            prior = network.priors[index].view(-1, *(1,) * (len(scope) - 1 - axis))
+            mean = (mean * prior).sum(2 + axis, keepdim=True)
+        mean = mean.expand_as(table)
+        targets.append(mean.contiguous())
+        apart = 2.0 * normal(*table.shape[1:]) + 0.5 * normal(*table.shape) if scope else torch.zeros(())
+        starts.append((mean.log() + apart).softmax(1))
+    priors = tuple((0.5 * normal(len(prior))).softmax(0) for prior in network.priors)
+    return Fitted(tuple(starts), priors), tuple(targets)
+
+
+def _behind(module: Module, rows: Tensor, losses: Losses) -> tuple[float, float]:
+    """Nats per held-out row by which the frequencies of other rows are better, and their standard error."""
+    shares, number = module.weights(rows)
+    logs = [
+        frequencies(module, part.fit, share * number, pseudo=1.0)[0]
+        for part, share in zip(module.parts, shares, strict=True)
+    ]
+    gap = losses.loss.cpu().double() + torch.from_numpy(np.concatenate(logs))
+    weight = losses.weight.cpu().double()
+    mean = (gap * weight).sum()
+    variance = ((gap - mean).square() * weight).sum() / losses.rows
+    return float(mean), float(variance.sqrt())
+
+
+def unexplained(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
+    """Whether a fit is as far from the frequencies of its rows as the truth may be.
+
+    The likelihood-ratio statistic of the frequencies against the truth is about a chi-square with as many degrees of
+    freedom as there are free cells. A fit whose statistic is below all that is likely for it has explained all that
+    there is, and some of the noise.
+
+    Args:
+        module: The h-node.
+        rows: The rows that it was fitted to.
+        losses: Negative log-likelihood of every merged row, for each fit.
+    """
+    shares, number = module.weights(rows)
+    statistic, cells = 0.0, 0
+    for part, share, loss in zip(module.parts, shares, losses, strict=True):
+        saturated, free = frequencies(module, part.fit, share)
+        gap = saturated + loss[: part.distinct].double().cpu().numpy()
+        statistic += 2 * number * float(share @ np.where(share > 0, gap, 0.0))
+        cells += free
+    return statistic > cells - _DEVIATIONS * math.sqrt(2 * cells)
+
+
+def frequencies(
+    module: Module, fit: FitRows, counts: NDArray[np.float64], pseudo: float = 0.0
+) -> tuple[NDArray[np.float64], int]:
+    """Log of the c-factor by frequencies at every merged row of a fit, and the number of its free cells.
+
+    The product over the variables in topological order of their conditional frequencies given the earlier ones and
+    the parents of all of these.
+
+    Args:
+        module: The h-node.
+        fit: One of its fits.
+        counts: How often every merged row is counted.
+        pseudo: Pseudo-counts in every condition, as many of each level.
+
+    References:
+        Tian & Pearl (2002), A general identification condition for causal effects, lemma 1.
+    """
+    values, _ = distinct_rows({name: fit.values[name] for name in sorted(fit.values)}, len(fit.place))
+    total = np.zeros(len(counts))
+    free = 0
+    known: dict[str, Tensor] = {}
+    for name in fit.variables:
+        mechanism = module.mechanisms[module.members.index(name)]
+        known |= {parent.name: values[parent.name] for parent in mechanism.parents}
+        _, given = distinct_rows(known, len(counts))
+        known[name] = values[name]
+        _, both = distinct_rows(known, len(counts))
+        sums = [np.bincount(group.numpy(), weights=counts) for group in (both, given)]
+        free += int((sums[0] > 0).sum()) - int((sums[1] > 0).sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (sums[0][both.numpy()] + pseudo / mechanism.levels) / (sums[1][given.numpy()] + pseudo)
+            total += np.log(share)
+    return total, free
