@@ -256,8 +256,16 @@ def _infer_real(
     for dataset, values in zip(datasets, numbers, strict=True):
         bad = np.isinf(values)
         refuse(bad, f"{dataset.label}: column {name!r} has infinite values", dataset.name, name, rows=dataset.rows)
-    mean, scale = _measure(_natural(name, datasets, numbers))
     span = (float(min(values.min() for values in numbers)), float(max(values.max() for values in numbers)))
+    if span[0] == span[1] and not any(name in dataset.do for dataset in datasets):
+        # a level can be kept without others; of a number nobody knows how far other values would be
+        raise DataError(
+            f"column {name!r} is {span[0]:g} in every row of {datasets[0].label}, and varies in no dataset: nothing "
+            "can be learned about it; leave it out of the graph, or declare it categorical",
+            dataset=datasets[0].name,
+            column=name,
+        )
+    mean, scale = _measure(_natural(name, datasets, numbers))
     made = {"dtype": dtype, "origin": origin, "mean": float(mean), "scale": float(scale), "span": span}
     return Variable.from_json({**made, **declared, "name": name, "kind": kind})
 
@@ -506,6 +514,12 @@ def _warn_about_levels(variable: Variable, datasets: Sequence[Observed], present
     if never:
         warnings.warn(
             f"variable {variable.name!r}: {_levels_phrase(never)} in no row of any dataset: nothing is learned there",
+            stacklevel=2,
+        )
+    elif len(levels) == 1 and not any(variable.name in dataset.do for dataset in datasets):
+        warnings.warn(
+            f"column {variable.name!r} is {levels[0]!r} in every row of {datasets[0].label}, and varies in no dataset: "
+            "nothing is learned about other values; questions that do not need them are answered",
             stacklevel=2,
         )
     # where a variable was set by intervention, some levels are missing by design

@@ -216,7 +216,31 @@ class TestValidate:
         constant = self.table.assign(Y=1)
         with pytest.warns(UserWarning, match=r"dataset 'd1': column 'Y' is constant \(1\)"):
             validate([constant, self.table], self.nodes)
-        error = refused("'Y' is 1 in every row.*varies in no dataset", validate, constant, self.nodes)
+
+    @pytest.mark.parametrize(
+        ("value", "declared", "levels"),
+        [
+            (1, {}, (1,)),
+            ("no", {}, ("no",)),
+            (True, {}, (True,)),
+            (0.5, {"kind": "categorical"}, (0.5,)),
+            # other levels are known, though no row has them
+            ("no", {"levels": ["no", "yes"]}, ("no", "yes")),
+        ],
+    )
+    def test_a_level_that_never_varies_is_kept(self, value, declared, levels):
+        datasets = validate(self.table.assign(Y=value), self.nodes)
+        with pytest.warns(UserWarning, match="nothing is learned") as caught:
+            schema = Schema.infer(datasets, {"Y": declared}, order=self.nodes)
+        assert len(caught) == 1
+        assert schema["Y"].levels == levels
+
+    @pytest.mark.parametrize(
+        ("value", "declared"), [(0.5, {}), (2.0, {"kind": "continuous"}), (2, {"kind": "continuous"})]
+    )
+    def test_a_number_that_never_varies_is_refused(self, value, declared):
+        datasets = validate(self.table.assign(Y=value), self.nodes)
+        error = refused("'Y' is .* in every row.*varies in no dataset", Schema.infer, datasets, {"Y": declared})
         assert (error.dataset, error.column) == ("d1", "Y")
 
     def test_what_was_set_may_be_constant(self):

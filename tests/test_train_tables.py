@@ -394,3 +394,24 @@ def test_a_table_too_large_leaves_a_network(monkeypatch):
     masks = [torch.arange(400) < 40 for _ in modules]
     weights = [parameter.detach() for parameter in Bank(modules[:1], TrainConfig()).parameters]
     assert Polisher(modules[:1], masks[:1], [0], lambda given: given).choose(weights) == [None]
+
+
+class TestAColumnOfOneValue:
+    """It is kept with its level, and what does not need another one is answered."""
+
+    @pytest.mark.parametrize(
+        "text", ["X -> Y; X -> S; S -> Y", "X -> S; S <-> Y; X -> Y", "S -> X; X -> Y; S -> Y"],
+        ids=["between", "confounded", "before"],
+    )  # fmt: skip
+    @pytest.mark.parametrize("value", ["only", 7])
+    def test_answers_are_those_without_it(self, text, value):
+        table = random_discrete(ADMG.from_string("X -> Y"), levels=2, seed=1).sample(2_000, seed=1)
+        with pytest.warns(UserWarning, match="column 'S' is .* in every row"):
+            model = mdcm.fit(text, table.assign(S=value))
+        own = table.loc[table["X"] == 1, "Y"]
+        answer = model.query("P(Y=1 | do(X=1))", 20_000)
+        error = math.hypot(answer.stderr, own.std() / math.sqrt(len(own)) / 4)
+        assert answer.value == pytest.approx(own.mean(), abs=4 * error)
+        assert set(model.draw_samples(10, do={"X": 1}).table["S"]) == {value}
+        with pytest.raises(mdcm.QueryError, match="no level"):
+            model.query("P(Y | do(S=8))")

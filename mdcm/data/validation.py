@@ -150,7 +150,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
 
 
 def _check_variation(datasets: Sequence[Dataset]) -> None:
-    """Warn about columns that are constant in one dataset, refuse a variable that is constant in all."""
+    """Warn about columns that are constant in one dataset and vary in another; the schema speaks of the others."""
     constant: dict[str, list[tuple[Dataset, Any]]] = {}
     varies = {target for dataset in datasets for target in dataset.do}
     for dataset in datasets:
@@ -163,13 +163,7 @@ def _check_variation(datasets: Sequence[Dataset]) -> None:
             else:
                 varies.add(name)
     for name, places in constant.items():
-        dataset, value = places[0]
         if name not in varies:
-            raise DataError(
-                f"column {name!r} is {plain(value)!r} in every row of {dataset.label}, and varies in no dataset: "
-                "nothing can be learned about it; leave it out of the graph",
-                dataset=dataset.name,
-                column=name,
-            )
+            continue
         for dataset, value in places:
             warnings.warn(f"{dataset.label}: column {name!r} is constant ({plain(value)!r})", stacklevel=3)
