@@ -61,7 +61,7 @@ class TestDoubling:
             assert tv_distance(exact, learned.exact(names)) <= 1.2 * sampling_floor(exact, ROWS)
         records = {record["event"]: record for record in grown.history if record["hnode"] == FIRST}
         assert records["trained"]["heldout"] < records["grown"]["heldout"]
-        assert records["trained"]["states"] == {"L": 32}
+        assert records["trained"]["states"] == {"L": 16}
 
     def test_the_number_that_the_user_gives_stays(self, truth, table):
         model = mdcm.fit(GRAPH, table, config=TrainConfig(confounder_states=8))
