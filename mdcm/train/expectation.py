@@ -38,7 +38,7 @@ _LEAST = 1e-30
 _LONGEST = 256.0
 # numbers in the largest array of a step, and in those of all steps together
 _CHUNK = 1 << 21
-_MOST_NUMBERS = 3 << 29
+_MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
