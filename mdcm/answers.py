@@ -43,6 +43,10 @@ __all__ = ["Answer", "Answering", "surrounded"]
 _COLUMNS = ("probability", "mean", "stderr", "low", "high")
 # longer estimands are no help beside a number
 _LONGEST_ESTIMAND = 160
+# a share that is worth a word
+_SHOWN_SHARE = 0.005
+# standard errors between the model and the plug-in beyond which one of them must be wrong
+_MOST_APART = 10.0
 # combinations of a table that are warned of one by one
 _MOST_WARNINGS = 6
 
@@ -119,12 +123,28 @@ class Answer:
             return "identifiable"
         return f"identifiable: {text}" if len(text) <= _LONGEST_ESTIMAND else "identifiable"
 
+    @property
+    def doubt(self) -> str | None:
+        """That the answer is not determined, in words; None where it is."""
+        if self.identification.identifiable:
+            return None
+        return "not determined" if self.identification.identifiable is False else "not shown to be determined"
+
+    @property
+    def basis(self) -> str | None:
+        """How many training rows are behind the answer, in words; None where nothing is known of them."""
+        if self.rows is None or self.unseen is None or self.total is None:
+            return None
+        none = f", and {self.unseen:.0%} of its weight on none" if self.unseen >= _SHOWN_SHARE else ""
+        return f"rests on about {self.rows:,.0f} of {self.total:,} rows{none}"
+
     def __str__(self) -> str:
-        shown = self.table.drop(columns="stderr") if self.exact else self.table
+        lead = "" if self.doubt is None else f"{self.doubt}; one fitted model answers"
         if self.value is not None:
-            body = f"{self.value:.4f} " + ("(exact in the model)" if self.exact else f"± {self.stderr:.4f}")
+            body = f"{lead} {self.value:.4f}".lstrip()
             if self.low is not None:
                 body += f", {self._interval} [{self.low:.4f}, {self.high:.4f}]"
+            body += " (exact in the model)" if self.exact else f" (± {self.stderr:.4f} from drawing)"
             if self.plug_in is not None:
                 beside = self.plug_in.iloc[0]
                 body += (
@@ -132,17 +152,48 @@ class Answer:
                     f"({beside['difference']:+.1f} standard errors apart)"
                 )
         else:
-            if self.plug_in is not None:
-                columns = {"plug-in": "estimate", "± stderr": "stderr", "difference": "difference"}
-                shown = shown.assign(**{label: self.plug_in[name] for label, name in columns.items()})
-            body = shown.to_string(index=False, float_format=lambda number: f"{number:.4f}")
+            body = self.shown().to_string(index=False, float_format=lambda number: f"{number:.4f}")
+            if lead:
+                body = f"{lead}:\n{body}"
             if self.exact:
                 body += "\nexact in the model, so without an error of drawing"
             if "low" in self.table:
                 body += f"\nlow and high: {self._interval}"
         if self.plug_in_note is not None:
             body += f"\nfrequencies in the data, by the estimand: {self.plug_in_note}"
-        return f"{self.query}\n{body}\n({self.note})"
+        rests = "" if self.basis is None else f"\n({self.basis})"
+        return f"{self.query}\n{body}\n({self.note}){rests}"
+
+    def shown(self) -> pd.DataFrame:
+        """The table for people: the interval before the error of drawing, which is called so, and then the plug-in."""
+        ends = [name for name in ("low", "high") if name in self.table]
+        table = self.table[[name for name in self.table if name not in ("stderr", *ends)] + ends].copy()
+        if not self.exact:
+            table["± drawing"] = self.table["stderr"]
+        if self.plug_in is not None and len(self.plug_in) == len(table):
+            columns = {"plug-in": "estimate", "± plug-in": "stderr", "difference": "difference"}
+            table = table.assign(**{label: self.plug_in[name].to_numpy() for label, name in columns.items()})
+        return table
+
+    def disagreement(self) -> str | None:
+        """That the model's answer and the frequencies' are too far apart for both to be right, or None."""
+        if self.plug_in is None:
+            return None
+        apart = self.plug_in["difference"].abs()
+        if not (apart > _MOST_APART).any():
+            return None
+        place = int(apart.fillna(0.0).to_numpy().argmax())
+        beside, answered = self.plug_in.iloc[place], float(self.table.iloc[place][self._column])
+        where = "" if len(self.table) == 1 else f" (row {place} of the table)"
+        return (
+            f"{self.query}: the model answers {answered:.4f}{where}, and the estimand's frequencies in the data "
+            f"{beside['estimate']:.4f} ± {beside['stderr']:.4f}, {apart.iloc[place]:.0f} standard errors apart: one of "
+            "them is wrong. Train longer or with more data, or see in a report what was fitted badly"
+        )
+
+    @property
+    def _column(self) -> str:
+        return next(name for name in ("probability", "mean", "value") if name in self.table)
 
     @property
     def _interval(self) -> str:

@@ -99,7 +99,7 @@ class Model(Sampler):
         self.seed = seed
         self.datasets = [dict(dataset) for dataset in datasets]
         self.origin = origin
-        # what the plug-in estimate beside an answer is computed from; not saved with the model
+        # what the plug-in estimate beside an answer is computed from; counts alone are saved with the model
         self.data: tuple[Dataset, ...] = ()
         self.history = [dict(record) for record in history]
         self.members: tuple[DCM, ...] = ()
@@ -238,9 +238,11 @@ class Model(Sampler):
                 each; a function of the natural value; for an image a picture.
             allow_unidentifiable: Whether to answer all the same where the answer is not determined; it then depends
                 on the model that happened to be fitted, and is marked so.
-            allow_low_support: Whether to answer all the same where more than 20 % of the draws are combinations of
-                values with fewer than 10 training rows; above 1 % there is a warning. It is only known where the
-                training data are at hand, and no matter in queries that neither set nor condition.
+            allow_low_support: Whether to answer all the same, and without a warning, where what is set or given never
+                occurs together with what the answer needs, or more than 20 % of its weight lies where no training row
+                is. Above 5 %, and below 50 effective rows, there is a warning. No matter in queries that neither set
+                nor condition. In a table, combinations that cannot be answered have no number (NaN), with a warning,
+                as long as some can.
             level: Probability with which an interval covers the answer, where the model has an ensemble.
             seed: Seed of the draws; terms of a sum with the same evidence use the same noise, so that most of it
                 cancels.
@@ -253,7 +255,7 @@ class Model(Sampler):
         Raises:
             QueryError: With a caret under the place, if the query is malformed, or does not fit the model.
             NotIdentifiableError: If the graph and the data do not determine the answer.
-            LowSupportError: If the evidence is too improbable, or training rows are too few.
+            LowSupportError: If the evidence is too improbable, or no training rows show what the answer rests on.
             ValueError: If the level is not between 0 and 1.
         """
         check_number(num_samples, 2, " (a standard error needs two draws)")
@@ -270,6 +272,9 @@ class Model(Sampler):
         if not do:
             plug_in, note = self._plug_in(answer, seed)
             answer = replace(answer, plug_in=plug_in, plug_in_note=note)
+            apart = answer.disagreement()
+            if apart is not None:
+                warnings.warn(apart, UserWarning, stacklevel=2)
         if not self.members:
             return answer
         others: list[Answer] = []
@@ -393,7 +398,7 @@ class Model(Sampler):
     def _save(self, path: str | Path) -> None:
         saved = Saved(
             self.graph, self.schema, self.plan, self.dcm, self.config, self.seed, self.datasets, self.history,
-            self.origin, self.members, self.resampled,
+            self.origin, self.members, self.resampled, self._support,
         )  # fmt: skip
         write_model(path, saved)
 
@@ -549,6 +554,8 @@ def fit(
             model = Model(
                 graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
             )
+            # what is counted of them is saved with the model
+            model.data = tuple(datasets)
             if out is not None:
                 model._save(out)
                 remove_checkpoints(out)
@@ -661,4 +668,5 @@ def load(path: str | Path, mechanisms: Mapping[str, MechanismFactory] | None = N
         origin=found.origin,
     )
     model.members, model.resampled = tuple(found.members), found.resampled
+    model.counted = found.support
     return model

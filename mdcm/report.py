@@ -16,7 +16,7 @@ import pandas as pd
 from mdcm import page
 from mdcm.checking import Check, check, statement
 from mdcm.data import Dataset, encode, validate
-from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
+from mdcm.errors import LOW_SUPPORT, LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
 from mdcm.pictures import grid_png
 from mdcm.progress import Stages
@@ -78,6 +78,9 @@ def write_report(
     title: str = "",
     num_samples: int = 100_000,
     seed: int = 0,
+    allow_unidentifiable: bool = False,
+    allow_low_support: bool = False,
+    remedy: str = LOW_SUPPORT,
     progress: bool = False,
 ) -> Path:
     """Write a report of a model as one HTML file that needs nothing else.
@@ -94,6 +97,9 @@ def write_report(
         title: Title of the page; by default the names of the variables.
         num_samples: Draws per answer.
         seed: Seed of all draws.
+        allow_unidentifiable: As for :meth:`Model.query`; the answers are marked.
+        allow_low_support: As for :meth:`Model.query`.
+        remedy: What the reader can do about an answer that no row shows, in words.
         progress: Whether to show on a terminal how it goes.
 
     Returns:
@@ -121,7 +127,9 @@ def write_report(
     stages = Stages(progress)
     stages.expect(4 + len(expressions))
     with stages.open():
-        writer = _Writer(model, expressions, seen, title, num_samples, seed, stages)
+        writer = _Writer(
+            model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support, remedy
+        )
         html = writer.html()
     with replacing(path) as stream:
         stream.write(html.encode("utf-8", "backslashreplace"))
@@ -165,7 +173,8 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
         name: part.images[name] if name in part.images else part.arrays.get(name, part.table.get(name))
         for name in part.do
     }
-    drawn = model.draw_samples(
+    # the data set itself tells of what it set
+    drawn = model.draw_unjudged(
         len(part),
         do={name: value.to_numpy() if isinstance(value, pd.Series) else value for name, value in do.items()},
         variables=names,
@@ -237,6 +246,9 @@ class _Writer:
     num_samples: int
     seed: int
     stages: Stages
+    anyway: bool = False
+    low_support: bool = False
+    remedy: str = LOW_SUPPORT
     notes: list[str] = field(default_factory=list)
     verdict: tuple[str, str] = ("open", "Not compared with data")
 
@@ -345,7 +357,13 @@ class _Writer:
         with self.stages.stage(text), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                answer = self.model.query(expression.text or text, self.num_samples, seed=self.seed)
+                answer = self.model.query(
+                    expression.text or text,
+                    self.num_samples,
+                    seed=self.seed,
+                    allow_unidentifiable=self.anyway,
+                    allow_low_support=self.anyway or self.low_support,
+                )
             except NotIdentifiableError as error:
                 self.notes.append(f"{text} is not answered: graph and data do not determine it.")
                 picture = page.Picture(
@@ -362,11 +380,11 @@ class _Writer:
                 self.notes.append(f"{text} is not answered: too few rows or draws stand behind it.")
                 return (
                     f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Too little support</p>'
-                    f"{_sentence(str(error))}</div>"
+                    f"{_sentence(str(error.advising(self.remedy)))}</div>"
                 )
-        for one in caught:
-            if issubclass(one.category, UserWarning):
-                self.notes.append(str(one.message))
+        self.notes += [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        if answer.doubt is not None:
+            self.notes.append(f"{text} is {answer.doubt}: its numbers are those of one fitted model.")
         return _answered(answer, f"answer{number}")
 
     # -------------------------------------------------- pictures
@@ -468,7 +486,7 @@ class _Writer:
             sections["model"] = self.model.draw_samples(_GRID, variables=[name], seed=self.seed).images[name]
             for do in self._settings(name):
                 shown = ", ".join(f"{key}={value}" for key, value in do.items())
-                drawn_images = self.model.draw_samples(_GRID, do=do, variables=[name], seed=self.seed).images[name]
+                drawn_images = self.model.draw_unjudged(_GRID, do=do, variables=[name], seed=self.seed).images[name]
                 sections[f"model, do({shown})"] = drawn_images
             photos.append(page.Photo(name, grid_png(sections), f"Pictures of {name}: {'; '.join(sections)}."))
         return page.photos(photos)
@@ -542,22 +560,24 @@ class _Writer:
 
 
 def _answered(answer: Answer, name: str) -> str:
-    frame = answer.table.copy()
-    if answer.plug_in is not None and len(answer.plug_in) == len(frame):
-        frame["plug-in"] = answer.plug_in["estimate"].to_numpy()
+    frame = answer.shown().drop(columns=["± plug-in", "difference"], errors="ignore")
     columns = [str(column) for column in frame.columns]
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     notes = [answer.note[0].upper() + answer.note[1:] + "."]
+    if answer.doubt is not None:
+        notes.insert(0, f"{answer.doubt[0].upper()}{answer.doubt[1:]}; one fitted model answers this.")
     if answer.level is not None:
         notes.append(f"low and high: {100 * answer.level:g} % interval, for chance in the data and in the training.")
     if answer.plug_in is not None:
         notes.append("plug-in: the estimand's own estimate from frequencies in the data.")
     if answer.plug_in_note is not None:
         notes.append(f"Plug-in: {answer.plug_in_note}.")
-    if answer.support is not None:
-        notes.append(f"{answer.support:.1%} of the draws rest on combinations with fewer than 10 training rows.")
+    if answer.basis is not None:
+        notes.append(f"{answer.basis[0].upper()}{answer.basis[1:]}.")
     notes.append(
-        "Exact in the model: nothing was drawn." if answer.exact else f"Worth {answer.ess:,.0f} independent draws."
+        "Exact in the model: nothing was drawn."
+        if answer.exact
+        else f"± drawing: the error of drawing alone, from what is worth {answer.ess:,.0f} independent draws."
     )
     return page.table(page.Table(answer.query, columns, rows, " ".join(notes)), name)
 

@@ -18,6 +18,7 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import encoded, from_config
 from mdcm.plan import Plan
 from mdcm.rundir import MODEL, WEIGHTS, read_run, write_run
+from mdcm.sampling import Support
 from mdcm.train import TrainConfig
 from mdcm.variables import suggestion
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Saved", "check_names", "read_model", "write_model"]
+
+
+# of the names of arrays that are counts of training rows rather than weights
+_SUPPORT = "support."
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Saved:
     origin: str | None
     members: Sequence[DCM]
     resampled: bool
+    support: Support | None
 
 
 def write_model(path: str | Path, saved: Saved) -> None:
@@ -81,6 +87,9 @@ def write_model(path: str | Path, saved: Saved) -> None:
         }
         for number, member in enumerate(saved.members):
             weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
+    if saved.support is not None:
+        description["support"], arrays = saved.support.to_state()
+        weights |= {f"{_SUPPORT}{key}": array for key, array in arrays.items()}
     write_run(path, description, weights, saved.history)
 
 
@@ -131,7 +140,7 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
             raise TypeError(f"its origin is {origin!r}")
         found = Saved(
             graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
-            bool(ensemble["resampled"]),
+            bool(ensemble["resampled"]), _load_support(weights, graph, schema, description.get("support")),
         )  # fmt: skip
         if not all(isinstance(one, Mapping) for one in [*found.datasets, *found.history]):
             raise TypeError("its data sets or records are no mappings")
@@ -143,6 +152,15 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
         raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
     check_names(graph, given)
     return found
+
+
+def _load_support(
+    weights: Mapping[str, Tensor], graph: ADMG, schema: Schema, described: Mapping[str, Any] | None
+) -> Support | None:
+    if described is None:
+        return None
+    arrays = {key.removeprefix(_SUPPORT): one for key, one in weights.items() if key.startswith(_SUPPORT)}
+    return Support.from_state(graph, schema, described, arrays)
 
 
 def _member_prefix(number: int) -> str:
@@ -166,7 +184,7 @@ def _load_dcm(
     """A model of that architecture with these weights, which a file describes and another holds."""
     where, weights_file = files
     factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
-    weights = {key: one for key, one in weights.items() if not key.startswith("member.")}
+    weights = {key: one for key, one in weights.items() if not key.startswith(("member.", _SUPPORT))}
     _check_weights(weights, graph, schema, architecture, given, weights_file)
     dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
     for key, tensor in weights.items():

@@ -434,10 +434,10 @@ class TestSample:
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
     def test_writes_what_the_model_draws(self, folder, tmp_path, suffix):
         file = tmp_path / f"s.{suffix}"
-        options = ["--do", "X=1", "--given", "Z=0", "--num-samples", 200, "--seed", 5]
+        options = ["--do", "X=0", "--given", "Z=0", "--num-samples", 200, "--seed", 5]
         result = succeed("sample", folder / "run", "--out", file, *options)
         table = pd.read_csv(file) if suffix == "csv" else pd.read_parquet(file)
-        expected = mdcm.load(folder / "run").draw_samples(200, do={"X": 1}, given={"Z": 0}, seed=5).table
+        expected = mdcm.load(folder / "run").draw_unjudged(200, do={"X": 0}, given={"Z": 0}, seed=5).table
         pd.testing.assert_frame_equal(table, expected)
         assert (result.out, result.err) == ("", f"wrote {file} (200 rows)\n")
 
@@ -447,16 +447,18 @@ class TestSample:
         options = ["--do", "X=1", "--evidence", "X=0", "--evidence", "Y=1", "--num-samples", 9000]
         result = succeed("sample", folder / "run", "--out", file, *options)
         table = pd.read_csv(file) if suffix == "csv" else pd.read_parquet(file)
-        expected = mdcm.load(folder / "run").counterfactual_samples(9000, evidence={"X": 0, "Y": 1}, do={"X": 1})
+        expected = mdcm.load(folder / "run").draw_unjudged(9000, evidence={"X": 0, "Y": 1}, do={"X": 1})
         pd.testing.assert_frame_equal(table, expected.table)
-        assert (result.out, result.err) == ("", f"wrote {file} (9,000 rows)\n")
+        said, wrote = result.err.splitlines()
+        assert said.startswith("warning: P(Z[X=1], Y[X=1] | X=0, Y=1) is not determined by the graph and the data")
+        assert (result.out, wrote) == ("", f"wrote {file} (9,000 rows)")
 
     def test_says_when_rows_are_worth_less(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("mdcm.sampling.draws._DRAWS_PER_SAMPLE", 0.25)
         options = ["--evidence", "Z=1", "--do", "X=1", "--given", "Y=0", "--num-samples", 20_000]
         result = succeed("sample", folder / "run", "--out", tmp_path / "s.csv", *options)
         model = mdcm.load(folder / "run")
-        drawn = model.counterfactual_samples(20_000, evidence={"Z": 1}, do={"X": 1}, given={"Y": 0})
+        drawn = model.draw_unjudged(20_000, evidence={"Z": 1}, do={"X": 1}, given={"Y": 0})
         assert len(pd.read_csv(tmp_path / "s.csv")) == len(drawn) == 20_000
         assert 100 < drawn.ess < 20_000
         assert f"warning: the 20,000 rows are worth only {drawn.ess:,.0f} independent ones" in result.err
@@ -468,7 +470,7 @@ class TestSample:
         assert [path.name for path in tmp_path.iterdir()] == ["deep"]
         assert [path.name for path in out.parent.iterdir()] == ["er"]
         (array,) = out.glob("s.*.npy")
-        drawn = mdcm.load(pictures / "a" / "run").draw_samples(5, do={"D": 1})
+        drawn = mdcm.load(pictures / "a" / "run").draw_unjudged(5, do={"D": 1})
         np.testing.assert_array_equal(np.load(array), drawn.images["../I/2"])
         assert pd.read_csv(out / "s.csv")["D"].tolist() == [1] * 5
 

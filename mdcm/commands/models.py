@@ -157,8 +157,10 @@ def query(
         return
     content = {
         "query": answer.query,
+        "determined": answer.identification.identifiable,
         "value": answer.value,
         "stderr": answer.stderr,
+        "stderr_of": "drawing",
         "low": answer.low,
         "high": answer.high,
         "level": answer.level,
@@ -222,6 +224,10 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="write nothing if what is drawn is not determined, or hardly a row shows it"),
+    ] = False,
 ) -> None:
     """Draw rows from a trained model, in this world or another.
 
@@ -256,6 +262,7 @@ def sample(
         evidence=None if evidence is None else assignments(evidence, model.schema, "--evidence"),
         seed=seed,
         engine=runner,
+        strict=strict,
     )
     written = write_samples(out, blocks, num_samples)
     for path in written.paths:
@@ -285,6 +292,13 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="RUN/report.html by default", show_default=False)
     ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="answer even if the graph and the data do not determine it, or no row shows it"),
+    ] = False,
+    low_support: Annotated[
+        bool, typer.Option("--low-support", help="answer even where no training row shows what it rests on")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
     na: NaOption = None,
 ) -> None:
@@ -307,6 +321,15 @@ def report(
     _attach(model, run)
     target = run / "report.html" if out is None else out
     write_report(
-        model, target, queries=query or (), data=compared, num_samples=num_samples, seed=seed, progress=not is_quiet()
+        model,
+        target,
+        queries=query or (),
+        data=compared,
+        num_samples=num_samples,
+        seed=seed,
+        allow_unidentifiable=anyway,
+        allow_low_support=anyway or low_support,
+        remedy="--low-support answers all the same",
+        progress=not is_quiet(),
     )
     note(f"wrote {target}")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from mdcm.errors import QueryError
+from mdcm.errors import LowSupportError, NotIdentifiableError, QueryError
+from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
 from mdcm.sampling.samples import Samples
 from mdcm.sampling.support import Support
+from mdcm.sampling.verdicts import question
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset, Schema
     from mdcm.dcm import DCM
     from mdcm.engines import Engine
     from mdcm.graph import ADMG
+    from mdcm.identify import Identification
 
 __all__ = ["Sampler", "check_number"]
+
+# variables that are judged one by one, where they are not determined together
+_MOST_ALONE = 20
 
 
 def check_number(num_samples: object, least: int, why: str = "") -> None:
@@ -40,12 +47,14 @@ class Sampler:
         schema: Variables by name.
         dcm: Mechanisms and confounders.
         data: The training data, if they are at hand.
+        counted: What was saved of them with the model, where they are not.
     """
 
     graph: ADMG
     schema: Schema
     dcm: DCM
     data: tuple[Dataset, ...]
+    counted: Support | None = None
     _counted: tuple[tuple[Dataset, ...], Support] | None = None
 
     def draw_samples(
@@ -58,6 +67,7 @@ class Sampler:
         variables: Sequence[str] | None = None,
         seed: int = 0,
         resample: bool = True,
+        strict: bool = False,
     ) -> Samples:
         """Draw rows from P(V | do(...), given).
 
@@ -73,30 +83,33 @@ class Sampler:
             seed: Row i is the same for every ``num_samples``, unless rows are resampled.
             resample: Whether rows of unequal weight are drawn again by weight, so that all are equal; False gives all
                 rows with their weights, which are worth at least ``num_samples`` equal ones wherever possible.
+            strict: Whether to refuse, rather than to warn, where the graph and the data do not determine what is
+                drawn, or hardly a training row shows it.
 
         Returns:
-            A table, and uint8 images.
+            A table, uint8 images, and how many training rows stand behind them.
 
         Raises:
             QueryError: If ``num_samples`` is no positive number, a variable is unknown, is both set and conditioned
                 on, or cannot be conditioned on.
             DataError: If a value is no level, or an array does not have ``num_samples`` rows.
-            LowSupportError: If the evidence is too improbable for as many draws.
+            LowSupportError: If the evidence is too improbable for as many draws; with ``strict``, if few rows show it.
+            NotIdentifiableError: With ``strict``, if what is drawn is not determined.
 
         References:
             Rahman & Kocaoglu (2024), Algorithm 9; for evidence see :mod:`mdcm.sampling.abduction`.
 
         Example:
             >>> import mdcm
-            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> table = {"D": [0, 1] * 200, "A": [0, 1, 1, 1] * 100}
             >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
             >>> model.draw_samples(3, do={"D": 0}, seed=1).table["D"].tolist()
             [0, 0, 0]
             >>> model.draw_samples(3, do={"D": lambda natural: 1 - natural}, given={"A": 1}).table["A"].tolist()
             [1, 1, 1]
         """
-        return self._request(
-            num_samples, do=do, given=given, noise=noise, variables=variables, seed=seed, resample=resample
+        return self._judged(
+            num_samples, strict, do=do, given=given, noise=noise, variables=variables, seed=seed, resample=resample
         ).whole()
 
     def counterfactual_samples(
@@ -109,6 +122,7 @@ class Sampler:
         variables: Sequence[str] | None = None,
         seed: int = 0,
         resample: bool = True,
+        strict: bool = False,
     ) -> Samples:
         """Draw what the variables would have been under ``do`` in units of which evidence was seen.
 
@@ -124,6 +138,7 @@ class Sampler:
             variables: Variables to draw; all by default.
             seed: Seed of the draws.
             resample: As in :meth:`draw_samples`.
+            strict: As in :meth:`draw_samples`.
 
         Returns:
             The variables in the world of ``do``.
@@ -131,20 +146,28 @@ class Sampler:
         Raises:
             QueryError: If a variable is unknown, or cannot be conditioned on.
             DataError: If a value is no level.
-            LowSupportError: If the evidence is too improbable for as many draws.
+            LowSupportError: As in :meth:`draw_samples`.
+            NotIdentifiableError: As in :meth:`draw_samples`.
 
         References:
             Pearl (2009), Causality, theorem 7.1.7 (abduction, action, prediction).
 
         Example:
             >>> import mdcm
-            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> table = {"D": [0, 1] * 200, "A": [0, 1, 1, 1] * 100}
             >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
             >>> model.counterfactual_samples(3, evidence={"D": 1, "A": 0}, do={"D": 1}).table["A"].tolist()
             [0, 0, 0]
         """
-        return self._request(
-            num_samples, do=do, given=given, evidence=evidence, variables=variables, seed=seed, resample=resample
+        return self._judged(
+            num_samples,
+            strict,
+            do=do,
+            given=given,
+            evidence=evidence,
+            variables=variables,
+            seed=seed,
+            resample=resample,
         ).whole()
 
     def stream_samples(
@@ -157,6 +180,7 @@ class Sampler:
         variables: Sequence[str] | None = None,
         seed: int = 0,
         engine: Engine | None = None,
+        strict: bool = False,
     ) -> Iterator[Samples]:
         """The rows of :meth:`draw_samples`, or with ``evidence`` of :meth:`counterfactual_samples`, in blocks.
 
@@ -169,6 +193,7 @@ class Sampler:
             seed: Seed of the draws.
             engine: Where blocks are computed, such as :class:`mdcm.engines.RayEngine`, several at the same time; one
                 after another in this process by default. The rows are the same.
+            strict: As in :meth:`draw_samples`.
 
         Yields:
             Blocks of up to 4,096 rows, or 64 where there are images.
@@ -178,13 +203,19 @@ class Sampler:
 
         Example:
             >>> import mdcm
-            >>> table = {"D": [0, 1] * 50, "A": [0, 1, 1, 1] * 25}
+            >>> table = {"D": [0, 1] * 200, "A": [0, 1, 1, 1] * 100}
             >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
             >>> [len(block) for block in model.stream_samples(10_000)]
             [4096, 4096, 1808]
         """
-        request = self._request(num_samples, do=do, given=given, evidence=evidence, variables=variables, seed=seed)
+        request = self._judged(
+            num_samples, strict, do=do, given=given, evidence=evidence, variables=variables, seed=seed
+        )
         return request.stream(engine)
+
+    def draw_unjudged(self, num_samples: int, **asked: Any) -> Samples:
+        """As :meth:`draw_samples`, for whoever knows or tells otherwise what the rows rest on: without a warning."""
+        return self._request(num_samples, **asked).whole()
 
     def draw_noise(self, num_samples: int, *, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Noise of rows, which :meth:`draw_samples` takes.
@@ -204,14 +235,65 @@ class Sampler:
                 noise[name] = self.dcm.confounder_states(index, rows, seed).numpy()
         return noise
 
+    def identify(self, text: str | Expression) -> Identification:
+        """Whether the graph and the data of the training determine the answer to a query, and how."""
+        raise NotImplementedError
+
     def _request(self, num_samples: int, **asked: Any) -> Request:
         check_number(num_samples, 1)
         return Request(self.dcm, int(num_samples), support=self._support, **asked)
 
+    def _judged(self, num_samples: int, strict: bool, **asked: Any) -> Request:
+        """A request, after it was said whether what is drawn is determined, and whether rows show it."""
+        request = self._request(num_samples, **asked)
+        do, given, evidence = asked.get("do") or {}, asked.get("given") or {}, asked.get("evidence")
+        expression = question(self.graph, self.schema, request.names, do, given, evidence)
+        if expression is None:
+            return request
+        said = []
+        found = self._identified(expression)
+        if found is not None and not found.identifiable:
+            if strict:
+                raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
+            said.append(self._doubt(expression, found))
+        basis = request.basis
+        if basis is not None and basis.is_low:
+            if strict:
+                raise LowSupportError(f"{expression}: {basis}", rows=basis.rows, unseen=basis.unseen)
+            said.append(f"{expression}: {basis}")
+        if said:
+            # the methods that call this are called by the user
+            warnings.warn("; ".join(said), UserWarning, stacklevel=3)
+        return request
+
+    def _identified(self, expression: Expression) -> Identification | None:
+        try:
+            return self.identify(expression)
+        except QueryError:
+            # evidence that only the model could tell to be possible
+            return None
+
+    def _doubt(self, expression: Expression, found: Identification) -> str:
+        """What is not determined of the rows that are drawn, and why."""
+        doubt = "not determined" if found.identifiable is False else "not shown to be determined"
+        query = expression.query
+        alone = ""
+        if 1 < len(query.outcomes) <= _MOST_ALONE:
+            open_ = []
+            for term in query.outcomes:
+                one = self._identified(Expression(((1, Query("P", (term,), query.do, query.given)),)))
+                if one is None or not one.identifiable:
+                    open_.append(term.label)
+            alone = f"; by itself this holds of {', '.join(open_)}" if open_ else "; each of its variables by itself is"
+        return (
+            f"{expression} is {doubt} by the graph and the data ({found.witness}): these rows are those of one fitted "
+            f"model, and other models that fit as well draw others{alone}"
+        )
+
     @property
     def _support(self) -> Support | None:
         if not self.data:
-            return None
+            return self.counted
         if self._counted is None or self._counted[0] is not self.data:
             self._counted = (self.data, Support.of(self.graph, self.schema, self.data))
         return self._counted[1]

@@ -161,20 +161,67 @@ class Support:
         return Support(self.graph, self.schema, [self._compacted(one) for one in self.rows], self.knots)
 
     def _compacted(self, rows: Rows) -> Rows:
-        tables: list[RowTable] = []
-        scopes = []
+        free = set(self.graph.nodes) - rows.do
+        scopes: dict[frozenset[str], None] = {}
         done: set[str] = set()
         for name in self.graph.nodes:
-            if name not in done and name in rows.columns and name not in rows.do:
-                members = self._joined(name, set(self.graph.nodes) - rows.do)
+            if name not in done and name in rows.columns and name in free:
+                members = self._joined(name, free)
                 done |= members
-                scopes.append({*members, *self.graph.parents(members)} & rows.columns)
-        for scope in sorted(scopes, key=len, reverse=True):
-            if not any(scope <= set(table.names) for table in tables):
-                table = rows.table([name for name in self.graph.nodes if name in scope])
-                if table is not None:
-                    tables.append(table.thinned())
-        return Rows(rows.do, rows.columns, rows.size, tuple(tables))
+                scopes[rows.columns.intersection({*members, *self.graph.parents(members)})] = None
+        tables = [rows.table([name for name in self.graph.nodes if name in scope]) for scope in scopes]
+        return Rows(rows.do, rows.columns, rows.size, tuple(one.thinned() for one in tables if one is not None))
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file holds of it: plain JSON values, and arrays by name."""
+        described: dict[str, Any] = {"knots": list(self.knots), "datasets": []}
+        arrays = {f"knots.{k}": torch.from_numpy(knots) for k, knots in enumerate(self.knots.values())}
+        for j, rows in enumerate(self.compact().rows):
+            tables = [list(table.names) for table in rows.tables]
+            described["datasets"].append(
+                {"do": sorted(rows.do), "columns": sorted(rows.columns), "rows": rows.size, "tables": tables}
+            )
+            for k, table in enumerate(rows.tables):
+                arrays[f"{j}.{k}.codes"] = torch.from_numpy(table.codes)
+                arrays[f"{j}.{k}.counts"] = torch.from_numpy(table.counts)
+        return described, arrays
+
+    @classmethod
+    def from_state(
+        cls, graph: ADMG, schema: Schema, described: Mapping[str, Any], arrays: Mapping[str, Tensor]
+    ) -> Support:
+        """That which :meth:`to_state` describes.
+
+        Raises:
+            ValueError: If the parts do not fit each other, the graph or the variables.
+            KeyError: If a part is missing.
+        """
+        knots = {name: _array(arrays, f"knots.{k}", torch.float32, 1) for k, name in enumerate(described["knots"])}
+        for name, values in knots.items():
+            if name not in schema or not len(values) or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+                raise ValueError(f"its values of {name!r} are not in order")
+        sizes = {
+            name: len(knots[name]) if schema[name].levels is None else schema[name].num_levels
+            for name in schema
+            if countable(schema, name) and (schema[name].levels is not None or name in knots)
+        }
+        rows = []
+        for j, one in enumerate(described["datasets"]):
+            do, columns, size = frozenset(one["do"]), frozenset(one["columns"]), one["rows"]
+            if not do <= set(graph.nodes) or not columns <= set(sizes) or not isinstance(size, int) or size < 0:
+                raise ValueError("its counts are of other variables than it has")
+            tables = []
+            for k, names in enumerate(one["tables"]):
+                codes = _array(arrays, f"{j}.{k}.codes", torch.int32, 2)
+                counts = _array(arrays, f"{j}.{k}.counts", torch.float64, 1)
+                if not columns.issuperset(names) or codes.shape != (len(counts), len(names)):
+                    raise ValueError("its counts have another shape than it says")
+                most = np.array([sizes[name] for name in names])
+                if (codes < 0).any() or (codes >= most).any() or not (np.isfinite(counts) & (counts > 0)).all():
+                    raise ValueError("its counts are of values that its variables do not have")
+                tables.append(RowTable(tuple(names), codes, counts))
+            rows.append(Rows(do, columns, size, tuple(tables)))
+        return cls(graph, schema, rows, knots)
 
     def _joined(self, name: str, among: Collection[str]) -> set[str]:
         """A variable and those that hidden confounders join it to."""
@@ -374,3 +421,11 @@ class Support:
                 mean, scale = float(variable.mean or 0.0), float(variable.scale or 1.0)  # type: ignore[arg-type]
                 columns.append(Column(column, draws, seen, None, is_fixed, mean, scale))
         return overlap(columns, weights, table.counts)
+
+
+def _array(arrays: Mapping[str, Tensor], name: str, dtype: torch.dtype, axes: int) -> NDArray[Any]:
+    value = arrays[name]
+    if value.dtype != dtype or value.ndim != axes:
+        raise ValueError(f"its array {name} is {value.dtype} {list(value.shape)}")
+    array: NDArray[Any] = value.numpy()
+    return array
