@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdcm.checking.regressions import leaf_centred
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from mdcm.checking.regressions import Residuals
 
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]
 
 __all__ = [
-    "centred", "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail", "products",
-    "regressed", "score_test", "table_test",
+    "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail", "products",
+    "score_test", "table_test",
 ]  # fmt: skip
 
 # fewer rows than this in a stratum show nothing: the variance has no formula
@@ -107,39 +111,33 @@ def _permutation_moments(left: _Margin, right: _Margin, size: Floats, used: NDAr
     return mean, variance
 
 
-def centred(columns: Floats, strata: Codes, weights: Floats | None) -> Floats:
-    """Columns less their means within strata."""
-    mass = np.bincount(strata, weights)
-    sums = [
-        np.bincount(strata, columns[:, j] if weights is None else columns[:, j] * weights)
-        for j in range(columns.shape[1])
-    ]
-    return np.asarray(columns - np.stack([total / mass for total in sums], axis=1)[strata])
-
-
-def regressed(columns: Floats, features: Floats, weights: Floats | None) -> Floats:
-    """Columns less their least-squares fit by the features."""
-    weighted = features if weights is None else features * weights[:, None]
-    gram = features.T @ weighted
-    scale = 1 / np.sqrt(np.maximum(np.diag(gram), _TINY))
-    inverse = np.linalg.pinv(gram * scale[:, None] * scale, rcond=1e-10, hermitian=True) * scale[:, None] * scale
-    return np.asarray(columns - features @ (inverse @ (weighted.T @ columns)))
-
-
 def covariance_test(
-    x: Floats, y: Floats, fitted: int, weights: Floats | None, groups: Codes | None
+    x: Residuals, y: Residuals, near: Codes | None, weights: Floats | None, groups: Codes | None
 ) -> dict[str, Any] | None:
-    """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them."""
-    n, p, q = len(x), x.shape[1], y.shape[1]
-    scores = products(x, y)
+    """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them.
+
+    Args:
+        x: Of the columns of one variable.
+        y: Of those of the other.
+        near: Leaves of :func:`leaves`: where given, residuals of y are compared with those of neighbours, so that what
+            both regressions missed alike counts for nothing.
+        weights: Of the rows.
+        groups: Numbers of groups from 0.
+    """
+    n, p = x.values.shape
+    compared = y.values if near is None else leaf_centred(y.values, near, groups)
+    scores = products(x.values, compared)
+    # residuals are too small by what was fitted to them
+    full = scores / np.sqrt(products(x.kept, y.kept))
     if weights is not None:
-        scores *= weights[:, None]
+        scores, full = scores * weights[:, None], full * weights[:, None]
     if groups is not None:
-        scores = np.stack([np.bincount(groups, scores[:, j]) for j in range(p * q)], axis=1)
+        scores, full = (
+            np.stack([np.bincount(groups, column) for column in part.T], axis=1) for part in (scores, full)
+        )
     units = len(scores)
     mean = scores.mean(axis=0)
-    # residuals are too small by what was fitted to them
-    covariance = np.atleast_2d(np.cov(scores, rowvar=False)) * (n / (n - fitted))
+    covariance = np.atleast_2d(np.cov(full, rowvar=False))
     values, vectors = np.linalg.eigh(covariance)
     kept = values > 1e-9 * max(values.max(), _TINY)
     rank = int(kept.sum())
@@ -147,7 +145,7 @@ def covariance_test(
         return None
     squared = units * float((((mean @ vectors)[kept]) ** 2 / values[kept]).sum())
     log_p = log_f_tail(squared * (units - rank) / (rank * (units - 1)), rank, units - rank)
-    both = np.hstack([x, y])
+    both = np.hstack([x.values, y.values])
     moments = both.T @ (both if weights is None else both * weights[:, None]) / n
     inner = _log_determinant(moments[:p, :p]) + _log_determinant(moments[p:, p:]) - _log_determinant(moments)
     return {
