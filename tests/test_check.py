@@ -141,8 +141,14 @@ class TestImpliedIndependences:
         assert not list(implied_independences(ADMG.from_string(graph)))
         notes = check(graph, random_discrete(ADMG.from_string(graph), levels=2).sample(100)).notes
         assert notes == (
-            "no set of observed variables separates the pair X and Y without an edge, so the graph implies no "
-            "independence of them",
+            (
+                "no set of observed variables separates the pair X and Y without an edge, so the graph implies no "
+                "independence of them"
+            ),
+            (
+                "hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities other "
+                "than an instrument's"
+            ),
         )
 
     def test_refuse_an_unknown_name(self):
@@ -403,7 +409,7 @@ class TestSeveralDatasets:
             "images are not tested and count as hidden: 'W'",
             "variables without a column count as hidden: 'Z'",
         )
-        assert str(found).startswith("nothing to test: ")
+        assert str(found).startswith("nothing was tested: ")
 
 
 class TestCheck:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mdcm.graph import ADMG
 
-__all__ = ["Independence", "Separators", "implied_independences"]
+__all__ = ["Independence", "Separators", "implied_independences", "implies_nothing"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,44 @@ def implied_independences(
             found = separators.independence(earlier, later)
             if found is not None:
                 yield found
+
+
+def implies_nothing(graph: ADMG, targets: Collection[str] = ()) -> bool:
+    """Whether it is plain that a graph allows every distribution of its variables.
+
+    It is if every variable is known to all later ones, in topological order: by arrows to them, or by one hidden cause
+    that fixes how it answers its own causes. Then each can be any function of all before it. Where it is not plain, the
+    graph usually implies something: an independence, an equality of Verma's kind or an inequality.
+
+    Args:
+        graph: The graph, of observed variables alone, without edges into the targets.
+        targets: Variables whose distribution is set, in whatever way.
+
+    References:
+        Evans (2016), Graphs for margins of Bayesian networks.
+
+    Example:
+        >>> implies_nothing(ADMG.from_string("X -> Z -> Y; X <-> Y"))
+        True
+        >>> implies_nothing(ADMG.from_string("Z -> X -> Y; X <-> Y"))
+        False
+        >>> implies_nothing(ADMG.from_string("X <-> Y; Y <-> Z; Z <-> X"))
+        False
+    """
+    order = graph.topological_order()
+    shared: dict[str, list[set[str]]] = {name: [] for name in order}
+    for _, children in graph.confounders:
+        for child in children:
+            shared[child].append(set(children))
+    later = set(order)
+    for name in order:
+        later.discard(name)
+        apart = later - graph.children(name)
+        if name in targets:
+            apart -= set(targets)
+        if apart and not any(apart <= members for members in shared[name]):
+            return False
+    return True
 
 
 class Separators:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -15,16 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Regression", "Residuals", "StratumMeans", "leaf_centred", "leaves", "unit_points"]
 
-# kernels to choose from: widths in standard deviations of normal scores, and the share of interactions
+# widths of bell curves to choose from, in standard deviations of normal scores, and weights of interactions
 _WIDTHS = (0.15, 0.4, 1.0, 3.0)
+_PAIR_WIDTHS = (0.3, 0.8, 2.5)
 _MIXES = (0.1, 1.0, 10.0)
 _PENALTIES = np.geomspace(1e-4, 1e3, 22)
 # the choice that predicts best is smoother than what leaves least of a mean: the errors of two regressions multiply,
 # while those of chance do not
 _UNDERSMOOTHING = 0.3
-_CENTERS = 300
-# the kernel is chosen on so many rows with so many centres
+# bell curves of a stage at most, and of one for a pair
+_CENTERS, _PAIR_CENTERS = 300, 80
+# the choices are made on so many rows, with so many bell curves
 _CHOICE_ROWS, _CHOICE_CENTERS = 800, 120
+# pairs of so many coordinates are looked at, on more rows
+_MOST_PAIRED, _PAIR_ROWS = 6, 2_000
+# of the stages that predict best on some rows so many are tried on all, in so many steps at most, as long as the error
+# falls by the share of so many rows
+_TRIED, _MOST_STEPS, _LEAST_GAIN = 3, 12, 12
 # more coefficients per row than this are never fitted
 _MOST_FREEDOM = 0.7
 # rows whose fit is all their own show nothing
@@ -71,14 +82,15 @@ class StratumMeans:
 
 
 class Regression:
-    """Kernel ridge regression whose kernel and penalty are chosen for every column by cross-validation.
+    """Ridge regression in stages, whose features and penalties are chosen for every column by cross-validation.
 
-    The kernel is a product over coordinates, one plus a bell curve of the distance (or, of a categorical variable, one
-    plus whether the levels are the same), so that it is a sum of main effects and of interactions of every order; its
-    width and the weight of interactions are chosen among a few, and low-rank features at rows drawn at random stand
-    for it. All that decides is the value on what is regressed on: for a given choice a fit is linear in the column, so
-    that products of residuals of two columns have the mean zero wherever one of the two fits has no bias, and the
-    share of noise that every residual keeps is known. Fits are deliberately less smooth than those that predict best.
+    A stage is a function of all coordinates, a sum of functions of one each, or one of a pair; whichever predicts best
+    comes first, then what predicts best what that leaves. Features are bell curves at rows drawn at random, for
+    products over coordinates of one plus a bell curve of the distance (or, of a categorical variable, one plus whether
+    the levels are the same); the width, and the weight of interactions, are chosen among a few. Given the choices a fit
+    is linear in the column, so that products of residuals of two columns have the mean zero wherever one of the two
+    fits has no bias, and the share of noise that every residual keeps is known. Fits are deliberately less smooth than
+    those that predict best.
 
     Args:
         numbers: Coordinates ``[n, p]``, of about unit variance.
@@ -87,28 +99,36 @@ class Regression:
         groups: Numbers of groups from 0, or None; the choices are made on one row of each.
 
     Complexity:
-        O(n · features²) time and O(n · features) memory, of at most 300 features.
+        O(n · features²) time and O(n · features) memory per stage, of at most some 300 features.
 
     References:
-        Wahba (1990), Spline models for observational data (analysis of variance by kernels, generalised
-        cross-validation); Williams & Seeger (2001), Using the Nyström method to speed up kernel machines;
-        MacKinnon & White (1985), Some heteroskedasticity-consistent covariance matrix estimators (shares kept).
+        Mallat & Zhang (1993), Matching pursuits with time-frequency dictionaries (steps); Wahba (1990), Spline models
+        for observational data (analysis of variance by kernels, generalised cross-validation); Williams & Seeger
+        (2001), Using the Nyström method to speed up kernel machines; MacKinnon & White (1985), Some
+        heteroskedasticity-consistent covariance matrix estimators (shares kept).
     """
 
     def __init__(self, numbers: Floats, codes: Codes, weights: Floats | None, groups: Codes | None) -> None:
-        self._numbers, self._codes = numbers, codes
+        self._columns = [*numbers.T, *codes.T.astype(np.float64)]
+        self._lines = numbers * _LINE
         self._root = None if weights is None else np.sqrt(weights)
-        n, coordinates = len(numbers), numbers.shape[1] + codes.shape[1]
-        rng = np.random.default_rng(coordinates)
-        own = np.arange(n) if groups is None else np.unique(groups, return_index=True)[1]
-        self._copies = n / len(own)
-        self._centers = own[rng.permutation(len(own))[: min(_CENTERS, len(own) // 3)]]
-        self._some = own[rng.permutation(len(own))[:_CHOICE_ROWS]]
-        self._kernels = [(width, mix) for width in _WIDTHS for mix in (_MIXES if coordinates > 1 else (1.0,))]
-        if not numbers.shape[1]:
-            self._kernels = [(1.0, mix) for mix in _MIXES]
-        self._trials: list[_Basis] | None = None
-        self._bases: dict[int, _Basis] = {}
+        d = len(self._columns)
+        own = np.arange(len(numbers)) if groups is None else np.unique(groups, return_index=True)[1]
+        self._copies = len(numbers) / len(own)
+        self._own = own[np.random.default_rng(d).permutation(len(own))]
+        self._bases: dict[tuple[tuple[_Kernel, ...], int], _Basis] = {}
+
+        every = tuple(range(d))
+        widths = _WIDTHS if numbers.shape[1] else _WIDTHS[-1:]
+        joint = [(_Kernel(every, width, mix),) for width in widths for mix in (_MIXES if d > 1 else (math.inf,))]
+        self._stages = [_Stage(joint, _CHOICE_ROWS)]
+        if d > 1:
+            mains = [tuple(_Kernel((k,), width, math.inf) for k in every) for width in widths]
+            self._stages.append(_Stage(mains, _CHOICE_ROWS))
+        if 2 < d <= _MOST_PAIRED:
+            for pair in itertools.combinations(every, 2):
+                kernels = [(_Kernel(pair, width, math.inf),) for width in _PAIR_WIDTHS]
+                self._stages.append(_Stage(kernels, _PAIR_ROWS))
 
     def residuals(self, columns: Floats) -> Residuals:
         """Columns ``[n, k]`` less their fits."""
@@ -116,40 +136,94 @@ class Regression:
         scale[scale == 0] = 1.0
         fits = [self._residual((column - column.mean()) / size) for column, size in zip(columns.T, scale, strict=True)]
         values, kept = (np.stack(parts, axis=1) for parts in zip(*fits, strict=True))
-        return Residuals(values * scale, kept)
+        return Residuals(values * scale, np.maximum(kept, _LEAST_KEPT))
 
     def _residual(self, column: Floats) -> tuple[Floats, Floats]:
-        if self._trials is None:
-            few = self._some[: min(_CHOICE_CENTERS, len(self._some) // 3)]
-            self._trials = [self._basis(self._some, few, *kernel) for kernel in self._kernels]
-        rooted = column if self._root is None else column * self._root
-        sample = rooted[self._some]
-        scores = [basis.choice(sample) for basis in self._trials]
-        best = int(np.argmin([error for error, _ in scores]))
-        if best not in self._bases:
-            self._bases[best] = self._basis(np.arange(len(column)), self._centers, *self._kernels[best])
-        basis = self._bases[best]
-        # copies of a row, as groups have them, make what they overfit look right
-        penalty = scores[best][1] * self._copies if self._copies > 1 else basis.choice(rooted)[1]
-        values, kept = basis.residual(rooted, penalty * _UNDERSMOOTHING)
-        return values if self._root is None else values / self._root, kept
+        left = column if self._root is None else column * self._root
+        kept, step = np.ones(len(column)), self._step(left, 0.0)
+        for _ in range(_MOST_STEPS):
+            if step is None:
+                break
+            basis, penalty = step
+            left, share = basis.residual(left, penalty * _UNDERSMOOTHING)
+            kept *= share
+            step = self._step(left, _LEAST_GAIN * self._copies / len(column))
+        return left if self._root is None else left / self._root, kept
 
-    def _basis(self, rows: Codes, centers: Codes, width: float, mix: float) -> _Basis:
-        values, vectors = np.linalg.eigh(self._kernel(centers, centers, width, mix))
+    def _step(self, left: Floats, gain: float) -> tuple[_Basis, float] | None:
+        """What predicts best what is left, and its penalty; None if the error falls by a smaller share than that."""
+        trials = sorted((self._trial(stage, left) for stage in self._stages), key=lambda trial: trial[0])
+        for _, kernels, penalty in trials[:_TRIED]:
+            basis = self._basis(kernels)
+            error, own = basis.choice(left)
+            if not gain or error < (left @ left) / len(left) * (1 - gain):
+                # copies of a row, as groups have them, make what they overfit look right
+                return basis, penalty * self._copies if self._copies > 1 else own
+        return None
+
+    def _trial(self, stage: _Stage, left: Floats) -> tuple[float, tuple[_Kernel, ...], float]:
+        """The least error of a stage on some rows, as a share of what is left there, with its kernels and penalty."""
+        sample = left[self._own[: stage.rows]]
+        scores = [(*self._basis(kernels, stage.rows).choice(sample), kernels) for kernels in stage.choices]
+        error, penalty, kernels = min(scores, key=lambda score: score[0])
+        return error * len(sample) / max(float(sample @ sample), 1e-300), kernels, penalty
+
+    def _basis(self, kernels: tuple[_Kernel, ...], most_rows: int = 0) -> _Basis:
+        """Features of every row, or of the first so many of those that choices are made on."""
+        if (kernels, most_rows) not in self._bases:
+            rows = self._own[:most_rows] if most_rows else np.arange(len(self._lines))
+            own = self._own[:most_rows] if most_rows else self._own
+            most = min(_CHOICE_CENTERS if most_rows else _CENTERS, len(own) // 3)
+            parts = [np.full((len(rows), 1), _CONSTANT)]
+            if len(kernels[0].coordinates) == 1:
+                parts.append(self._lines[rows])
+            parts += [self._bells(rows, own, kernel, max(most // len(kernels), 2)) for kernel in kernels]
+            features = np.hstack(parts)
+            basis = _Basis(features if self._root is None else features * self._root[rows, None])
+            self._bases[kernels, most_rows] = basis
+        return self._bases[kernels, most_rows]
+
+    def _bells(self, rows: Codes, own: Codes, kernel: _Kernel, most: int) -> Floats:
+        """Combinations of bell curves at some of ``own``, whose products are the kernel's values."""
+        if len(kernel.coordinates) == 1:
+            # of one coordinate half of the centres are spread evenly over the rows, and half over the values
+            order = own[np.argsort(self._columns[kernel.coordinates[0]][own], kind="stable")]
+            values = self._columns[kernel.coordinates[0]][order]
+            even = np.searchsorted(values, np.linspace(values[0], values[-1], most // 2))
+            centers = order[np.unique([*even, *np.linspace(0, len(order) - 1, most - most // 2).astype(np.int64)])]
+        else:
+            centers = own[: min(most, _PAIR_CENTERS if len(kernel.coordinates) == 2 else most)]
+        values, vectors = np.linalg.eigh(self._kernel(centers, centers, kernel))
         used = values > values.max() * 1e-9
-        bells = self._kernel(rows, centers, width, mix) @ (vectors[:, used] / np.sqrt(values[used]))
-        lines = self._numbers[rows] * _LINE
-        features = np.hstack([np.full((len(rows), 1), _CONSTANT), lines, bells])
-        return _Basis(features if self._root is None else features * self._root[rows][:, None])
+        return np.asarray(self._kernel(rows, centers, kernel) @ (vectors[:, used] / np.sqrt(values[used])))
 
-    def _kernel(self, rows: Codes, others: Codes, width: float, mix: float) -> Floats:
+    def _kernel(self, rows: Codes, others: Codes, kernel: _Kernel) -> Floats:
         product: Floats = np.ones((len(rows), len(others)))
-        for column in self._numbers.T:
-            distance = (column[rows][:, None] - column[others]) / width
-            product *= (1 + mix * np.exp(-(distance**2) / 2)) / (1 + mix)
-        for column in self._codes.T:
-            product *= np.where(column[rows][:, None] == column[others], 1.0, 1 / (1 + mix))
+        for k in kernel.coordinates:
+            ends = self._columns[k][rows][:, None], self._columns[k][others]
+            if k < self._lines.shape[1]:
+                bell = np.exp(-(((ends[0] - ends[1]) / kernel.width) ** 2) / 2)
+            else:
+                bell = (ends[0] == ends[1]).astype(np.float64)
+            product *= bell if kernel.mix == math.inf else (1 + kernel.mix * bell) / (1 + kernel.mix)
         return product
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A product over coordinates of bell curves, or of one plus ``mix`` times these."""
+
+    coordinates: tuple[int, ...]
+    width: float
+    mix: float
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Kernels to choose from on so many rows."""
+
+    choices: Sequence[tuple[_Kernel, ...]]
+    rows: int
 
 
 class _Basis:

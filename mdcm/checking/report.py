@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 
-from mdcm.checking.sources import Across, Kind, Outcome, Within
+from mdcm.checking.independences import implies_nothing
+from mdcm.checking.instruments import Instruments
+from mdcm.checking.sources import Across, Kind, Outcome, Within, columns_of
 from mdcm.data import Dataset, validate
 from mdcm.graph import ADMG
 from mdcm.levels import listing
@@ -33,6 +35,7 @@ COLUMNS = (
 _SHOWN = 10
 _WORDS = {
     "independence": ("independence", "independences"),
+    "instrument": ("instrumental inequality", "instrumental inequalities"),
     "invariance": ("distribution that datasets have to share", "distributions that datasets have to share"),
     "consistency": ("inequality between datasets", "inequalities between datasets"),
 }
@@ -49,14 +52,16 @@ class Check:
             with that value); the pair x and y, the names ``given``, the test ("table", "residuals", "fisher" or
             "score"), its statistic and degrees of freedom, p and its decimal logarithm (which does not underflow),
             Holm's adjusted p, the effect (conditional mutual information in nats per row, less what chance adds to
-            it), whether the statement is rejected, and for the last kind the frequencies in words.
+            it), whether the statement is rejected, and for inequalities the frequencies in words.
         level: The probability with which a true graph has any rejection is at most this.
-        notes: Sentences on what could not be tested, and why.
+        notes: Sentences on what was not tested, and why.
+        implies_nothing: Whether the graph allows every distribution of the variables, all of them observed.
     """
 
     table: pd.DataFrame
     level: float
     notes: tuple[str, ...] = ()
+    implies_nothing: bool = False
 
     @property
     def rejected(self) -> pd.DataFrame:
@@ -64,7 +69,7 @@ class Check:
         return self.table[self.table["rejected"]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: level, number of tests and of rejections, the table's rows and the notes."""
+        """Plain JSON values: level, numbers of tests and rejections, the table's rows, notes, implies_nothing."""
         rows = [{**row, "given": list(row["given"])} for row in self.table.to_dict("records")]
         return {
             "level": self.level,
@@ -72,13 +77,18 @@ class Check:
             "rejected": len(self.rejected),
             "table": rows,
             "notes": list(self.notes),
+            "implies_nothing": self.implies_nothing,
         }
 
     def __str__(self) -> str:
         bad = self.rejected
         several = self.table["dataset"].nunique() > 1
-        if not len(self.table):
-            lines = ["nothing to test: these data cannot contradict what the graph implies"]
+        if self.implies_nothing:
+            lines = [
+                "nothing to test: the graph allows every distribution of these variables, so no data contradict it"
+            ]
+        elif not len(self.table):
+            lines = ["nothing was tested: these data speak neither for the graph nor against it"]
         elif bad.empty:
             least = self.table["adjusted_p"].min()
             lines = [
@@ -112,24 +122,30 @@ def check(
 ) -> Check:
     """Tests what a graph implies on data, with Holm's correction over all tests.
 
-    Of every dataset, one independence per pair of variables that the graph separates. Of every two datasets, what they
-    have to share: given what separates a variable from everything that either of them sets, it has one distribution in
-    both; and where one sets more than the other, values that came along with a setting by themselves are at least as
-    frequent where everybody is given that setting. The last holds whatever the graph is, so that a rejection says that
-    the datasets are not of one population, or that what was done is not what do() stands for.
+    Of every dataset, one independence per pair of variables that the graph separates, and the inequality of every
+    instrument. Of every two datasets, what they have to share: given what separates a variable from everything that
+    either of them sets, it has one distribution in both; and where one sets more than the other, values that came along
+    with a setting by themselves are at least as frequent where everybody is given that setting. The last holds whatever
+    the graph is, so that a rejection says that the datasets are not of one population, or that what was done is not
+    what do() stands for.
 
-    That nothing is rejected does not prove the graph: others imply the same independences, and an edge too many is
-    never noticed.
+    That nothing is rejected does not prove the graph: others imply the same, and an edge too many is never noticed.
+    Not tested, and named in the notes where it matters: other inequalities and the equalities between interventions
+    (Verma's) that hidden causes imply; images; variables without a column; what rows are too few for.
 
     Categorical pairs given categorical variables: the sum over strata of Pearson's statistic, rare levels weighted
     down, with the tail of a scaled χ² distribution of the same mean and variance given the margins; both are exact,
     so sparse strata do no harm. Others: a continuous variable is replaced by its normal scores, a vector by those of
-    its entries, a categorical one by indicators of its levels, both are regressed on splines and indicators of
-    ``given``, and the products of residuals (for continuous variables also of a wave of their ranks, which shows
-    spread) have mean zero if the independence holds and the regressions can express the means. Weights and groups of
-    rows go into the regressions and into the covariance of the products, so these pairs are always tested by
-    residuals. Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test;
-    those of a continuous variable by its quarters.
+    its entries, a categorical one by indicators of its levels. Both are regressed on ``given`` in stages of bell curves
+    whose widths cross-validation chooses, so that oscillations and interactions are learnt, and residuals are compared
+    with those of neighbours. Products of residuals (for continuous variables also of a wave of their ranks, which shows
+    spread, and products of residuals times a separating variable, which show changes of sign) have mean zero if the
+    independence holds and the regressions can express the means. No test can hold its level for every shape: jumps
+    along curves of two numbers, and interactions of many, need many rows to be learnt. Weights and groups of rows go
+    into the regressions and into the covariance of the products, so these pairs are always tested by residuals.
+    Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test; those of a
+    continuous variable by its quarters. An instrument is tested by its values two by two, for a categorical
+    cause.
 
     Args:
         graph: The graph, its text, or a networkx digraph (hidden nodes as in :meth:`ADMG.from_networkx`).
@@ -165,7 +181,8 @@ def check(
         Kazi-Aoual, Hitier, Sabatier & Lebreton (1995), Refined approximations to permutation tests for multivariate
         inference (mean and variance of the statistic of tables);
         Shah & Peters (2020), The hardness of conditional independence testing and the generalised covariance measure,
-        https://doi.org/10.1214/19-AOS1857.
+        https://doi.org/10.1214/19-AOS1857; Pearl (1995), On the testability of causal models with latent and
+        instrumental variables.
 
     Example:
         >>> from mdcm.scm import random_discrete
@@ -183,7 +200,10 @@ def check(
     graph = ADMG.of(graph)
     datasets = validate(data, graph.nodes, unobserved=graph.nodes)
     schema = Schema.infer(datasets, variables)
-    sources: list[Within | Across] = [Within(graph, one, schema, several=len(datasets) > 1) for one in datasets]
+    several = len(datasets) > 1
+    sources: list[Within | Instruments | Across] = [Within(graph, one, schema, several=several) for one in datasets]
+    inequalities = [Instruments(graph, one, schema, several=several) for one in datasets]
+    sources += inequalities
     sources += [Across(graph, one, other, schema) for one, other in itertools.combinations(datasets, 2)]
     notes = _notes_on_columns(graph, schema)
 
@@ -212,10 +232,21 @@ def check(
             f"no set of observed variables separates {_some(inseparable, 'pair')} without an edge, so the graph "
             "implies no independence of them"
         )
+    cuts = [graph.intervene(one.do).latent_projection(columns_of(one, schema), shared=True) for one in datasets]
+    plain = [implies_nothing(cut, one.do) for cut, one in zip(cuts, datasets, strict=True)]
+    if any(cut.confounders and not nothing for cut, nothing in zip(cuts, plain, strict=True)):
+        apart = " other than an instrument's" if any(one.count for one in inequalities) else ", such as an instrument's"
+        notes.append(
+            f"hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities{apart}"
+        )
     untested = [one.untested for one in outcomes if one.untested]
     if untested:
-        notes.append(f"too few rows, or too little variation, to test {_some(untested, 'independence')}")
-    return Check(_ranked([one.row for one in outcomes if one.row is not None], level), level, tuple(notes))
+        noun = "independence" if all(" ⊥ " in one for one in untested) else "statement"
+        notes.append(f"too few rows, or too little variation, to test {_some(untested, noun)}")
+    rows = [one.row for one in outcomes if one.row is not None]
+    every = all(len(cut) == len(graph) for cut in cuts)
+    nothing = not rows and not several and every and all(plain)
+    return Check(_ranked(rows, level), level, tuple(notes), nothing)
 
 
 def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
@@ -262,6 +293,8 @@ def statement(row: Mapping[Any, Any]) -> str:
     given = f" | {', '.join(row['given'])}" if len(row["given"]) else ""
     if row["kind"] == "consistency":
         return f"P({row['x']}=·, {row['y']}) ≤ P({row['y']} | do({row['x']}=·))"
+    if row["kind"] == "instrument":
+        return f"{row['given'][0]} → {row['x']} → {row['y']} alone"
     if row["kind"] == "invariance":
         return f"P({row['y']}{given}) is the same"
     return f"{row['x']} ⊥ {row['y']}{given}"
@@ -277,13 +310,19 @@ def _sentence(row: Mapping[Any, Any], *, show_dataset: bool) -> str:
             f"{row['detail']} {size}: in one population the second cannot be smaller, whatever the graph; perhaps the "
             f"datasets are of two, or more was done in one of them than to set {x}"
         )
+    where = f"in {row['dataset']}, " if show_dataset else ""
+    if row["kind"] == "instrument":
+        (z,) = row["given"]
+        return (
+            f"{where}{row['detail']} {size}: it cannot exceed 1 if {z} acts on {y} through {x} alone, as the graph "
+            f"says; perhaps an edge or a hidden common cause is missing between {z} and {y}"
+        )
     if row["kind"] == "invariance":
         return (
             f"the graph says {y}{given} is distributed alike in {row['dataset']}; the data say otherwise {size}: "
             "perhaps the datasets are of two populations, an edge or a hidden common cause is missing, or more was "
             "done in one of them than it says"
         )
-    where = f"in {row['dataset']}, " if show_dataset else ""
     return (
         f"{where}the graph says {x} is independent of {y}{given}; the data say otherwise {size}: "
         f"perhaps an edge or a hidden common cause is missing between {x} and {y}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdcm.checking.regressions import Regression, Residuals, StratumMeans, leaves, unit_points
-from mdcm.checking.statistics import covariance_test, table_test
+from mdcm.checking.statistics import FEWEST_UNITS, covariance_test, table_test
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]
 
-__all__ = ["FEWEST_UNITS", "Rows"]
+__all__ = ["Rows"]
 
-# fewer rows, or groups of them, than this show nothing
-FEWEST_UNITS = 30
 # a residual test keeps this many levels apart, and those this frequent; others are pooled
 _MOST_LEVELS = 6
 _RARE_LEVEL = 20
@@ -32,9 +31,19 @@ _RARE_LEVEL = 20
 _ROWS_PER_FEATURE = 20
 _ROWS_PER_PRODUCT = 10
 # residuals of so many variables, and regressions on so many sets of them, are kept for later tests
-_MOST_KEPT, _MOST_LEARNERS = 256, 8
+_MOST_KEPT, _MOST_LEARNERS = 256, 4
+_MOST_MODERATORS = 3
 # what is left of a variable that others determine, of variance 1 before
 _DETERMINED = 1e-8
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What regresses on some variables: None where rows are too few; leaves of units there; and moderators."""
+
+    regression: StratumMeans | Regression | None
+    near: Codes | None
+    moderators: Floats
 
 
 class Rows:
@@ -61,7 +70,7 @@ class Rows:
         self._units = len(self._any) if groups is None else int(groups.max()) + 1
         self._scores: dict[str, Floats] = {}
         self._left: dict[tuple[str, tuple[str, ...]], Residuals | None] = {}
-        self._learners: dict[tuple[str, ...], tuple[StratumMeans | Regression | None, Codes | None]] = {}
+        self._learners: dict[tuple[str, ...], _Learner] = {}
 
     def test(self, one: Independence) -> dict[str, Any] | None:
         """Statistic, degrees of freedom, log p and effect; None if the data cannot tell."""
@@ -85,11 +94,12 @@ class Rows:
         sides = [self._residuals(name, one.given) for name in (one.x, one.y)]
         if sides[0] is None or sides[1] is None:
             return None
-        num_products = sides[0].values.shape[1] * sides[1].values.shape[1]
+        learner = self._learner(one.given)
+        moderators = learner.moderators
+        num_products = sides[0].values.shape[1] * sides[1].values.shape[1] + moderators.shape[1]
         if self._units < _ROWS_PER_PRODUCT * num_products:
             return None
-        near = self._learner(one.given)[1]
-        return covariance_test(sides[0], sides[1], near, self._weights, self._groups)
+        return covariance_test(sides[0], sides[1], learner.near, moderators, self._weights, self._groups)
 
     def _residuals(self, name: str, given: tuple[str, ...]) -> Residuals | None:
         """What a regression on ``given`` leaves of a variable, and of a wave of that; None if it leaves nothing."""
@@ -105,7 +115,7 @@ class Rows:
         if not columns.size:
             # one level, but for too few rows
             return None
-        learner = self._learner(given)[0]
+        learner = self._learner(given).regression
         if learner is None:
             return None
         left = learner.residuals(columns)
@@ -119,29 +129,29 @@ class Rows:
         waves = learner.residuals(np.cos(2 * np.pi * ranks))
         return Residuals(np.hstack([left.values, waves.values]), np.hstack([left.kept, waves.kept]))
 
-    def _learner(self, given: tuple[str, ...]) -> tuple[StratumMeans | Regression | None, Codes | None]:
-        """What regresses on ``given``, and the leaves of the rows there; the last few are kept."""
+    def _learner(self, given: tuple[str, ...]) -> _Learner:
+        """What regresses on ``given``; the last few are kept."""
         if given not in self._learners:
             while len(self._learners) >= _MOST_LEARNERS:
                 self._learners.pop(next(iter(self._learners)))
             self._learners[given] = self._fresh_learner(given)
         return self._learners[given]
 
-    def _fresh_learner(self, given: tuple[str, ...]) -> tuple[StratumMeans | Regression | None, Codes | None]:
-        most = self._units // _ROWS_PER_FEATURE
+    def _fresh_learner(self, given: tuple[str, ...]) -> _Learner:
+        rows, most = len(self._any), self._units // _ROWS_PER_FEATURE
         codes = [self._values[name] for name in given if self._variables[name].kind == "categorical"]
         if len(codes) == len(given):
             strata = self._strata(given)
             if int(strata.max()) < most:
-                return StratumMeans(strata, self._weights), None
+                return _Learner(StratumMeans(strata, self._weights), None, np.empty((rows, 0)))
         scores = [self._normal_scores(name) for name in given if self._variables[name].kind != "categorical"]
-        rows = len(self._any)
         numbers = np.hstack([np.empty((rows, 0)), *scores])
         levels = np.stack(codes, axis=1) if codes else np.empty((rows, 0), dtype=np.int64)
         if numbers.shape[1] + levels.shape[1] > most:
-            return None, None
+            return _Learner(None, None, numbers)
         near = leaves(unit_points(numbers, levels, self._groups))
-        return Regression(numbers, levels, self._weights, self._groups), near
+        regression = Regression(numbers, levels, self._weights, self._groups)
+        return _Learner(regression, near, numbers[:, :_MOST_MODERATORS])
 
     def _normal_scores(self, name: str) -> Floats:
         """Normal scores of a variable's ranks, ``[n, 1]``, or ``[n, size]`` of a vector's entries."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mdcm.checking.independences import Separators
-from mdcm.checking.rows import FEWEST_UNITS, Rows
-from mdcm.checking.statistics import excess_test, score_test
+from mdcm.checking.rows import Rows
+from mdcm.checking.statistics import FEWEST_UNITS, excess_test, score_test
 from mdcm.data import Dataset, decode, encode
 from mdcm.graph import ADMG
 from mdcm.variables import Variable
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     Codes = NDArray[np.int64]
 
-__all__ = ["Across", "Kind", "Outcome", "Within", "regimes"]
+__all__ = ["Across", "Kind", "Outcome", "Within", "columns_of", "levels_of", "regimes"]
 
-Kind = Literal["independence", "invariance", "consistency"]
+Kind = Literal["independence", "instrument", "invariance", "consistency"]
 
 # settings of an experiment, and levels of a variable, whose frequencies are compared; numbers by their quarters
 _MOST_SETTINGS = 20
@@ -61,7 +61,7 @@ class Within:
 
     def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
         self._name, self._where = str(dataset.name), f" in {dataset.name}" if several else ""
-        kept = _columns(dataset, schema)
+        kept = columns_of(dataset, schema)
         self._separators = Separators(graph, kept, dataset.do)
         variables = {name: schema[name] for name in kept}
         self._rows = Rows(encode(dataset, variables), variables, dataset.weights, dataset.groups)
@@ -143,7 +143,7 @@ class Across:
         self._datasets = (first, second) if len(first.do) <= len(second.do) else (second, first)
         self._label = f"{first.name}, {second.name}"
         less, more = self._datasets
-        shared = set(_columns(less, schema)) & set(_columns(more, schema))
+        shared = set(columns_of(less, schema)) & set(columns_of(more, schema))
         self._columns = [name for name in graph.nodes if name in shared]
         self._free = [name for name in self._columns if name not in less.do and name not in more.do]
         self._set = [name for name in more.do if name not in less.do]
@@ -201,7 +201,8 @@ class Across:
     # ---- at least as frequent
 
     def _consistency(self, y: str) -> Outcome:
-        (seen, other), labels = self._levels(y)
+        variable = self._schema[y]
+        (seen, other), labels = levels_of(variable, [encode(one, {y: variable})[y] for one in self._datasets])
         best: tuple[float, dict[str, Any]] | None = None
         for arm in self._arms:
             for level, text in enumerate(labels):
@@ -232,17 +233,6 @@ class Across:
             if min(side.units for side in sides) >= FEWEST_UNITS:
                 found.append(_Arm(setting, had, *sides))
         return found
-
-    def _levels(self, y: str) -> tuple[list[Codes], list[str]]:
-        """Codes of a variable in both datasets, and what they are called; quarters where it is a number."""
-        variable = self._schema[y]
-        values = [encode(one, {y: variable})[y] for one in self._datasets]
-        if variable.kind == "categorical":
-            return values, [f"{y}={level}" for level in variable.levels or ()]
-        cuts = np.unique(np.quantile(values[1], _QUARTERS))
-        shown = [f"{cut:.3g}" if isinstance(cut, float) else str(cut) for cut in decode(variable, cuts)]
-        texts = [f"{y}≤{shown[0]}", *(f"{a}<{y}≤{b}" for a, b in itertools.pairwise(shown)), f"{y}>{shown[-1]}"]
-        return [np.searchsorted(cuts, one, side="left") for one in values], texts
 
     def _said(self, y: str, text: str, setting: Mapping[str, int], shares: tuple[float, float]) -> str:
         less, more = self._datasets
@@ -303,8 +293,20 @@ def _all(conditions: Iterable[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_
     return found
 
 
-def _columns(dataset: Dataset, schema: Schema) -> list[str]:
+def columns_of(dataset: Dataset, schema: Schema) -> list[str]:
+    """Columns that tests can look at: all but images."""
     return [name for name in dataset.columns if schema[name].kind != "image"]
+
+
+def levels_of(variable: Variable, values: Sequence[NDArray[Any]]) -> tuple[list[Codes], list[str]]:
+    """Codes of a variable in some datasets, and what they are called; quarters of the last where it is a number."""
+    name = variable.name
+    if variable.kind == "categorical":
+        return list(values), [f"{name}={level}" for level in variable.levels or ()]
+    cuts = np.unique(np.quantile(values[-1], _QUARTERS))
+    shown = [f"{cut:.3g}" if isinstance(cut, float) else str(cut) for cut in decode(variable, cuts)]
+    texts = [f"{name}≤{shown[0]}", *(f"{a}<{name}≤{b}" for a, b in itertools.pairwise(shown)), f"{name}>{shown[-1]}"]
+    return [np.searchsorted(cuts, one, side="left") for one in values], texts
 
 
 def _weights(dataset: Dataset) -> NDArray[np.float64]:

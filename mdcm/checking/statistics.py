@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     Codes = NDArray[np.int64]
 
 __all__ = [
-    "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail", "products",
-    "score_test", "table_test",
+    "FEWEST_UNITS", "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail",
+    "products", "score_test", "table_test",
 ]  # fmt: skip
 
+# fewer rows, or groups of them, than this show nothing
+FEWEST_UNITS = 30
 # fewer rows than this in a stratum show nothing: the variance has no formula
 _STRATUM_ROWS = 4
 _TINY = 1e-300
@@ -112,38 +114,53 @@ def _permutation_moments(left: _Margin, right: _Margin, size: Floats, used: NDAr
 
 
 def covariance_test(
-    x: Residuals, y: Residuals, near: Codes | None, weights: Floats | None, groups: Codes | None
+    x: Residuals,
+    y: Residuals,
+    near: Codes | None,
+    moderators: Floats,
+    weights: Floats | None,
+    groups: Codes | None,
 ) -> dict[str, Any] | None:
     """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them.
 
     Args:
         x: Of the columns of one variable.
         y: Of those of the other.
-        near: Leaves of :func:`leaves`: where given, residuals of y are compared with those of neighbours, so that what
-            both regressions missed alike counts for nothing.
+        near: Leaves of units. Where given, residuals of y are compared with those of neighbours, so that what both
+            regressions missed alike counts for nothing.
+        moderators: Functions of what the regressions are on, ``[n, c]``, by each of which the product of the first two
+            columns is multiplied once more, for dependences whose sign changes.
         weights: Of the rows.
         groups: Numbers of groups from 0.
     """
     n, p = x.values.shape
     compared = y.values if near is None else leaf_centred(y.values, near, groups)
-    scores = products(x.values, compared)
     # residuals are too small by what was fitted to them
-    full = scores / np.sqrt(products(x.kept, y.kept))
-    if weights is not None:
-        scores, full = scores * weights[:, None], full * weights[:, None]
-    if groups is not None:
-        scores, full = (
-            np.stack([np.bincount(groups, column) for column in part.T], axis=1) for part in (scores, full)
-        )
-    units = len(scores)
-    mean = scores.mean(axis=0)
-    covariance = np.atleast_2d(np.cov(full, rowvar=False))
+    inflation = 1 / np.sqrt(products(x.kept, y.kept))
+
+    def by_unit(scores: Floats) -> Floats:
+        scores = np.hstack([scores, scores[:, :1] * moderators])
+        weighted = scores if weights is None else scores * weights[:, None]
+        if groups is None:
+            return weighted
+        return np.stack([np.bincount(groups, column) for column in weighted.T], axis=1)
+
+    scores = products(x.values, compared)
+    covariance = np.atleast_2d(np.cov(by_unit(scores * inflation), rowvar=False))
+    mean = by_unit(scores).mean(axis=0)
+    units = n if groups is None else int(groups.max()) + 1
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > 1e-9 * max(values.max(), _TINY)
-    rank = int(kept.sum())
+    used = values > 1e-9 * max(values.max(), _TINY)
+    rank = int(used.sum())
     if values.max() <= 1e-12 or units <= rank:
         return None
-    squared = units * float((((mean @ vectors)[kept]) ** 2 / values[kept]).sum())
+    white = vectors[:, used] / np.sqrt(values[used])
+    direction = mean @ white
+    if near is not None:
+        # what neighbours share is what both regressions missed; as much of it may be left between neighbours
+        missed = by_unit(products(x.values, y.values - compared)).mean(axis=0) @ white
+        direction -= missed * np.clip(direction @ missed / max(missed @ missed, _TINY), 0, 1)
+    squared = units * float(direction @ direction)
     log_p = log_f_tail(squared * (units - rank) / (rank * (units - 1)), rank, units - rank)
     both = np.hstack([x.values, y.values])
     moments = both.T @ (both if weights is None else both * weights[:, None]) / n

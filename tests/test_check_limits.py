@@ -1,0 +1,207 @@
+"""What the check of a graph says of inequalities, and of what it does not test."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+
+from mdcm.checking import check
+from mdcm.checking.independences import implies_nothing
+from mdcm.checking.instruments import instrumental_test, instruments
+from mdcm.checking.report import statement
+from mdcm.data import Dataset
+from mdcm.graph import ADMG
+
+IV = "Z -> X -> Y; X <-> Y"
+
+
+def allows(joint):
+    """Whether some instrument model has P(x, y | z), axes z, x, y: a linear program over what units answer."""
+    levels, causes, outcomes = joint.shape
+    answers = itertools.product(range(causes), repeat=levels)
+    types = list(itertools.product(answers, itertools.product(range(outcomes), repeat=causes)))
+    matrix = np.zeros((joint.size, len(types)))
+    for k, (cause, outcome) in enumerate(types):
+        for z in range(levels):
+            cell = np.ravel_multi_index((z, cause[z], outcome[cause[z]]), joint.shape)
+            matrix[cell, k] = 1
+    return optimize.linprog(np.zeros(len(types)), A_eq=matrix, b_eq=joint.ravel(), bounds=(0, None)).status == 0
+
+
+def instrument_table(rng, rows, levels=2, outcomes=2):
+    """Rows of a random instrument model whose inequality is nearly an equality: x hardly occurs, y is nearly fixed."""
+    z, u = rng.integers(0, levels, rows), rng.integers(0, 3, rows)
+    table = rng.dirichlet(np.full(2, 0.3), size=(levels, 3))
+    x = (rng.random(rows) < table[z, u, 0]).astype(int)
+    effect = rng.dirichlet(np.full(outcomes, 0.3), size=(2, 3)).cumsum(axis=2)
+    y = (rng.random(rows)[:, None] > effect[x, u]).sum(axis=1).clip(max=outcomes - 1)
+    return pd.DataFrame({"Z": z, "X": x, "Y": y})
+
+
+def violating_table(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.integers(0, 2, rows)
+    y = np.where(rng.random(rows) < 0.15, 1 - z, z)
+    return pd.DataFrame({"Z": z, "X": (rng.random(rows) < 0.05).astype(int), "Y": y})
+
+
+class TestInstruments:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (IV, [("Z", "X", "Y")]),
+            ("Z <-> X -> Y; X <-> Y", [("Z", "X", "Y")]),
+            ("Z -> X -> M -> Y; X <-> Y", [("Z", "X", "Y")]),
+            ("Z -> X -> Y; X <-> Y; Z -> Y", []),
+            ("Z -> X -> Y; X <-> Y; Z <-> Y", []),
+            ("Z -> X -> Y", []),
+            ("Z -> X -> Y; X <-> Y; C -> Z; C -> Y", []),
+            ("X -> Z; X -> Y; X <-> Y", []),
+            ("Z -> X -> Y; U [latent]; U -> X; U -> Y", [("Z", "X", "Y")]),
+        ],
+    )
+    def test_are_found(self, text, expected):
+        assert instruments(ADMG.from_string(text)) == expected
+
+    def test_binary_inequality_is_all_that_a_linear_program_asks(self):
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            joint = rng.dirichlet(np.full(4, 0.4), size=2).reshape(2, 2, 2)
+            counts = np.round(joint * 10_000).astype(int)
+            z, x, y = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices((2, 2, 2)))
+            found = instrumental_test(z, x, y)
+            pearl = joint.max(axis=0).sum(axis=1).max()
+            assert allows(joint) == (pearl <= 1)
+            if pearl > 1.05:
+                assert found["sum"] == pytest.approx(pearl, abs=2e-4)
+                assert found["log_p"] < -5
+            if pearl <= 1:
+                assert found["log_p"] == 0
+
+    @pytest.mark.parametrize(("levels", "outcomes"), [(2, 2), (3, 3)])
+    def test_true_models_are_rarely_rejected(self, levels, outcomes):
+        rejected = 0
+        for seed in range(100):
+            table = instrument_table(np.random.default_rng([seed, 84]), 400, levels, outcomes)
+            found = instrumental_test(*(table[name].to_numpy() for name in "ZXY"))
+            rejected += found is not None and found["log_p"] < math.log(0.05)
+        assert rejected <= stats.binom.ppf(0.999, 100, 0.05)
+
+    def test_weights_and_groups_count(self):
+        table = violating_table(300)
+        z, x, y = (table[name].to_numpy() for name in "ZXY")
+        plain = instrumental_test(z, x, y)
+        weighted = instrumental_test(z, x, y, np.full(300, 2.0))
+        assert weighted["sum"] == pytest.approx(plain["sum"])
+        assert weighted["log_p"] < -10
+        rows = np.repeat(np.arange(300), 3)
+        grouped = instrumental_test(z[rows], x[rows], y[rows], None, rows)
+        assert grouped["log_p"] == pytest.approx(weighted["log_p"])
+        few = instrumental_test(z, x, y, None, np.arange(300) % 20)
+        assert few is None
+
+
+class TestWhatIsSaid:
+    def test_a_violated_instrument_is_reported(self):
+        table = violating_table(2_000)
+        found = check(IV, table)
+        (row,) = found.rejected.to_dict("records")
+        assert (row["kind"], row["x"], row["y"], row["given"]) == ("instrument", "X", "Y", ("Z",))
+        shares = [((table["X"] == 0) & (table["Y"] == z))[table["Z"] == z].mean() for z in (0, 1)]
+        assert row["detail"] == f"P(X=0, Y=0 | Z=0) + P(X=0, Y=1 | Z=1) = {sum(shares):.3f}"
+        assert statement(row) == "Z → X → Y alone"
+        assert "it cannot exceed 1 if Z acts on Y through X alone, as the graph says" in str(found)
+        assert str(found).startswith("1 instrumental inequality tested, 1 rejected at level 0.05")
+
+    @pytest.mark.parametrize("text", ["H -> X; H -> Y; Z -> X -> Y", "Z <-> X; X -> M; M -> Y; X <-> Y"])
+    def test_in_other_graphs_too(self, text):
+        table = violating_table(1_000)
+        assert "instrument" in set(check(text, table).rejected["kind"])
+        # three levels, named, and an outcome that is a number
+        named = table.assign(Z=np.array(["low", "high"])[table["Z"]], Y=table["Y"] + np.linspace(0, 0.5, 1_000))
+        assert "instrument" in set(check(text, named).rejected["kind"])
+
+    def test_an_experiment_on_the_instrument_too(self):
+        table = violating_table(1_000)
+        assert len(check(IV, Dataset(table, do="Z")).rejected) == 1
+        # who sets the cause as well has no instrument
+        assert "instrument" not in set(check(IV, Dataset(table, do=["Z", "X"])).table["kind"])
+
+    def test_nothing_is_left_to_contradict_only_where_it_is_so(self):
+        table = violating_table(300)
+        for text in ("Z -> X -> Y; Z -> Y", "X -> Z -> Y; X <-> Y", "X -> Y; Z -> Y; X <-> Z"):
+            found = check(text, table)
+            assert found.implies_nothing
+            assert str(found) == (
+                "nothing to test: the graph allows every distribution of these variables, so no data contradict it"
+            )
+            assert found.to_json()["implies_nothing"]
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 255, (300, 1, 4, 4), dtype=np.uint8)
+        left_out = [
+            check("X -> Y; X -> I", Dataset(table[["X", "Y"]], images={"I": images})),
+            check("X -> Y; X -> Q", table[["X", "Y"]]),
+            check("A -> B -> C -> D; B <-> D; A -> C", pd.DataFrame(rng.integers(0, 2, (300, 4)), columns=[*"ABCD"])),
+            check("X <-> Y; Y <-> Z; Z <-> X", table),
+        ]
+        for found in left_out:
+            assert not found.implies_nothing
+            assert str(found).startswith("nothing was tested: these data speak neither for the graph nor against it")
+            assert len(found.notes) >= 1
+
+    def test_what_hidden_causes_imply_beyond_the_tests_is_named(self):
+        rng = np.random.default_rng(0)
+        table = pd.DataFrame(rng.integers(0, 2, (300, 4)), columns=[*"ABCD"])
+        verma = check("A -> B -> C -> D; B <-> D; A -> C", table)
+        assert verma.notes[-1] == (
+            "hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities, such as "
+            "an instrument's"
+        )
+        assert check(IV, violating_table(300)).notes[-1].endswith("and inequalities other than an instrument's")
+        # without hidden causes independences are all there is
+        assert check("A -> B -> C -> D", table).notes == ()
+
+    def test_too_few_rows_for_an_instrument_are_noted(self):
+        found = check(IV, violating_table(40))
+        assert (
+            "too few rows, or too little variation, to test the statement that Z acts on Y through X alone"
+            in found.notes
+        )
+
+
+class TestImpliesNothing:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("X -> Y", True),
+            ("X <-> Y", True),
+            ("X; Y", False),
+            ("X -> Y; X <-> Y", True),
+            ("X -> Z -> Y; X <-> Y", True),
+            (IV, False),
+            ("X <-> Y; Y <-> Z; Z <-> X", False),
+            ("U [latent]; U -> X; U -> Y; U -> Z", True),
+            ("A -> B -> C -> D; B <-> D; A -> C", False),
+        ],
+    )
+    def test_of_small_graphs(self, text, expected):
+        assert implies_nothing(ADMG.from_string(text)) == expected
+
+    def test_is_true_only_where_every_dependence_is_allowed(self):
+        # a graph that separates a pair, given anything, implies something
+        for directed in itertools.product([0, 1], repeat=3):
+            for bidirected in itertools.product([0, 1], repeat=3):
+                pairs = [("A", "B"), ("A", "C"), ("B", "C")]
+                graph = ADMG(
+                    list("ABC"),
+                    [pair for pair, used in zip(pairs, directed, strict=True) if used],
+                    [pair for pair, used in zip(pairs, bidirected, strict=True) if used],
+                )
+                separated = any(
+                    graph.m_separated(a, b, given) for a, b in pairs for given in ([], sorted({"A", "B", "C"} - {a, b}))
+                )
+                assert not (separated and implies_nothing(graph))
+                assert not (instruments(graph) and implies_nothing(graph))
