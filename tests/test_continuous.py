@@ -23,6 +23,8 @@ class TestFrontDoor:
     """Flows fitted to 4,000 rows of a confounded front door; distances of P(Y | do(X = x)) to the truth."""
 
     @pytest.mark.parametrize("kind", FRONT_DOORS)
+    # the verdict on what is drawn is the subject of test_verdicts.py
+    @pytest.mark.filterwarnings("ignore:.* (is not determined|is not shown|the answer rests|of the answer|no row of)")
     def test_most_of_the_confounding_is_gone(self, kind):
         problem = FRONT_DOORS[kind]
         model = mdcm.fit("X -> Z -> Y; X <-> Y", problem.sample(ROWS, seed=1))
@@ -130,6 +132,8 @@ def linear():
     return model_with("A -> B -> C -> E; A -> C; A -> E", variables, factories)
 
 
+# the verdict on what is drawn is the subject of test_verdicts.py
+@pytest.mark.filterwarnings("ignore:.* (is not determined|is not shown|the answer rests|of the answer|no row of)")
 class TestKnownCounterfactuals:
     """Abduction, action and prediction by hand, in double precision, without the library's mechanisms."""
 

@@ -153,6 +153,8 @@ class TestFolder:
         with pytest.raises(DataError, match="lists no pictures"):
             read_covidx(tmp_path)
 
+    # a small generator that was trained for seconds
+    @pytest.mark.filterwarnings("ignore:a pretrained mechanism does not draw what the data hold")
     def test_experiment_on_it(self, folder, tmp_path_factory):
         out = tmp_path_factory.mktemp("covidx")
         record = run_experiment(

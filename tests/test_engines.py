@@ -118,6 +118,8 @@ class TestDraws:
     @pytest.mark.parametrize(
         "asked", [{}, {"do": {"X": 1}}, {"given": {"W": 1}}, {"evidence": {"X": 1, "Y": 0}, "do": {"X": 0}}], ids=str
     )
+    # the verdict on what is drawn is the subject of test_verdicts.py
+    @pytest.mark.filterwarnings("ignore:.* (is not determined|is not shown|the answer rests|of the answer|no row of)")
     def test_rows_are_the_same_and_in_order(self, cluster, monkeypatch, asked):
         monkeypatch.setattr("mdcm.sampling.draws._BLOCK", 64)
         monkeypatch.setattr("mdcm.sampling.requests._BLOCKS_PER_TASK", 3)

@@ -333,7 +333,9 @@ class TestFloors:
         exact = read_out(model.dcm).exact("Y", do={"X": 1})
         answer = model.query("P(Y | do(X=1))", 50_000).table
         gap = np.abs(answer["probability"].to_numpy() - exact.to_numpy())
-        assert (gap < 4 * answer["stderr"].to_numpy()).all()
+        # both are exact sums over the same tables, whose logits are float32
+        assert answer["stderr"].eq(0).all()
+        assert (gap < 1e-6).all()
 
 
 # ---- what is written

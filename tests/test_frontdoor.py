@@ -170,6 +170,8 @@ def record(tmp_path_factory):
     return run_experiment("frontdoor", tmp_path_factory.mktemp("frontdoor"), fast=True)
 
 
+# a small generator that was trained for seconds
+@pytest.mark.filterwarnings("ignore:a pretrained mechanism does not draw what the data hold")
 class TestSideBySide:
     """The experiment: four ways of training on the same rows."""
 

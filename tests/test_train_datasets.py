@@ -1,5 +1,7 @@
 """Training on several data sets: every h-node from exactly the fits of the plan, as near to the truth as they allow."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -191,7 +193,10 @@ def test_a_latent_with_four_children_is_more_than_a_confounder_of_every_two(caps
     floor = sampling_floor(exact, len(problem.table))
     distances = []
     for graph in (problem.graph, pairwise_split(problem.graph)):
-        learned = read_out(mdcm.fit(graph, problem.table).dcm)
+        told = nullcontext() if graph is problem.graph else pytest.warns(UserWarning, match="better than the fit does")
+        with told:
+            model = mdcm.fit(graph, problem.table)
+        learned = read_out(model.dcm)
         distances.append(tv_distance(exact, learned.exact(list(graph.nodes))))
     with capsys.disabled():
         print(

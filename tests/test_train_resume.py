@@ -144,7 +144,7 @@ class TestInProcess:
         assert checks(lines()) == checks(whole.history)
         # another training in the same place, killed: the run there is still the former one
         before = mdcm.load(run)
-        assert self.stopped(monkeypatch, run, 40, table, seed=5)
+        assert self.stopped(monkeypatch, run, 40, table, seed=5, force=True)
         assert len(lines()) < len(whole.history)
         after = mdcm.load(run)
         assert after.history == before.history

@@ -119,6 +119,9 @@ def _given(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         # pandas cannot tell such values apart
         value = value.astype(value.dtype.newbyteorder("="))
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        # a column of arrays, which no level or number is equal to
+        value = list(value)
     if isinstance(value, np.ndarray | list | tuple | range | pd.Index | pd.api.extensions.ExtensionArray):
         return pd.Series(value)
     return value

@@ -9,6 +9,7 @@ import numpy as np
 
 from mdcm.levels import plain
 from mdcm.query import Expression, Query, Term, Value
+from mdcm.variables import as_array
 
 if TYPE_CHECKING:
     from mdcm.data import Schema
@@ -87,6 +88,7 @@ def _value(schema: Schema, name: str, value: Any, *, set_to: bool = False) -> Va
         return None if not set_to else plain(levels[0]) if levels else 0.0
     if variable.kind == "image" or variable.size is not None:
         return 0.0 if set_to else None
+    value = as_array(value)
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
