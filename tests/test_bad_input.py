@@ -324,7 +324,7 @@ class TestData:
         for content, message in [
             (b"X,Y\n0,1\n0,1,2\n", "line 3 has 3 fields, but the header has 2"),
             (b"X;Y\n0;1\n", "columns seem to be separated by ';'; save the file with ','"),
-            (b"X,Y\n\xe9,1\n", "is not UTF-8; save the file as UTF-8"),
+            (b"X,Y\n\xe9,1\n", "byte 4 is not UTF-8 (line 2); save the file as UTF-8"),
             (b"", "is empty"),
         ]:
             spec = write(None)

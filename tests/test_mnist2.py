@@ -186,7 +186,9 @@ def test_fast_run(tmp_path, mnist):
     assert record["met"], record["bars"]
     assert record["command"] == "mdcm experiment mnist2 --fast --mnist DIR --method auto"
     bars = {bar["what"]: bar for bar in record["bars"]}
-    assert bars["auto, queries whose 3 most probable outcomes are the true ones"]["value"] == 4
+    ranks = bars["auto, queries whose 3 most probable outcomes are the true ones"]
+    assert ranks["value"] >= 3
+    assert not ranks["judged"]
     assert bars["in two steps by hand, P(Y1, Y2, Thick | do(X1))"]["judged"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1

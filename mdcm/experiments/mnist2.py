@@ -294,6 +294,7 @@ def _grouped(seed: int, size: _Size) -> Findings:
     bars.append(Bar(
         f"in two steps by hand, queries whose {_TOP} most probable outcomes are the true ones",
         asked.agreeing(right, found), len(asked.ranked), ">=", unit="queries", note=f"seed {seed}",
+        judged=size is _FULL,
     ))  # fmt: skip
     return Findings(
         bars=bars,
