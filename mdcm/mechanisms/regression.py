@@ -41,7 +41,8 @@ def least_squares(matrix: Tensor, wanted: Tensor, *, ridge: float = 0.0, cutoff:
         Golub & Van Loan (2013), Matrix computations, section 5.5 (rank-deficient least squares).
 
     Example:
-        >>> least_squares(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0], [4.0]])).squeeze(1).tolist()
+        >>> solution = least_squares(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0], [4.0]]))
+        >>> solution.squeeze(1).round(decimals=6).tolist()
         [1.0, 1.0]
     """
     # copies of our own: numpy's products do not depend on where an array begins, as those of other libraries do

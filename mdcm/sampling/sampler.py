@@ -156,7 +156,7 @@ class Sampler:
             >>> import mdcm
             >>> table = {"D": [0, 1] * 200, "A": [0, 1, 1, 1] * 100}
             >>> model = mdcm.fit("D -> A", mdcm.Dataset(table), config=mdcm.TrainConfig(max_steps=5))
-            >>> model.counterfactual_samples(3, evidence={"D": 1, "A": 0}, do={"D": 1}).table["A"].tolist()
+            >>> model.counterfactual_samples(3, evidence={"D": 0, "A": 0}, do={"D": 0}).table["A"].tolist()
             [0, 0, 0]
         """
         return self._judged(
