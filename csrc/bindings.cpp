@@ -200,7 +200,7 @@ py::object index_pairs(const py::dict& index, py::handle pairs) {
       const long long value = PyLong_AsLongLong(number.ptr());
       if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
       if (value < 0 || value > std::numeric_limits<Node>::max()) {
-        throw py::index_error("node " + std::to_string(value) + " is no node number");
+        throw py::index_error("node " + std::to_string(value) + " is outside the range of node numbers");
       }
       ends[side].push_back(static_cast<Node>(value));
     }

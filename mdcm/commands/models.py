@@ -179,7 +179,7 @@ def query(
 
 
 def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows of a table as JSON has them, null where there is no number."""
+    """Rows of a table for JSON, with null for a missing number."""
     return [
         {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in table.to_dict("records")

@@ -121,7 +121,7 @@ def _numbers(dataset: Dataset, variable: Variable) -> NDArray[np.float64]:
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
-    """Smallest and largest value that is no outlier, the median and the interquartile range; None without outliers."""
+    """Smallest and largest value apart from outliers, median, interquartile range; None without outliers."""
     rows = len(values)
     if rows < _FEWEST:
         return None

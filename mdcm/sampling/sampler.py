@@ -237,6 +237,7 @@ class Sampler:
 
     def identify(self, text: str | Expression) -> Identification:
         """Whether the graph and the data of the training determine the answer to a query, and how."""
+        # the model does: it knows the data sets that it was trained on, which drawing alone does not
         raise NotImplementedError
 
     def _request(self, num_samples: int, **asked: Any) -> Request:
