@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,7 +13,8 @@ import pandas as pd
 import torch
 
 from mdcm import query as language
-from mdcm.errors import LOW_SUPPORT, DataError, LowSupportError, QueryError
+from mdcm.advice import advice, warn
+from mdcm.errors import DataError, LowSupportError, QueryError
 from mdcm.intervals import student_interval
 from mdcm.sampling import (
     Basis,
@@ -358,7 +358,7 @@ class Answering:
             table, value, error = self._table(query, allow_low_support)
         if self._warned:
             more = f"\n(and {len(self._warned) - _MOST_WARNINGS} more)" if len(self._warned) > _MOST_WARNINGS else ""
-            warnings.warn("\n".join(self._warned[:_MOST_WARNINGS]) + more, UserWarning, stacklevel=3)
+            warn("\n".join(self._warned[:_MOST_WARNINGS]) + more)
         basis = Basis.weakest(self._bases, self._support.total) if self._support is not None else None
         return Answer(
             str(self.expression),
@@ -389,7 +389,7 @@ class Answering:
                 said,
                 rows=basis.rows,
                 unseen=basis.unseen,
-                remedy=LOW_SUPPORT,
+                remedy=advice("allow_low_support=True answers all the same", "--low-support answers all the same"),
             )
         self._bases.append(basis)
         if asked and basis.is_low and not allowed:

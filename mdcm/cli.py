@@ -16,8 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 # in the order in which help lists their commands
+from mdcm.advice import Notice, addressing
 from mdcm.commands import experiments, graphs, models, start  # noqa: F401
-from mdcm.commands.console import COMMANDS, complain, show
+from mdcm.commands.console import COMMANDS, complain, note, show
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, UntrainableError
 
 __all__ = ["app", "main"]
@@ -86,7 +87,10 @@ for _function, _examples in COMMANDS:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    complain(f"warning: {message}")
+    if isinstance(message, Notice):
+        note(f"note: {message}")
+    else:
+        complain(f"warning: {message}")
 
 
 @functools.cache
@@ -108,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             # a terminal that lacks a letter is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings():
+    with addressing("shell"), warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
         _command()(args=arguments, prog_name="mdcm")

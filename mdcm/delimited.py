@@ -74,7 +74,10 @@ def _check(path: Path, separator: str) -> bool:
     if separator not in first and 1 < words == len(second.split()) and all(map(_is_number, second.split())):
         raise DataError(f"{path}: columns seem to be separated by spaces; save the file with ','")
     if "\0" in first:
-        raise DataError(f"{path}: line 1 holds a NUL, so it is no text table in UTF-8")
+        raise DataError(
+            f"{path} is not text in UTF-8: line 1 holds a NUL byte, as UTF-16 and binary files do; save it as UTF-8 "
+            "(in Excel: CSV UTF-8)"
+        )
     fields = first.count(separator) + 1
     regular, padded = _scan(path, separator, fields)
     if regular and first.strip():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from ruamel.yaml import YAML
@@ -15,9 +17,12 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from mdcm.data import Dataset, Schema, validate
 from mdcm.graph import ADMG
-from mdcm.variables import Variable
 
-__all__ = ["Source", "draft_spec", "relative"]
+if TYPE_CHECKING:
+    from mdcm.spec import DataEntry, Spec, VariableEntry
+    from mdcm.variables import Variable
+
+__all__ = ["draft_spec", "relative"]
 
 _MOST_NAMED = 8
 _MOST_LEVELS = 12
@@ -27,66 +32,66 @@ _COLUMN = 60
 
 
 @dataclass(frozen=True)
-class Source:
-    """A table that a draft is about.
+class _Source:
+    """A data set that a draft is about: what its spec says of it, its table as it was read, and what is made of it."""
 
-    Attributes:
-        path: The file, as it is to stand in the spec.
-        table: What is in it.
-        do: Names of the variables that it sets.
-        na_values: Texts that were read as missing values.
-    """
-
-    path: str
-    table: pd.DataFrame
-    do: Sequence[str] = ()
-    na_values: Sequence[str] = ()
+    entry: DataEntry
+    table: pd.DataFrame | None
+    dataset: Dataset
 
 
-def draft_spec(graph: ADMG, sources: Sequence[Source], *, graph_text: str | None = None) -> str:
-    """A commented spec.yaml for a graph and tables, as it can be trained.
+def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool = False) -> str:
+    """A commented spec.yaml that says all of what a spec leaves to be inferred, as it can be trained.
 
-    Kinds are those that :func:`mdcm.fit` would infer, written out so that they can be seen and changed. Tables with
+    Kinds are those that :func:`mdcm.fit` would infer, written out so that they can be seen and changed. Data sets with
     missing values get ``dropna: true``, with a comment that says how many rows that leaves out.
 
     Args:
-        graph: The graph.
-        sources: The tables.
-        graph_text: How the graph is to stand in the spec, such as the path of its file; its text by default.
+        spec: What was given, such as by :meth:`Spec.of_arguments`.
+        target: Where the draft will be, which its paths are relative to.
+        progress: Whether to show on a terminal how many pictures are read.
 
     Returns:
         The text of the spec.
 
     Raises:
-        DataError: If the tables cannot be used, such as where a variable of the graph is in none of them.
+        DataError: If the data cannot be used, such as where a variable of the graph is in no table.
+        GraphError: If the graph cannot be read.
 
     Example:
-        >>> table = pd.DataFrame({"X": [0, 1, 1], "Y": [0.5, 1.5, 2.25]})
-        >>> print(draft_spec(ADMG.from_string("X -> Y"), [Source("data.csv", table)]))  # doctest: +ELLIPSIS
+        >>> import os, tempfile
+        >>> from mdcm.spec import DataEntry, Spec
+        >>> path = Path(tempfile.mkdtemp(), "data.csv")
+        >>> pd.DataFrame({"X": [0, 1, 1], "Y": [0.5, 1.5, 2.25]}).to_csv(path, index=False)
+        >>> print(draft_spec(Spec.of_arguments("X -> Y", [DataEntry(path=str(path))])))  # doctest: +ELLIPSIS
         # What is trained on what...
         graph: X -> Y
         ...
     """
-    datasets = [
-        Dataset(source.table, do=source.do, name=f"table {place}, {source.path}", dropna=_incomplete(source, graph))
-        for place, source in enumerate(sources, start=1)
-    ]
+    graph, tables = spec.load_graph(), spec.load_tables()
+    for entry, table in zip(spec.data, tables, strict=True):
+        entry.dropna = entry.dropna or (table is not None and bool(_incomplete(table, graph).any()))
+    loaded = spec.load_data(tables, is_checked=False, progress=progress)
+    sources = [_Source(*parts) for parts in zip(spec.data, tables, loaded, strict=True)]
     with warnings.catch_warnings():
         # what they warn of stands in the comments
         warnings.simplefilter("ignore", UserWarning)
-        schema = Schema.infer(validate(datasets, graph.nodes), order=graph.nodes)
-    spec = CommentedMap()
-    spec["graph"] = graph.to_string() if graph_text is None else graph_text
-    spec["data"] = _data(sources, graph)
+        schema = Schema.infer(validate(loaded, graph.nodes), spec.declared(), order=graph.nodes)
+    draft = CommentedMap()
+    file = spec.graph_file
+    draft["graph"] = graph.to_string() if file is None else relative(file, target)
+    draft["data"] = _data(sources, graph, spec.folder, target)
     variables, comments = CommentedMap(), {}
     for name in graph.nodes:
-        variables[name], comments[name] = _variable(schema[name], sources)
+        variables[name], comments[name] = _variable(schema[name], spec.variables.get(name), sources)
     # comments in one column, where that is near
     widest = max((len(line) for line in _written(variables).splitlines()), default=0)
     for name, comment in comments.items():
         variables.yaml_add_eol_comment(comment, name, column=min(widest, _COLUMN) + 4)
-    spec["variables"] = variables
-    train = CommentedMap(seed=0)
+    draft["variables"] = variables
+    for key, value in spec.model_dump(include={"objective", "method"}, exclude_defaults=True).items():
+        draft[key] = value
+    train = CommentedMap({"seed": spec.train.seed, **spec.train.model_dump(exclude_defaults=True)})
     train.yaml_set_comment_before_after_key(
         "seed",
         before="ensemble: 20            # models to train besides, for intervals of answers\n"
@@ -94,20 +99,20 @@ def draft_spec(graph: ADMG, sources: Sequence[Source], *, graph_text: str | None
         "checkpoint_seconds: 60  # how often a run that is killed can be resumed from",
         indent=2,
     )
-    spec["train"] = train
-    spec.yaml_set_start_comment(
+    draft["train"] = train
+    draft.yaml_set_start_comment(
         "What is trained on what; `mdcm train` reads it. Only graph and data are needed: all else is what\n"
         "would be inferred, and can be changed. Paths are relative to this file.\n"
     )
-    spec.yaml_set_comment_before_after_key("graph", before="\nX -> Y is a cause, X <-> Y a hidden common cause")
-    spec.yaml_set_comment_before_after_key("data", before="\ndo: [X] on a table of an experiment that set X")
-    spec.yaml_set_comment_before_after_key(
+    draft.yaml_set_comment_before_after_key("graph", before="\nX -> Y is a cause, X <-> Y a hidden common cause")
+    draft.yaml_set_comment_before_after_key("data", before="\ndo: [X] on a table of an experiment that set X")
+    draft.yaml_set_comment_before_after_key(
         "variables",
         before="\nkinds: categorical, continuous (has a density), implicit (has none), image.\n"
         "levels: [low, high] puts levels in an order of your own.",
     )
-    spec.yaml_set_comment_before_after_key("train", before="\nsettings of the training")
-    return _written(spec)
+    draft.yaml_set_comment_before_after_key("train", before="\nsettings of the training")
+    return _written(draft)
 
 
 def _written(content: CommentedMap) -> str:
@@ -125,47 +130,71 @@ def relative(path: str | Path, spec: str | Path) -> str:
     return os.path.relpath(Path(path).resolve(), Path(spec).resolve().parent)
 
 
-def _incomplete(source: Source, graph: ADMG) -> bool:
-    used = [column for column in source.table.columns if str(column) in graph and not source.table[column].isna().all()]
-    return bool(source.table[used].isna().any(axis=None)) if used else False
+def _incomplete(table: pd.DataFrame, graph: ADMG) -> pd.Series[bool]:
+    """Whether each row lacks a value that the graph needs; a column without any value counts as not observed."""
+    used = [column for column in table.columns if str(column) in graph and not table[column].isna().all()]
+    return table[used].isna().any(axis=1)
 
 
-def _data(sources: Sequence[Source], graph: ADMG) -> CommentedSeq:
+def _data(sources: Sequence[_Source], graph: ADMG, folder: Path, target: str | Path) -> CommentedSeq:
     entries = CommentedSeq()
     for source in sources:
-        entry = CommentedMap(path=source.path)
-        columns = [str(column) for column in source.table.columns]
-        rows = len(source.table)
+        said = source.entry.model_dump(exclude_defaults=True)
+        if "path" in said:
+            said["path"] = relative(folder / said["path"], target)
+        for key in {"images", "arrays"} & said.keys():
+            said[key] = {name: relative(folder / file, target) for name, file in said[key].items()}
+        entry = CommentedMap({key: _flow(value) if isinstance(value, list) else value for key, value in said.items()})
+        table = source.table
+        columns = [*source.dataset.images, *source.dataset.arrays]
+        rows = len(source.dataset)
+        if table is not None:
+            columns, rows = [*map(str, table.columns), *columns], len(table)
+            lost = int(_incomplete(table, graph).sum())
+            if lost:
+                entry.yaml_add_eol_comment(f"{lost:,} with missing values left out", "dropna")
+            empty = [str(name) for name in table.columns if table[name].isna().all()]
+            columns = [name for name in columns if name not in empty or name not in graph]
         comments = [f"{rows:,} rows"]
-        if source.do:
-            entry["do"] = _flow(list(source.do))
-        if source.na_values:
-            entry["na_values"] = _flow(list(source.na_values))
-        if _incomplete(source, graph):
-            used = [column for column in source.table.columns if str(column) in graph]
-            lost = int(source.table[used].dropna(axis=1, how="all").isna().any(axis=1).sum())
-            entry["dropna"] = True
-            entry.yaml_add_eol_comment(f"{lost:,} with missing values left out", "dropna")
-        strangers = [column for column in columns if column not in graph]
+        helpers = {source.entry.groups, source.entry.weights}
+        strangers = [
+            name for name in columns if name not in graph and name not in helpers and not _is_part(name, graph)
+        ]
         if strangers:
             comments.append(f"not in the graph: {_some(strangers)}")
-        missing = [name for name in graph.nodes if name not in columns or bool(source.table[name].isna().all())]
+        missing = [name for name in graph.nodes if name not in columns and f"{name}[0]" not in columns]
         if missing:
             comments.append(f"not observed: {_some(missing)}")
-        entry.yaml_add_eol_comment("; ".join(comments), "path")
+        entry.yaml_add_eol_comment("; ".join(comments), next(iter(entry)))
         entries.append(entry)
     return entries
 
 
-def _variable(variable: Variable, sources: Sequence[Source]) -> tuple[CommentedMap, str]:
+def _is_part(name: str, graph: ADMG) -> bool:
+    """Whether a column is an entry of a vector, as W[0] is of W."""
+    found = re.fullmatch(r"(.*)\[\d+\]", name, flags=re.DOTALL)
+    return found is not None and found[1] in graph
+
+
+def _variable(
+    variable: Variable, declared: VariableEntry | None, sources: Sequence[_Source]
+) -> tuple[CommentedMap, str]:
     entry = CommentedMap(kind=variable.kind)
+    if declared is not None:
+        own = declared.model_dump(exclude_none=True)
+        entry.update({key: _flow(value) if isinstance(value, list | tuple) else value for key, value in own.items()})
     entry.fa.set_flow_style()
-    columns = [source.table[variable.name] for source in sources if variable.name in source.table.columns]
-    rows = sum(int(column.notna().sum()) for column in columns)
+    name = variable.name
+    tables = [source.dataset.table for source in sources]
+    rows = sum(int(table[name].notna().sum()) for table in tables if name in table.columns)
+    rows += sum(len(one.dataset) for one in sources if name in one.dataset.images or name in one.dataset.arrays)
     if variable.levels is not None:
         shown = ", ".join(str(level) for level in variable.levels[:_MOST_LEVELS])
         more = ", ..." if len(variable.levels) > _MOST_LEVELS else ""
         return entry, _line(f"{len(variable.levels)} levels in {rows:,} rows: {shown}{more}")
+    if variable.shape is not None:
+        channels, height, width = variable.shape
+        return entry, f"{height} x {width} pixels with {channels} channel{'s' * (channels > 1)}, in {rows:,} rows"
     if variable.span is not None and variable.origin is None:
         return entry, f"{variable.span[0]:.6g} to {variable.span[1]:.6g} in {rows:,} rows"
     if variable.origin is not None:
@@ -173,8 +202,8 @@ def _variable(variable: Variable, sources: Sequence[Source]) -> tuple[CommentedM
     return entry, f"{rows:,} rows"
 
 
-def _flow(names: list[str]) -> CommentedSeq:
-    entries = CommentedSeq(names)
+def _flow(names: Sequence[Any]) -> CommentedSeq:
+    entries = CommentedSeq(list(names))
     entries.fa.set_flow_style()
     return entries
 

@@ -126,10 +126,6 @@ class NotIdentifiableError(MdcmError):
         self.experiments = experiments
 
 
-# what lets a query be answered all the same, in Python
-LOW_SUPPORT = "allow_low_support=True answers all the same"
-
-
 class LowSupportError(MdcmError):
     """Too few draws or too few training rows stand behind an answer.
 
@@ -152,19 +148,11 @@ class LowSupportError(MdcmError):
         remedy: str | None = None,
     ) -> None:
         super().__init__(message if remedy is None else f"{message}; {remedy}")
-        self._message = message
         self.ess = ess
         self.probability = probability
         self.rows = rows
         self.unseen = unseen
         self.remedy = remedy
-
-    def advising(self, remedy: str) -> LowSupportError:
-        """The same error with another remedy, where it has one: an option of a command instead of an argument."""
-        return LowSupportError(
-            self._message, ess=self.ess, probability=self.probability, rows=self.rows, unseen=self.unseen,
-            remedy=None if self.remedy is None else remedy,
-        )  # fmt: skip
 
 
 class CheckpointError(MdcmError, ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pandas as pd
 import torch
 
 from mdcm import query as language
+from mdcm.advice import warn
 from mdcm.answers import Answer, Answering, surrounded
 from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
@@ -274,7 +274,7 @@ class Model(Sampler):
             answer = replace(answer, plug_in=plug_in, plug_in_note=note)
             apart = answer.disagreement()
             if apart is not None:
-                warnings.warn(apart, UserWarning, stacklevel=2)
+                warn(apart)
         if not self.members:
             return answer
         others: list[Answer] = []
@@ -495,11 +495,10 @@ def fit(
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     datasets, outliers = limit_outliers(datasets, schema)
     if outliers:
-        warnings.warn(
+        warn(
             f"some numbers are far from all others of their variable, and one of them alone would decide a fit: "
             f"{'; '.join(map(str, outliers))}. Mend what is wrong, or leave its row out; where it is right, give the "
-            "model a function of the variable that is not so far away, such as its logarithm",
-            stacklevel=2,
+            "model a function of the variable that is not so far away, such as its logarithm"
         )
         # in units of the numbers that remain
         schema = Schema.infer(datasets, variables, order=graph.nodes)
@@ -547,10 +546,10 @@ def fit(
             )
             dcm, history = _trained(setup, source, progress, out, resume, runner)
             for text in lacking_fits(history):
-                warnings.warn(text, stacklevel=2)
+                warn(text)
             stale = None if init is None else kept_with_another_seed(history, init.seed, seed)
             if stale is not None:
-                warnings.warn(stale, stacklevel=2)
+                warn(stale)
             model = Model(
                 graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
             )
@@ -593,7 +592,7 @@ def _trained(
         for one in different:
             log({"event": "misfit", "hnode": list(one.hnode), "variable": one.variable, "what": one.what})
     for message in warnings_of(different):
-        warnings.warn(message, stacklevel=3)
+        warn(message)
     return dcm, history
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from mdcm import page
 from mdcm.checking import Check, check, statement
 from mdcm.data import Dataset, encode, validate
-from mdcm.errors import LOW_SUPPORT, LowSupportError, MdcmError, NotIdentifiableError
+from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
 from mdcm.pictures import grid_png
 from mdcm.progress import Stages
@@ -80,7 +80,6 @@ def write_report(
     seed: int = 0,
     allow_unidentifiable: bool = False,
     allow_low_support: bool = False,
-    remedy: str = LOW_SUPPORT,
     progress: bool = False,
 ) -> Path:
     """Write a report of a model as one HTML file that needs nothing else.
@@ -99,7 +98,6 @@ def write_report(
         seed: Seed of all draws.
         allow_unidentifiable: As for :meth:`Model.query`; the answers are marked.
         allow_low_support: As for :meth:`Model.query`.
-        remedy: What the reader can do about an answer that no row shows, in words.
         progress: Whether to show on a terminal how it goes.
 
     Returns:
@@ -128,7 +126,7 @@ def write_report(
     stages.expect(4 + len(expressions))
     with stages.open():
         writer = _Writer(
-            model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support, remedy
+            model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support
         )
         html = writer.html()
     with replacing(path) as stream:
@@ -248,7 +246,6 @@ class _Writer:
     stages: Stages
     anyway: bool = False
     low_support: bool = False
-    remedy: str = LOW_SUPPORT
     notes: list[str] = field(default_factory=list)
     verdict: tuple[str, str] = ("open", "Not compared with data")
 
@@ -380,7 +377,7 @@ class _Writer:
                 self.notes.append(f"{text} is not answered: too few rows or draws stand behind it.")
                 return (
                     f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Too little support</p>'
-                    f"{_sentence(str(error.advising(self.remedy)))}</div>"
+                    f"{_sentence(str(error))}</div>"
                 )
         self.notes += [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
         if answer.doubt is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import numpy as np
 import pandas as pd
 
+from mdcm.advice import warn
 from mdcm.errors import DataError
 from mdcm.levels import Level, aligned, level_type, listing, plain, sorted_levels
 from mdcm.texts import FEW_LEVELS, explain_text, refuse_names
@@ -398,7 +398,7 @@ def _check_same_type(
                 f"such as {value!r}",
                 dataset.name,
                 name,
-                advice="; convert one of them",
+                remedy="; convert one of them",
                 rows=dataset.rows,
             )
 
@@ -512,15 +512,11 @@ def _warn_about_levels(variable: Variable, datasets: Sequence[Observed], present
     levels = cast("tuple[Level, ...]", variable.levels)
     never = [level for level in levels if not any(level in values for values in present)]
     if never:
-        warnings.warn(
-            f"variable {variable.name!r}: {_levels_phrase(never)} in no row of any dataset: nothing is learned there",
-            stacklevel=2,
-        )
+        warn(f"variable {variable.name!r}: {_levels_phrase(never)} in no row of any dataset: nothing is learned there")
     elif len(levels) == 1 and not any(variable.name in dataset.do for dataset in datasets):
-        warnings.warn(
+        warn(
             f"column {variable.name!r} is {levels[0]!r} in every row of {datasets[0].label}, and varies in no dataset: "
-            "nothing is learned about other values; questions that do not need them are answered",
-            stacklevel=2,
+            "nothing is learned about other values; questions that do not need them are answered"
         )
     # where a variable was set by intervention, some levels are missing by design
     natural = [
@@ -532,7 +528,7 @@ def _warn_about_levels(variable: Variable, datasets: Sequence[Observed], present
         others = set().union(*(other for another, other in natural if another is not dataset))
         alone = [level for level in levels if level in values and level not in others]
         if alone:
-            warnings.warn(f"variable {variable.name!r}: {_levels_phrase(alone)} in {dataset.label} only", stacklevel=2)
+            warn(f"variable {variable.name!r}: {_levels_phrase(alone)} in {dataset.label} only")
 
 
 def _levels_phrase(levels: Sequence[Level]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -15,7 +15,18 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mdcm.data import Dataset, Kind, Schema, read_array, read_images, read_pictures, read_table, validate
+from mdcm.advice import addressing
+from mdcm.data import (
+    Dataset,
+    Kind,
+    Schema,
+    names_pictures,
+    read_array,
+    read_images,
+    read_pictures,
+    read_table,
+    validate,
+)
 from mdcm.errors import DataError, MdcmError
 from mdcm.graph import ADMG
 from mdcm.levels import listing
@@ -23,6 +34,7 @@ from mdcm.plan import Method, Objective
 from mdcm.variables import suggestion
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
     from pydantic_core import ErrorDetails
 
@@ -198,10 +210,15 @@ class TrainEntry(_Entry):
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a spec comes from."""
+    """Where a spec comes from: a file, or arguments of a command, which have no places."""
 
-    path: Path
+    path: Path | None
     raw: Any = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return Path() if self.path is None else self.path.parent
 
     def at(self, place: Place) -> tuple[int | None, int | None]:
         """Line and column of the entry at the place, or of the nearest one around it."""
@@ -227,11 +244,15 @@ class _Origin:
 
     def error(self, message: str, place: Place) -> SpecError:
         line, column = self.at(place)
-        return SpecError(f"{self.where(place)}: {message}", path=str(self.path), line=line, column=column)
+        where = "" if self.path is None else f"{self.where(place)}: "
+        return SpecError(f"{where}{message}", path=str(self.path or ""), line=line, column=column)
 
     @contextmanager
     def naming(self, *place: str | int) -> Iterator[None]:
         """Puts the place in front of what goes wrong inside."""
+        if self.path is None:
+            yield
+            return
         try:
             yield
         except MdcmError as error:
@@ -240,7 +261,9 @@ class _Origin:
 
 
 class Spec(_Entry):
-    """A training run: a graph, data, and what is not to be inferred. Made by :func:`read_spec`.
+    """A training run: a graph, data, and what is not to be inferred.
+
+    Made by :func:`read_spec`, or by :meth:`of_arguments` of what a command is given in place of a file.
 
     Attributes:
         graph: Text of the graph, or path of a file.
@@ -260,6 +283,37 @@ class Spec(_Entry):
 
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin(Path("spec.yaml")))
 
+    @classmethod
+    def of_arguments(cls, graph: str, data: Sequence[DataEntry], kinds: Mapping[str, Kind] | None = None) -> Spec:
+        """The spec of a graph and tables without a file; paths are relative to the current directory.
+
+        Args:
+            graph: Text of the graph, or path of its file.
+            data: The data sets, at least one.
+            kinds: Kinds that are not to be inferred, by variable.
+        """
+        spec = cls(
+            graph=graph,
+            data=list(data),
+            variables={name: VariableEntry(kind=kind) for name, kind in (kinds or {}).items()},
+        )
+        spec._origin = _Origin(None)
+        return spec
+
+    @property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return self._origin.folder
+
+    @property
+    def graph_file(self) -> Path | None:
+        """The file that the graph is read from; None where the spec holds its text."""
+        # no file name is as long as that, and asking for one is an error
+        if len(self.graph) >= 1000 or "\0" in self.graph:
+            return None
+        file = self.folder / self.graph
+        return file if file.is_file() else None
+
     def load_graph(self) -> ADMG:
         """The graph: the text itself, or the file that it names, relative to the spec.
 
@@ -269,9 +323,8 @@ class Spec(_Entry):
         """
         origin = self._origin
         with origin.naming("graph"):
-            # no file name is as long as that, and asking for one is an error
-            file = origin.path.parent / self.graph if len(self.graph) < 1000 and "\0" not in self.graph else None
-            graph = ADMG.parse_or_read(str(file) if file is not None and file.is_file() else self.graph)
+            file = self.graph_file
+            graph = ADMG.parse_or_read(self.graph if file is None else str(file))
         sections: dict[str, Iterable[str]] = {"variables": self.variables}
         if not isinstance(self.objective, str):
             sections["objective"] = self.objective
@@ -279,14 +332,43 @@ class Spec(_Entry):
             for name in names:
                 if name not in graph:
                     hint = suggestion(name, graph.nodes) or f"; its nodes are {listing(graph.nodes)}"
-                    raise origin.error(f"{section}: {name!r} is no node of the graph{hint}", (section, name))
+                    what = f"{section}: " if origin.path is not None else ""
+                    raise origin.error(f"{what}{name!r} is no node of the graph{hint}", (section, name))
         return graph
 
-    def load_data(self) -> list[Dataset]:
+    def load_tables(self) -> list[pd.DataFrame | None]:
+        """The table of every data set as it is in its file, paths relative to the spec; None where there is none.
+
+        Raises:
+            DataError: With file, line and column of the spec, if a file cannot be read.
+        """
+        tables: list[pd.DataFrame | None] = []
+        for place, entry in enumerate(self.data):
+            if entry.path is None:
+                tables.append(None)
+                continue
+            with self._origin.naming("data", place, "path"):
+                tables.append(read_table(self._origin.folder / entry.path, na_values=entry.na_values))
+        return tables
+
+    def load_data(
+        self,
+        tables: Sequence[pd.DataFrame | None] | None = None,
+        *,
+        is_checked: bool = True,
+        unobserved: Collection[str] = (),
+        progress: bool = False,
+    ) -> list[Dataset]:
         """The data sets, paths relative to the spec, checked against the graph and against each other.
 
-        A column of file names is read as images where the variable is declared an image; those paths are relative to
-        the table.
+        A column of file names is read as images where the variable is declared an image, or where nothing is declared
+        and the names are those of pictures that are there; those paths are relative to the table.
+
+        Args:
+            tables: What :meth:`load_tables` returned, if that was called before.
+            is_checked: Whether what :func:`mdcm.fit` would refuse is refused here, with its place in the file.
+            unobserved: Variables that no data set needs to hold.
+            progress: Whether to show on a terminal how many pictures are read.
 
         Raises:
             DataError: With file, line and column of the spec, if a file cannot be read or a table cannot be used.
@@ -295,16 +377,20 @@ class Spec(_Entry):
         """
         graph = self.load_graph()
         names = dataset_names([entry.file for entry in self.data])
-        datasets = [self._load(place, entry, entry.name or names[place]) for place, entry in enumerate(self.data)]
-        self._check(datasets, graph.nodes)
+        tables = self.load_tables() if tables is None else tables
+        with addressing("spec") if self._origin.path is not None else nullcontext():
+            datasets = [
+                self._load(place, table, graph.nodes, self.data[place].name or names[place], progress)
+                for place, table in enumerate(tables)
+            ]
+            if is_checked:
+                self._check(datasets, graph.nodes, unobserved)
         return datasets
 
-    def _load(self, place: int, entry: DataEntry, label: str | None) -> Dataset:
-        naming, base = self._origin.naming, self._origin.path.parent
-        table = None
-        if entry.path is not None:
-            with naming("data", place, "path"):
-                table = read_table(base / entry.path, na_values=entry.na_values)
+    def _load(
+        self, place: int, table: pd.DataFrame | None, nodes: Sequence[str], label: str | None, progress: bool
+    ) -> Dataset:
+        naming, base, entry = self._origin.naming, self._origin.folder, self.data[place]
         images: dict[str, Any] = {}
         for name, file in entry.images.items():
             with naming("data", place, "images", name):
@@ -314,10 +400,12 @@ class Spec(_Entry):
             with naming("data", place, "arrays", name):
                 arrays[name] = read_array(base / file)
         rows: NDArray[np.int64] | None = None
-        for name, declared in self.variables.items():
-            if table is None or entry.path is None or (declared.kind != "image" and declared.shape is None):
-                continue
-            if name in table.columns and name not in images:
+        if table is not None and entry.path is not None:
+            table = table.copy(deep=False)
+            folder = (base / entry.path).parent
+            for name in nodes:
+                if name not in table.columns or name in images or not self._is_picture(name, table[name], folder):
+                    continue
                 with naming("data", place, "path"):
                     files = table.pop(name)
                     if entry.dropna and files.isna().any():
@@ -326,7 +414,8 @@ class Spec(_Entry):
                         rows = np.flatnonzero(kept) if rows is None else rows[kept]
                         images = {key: array[kept] for key, array in images.items()}
                         arrays = {key: array[kept] for key, array in arrays.items()}
-                    pictures = read_pictures(files, (base / entry.path).parent, declared.shape)
+                    shape = self.variables[name].shape if name in self.variables else None
+                    pictures = read_pictures(files, folder, shape, progress=progress)
                     images[name] = np.moveaxis(pictures, 1, 3) if entry.channels_last else pictures
         with self._placing(place):
             dataset = Dataset(
@@ -344,14 +433,22 @@ class Spec(_Entry):
         dataset.rows = rows
         return dataset
 
-    def _check(self, datasets: Sequence[Dataset], nodes: Sequence[str]) -> None:
+    def _is_picture(self, name: str, column: pd.Series[Any], folder: Path) -> bool:
+        """Whether a column is one of names of pictures, as declared or, where nothing is, as it looks."""
+        declared = self.variables.get(name)
+        if declared is not None and (declared.kind is not None or declared.levels is not None):
+            return declared.kind == "image"
+        return (declared is not None and declared.shape is not None) or names_pictures(column, folder)
+
+    def _check(self, datasets: Sequence[Dataset], nodes: Sequence[str], unobserved: Collection[str]) -> None:
         """Refuse here, where places in the file are known, what :func:`mdcm.fit` would refuse."""
         labels = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
         try:
             with warnings.catch_warnings():
                 # they are given once, when the model is fitted
                 warnings.simplefilter("ignore", UserWarning)
-                Schema.infer(validate(datasets, nodes), self.declared(), order=nodes)
+                checked = validate(datasets, nodes, unobserved=unobserved)
+                Schema.infer(checked, self.declared())
         except DataError as error:
             if error.dataset in labels:
                 with self._placing(labels.index(error.dataset)):
@@ -405,9 +502,10 @@ def read_spec(path: str | Path) -> Spec:
         SpecError: With file, line and column, if the file is no YAML or an entry is unknown, missing or of another
             type.
     """
-    origin = _Origin(Path(path))
+    file = Path(path)
+    origin = _Origin(file)
     try:
-        text = origin.path.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise origin.error(f"the spec cannot be read: {reason}", ()) from None
@@ -417,7 +515,7 @@ def read_spec(path: str | Path) -> Spec:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, column = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
-        where = origin.path if mark is None else f"{origin.path}:{line}:{column}"
+        where = file if mark is None else f"{file}:{line}:{column}"
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(f"{where}: no valid YAML: {reason}", path=str(path), line=line, column=column) from None
     except RecursionError:
@@ -428,7 +526,7 @@ def read_spec(path: str | Path) -> Spec:
         raise origin.error(f"no valid YAML: {reason}", ()) from None
     if not isinstance(plain, dict):
         raise origin.error("a spec is a mapping with the entries 'graph' and 'data'", ())
-    origin = _Origin(origin.path, raw)
+    origin = _Origin(file, raw)
     try:
         spec = Spec.model_validate(plain)
     except ValidationError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from mdcm.advice import warn
 from mdcm.errors import DataError
 from mdcm.variables import are_dates
 
@@ -62,7 +62,7 @@ def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
             "numbers, convert them first: no signs of currencies, no separators of thousands, a point before decimals"
         )
     if message:
-        warnings.warn(f"column {name!r} of {dataset.label} {message}", stacklevel=2)
+        warn(f"column {name!r} of {dataset.label} {message}")
 
 
 def _is_amount(text: str) -> bool:

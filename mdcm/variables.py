@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 import pandas as pd
 
+from mdcm.advice import advice
 from mdcm.errors import DataError
 from mdcm.levels import Level, LevelError, plain, position, revived, unknown
 
@@ -29,6 +30,7 @@ __all__ = [
     "as_array",
     "days",
     "floats",
+    "leaving_out",
     "plain",
     "refuse",
     "storage",
@@ -352,23 +354,23 @@ def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArra
     known = sorts.isin(["booleans", "numbers", "strings", "dates"])
     # where some values could be a variable's, the others are those to look at
     bad = (sorts != sorts[known].iloc[0]) if known.any() else ~known
-    advice = "make them all numbers, strings, booleans or dates"
+    remedy = "make them all numbers, strings, booleans or dates"
     if (sorts == "durations").all():
-        advice = "convert them to numbers, as with .dt.total_seconds()"
+        remedy = "convert them to numbers, as with .dt.total_seconds()"
     try:
         refuse(
             bad.reindex(column.index, fill_value=False),
             f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype})",
             dataset,
             str(column.name),
-            advice=f"; {advice}",
+            remedy=f"; {remedy}",
             rows=rows,
         )
     except DataError as error:
         return error
     # such as True among 0 and 1: numbers of two types
     return DataError(
-        f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype}); {advice}",
+        f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype}); {remedy}",
         dataset=dataset,
         column=str(column.name),
     )
@@ -423,7 +425,7 @@ def refuse(
     dataset: str | None,
     column: str | None,
     *,
-    advice: str = "",
+    remedy: str = "",
     rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Raise a DataError if any row is bad, with the first one and their number.
@@ -433,7 +435,7 @@ def refuse(
         message: What is wrong with them.
         dataset: Name of the dataset.
         column: Name of the column.
-        advice: What to do, the end of the message.
+        remedy: What to do, the end of the message.
         rows: Numbers of the rows as the user knows them, where they are not 0, 1, 2, ...
     """
     flags = np.asarray(bad, dtype=bool)
@@ -443,8 +445,14 @@ def refuse(
     row = first if rows is None else int(rows[first])
     where = f"row {row}" if count == 1 else f"{count:,} rows, the first is row {row}"
     raise DataError(
-        f"{message} ({where}, counted from 0){advice}", dataset=dataset, column=column, row=row, count=count
+        f"{message} ({where}, counted from 0){remedy}", dataset=dataset, column=column, row=row, count=count
     )
+
+
+def leaving_out() -> str:
+    """What can be done about missing values, as the end of a message."""
+    how = advice("Dataset(..., dropna=True)", "--dropna", "'dropna: true'")
+    return f"; fill them in, or leave such rows out with {how}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

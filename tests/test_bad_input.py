@@ -166,7 +166,7 @@ TABLES = {
     "missing values": (
         pd.DataFrame({"X": [0, 1, 1, 0], "Y": [1, None, 0, None]}),
         r"dataset '.*': column 'Y' has missing values \(2 rows, the first is row 1, counted from 0\); fill them in, or "
-        r"leave such rows out with Dataset\(..., dropna=True\)",
+        r"leave such rows out with (Dataset\(..., dropna=True\)|'dropna: true')",
     ),
     "one missing value": (
         pd.DataFrame({"X": [0, 1, 1, None], "Y": [1, 0, 0, 1]}),
@@ -287,7 +287,11 @@ class TestData:
         )
         both(images.astype(np.int64), f"{where} has dtype int64; give uint8 from 0 to 255, or floats from 0 to 1")
         both(images - 0.5, f"{where}: row 0 holds -0.5; floats must lie in")
-        both(np.zeros((3, 8, 8, 3)), where + r" has shape \[3, 8, 8, 3\], .* pass channels_last=True")
+        both(
+            np.zeros((3, 8, 8, 3)),
+            where
+            + r" has shape \[3, 8, 8, 3\], .* (pass channels_last=True|say so in a spec, with 'channels_last: true')",
+        )
         message = (
             r"image 'I' of dataset '.*' has shape \[1, 8, 8\] \(channels, height, width\), not \[3, 8, 8\] as declared"
         )
@@ -353,7 +357,7 @@ class TestData:
         with pytest.warns(UserWarning, match=warning):
             mdcm.fit("X -> Y", table, config=BRIEF)
         result = succeed("train", write(table), "--out", tmp_path / "run")
-        assert re.search(f"^warning: {warning}$", result.err, re.MULTILINE)
+        assert re.search(f"^note: {warning}$", result.err, re.MULTILINE)
         assert "warning" not in result.out
 
     def test_warnings_about_several_data_sets(self, tmp_path):

@@ -54,7 +54,7 @@ def pictures(tmp_path_factory):
         "train: {max_steps: 1, batch_size: 2, holdout: 0}\n"
     )
     result = succeed("train", path / "spec.yaml", "--out", path / "a" / "run")
-    assert "warning: dataset 'table.csv': column 'x' is no node of the graph, ignored\n" in result.err
+    assert "note: dataset 'table.csv': column 'x' is no node of the graph, ignored\n" in result.err
     return path
 
 
@@ -222,7 +222,7 @@ class TestPlan:
         rng = np.random.default_rng(0)
         pd.DataFrame({"X": [0, 1] * 50, "Y": rng.normal(size=100), "extra": 1}).to_csv(tmp_path / "a.csv", index=False)
         result = succeed("plan", "X -> Y", "--data", tmp_path / "a.csv", "--json", "-")
-        assert result.err == "warning: dataset 'a.csv': column 'extra' is no node of the graph, ignored\n"
+        assert result.err == "note: dataset 'a.csv': column 'extra' is no node of the graph, ignored\n"
         (spec,) = mdcm.Plan.from_json(result.out).datasets
         assert (spec.name, spec.columns, spec.rows) == ("a.csv", ("X", "Y"), 100)
 
@@ -304,7 +304,7 @@ class TestCheck:
             (["X -> Z -> Y", "{}/a.csv:do=Q"], "dataset 'a.csv': do=['Q'], but there is no column 'Q'"),
             (["X -> Z -> Y", "{}/a.csv:do="], "error: {}/a.csv:do=: a name is missing after do=, as in "),
             (["X -> X", "{}/a.csv"], "joins a node to itself"),
-            (["X -> Z -> Y"], "Missing argument 'FILE[:do=X,Y]...'"),
+            (["X -> Z -> Y"], "give a graph and at least one table, or a spec.yaml"),
             (["X -> Z -> Y", "{}/a.csv", "--level", "2"], "--level must lie between 0 and 1"),
             (["X -> Z -> Y", "{}/a.csv", "--max-tests", "0"], "Invalid value for '--max-tests'"),
         ],

@@ -15,7 +15,7 @@ PACKAGE = Path(mdcm.__file__).parent
 RANKS = {
     name: rank
     for rank, names in {
-        0: "errors",
+        0: "advice errors",
         1: "_core delimited kernels levels",
         2: "edges formats diagram factors files intervals page pictures progress variables",
         3: "graph texts",

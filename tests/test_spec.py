@@ -404,7 +404,7 @@ class TestPictures:
 
     def test_missing_names_are_refused_or_dropped(self, folder):
         self.table.loc[1, "I"] = None
-        refused(self.spec(folder), "3:6", r"column 'I', row 1 \(counted from 0\): nan is no file name")
+        refused(self.spec(folder), "3:6", r"column 'I' names no picture \(row 1, counted from 0\)")
         (dataset,) = read_spec(self.spec(folder, more=", dropna: true")).load_data()
         np.testing.assert_array_equal(dataset.images["I"], self.pixels[[0, 2]])
         assert dataset.table["X"].tolist() == [0, 1]

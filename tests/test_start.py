@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import mdcm
 from mdcm.data import Schema
 from mdcm.doctor import diagnose
-from mdcm.drafts import Source, draft_spec
-from mdcm.spec import read_spec
+from mdcm.drafts import draft_spec
+from mdcm.spec import DataEntry, Spec, read_spec
 
 
 class TestDoctor:
@@ -93,7 +93,8 @@ class TestInit:
         read = mdcm.files.read_table(folder / "data.csv")
         # a constant column is refused by everything
         assume(all(read[name].nunique() > 1 for name in read))
-        (folder / "spec.yaml").write_text(draft_spec(graph, [Source("data.csv", read)]), encoding="utf-8")
+        given_ = Spec.of_arguments(graph.to_string(), [DataEntry(path=str(folder / "data.csv"))])
+        (folder / "spec.yaml").write_text(draft_spec(given_, folder / "spec.yaml"), encoding="utf-8")
         spec = read_spec(folder / "spec.yaml")
         assert spec.load_graph() == graph
         loaded = spec.load_data()

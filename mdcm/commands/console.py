@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import os
 import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from mdcm.errors import LOW_SUPPORT, LowSupportError
-
-__all__ = ["COMMANDS", "advising_options", "command", "complain", "is_quiet", "note", "one_thread", "show", "write"]
+__all__ = ["COMMANDS", "command", "complain", "is_quiet", "note", "one_thread", "show", "write"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_LOW_SUPPORT_OPTION = "--low-support answers all the same"
 _state = {"quiet": False}
 
 # functions in the order in which help lists them, and their examples
@@ -89,23 +84,6 @@ def write(target: str, text: str) -> None:
     with replacing(target) as stream:
         stream.write(text.encode("utf-8", "backslashreplace"))
     note(f"wrote {target}")
-
-
-@contextlib.contextmanager
-def advising_options() -> Iterator[None]:
-    """Tell of ``--low-support`` where Python tells of its argument, in errors and in warnings."""
-    show_warning = warnings.showwarning
-
-    def shown(message: Warning | str, *rest: Any, **more: Any) -> None:
-        show_warning(str(message).replace(LOW_SUPPORT, _LOW_SUPPORT_OPTION), *rest, **more)
-
-    try:
-        warnings.showwarning = shown
-        yield
-    except LowSupportError as error:
-        raise error.advising(_LOW_SUPPORT_OPTION) from None
-    finally:
-        warnings.showwarning = show_warning
 
 
 def one_thread() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdcm.commands.console import advising_options, command, complain, is_quiet, note, one_thread, show
-from mdcm.commands.graphs import NaOption, datasets_of
+from mdcm.advice import addressing
+from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show
+from mdcm.commands.inputs import DropnaOption, NaOption, entries_of
 from mdcm.errors import CheckpointError, MdcmError
 
 if TYPE_CHECKING:
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from mdcm.model import Model
 
 __all__ = ["query", "report", "sample", "train"]
+
+AnywayOption = Annotated[
+    bool,
+    typer.Option("--anyway", help="answer even if the graph and the data do not determine it, or no row shows it"),
+]
+LowSupportOption = Annotated[
+    bool, typer.Option("--low-support", help="answer even where no training row shows what it rests on")
+]
 
 
 @command(
@@ -66,31 +76,32 @@ def train(
     if members == 1:
         raise typer.BadParameter("an ensemble has at least 2 members")
     graph = loaded.load_graph()
-    datasets = loaded.load_data()
+    datasets = loaded.load_data(progress=not is_quiet())
     reserve(out)
 
     from mdcm.model import fit
 
     one_thread()
     try:
-        model = fit(
-            graph,
-            datasets,
-            objective=loaded.objective,
-            method=loaded.method,
-            variables=loaded.declared() or None,
-            config=loaded.train.config(),
-            out=out,
-            resume=resume,
-            force=force,
-            device=device,
-            engine=engine,
-            seed=loaded.train.seed if seed is None else seed,
-            ensemble=members,
-            resample=not seeds_only,
-            progress=not is_quiet(),
-            origin=os.path.relpath(spec.resolve(), out.resolve()),
-        )
+        with addressing("spec"):
+            model = fit(
+                graph,
+                datasets,
+                objective=loaded.objective,
+                method=loaded.method,
+                variables=loaded.declared() or None,
+                config=loaded.train.config(),
+                out=out,
+                resume=resume,
+                force=force,
+                device=device,
+                engine=engine,
+                seed=loaded.train.seed if seed is None else seed,
+                ensemble=members,
+                resample=not seeds_only,
+                progress=not is_quiet(),
+                origin=os.path.relpath(spec.resolve(), out.resolve()),
+            )
     except (KeyboardInterrupt, SystemExit):
         if (out / CHECKPOINTS).is_dir() or (out / ENSEMBLE).is_dir():
             note(f"what was done is in {out}; the same command with --resume goes on")
@@ -113,13 +124,8 @@ def query(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
     text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
     num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="answer even if the graph and the data do not determine it, or no row shows it"),
-    ] = False,
-    low_support: Annotated[
-        bool, typer.Option("--low-support", help="answer even where no training row shows what it rests on")
-    ] = False,
+    anyway: AnywayOption = False,
+    low_support: LowSupportOption = False,
     level: Annotated[
         float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
     ] = 0.9,
@@ -143,15 +149,14 @@ def query(
     one_thread()
     model = load(run)
     _attach(model, run)
-    with advising_options():
-        answer = model.to(device).query(
-            text,
-            num_samples,
-            allow_unidentifiable=anyway,
-            allow_low_support=low_support or anyway,
-            level=level,
-            seed=seed,
-        )
+    answer = model.to(device).query(
+        text,
+        num_samples,
+        allow_unidentifiable=anyway,
+        allow_low_support=low_support or anyway,
+        level=level,
+        seed=seed,
+    )
     if not as_json:
         show(str(answer))
         return
@@ -193,7 +198,10 @@ def _attach(model: Model, run: Path) -> None:
     if model.origin is None:
         return
     try:
-        model.attach(read_spec(run / model.origin).load_data())
+        with warnings.catch_warnings():
+            # they were given when the model was trained
+            warnings.simplefilter("ignore", UserWarning)
+            model.attach(read_spec(run / model.origin).load_data())
     except (MdcmError, OSError) as error:
         note(f"no plug-in estimate is shown, because the training data cannot be read again: {error}")
 
@@ -292,15 +300,11 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="RUN/report.html by default", show_default=False)
     ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="answer even if the graph and the data do not determine it, or no row shows it"),
-    ] = False,
-    low_support: Annotated[
-        bool, typer.Option("--low-support", help="answer even where no training row shows what it rests on")
-    ] = False,
+    anyway: AnywayOption = False,
+    low_support: LowSupportOption = False,
     seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
     na: NaOption = None,
+    dropna: DropnaOption = False,
 ) -> None:
     """Write a page about a trained model and its answers.
 
@@ -311,13 +315,19 @@ def report(
 
     for text in query or []:
         parse(text)
-    compared = None if data is None else datasets_of(data, na=na)
 
     from mdcm.model import load
     from mdcm.report import write_report
 
     one_thread()
     model = load(run)
+    compared = None
+    if data is not None:
+        from mdcm.spec import Spec
+
+        entries = entries_of(data, "--data ", na=na, dropna=dropna)
+        fresh = Spec.of_arguments(model.graph.to_string(), entries, model.schema.kinds)
+        compared = fresh.load_data(is_checked=False, progress=not is_quiet())
     _attach(model, run)
     target = run / "report.html" if out is None else out
     write_report(
@@ -329,7 +339,6 @@ def report(
         seed=seed,
         allow_unidentifiable=anyway,
         allow_low_support=anyway or low_support,
-        remedy="--low-support answers all the same",
         progress=not is_quiet(),
     )
     note(f"wrote {target}")

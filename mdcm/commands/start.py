@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mdcm.commands.console import command, note, show
-from mdcm.commands.graphs import NaOption, path_and_targets
+from mdcm.commands.console import command, is_quiet, note, show
+from mdcm.commands.inputs import DataArguments, GraphArgument, KindOption, NaOption, spec_of
 from mdcm.errors import DataError
 
 __all__ = ["doctor", "init"]
@@ -48,38 +48,28 @@ def doctor(
 @command(
     'mdcm init "X -> Z -> Y; X <-> Y" observed.csv trial.csv:do=X',
     "mdcm init graph.dot data.parquet --out spec.yaml",
+    "mdcm init spec.yaml --out full.yaml",
 )
 def init(
-    graph: Annotated[str, typer.Argument(metavar="GRAPH", help="graph file, or the text itself", show_default=False)],
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE[:do=X,Y]...", help="table, perhaps of an experiment that set X and Y", show_default=False
-        ),
-    ],
+    graph: GraphArgument,
+    data: DataArguments = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="where the spec goes, - for stdout")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     na: NaOption = None,
+    kind: KindOption = None,
 ) -> None:
     """Write a commented spec for a graph and tables.
 
-    It says what was found in them, and can be trained as it is, or changed first.
+    It says what was found in them, or what a spec leaves to be found, and can be trained as it is, or changed first.
     """
-    from mdcm.data import read_table
-    from mdcm.drafts import Source, draft_spec, relative
-    from mdcm.graph import ADMG
+    from mdcm.drafts import draft_spec
     from mdcm.rundir import replacing
 
     stdout = str(out) == "-"
     if not stdout and out.exists() and not force:
         raise DataError(f"{out} exists already; --force replaces it, --out writes elsewhere")
-    admg = ADMG.parse_or_read(graph)
-    base = Path("spec.yaml") if stdout else out
-    parts = [path_and_targets(one, "") for one in data]
-    missing = na or ()
-    sources = [Source(relative(path, base), read_table(path, na_values=missing), do, missing) for path, do in parts]
-    file = len(graph) < 1000 and "\0" not in graph and Path(graph).is_file()
-    text = draft_spec(admg, sources, graph_text=relative(graph, base) if file else None)
+    spec = spec_of(graph, data, na=na, kinds=kind)
+    text = draft_spec(spec, Path("spec.yaml") if stdout else out, progress=not is_quiet())
     if stdout:
         show(text)
         return

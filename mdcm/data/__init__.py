@@ -4,7 +4,7 @@ from mdcm.data.arrays import read_array, read_images
 from mdcm.data.dataset import Dataset
 from mdcm.data.encoding import Encoded, decode, decode_columns, encode, to_spec
 from mdcm.data.outliers import limit_outliers
-from mdcm.data.pictures import read_pictures
+from mdcm.data.pictures import names_pictures, read_pictures
 from mdcm.data.validation import validate
 from mdcm.files import file_sha256, read_table
 from mdcm.levels import Level
@@ -23,6 +23,7 @@ __all__ = [
     "encode",
     "file_sha256",
     "limit_outliers",
+    "names_pictures",
     "read_array",
     "read_images",
     "read_pictures",

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from mdcm.advice import advice
 from mdcm.errors import DataError
 from mdcm.files import without_words
 from mdcm.levels import plain, sorted_levels
 from mdcm.plan import DatasetSpec
-from mdcm.variables import as_array, floats, refuse, storage, suggestion
+from mdcm.variables import as_array, floats, leaving_out, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,6 @@ __all__ = ["Dataset", "blocks"]
 BLOCK_BYTES = 1 << 24
 # numbers of a target that the planner is told of
 _MOST_VALUES = 256
-_DROPNA = "; fill them in, or leave such rows out with Dataset(..., dropna=True)"
 
 
 class Dataset:
@@ -235,8 +235,9 @@ class Dataset:
                 column=key,
             )
         if not channels_last and array.shape[1] > 4 and array.shape[3] in {1, 3, 4}:
+            given = advice("pass channels_last=True", "say so in a spec, with 'channels_last: true'")
             raise DataError(
-                f"{where} has shape {list(array.shape)}, which looks like [n, h, w, c]: pass channels_last=True",
+                f"{where} has shape {list(array.shape)}, which looks like [n, h, w, c]: {given}",
                 dataset=self.name,
                 column=key,
             )
@@ -300,7 +301,7 @@ class Dataset:
         what, column = self._per_row("groups", value)
         if not self.dropna:
             name = value if isinstance(value, str) else None
-            refuse(column.isna(), f"{self.label}: {what} is missing", self.name, name, advice=_DROPNA)
+            refuse(column.isna(), f"{self.label}: {what} is missing", self.name, name, remedy=leaving_out())
         # -1 where it is missing, until such rows are left out
         return pd.factorize(column)[0].astype(np.int64)
 

@@ -6,19 +6,21 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdcm.errors import DataError
+from mdcm.variables import leaving_out, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["read_pictures"]
+__all__ = ["names_pictures", "read_pictures"]
 
 # what a picture may be; other formats of pillow start programs of their own
 _FORMATS = ("PNG", "JPEG")
@@ -27,10 +29,47 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
 # pixels up to this size are held in memory, more of them in a file without a name
 _MOST_IN_MEMORY = 1 << 30
+# endings of files that are taken for pictures
+_ENDINGS = (".png", ".jpg", ".jpeg")
+# names of which one must be a file for a column to be taken for one of pictures
+_MOST_LOOKED_FOR = 64
+# a bar from so many pictures on
+_MANY = 500
+
+
+def names_pictures(column: pd.Series[Any], folder: str | Path) -> bool:
+    """Whether a column holds names of pictures: every value ends like one, and one of the first is a file.
+
+    Args:
+        column: The column; missing values do not count.
+        folder: Where the table is, which names are relative to.
+
+    Example:
+        >>> import pandas as pd
+        >>> names_pictures(pd.Series(["a.png", "b.png"]), tempfile.mkdtemp())
+        False
+    """
+    present = column.dropna()
+    if not len(present) or not all(isinstance(name, str) and name.lower().endswith(_ENDINGS) for name in present):
+        return False
+    return any(_is_file(Path(folder) / name) for name in present.head(_MOST_LOOKED_FOR))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # a name that no file can have
+    except (OSError, ValueError):
+        return False
 
 
 def read_pictures(
-    names: pd.Series[Any], folder: str | Path, shape: tuple[int, int, int] | None = None, *, scale: bool = False
+    names: pd.Series[Any],
+    folder: str | Path,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    scale: bool = False,
+    progress: bool = False,
 ) -> NDArray[np.uint8]:
     """Images that a column of file names stands for.
 
@@ -39,6 +78,7 @@ def read_pictures(
         folder: Where the table is.
         shape: Channels (1, 3 or 4), height and width; by default those of the first picture.
         scale: Whether pictures of another height and width are scaled to these, whatever their proportions.
+        progress: Whether to show on a terminal how far it is.
 
     Returns:
         Pixels, uint8 ``[n, c, h, w]``; memory-mapped from a temporary file where they are more than 1 GiB.
@@ -61,8 +101,14 @@ def read_pictures(
             f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
             column=column,
         ) from None
+    refuse(names.isna(), f"column {column!r} names no picture", None, column, remedy=leaving_out())
     pictures: NDArray[np.uint8] | None = None
-    for row, file in enumerate(names):
+    files: Iterable[Any] = names
+    if progress and len(names) >= _MANY:
+        from mdcm.progress import counted
+
+        files = counted(names, len(names), f"reading pictures of {column}")
+    for row, file in enumerate(files):
         where = f"column {column!r}, row {row} (counted from 0): {file!r}"
         if not isinstance(file, str):
             raise DataError(f"{where} is no file name", column=column, row=row, count=1)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
+from mdcm.advice import Notice, warn
 from mdcm.data.dataset import Dataset, blocks
 from mdcm.errors import DataError
 from mdcm.levels import listing, plain
-from mdcm.variables import floats, refuse, storage, suggestion
+from mdcm.variables import floats, leaving_out, refuse, storage, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     if extra:
         plural = "columns" if len(extra) > 1 else "column"
         verb = "are no nodes" if len(extra) > 1 else "is no node"
-        warnings.warn(f"{label}: {plural} {listing(extra)} {verb} of the graph, ignored", stacklevel=3)
+        warn(f"{label}: {plural} {listing(extra)} {verb} of the graph, ignored", Notice)
 
     missing = dataset.table[[column for column in used if column in dataset.table.columns]].isna()
     for column, array in dataset.arrays.items():
@@ -114,7 +114,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
                 dataset=name,
                 column=column,
             )
-        warnings.warn(f"{label}: column {column!r} holds no value, so it counts as not observed", stacklevel=3)
+        warn(f"{label}: column {column!r} holds no value, so it counts as not observed")
     used = [column for column in used if column not in empty]
     if not used:
         raise DataError(f"{label}: no variable of the graph holds a value", dataset=name)
@@ -127,7 +127,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
             f"{label}: column {column!r} has missing values",
             name,
             column,
-            advice="; fill them in, or leave such rows out with Dataset(..., dropna=True)",
+            remedy=leaving_out(),
             rows=dataset.rows,
         )
     if dataset.groups is not None:
@@ -135,7 +135,9 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     if dataset.weights is not None:
         lost |= np.isnan(dataset.weights)
     if lost.all():
-        raise DataError(f"{label}: no row is without missing values, so dropna=True leaves none", dataset=name)
+        raise DataError(
+            f"{label}: no row is without missing values, so leaving such rows out leaves none", dataset=name
+        )
     kept = dataset.restricted(name, used, np.asarray(~lost) if lost.any() else None)
     for column in used:
         infinite: NDArray[np.bool_] | None = None
@@ -166,4 +168,4 @@ def _check_variation(datasets: Sequence[Dataset]) -> None:
         if name not in varies:
             continue
         for dataset, value in places:
-            warnings.warn(f"{dataset.label}: column {name!r} is constant ({plain(value)!r})", stacklevel=3)
+            warn(f"{dataset.label}: column {name!r} is constant ({plain(value)!r})")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from mdcm import query as language
+from mdcm.advice import warn
 from mdcm.errors import DataError, QueryError
 from mdcm.identify.evaluation import Columns, Cost, columns, cost, evaluate, unseen_condition
 from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
@@ -363,7 +363,7 @@ class Estimand:
         if single and found.values.isna().any():
             raise DataError("; ".join(found.notes))
         for note in found.notes:
-            warnings.warn(note, UserWarning, stacklevel=3)
+            warn(note)
         return found
 
     def _text(self, *, latex: bool) -> str:

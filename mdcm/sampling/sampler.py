@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from mdcm.advice import warn
 from mdcm.errors import LowSupportError, NotIdentifiableError, QueryError
 from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
@@ -263,8 +263,7 @@ class Sampler:
                 raise LowSupportError(f"{expression}: {basis}", rows=basis.rows, unseen=basis.unseen)
             said.append(f"{expression}: {basis}")
         if said:
-            # the methods that call this are called by the user
-            warnings.warn("; ".join(said), UserWarning, stacklevel=3)
+            warn("; ".join(said))
         return request
 
     def _identified(self, expression: Expression) -> Identification | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from mdcm.advice import warn
 from mdcm.dcm import DCM, one_thread
 from mdcm.errors import CheckpointError, MdcmError
 from mdcm.mechanisms.representations import restore_encoders
@@ -252,9 +252,8 @@ class _Training:
                 self.member(unit).dcm.load_state_dict(weights, strict=False)
                 self.member(unit).forget_modules()
                 self.log({"event": "halved", "hnode": list(self.hnode(unit).variables), "why": grown, **self.tag(unit)})
-            warnings.warn(
-                f"training of {names} does not fit in memory ({grown}); it begins anew with half as many rows per step",
-                stacklevel=2,
+            warn(
+                f"training of {names} does not fit in memory ({grown}); it begins anew with half as many rows per step"
             )
             self.halved = True
             torch.cuda.empty_cache()
