@@ -166,7 +166,7 @@ TABLES = {
     "missing values": (
         pd.DataFrame({"X": [0, 1, 1, 0], "Y": [1, None, 0, None]}),
         r"dataset '.*': column 'Y' has missing values \(2 rows, the first is row 1, counted from 0\); fill them in, or "
-        r"leave such rows out with (Dataset\(..., dropna=True\)|'dropna: true')",
+        r"leave such rows out with (Dataset\(..., dropna=True\)|'dropna: true'|--dropna)",
     ),
     "one missing value": (
         pd.DataFrame({"X": [0, 1, 1, None], "Y": [1, 0, 0, 1]}),
