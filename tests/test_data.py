@@ -117,9 +117,9 @@ class TestDataset:
             "Q": [0] * 4,
         }
         spec = Dataset(table, do=["X", "T", "I"], images={"I": pixels()}, name="trial").spec(["I", "X", "Y", "T"])
-        assert spec == DatasetSpec(
-            "trial", columns=["X", "Y", "T", "I"], do={"X": [0, 2], "T": [1.0, 2.0], "I": None}, rows=4
-        )
+        values = {"X": [0, 2], "T": [1.0, 2.0], "I": None}
+        together = [(0, 1.0, None), (2, 2.0, None)]
+        assert spec == DatasetSpec("trial", columns=["X", "Y", "T", "I"], do=values, rows=4, combinations=together)
 
 
 class TestValidate:

@@ -595,7 +595,11 @@ class TestToSpec:
         table = {"X": ["yes", "no", "yes", "no"], "Y": [2.5, 0.5, 2.5, 1.5], "extra": [1, 2, 3, 4]}
         dataset = Dataset(table, do=["X", "Y", "I"], images={"I": pixels()}, name="trial")
         assert to_spec(dataset, self.schema) == DatasetSpec(
-            "trial", columns=["X", "Y", "I"], do={"X": ["no", "yes"], "Y": [0.5, 1.5, 2.5], "I": None}, rows=4
+            "trial",
+            columns=["X", "Y", "I"],
+            do={"X": ["no", "yes"], "Y": [0.5, 1.5, 2.5], "I": None},
+            rows=4,
+            combinations=[("no", 0.5, None), ("no", 1.5, None), ("yes", 2.5, None)],
         )
 
     def test_of_many_numbers_some_stand_for_all(self):

@@ -155,11 +155,13 @@ class Dataset:
             >>> Dataset({"X": [0, 1, 1], "Y": [1, 0, 1]}, do="X", name="trial").spec(["X", "Y"]).do
             {'X': (0, 1)}
         """
+        values = {target: self.values_set(target) for target in self.do}
         return DatasetSpec(
             self.name or "d1",
             columns=[name for name in self.columns if name in nodes],
-            do={target: self.values_set(target) for target in self.do},
+            do=values,
             rows=len(self),
+            combinations=self.combinations_set(values, dict.fromkeys(values)),
         )
 
     def values_set(self, target: str, origin: str | None = None, *, as_levels: bool = False) -> list[Level] | None:
@@ -182,6 +184,44 @@ class Dataset:
             return _thinned(sorted(set(floats(column, origin).tolist())))
         values = sorted_levels({plain(value) for value in column.dropna().unique()})
         return _thinned(values) if found == "float" else values
+
+    def combinations_set(
+        self, values: Mapping[str, Sequence[Level] | None], origins: Mapping[str, str | None]
+    ) -> list[tuple[Level | None, ...]] | None:
+        """Values that were set together, as :meth:`values_set` has them.
+
+        Args:
+            values: The values of every target, or None.
+            origins: Of targets that are numbers, where dates are counted from.
+
+        Returns:
+            Distinct combinations in order, one value of each target in the order of ``values``; None in the place of a target
+            that has no list of values, or one that leaves some out. None where fewer than two targets have lists.
+        """
+        coded: dict[str, NDArray[np.intp]] = {}
+        for name, some in values.items():
+            if some is None:
+                continue
+            column = self.table[name]
+            kind = storage(column, self.label, self.name, self.rows)
+            if name in origins and (kind == "dates" or (kind == "str" and origins[name] is not None)):
+                distinct, codes = np.unique(floats(column, origins[name]), return_inverse=True)
+                names: list[Level] = distinct.tolist()
+            else:
+                codes, seen = pd.factorize(column)
+                names = [plain(value) for value in seen]
+            position = {value: number for number, value in enumerate(some)}
+            if position.keys() >= set(names):
+                # -1 for a missing value
+                coded[name] = np.array([*(position[value] for value in names), -1], dtype=np.intp)[codes]
+        if len(coded) < 2:
+            return None
+        together = np.unique(np.stack(list(coded.values()), axis=1), axis=0)
+        found = []
+        for row in together[(together >= 0).all(axis=1)].tolist():
+            value = {name: (values[name] or ())[code] for name, code in zip(coded, row, strict=True)}
+            found.append(tuple(value.get(name) for name in values))
+        return found
 
     @property
     def label(self) -> str:

@@ -113,7 +113,8 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
     Returns:
         Name, columns, number of rows, and for every target the values that were set: levels of a categorical
         variable in their order; numbers of a continuous one in ascending order (days since its origin for dates, and
-        at most 256 of them, lowest and highest included); None, which means every value, of an image or a vector.
+        at most 256 of them, lowest and highest included); None, which means every value, of an image or a vector;
+        and, of several targets, which values were set together.
 
     Raises:
         DataError: If a target is no variable of the schema, or was set to what is no level of it.
@@ -143,7 +144,9 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
             found = [level for level in variable.levels if level in found]
         values[target] = found
     columns = [name for name in dataset.columns if name in schema]
-    return DatasetSpec(dataset.name or "d1", columns=columns, do=values, rows=len(dataset))
+    origins = {target: schema[target].origin for target in values if schema[target].levels is None}
+    together = dataset.combinations_set(values, origins)
+    return DatasetSpec(dataset.name or "d1", columns=columns, do=values, rows=len(dataset), combinations=together)
 
 
 def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None) -> pd.Series[Any]:

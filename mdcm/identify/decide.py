@@ -32,6 +32,7 @@ _WORDS = {
     "inside": "sets {} by do(), which is part of it",
     "columns": "does not observe {}",
     "values": "does not set all values of {} that are needed",
+    "combinations": "does not set all combinations of values of {} that are needed",
     "hedge": "cannot tell it apart from the rest of {{{}}}",
 }
 
@@ -432,6 +433,8 @@ class _Attempt:
             if kind == "hedge" and not hedge:
                 hedge = involved
             who = ", ".join(source.names) if source.shown else str(source)
+            if kind == "values" and len(involved) > 1:
+                kind = "combinations"
             reasons.append(f"{who} {_WORDS[kind].format(', '.join(involved))}")
         said = tuple(reasons) if len(reasons) > 1 or not hedge else ()
         if hedge:

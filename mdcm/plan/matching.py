@@ -72,6 +72,25 @@ def _check_targets(
             f"the plan has do({target}) at {_listed(wanted)} in data set {name!r}, "
             f"but the data set at hand sets {target} to {_listed(values)}"
         )
+    if planned.covers or mine.covers:
+        return
+    together = [_together(spec) for spec in (planned, mine)]
+    if together[0] != together[1]:
+        number = [
+            "every combination of these values" if one is None else f"{len(one)} combinations of them"
+            for one in together
+        ]
+        raise PlanError(
+            f"the plan has {_intervention(planned)} at {number[0]} in data set {name!r}, but the data set at hand "
+            f"has {number[1] if number[0] != number[1] else 'others'}; plan with it anew"
+        )
+
+
+def _together(spec: DatasetSpec) -> set[frozenset[tuple[str, Any]]] | None:
+    """Values that were set together, whatever the order of the targets; None where these are all combinations."""
+    if spec.combinations is None:
+        return None
+    return {frozenset(zip(spec.do, combination, strict=True)) for combination in spec.combinations}
 
 
 def _check_columns(name: str, planned: DatasetSpec, mine: DatasetSpec, nodes: Iterable[str]) -> None:

@@ -67,14 +67,7 @@ def pooled(
         covered = {name for name in targets if _spans(name, [specs[j] for j in members], kinds, levels)}
         boxes = []
         for j in members:
-            values = specs[j].do
-            every = specs[j].covers
-            boxes.append(
-                [
-                    [] if every or name in covered or values[name] is None else domains[name].codes(values[name] or ())
-                    for name in targets
-                ]
-            )
+            boxes += _boxes(specs[j], targets, covered, domains)
         rows = [specs[j].rows for j in members]
         total = -1 if None in rows else sum(row for row in rows if row is not None)
         flags = None
@@ -90,6 +83,32 @@ def pooled(
             }
         )
     return groups, list(found.values())
+
+
+def _boxes(
+    spec: DatasetSpec, targets: Sequence[str], covered: set[str], domains: Mapping[str, Domain]
+) -> list[list[list[int]]]:
+    """Products of levels that a data set has, a list of levels for every target; an empty one stands for all."""
+
+    def codes(name: str, values: Iterable[Any] | None) -> list[int]:
+        return [] if spec.covers or name in covered or values is None else domains[name].codes(values)
+
+    if spec.combinations is None or spec.covers:
+        return [[codes(name, spec.do[name]) for name in targets]]
+    places = [list(spec.do).index(name) for name in targets]
+    boxes: dict[tuple[frozenset[int], ...], None] = {}
+    for combination in spec.combinations:
+        values = [None if combination[place] is None else (combination[place],) for place in places]
+        boxes[tuple(frozenset(codes(*pair)) for pair in zip(targets, values, strict=True))] = None
+    # those that differ in one target alone are one product
+    for k in range(len(targets)):
+        merged: dict[tuple[frozenset[int], ...], frozenset[int]] = {}
+        for box in boxes:
+            rest = (*box[:k], *box[k + 1 :])
+            before = merged.get(rest, box[k])
+            merged[rest] = before | box[k] if before and box[k] else frozenset()
+        boxes = {(*rest[:k], levels, *rest[k:]): None for rest, levels in merged.items()}
+    return [[sorted(levels) for levels in box] for box in boxes]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -37,6 +38,8 @@ class DatasetSpec:
         do: Variables that were set by intervention: a mapping to the values set, or names alone for every value.
         rows: Number of rows; None means unknown.
         covers: Whether the values set stand for every combination of values, whatever their number.
+        combinations: Values that were set together, one of each target in the order of ``do``, where None stands for
+            every value; None means that all combinations of the values listed occur.
 
     Attributes:
         name: Name.
@@ -44,13 +47,17 @@ class DatasetSpec:
         do: For each target the tuple of values set, or None for every value.
         rows: Number of rows, or None.
         covers: As given.
+        combinations: Distinct ones as tuples, or None where they are all.
 
     Raises:
-        PlanError: If the name is empty, the columns or targets are no names, or rows is negative.
+        PlanError: If the name is empty, the columns or targets are no names, rows is negative, or a combination has
+            another length than ``do`` or a value that is not listed there.
 
     Example:
         >>> DatasetSpec("d2", columns=["PKA", "Mek"], do={"PKA": [2]}, rows=707).do
         {'PKA': (2,)}
+        >>> DatasetSpec("d3", do={"A": [0, 1], "B": [0, 1]}, combinations=[(0, 0), (1, 1)]).combinations
+        ((0, 0), (1, 1))
     """
 
     name: str
@@ -58,6 +65,7 @@ class DatasetSpec:
     do: dict[str, tuple[Any, ...] | None]
     rows: int | None
     covers: bool
+    combinations: tuple[tuple[Any, ...], ...] | None
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -69,6 +77,7 @@ class DatasetSpec:
         rows: int | None = None,
         *,
         covers: bool = False,
+        combinations: Iterable[Sequence[Any]] | None = None,
     ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise PlanError(f"a dataset's name must be text that is not empty, not {name!r}")
@@ -91,6 +100,32 @@ class DatasetSpec:
         object.__setattr__(self, "do", values)
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "covers", covers)
+        together = None if combinations is None else _combinations(name, values, combinations)
+        object.__setattr__(self, "combinations", together)
+
+
+def _combinations(
+    name: str, do: Mapping[str, tuple[Any, ...] | None], given: Iterable[Sequence[Any]]
+) -> tuple[tuple[Any, ...], ...] | None:
+    """Distinct combinations of values that were set together; None where they are all that there can be."""
+    found = tuple(dict.fromkeys(map(tuple, given)))
+    for combination in found:
+        if len(combination) != len(do):
+            raise PlanError(
+                f"dataset {name!r}: the combination {combination!r} has {len(combination)} values for {len(do)} targets"
+            )
+        for (target, values), value in zip(do.items(), combination, strict=True):
+            if value is not None and values is not None and value not in values:
+                raise PlanError(
+                    f"dataset {name!r}: a combination has {target}={value!r}, which do({target}) does not list"
+                )
+    if not found:
+        raise PlanError(f"dataset {name!r}: combinations lists none")
+    listed = [(None,) if values is None else values for values in do.values()]
+    some = [{combination[place] for combination in found} for place in range(len(do))]
+    # where a number stands for every value its own values tell nothing of what was set together
+    whole = math.prod(1 if None in seen else len(set(values)) for values, seen in zip(listed, some, strict=True))
+    return None if len(found) == whole else found
 
 
 class Fit:
@@ -321,6 +356,7 @@ class Plan:
                     "do": spec.do,
                     "rows": spec.rows,
                     "covers": spec.covers,
+                    "combinations": spec.combinations,
                 }
                 for spec in self.datasets
             ],
