@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import product
@@ -37,7 +37,7 @@ from mdcm.rundir import (
     remove_checkpoints,
     reserve,
 )
-from mdcm.sampling import Sampler, check_number, encode_setting, place
+from mdcm.sampling import Sampler, check_number, place, rule_of
 from mdcm.saved import Saved, check_names, read_model, write_model
 from mdcm.train import (
     Progress,
@@ -147,7 +147,7 @@ class Model(Sampler):
         found = None
         for chosen in product(*ruled.values()):
             pairs = dict(zip(ruled, chosen, strict=True))
-            rules = {name: self._rule(name, value) for name, value in pairs.items() if callable(value)}
+            rules = {name: rule_of(self.schema[name], value) for name, value in pairs.items() if callable(value)}
             plain = {name: [value] for name, value in pairs.items() if not callable(value)}
             found = self._identify(expression, plain, rules)
             if not found.identifiable and fixed:
@@ -181,16 +181,6 @@ class Model(Sampler):
                 return found
         assert found is not None
         return found
-
-    def _rule(self, name: str, function: Callable[[Any], Any]) -> dict[Any, Any] | None:
-        """What every level becomes by a function; None of what has no levels, and where it is not always the same."""
-        levels = self.schema[name].levels
-        if levels is None:
-            return None
-        rule = encode_setting(self.schema[name], function, 1)
-        assert callable(rule)
-        first, again = (rule(torch.arange(len(levels))).tolist() for _ in range(2))
-        return {level: levels[code] for level, code in zip(levels, first, strict=True)} if first == again else None
 
     def to(self, device: str) -> Model:
         """Draw on a device from now on, as far as mechanisms make or read images; the model itself.

@@ -1,5 +1,6 @@
 """What is said of draws and answers: not determined, hardly a row behind them, and what an error is the error of."""
 
+import itertools
 import json
 import re
 import warnings
@@ -58,7 +59,9 @@ class TestDraws:
         ids=["do", "rule", "one per row", "counterfactual", "stream"],
     )
     def test_what_is_not_determined_is_said_once(self, bow, draw):
-        with pytest.warns(UserWarning, match="not determined by the graph and the data .*one fitted model") as caught:
+        with pytest.warns(
+            UserWarning, match=r"not (shown to be )?determined by the graph and the data .*one fitted model"
+        ) as caught:
             draw(bow)
         assert len(caught) == 1
         assert caught[0].filename == __file__
@@ -108,6 +111,106 @@ class TestDraws:
         for run, option in (("bow", "X=1"), ("gap", "X=2"), ("gap", "X=1")):
             fail(1, "sample", tmp_path / run, "--do", option, "--strict", "--out", out)
         assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def ternary():
+    """X <-> Y with levels 0, 1, 2, seen as it came and with X set at random."""
+    rng = np.random.default_rng(0)
+    hidden, set_to = rng.integers(0, 3, 900), rng.integers(0, 3, 900)
+    y = (rng.random(900) < 0.1 + 0.3 * hidden).astype(int)
+    seen = mdcm.Dataset(pd.DataFrame({"X": hidden, "Y": y}), name="seen")
+    trial = mdcm.Dataset(pd.DataFrame({"X": set_to, "Y": y}), do="X", name="trial")
+    return mdcm.fit("X -> Y; X <-> Y", [seen, trial], config=BRIEF)
+
+
+def next_level(x):
+    return (x + 1) % 3
+
+
+CALLS = itertools.count()
+
+
+def random_level(x):
+    """Another level the next time it is asked."""
+    return next(CALLS) // 3 % 3
+
+
+class TestRules:
+    """A rule that reads the natural value asks a question of the third layer, which is judged by that very rule."""
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda m, **more: m.draw_samples(9, do={"X": next_level}, **more),
+            lambda m, **more: m.draw_samples(9, do={"X": lambda x: [2, 2, 0][x]}, **more),
+            lambda m, **more: list(m.stream_samples(9, do={"X": next_level}, variables=["Y"], **more)),
+            lambda m, **more: m.counterfactual_samples(9, evidence={}, do={"X": next_level}, **more),
+            lambda m, **more: m.counterfactual_samples(9, evidence={"Y": 1}, do={"X": next_level}, **more),
+            lambda m, **more: m.counterfactual_samples(9, evidence={"X": 2}, do={"X": next_level}, **more),
+            lambda m, **more: m.draw_samples(9, do={"X": random_level}, **more),
+        ],
+        ids=["shift", "two levels", "stream", "no evidence", "evidence", "evidence of X", "random"],
+    )
+    def test_one_that_is_not_determined_is_told(self, ternary, draw):
+        with pytest.warns(UserWarning, match="determined by the graph and the data") as caught:
+            draw(ternary)
+        assert len(caught) == 1
+        assert "set by a rule" in str(caught[0].message)
+        with pytest.raises(NotIdentifiableError):
+            draw(ternary, strict=True)
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            lambda x: 1,
+            lambda x: x,
+            lambda x: {0: 0, 1: 1, 2: 2}[x],
+        ],
+        ids=["constant", "as it is", "as it is, in a roundabout way"],
+    )
+    def test_one_that_is_determined_is_drawn_in_silence(self, ternary, rule):
+        assert ternary.identify("P(Y | do(X))", do={"X": rule}).identifiable
+        ternary.draw_samples(9, do={"X": rule}, strict=True)
+        ternary.counterfactual_samples(9, evidence={}, do={"X": rule}, strict=True)
+
+    def test_as_query_says(self, ternary, bow):
+        """Of two levels P(Y[X=1-x], X=x) follows from the experiment, of three it does not."""
+        rng = np.random.default_rng(0)
+        seen = mdcm.Dataset(confounded()[["X", "Y"]], name="seen")
+        trial = mdcm.Dataset(confounded(seed=1)[["X", "Y"]].assign(X=rng.integers(0, 2, 600)), do="X", name="trial")
+        binary = mdcm.fit("X -> Y; X <-> Y", [seen, trial], config=BRIEF)
+        for model, rule in ((ternary, next_level), (binary, lambda x: 1 - x), (bow, lambda x: 1 - x)):
+            is_known = bool(model.identify("P(Y | do(X))", do={"X": rule}).identifiable)
+            assert is_known is (model is binary)
+            for draw in (model.draw_samples, model.counterfactual_samples):
+                more = {} if draw == model.draw_samples else {"evidence": {}}
+                if is_known:
+                    draw(9, do={"X": rule}, strict=True, **more)
+                else:
+                    with pytest.raises(NotIdentifiableError):
+                        draw(9, do={"X": rule}, strict=True, **more)
+
+    def test_two_rules_one_after_the_other(self):
+        """The second one reads what the variable would be under the first."""
+        table = confounded()
+        chain = mdcm.fit("X -> M -> Y", table, config=BRIEF)
+        chain.draw_samples(9, do={"X": lambda x: 1 - x, "M": lambda m: 1 - m}, strict=True)
+        chain.counterfactual_samples(9, evidence={"X": 1}, do={"M": lambda m: 1 - m}, variables=["Y"], strict=True)
+        hidden = mdcm.fit("X -> M -> Y; M <-> Y", table, config=BRIEF)
+        hidden.draw_samples(9, do={"X": lambda x: 1 - x}, strict=True)
+        with pytest.warns(UserWarning, match="X, M set by a rule is not"):
+            hidden.draw_samples(9, do={"X": lambda x: 1 - x, "M": lambda m: 1 - m}, variables=["Y"])
+
+    def test_values_row_by_row_are_judged_at_those_values(self):
+        """An experiment at X = 1 alone."""
+        seen = mdcm.Dataset(confounded()[["X", "Y"]], name="seen")
+        trial = mdcm.Dataset(confounded(seed=1)[["X", "Y"]].assign(X=1), do="X", name="trial")
+        model = mdcm.fit("X -> Y; X <-> Y", [seen, trial], config=BRIEF)
+        model.draw_samples(4, do={"X": [1, 1, 1, 1]}, strict=True)
+        for values in ([1, 0, 1, 1], np.array([0, 0, 1, 1])):
+            with pytest.raises(NotIdentifiableError):
+                model.draw_samples(4, do={"X": values}, strict=True)
 
 
 class TestSaved:

@@ -195,8 +195,9 @@ class Dataset:
             origins: Of targets that are numbers, where dates are counted from.
 
         Returns:
-            Distinct combinations in order, one value of each target in the order of ``values``; None in the place of a target
-            that has no list of values, or one that leaves some out. None where fewer than two targets have lists.
+            Distinct combinations in order, one value of each target in the order of ``values``; None in the place of a
+            target that has no list of values, or one that leaves some out. None where fewer than two targets have
+            lists.
         """
         coded: dict[str, NDArray[np.intp]] = {}
         for name, some in values.items():

@@ -17,6 +17,7 @@ from mdcm.sampling.settings import (
     known,
 )
 from mdcm.sampling.support import FEWEST_ROWS, MOST_UNSEEN, Basis, Support
+from mdcm.sampling.verdicts import rule_of
 from mdcm.sampling.weights import effective_size, largest_share, systematic
 from mdcm.sampling.worlds import Network, Node, Units
 from mdcm.sampling.writing import Written, write_samples
@@ -52,6 +53,7 @@ __all__ = [
     "largest_share",
     "place",
     "posterior",
+    "rule_of",
     "systematic",
     "to_samples",
     "write_samples",

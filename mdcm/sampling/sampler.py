@@ -14,7 +14,7 @@ from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
 from mdcm.sampling.samples import Samples
 from mdcm.sampling.support import Support
-from mdcm.sampling.verdicts import question
+from mdcm.sampling.verdicts import Question, question
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset, Schema
@@ -235,7 +235,7 @@ class Sampler:
                 noise[name] = self.dcm.confounder_states(index, rows, seed).numpy()
         return noise
 
-    def identify(self, text: str | Expression) -> Identification:
+    def identify(self, text: str | Expression, *, do: Mapping[str, Any] | None = None) -> Identification:
         """Whether the graph and the data of the training determine the answer to a query, and how."""
         # the model does: it knows the data sets that it was trained on, which drawing alone does not
         raise NotImplementedError
@@ -248,45 +248,66 @@ class Sampler:
         """A request, after it was said whether what is drawn is determined, and whether rows show it."""
         request = self._request(num_samples, **asked)
         do, given, evidence = asked.get("do") or {}, asked.get("given") or {}, asked.get("evidence")
-        expression = question(self.graph, self.schema, request.names, do, given, evidence)
-        if expression is None:
+        asked_for = question(self.graph, self.schema, request.names, do, given, evidence)
+        if asked_for is None:
             return request
         said = []
-        found = self._identified(expression)
-        if found is not None and not found.identifiable:
+        refusal = self._refusal(asked_for)
+        if refusal is not None:
+            found, text = refusal
             if strict:
+                if found is None:
+                    raise NotIdentifiableError(text)
                 raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
-            said.append(self._doubt(expression, found))
+            said.append(text)
         basis = request.basis
         if basis is not None and basis.is_low:
             if strict:
-                raise LowSupportError(f"{expression}: {basis}", rows=basis.rows, unseen=basis.unseen)
-            said.append(f"{expression}: {basis}")
+                raise LowSupportError(f"{asked_for.shown}: {basis}", rows=basis.rows, unseen=basis.unseen)
+            said.append(f"{asked_for.shown}: {basis}")
         if said:
             warn("; ".join(said))
         return request
 
-    def _identified(self, expression: Expression) -> Identification | None:
-        try:
-            return self.identify(expression)
-        except QueryError:
-            # evidence that only the model could tell to be possible
-            return None
+    def _refusal(self, asked: Question) -> tuple[Identification | None, str] | None:
+        """The decision that what is drawn is not determined, or that there is none, and that in words."""
+        for expression, do in asked.parts:
+            try:
+                found = self.identify(expression, do=do)
+            except QueryError as error:
+                if do or len(asked.parts) > 1:
+                    return None, f"whether {asked.shown} is determined could not be decided: {error}"
+                # evidence that only the model could tell to be possible
+                continue
+            if not found.identifiable:
+                return found, self._doubt(asked.shown, expression, do, found)
+        if not asked.is_whole:
+            return None, (
+                f"whether {asked.shown} is determined could not be decided: the rules have too many combinations"
+            )
+        return None
 
-    def _doubt(self, expression: Expression, found: Identification) -> str:
+    def _doubt(self, shown: str, expression: Expression, do: Mapping[str, Any], found: Identification) -> str:
         """What is not determined of the rows that are drawn, and why."""
         doubt = "not determined" if found.identifiable is False else "not shown to be determined"
         query = expression.query
         alone = ""
-        if 1 < len(query.outcomes) <= _MOST_ALONE:
+        # natural values that a rule reads stand beside every outcome
+        natural = tuple(term for term in query.outcomes if term.value is not None)
+        outcomes = [term for term in query.outcomes if term.value is None]
+        if 1 < len(outcomes) <= _MOST_ALONE:
             open_ = []
-            for term in query.outcomes:
-                one = self._identified(Expression(((1, Query("P", (term,), query.do, query.given)),)))
-                if one is None or not one.identifiable:
+            for term in outcomes:
+                one = Expression(((1, Query("P", (term, *natural), query.do, query.given)),))
+                try:
+                    is_open = not self.identify(one, do=do).identifiable
+                except QueryError:
+                    is_open = True
+                if is_open:
                     open_.append(term.label)
             alone = f"; by itself this holds of {', '.join(open_)}" if open_ else "; each of its variables by itself is"
         return (
-            f"{expression} is {doubt} by the graph and the data ({found.witness}): these rows are those of one fitted "
+            f"{shown} is {doubt} by the graph and the data ({found.witness}): these rows are those of one fitted "
             f"model, and other models that fit as well draw others{alone}"
         )
 

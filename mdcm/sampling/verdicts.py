@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from mdcm.levels import plain
 from mdcm.query import Expression, Query, Term, Value
+from mdcm.sampling.settings import encode_setting
 from mdcm.variables import as_array
 
 if TYPE_CHECKING:
-    from mdcm.data import Schema
+    from mdcm.data import Schema, Variable
     from mdcm.graph import ADMG
 
-__all__ = ["question"]
+__all__ = ["Question", "question", "rule_of"]
+
+# values that are set row by row, and combinations of natural values, that are judged one by one
+_MOST_VALUES = 32
+_MOST_COMBINATIONS = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """What rows are drawn from, as queries.
+
+    Attributes:
+        shown: In words.
+        parts: The queries, all of which must be determined, with the values of their terms of do() that have none.
+        is_whole: Whether the parts are all, which may be too many.
+    """
+
+    shown: str
+    parts: tuple[tuple[Expression, Mapping[str, Any]], ...]
+    is_whole: bool = True
 
 
 def question(
@@ -25,11 +49,11 @@ def question(
     do: Mapping[str, Any],
     given: Mapping[str, Any],
     evidence: Mapping[str, Any] | None,
-) -> Expression | None:
-    """The distribution that rows are drawn from, as a query; None where nothing is set or seen, or nothing is left.
+) -> Question | None:
+    """The distribution that rows are drawn from, as queries; None where nothing is set or seen, or nothing is left.
 
-    A function of the natural value makes it one of the third layer: what would have been, had another value been set
-    than came about.
+    A function of the natural value makes it one of the third layer, by that very function: what would have been, had
+    f(x) been set wherever x came about.
 
     Args:
         graph: The ADMG.
@@ -39,67 +63,138 @@ def question(
         given: What was seen in that world.
         evidence: What was seen in the actual world, or None.
 
+    Raises:
+        DataError: If a function returns what is no level.
+
     Example:
         >>> from mdcm.data import Schema, Variable
         >>> from mdcm.graph import ADMG
         >>> graph = ADMG.from_string("X -> Y")
         >>> schema = Schema([Variable("X", "categorical", (0, 1)), Variable("Y", "categorical", (0, 1))])
-        >>> print(question(graph, schema, ["X", "Y"], {"X": 1}, {}, None))
+        >>> print(question(graph, schema, ["X", "Y"], {"X": 1}, {}, None).shown)
         P(Y | do(X=1))
-        >>> print(question(graph, schema, ["Y"], {"X": 1}, {}, {"X": 0}))
+        >>> print(question(graph, schema, ["Y"], {"X": 1}, {}, {"X": 0}).shown)
         P(Y[X=1] | X=0)
     """
-    rules = [name for name, value in do.items() if callable(value)]
     if not (do or given or evidence):
         return None
-    seen = tuple(Term(name, _value(schema, name, value)) for name, value in (evidence or {}).items())
-    if evidence is None and not rules:
-        outcomes = tuple(Term(name) for name in names if name not in do and name not in given)
-        settings = tuple(Term(name, _value(schema, name, value)) for name, value in do.items())
-        known = tuple(Term(name, _value(schema, name, value)) for name, value in given.items())
-    else:
-        world = tuple(Term(name, _value(schema, name, value, set_to=True)) for name, value in do.items())
-        # what nothing that is set leads to is as it was
-        changed = graph.descendants(do) if do else set()
-        settings = ()
-        outcomes = tuple(
-            Term(name, None, world if name in changed else ())
-            for name in names
-            if name not in do and name not in given and (name in changed or name not in (evidence or {}))
-        )
-        outcomes += tuple(
-            Term(name, _natural(schema, name)) for name in rules if outcomes and name not in (evidence or {})
-        )
-        known = seen + tuple(
-            Term(name, _value(schema, name, value), world if name in changed else ())
-            for name, value in given.items()
-            if name in changed or name not in (evidence or {})
-        )
+    if evidence is not None:
+        return _of_units(graph, schema, names, do, given, evidence)
+    outcomes = tuple(Term(name) for name in names if name not in do and name not in given)
     if not outcomes:
         return None
-    return Expression(((1, Query("P", outcomes, settings, known)),))
+    settings = tuple(Term(name, None if callable(value) else _value(schema, name, value)) for name, value in do.items())
+    known = tuple(Term(name, _value(schema, name, value)) for name, value in given.items())
+    expression = Expression(((1, Query("P", outcomes, settings, known)),))
+    rules = [name for name, value in do.items() if callable(value)]
+    open_ = {name: do[name] for name in rules}
+    for name in do:
+        several = [] if name in rules else _several(schema, name, do[name])
+        if 1 < len(several) <= _MOST_VALUES:
+            open_[name] = several
+    by_rule = f" with {', '.join(rules)} set by a rule" if rules else ""
+    return Question(f"{expression}{by_rule}", ((expression, open_),))
+
+
+def rule_of(variable: Variable, function: Callable[[Any], Any]) -> dict[Any, Any] | None:
+    """What every level becomes by a function; None of what has no levels, and where it is not always the same.
+
+    Raises:
+        DataError: If it returns what is no level.
+    """
+    levels = variable.levels
+    if levels is None:
+        return None
+    rule = encode_setting(variable, function, 1)
+    assert callable(rule)
+    first, again = (rule(torch.arange(len(levels))).tolist() for _ in range(2))
+    return {level: levels[code] for level, code in zip(levels, first, strict=True)} if first == again else None
+
+
+def _of_units(
+    graph: ADMG,
+    schema: Schema,
+    names: Sequence[str],
+    do: Mapping[str, Any],
+    given: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+) -> Question | None:
+    """What would have been in units of which something was seen, for every natural value of what a rule sets."""
+    seen = {name: _value(schema, name, value) for name, value in evidence.items()}
+    known_rules = {name: rule_of(schema[name], value) for name, value in do.items() if callable(value)}
+    # what does not depend on the natural value is a value
+    constant = {
+        name: next(iter(rule.values())) for name, rule in known_rules.items() if rule and len(set(rule.values())) == 1
+    }
+    do = {**do, **constant}
+    rules = [name for name in graph.topological_order() if callable(do.get(name))]
+    fixed = {name: Term(name, _value(schema, name, do[name], set_to=True)) for name in do if name not in rules}
+    choices = []
+    is_known = set()
+    for place, name in enumerate(rules):
+        above = {*fixed, *rules[:place]}
+        if name in evidence and name not in (graph.descendants(above) if above else ()):
+            is_known.add(name)
+        choices.append(_choices(schema[name], known_rules[name], seen[name] if name in is_known else None))
+    # what nothing that is set leads to is as it was
+    changed = graph.descendants(do) if do else set()
+    drawn = [
+        name for name in names if name not in do and name not in given and (name in changed or name not in evidence)
+    ]
+    if not drawn:
+        return None
+    shown = ""
+    parts: list[tuple[Expression, Mapping[str, Any]]] = []
+    for chosen in islice(product(*choices), _MOST_COMBINATIONS):
+        world = dict(fixed)
+        natural = []
+        for name, (before, becomes) in zip(rules, chosen, strict=True):
+            if name not in is_known:
+                natural.append(Term(name, before, tuple(world.values())))
+            world[name] = Term(name, becomes)
+        settings = tuple(world[name] for name in do)
+        outcomes = tuple(Term(name, None, settings if name in changed else ()) for name in drawn)
+        known = tuple(Term(name, value) for name, value in seen.items()) + tuple(
+            Term(name, _value(schema, name, value), settings if name in changed else ())
+            for name, value in given.items()
+            if name in changed or name not in evidence
+        )
+        parts.append((Expression(((1, Query("P", (*outcomes, *natural), (), known)),)), {}))
+        shown = shown or str(Expression(((1, Query("P", outcomes, (), known)),)))
+    by_rule = f" with {', '.join(rules)} set by a rule" if rules else ""
+    return Question(f"{shown}{by_rule}", tuple(parts), math.prod(map(len, choices)) <= _MOST_COMBINATIONS)
+
+
+def _choices(
+    variable: Variable, rule: Mapping[Any, Any] | None, seen: Value | None
+) -> list[tuple[Value | None, Value | None]]:
+    """Pairs of a natural value and the one that it becomes, as far as they are in keeping with what was seen."""
+    levels = variable.levels
+    if levels is None:
+        # a natural value and another one that is set
+        return [(1.0 if variable.kind != "image" else None, 0.0)]
+    pairs = product(levels, repeat=2) if rule is None else rule.items()
+    return [(plain(a), plain(b)) for a, b in pairs if seen is None or plain(a) == seen]
+
+
+def _several(schema: Schema, name: str, value: Any) -> list[Any]:
+    """Distinct values that are set row by row; none of what has no list of them."""
+    if schema[name].kind == "image" or schema[name].size is not None:
+        return []
+    value = as_array(value)
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return list(dict.fromkeys(np.ravel(np.asarray(value, dtype=object)).tolist()))
+    return []
 
 
 def _value(schema: Schema, name: str, value: Any, *, set_to: bool = False) -> Value | None:
     """A value as a query has it; None for one that stands for all."""
     variable = schema[name]
-    if callable(value):
-        levels = variable.levels
-        return None if not set_to else plain(levels[0]) if levels else 0.0
     if variable.kind == "image" or variable.size is not None:
         return 0.0 if set_to else None
-    value = as_array(value)
-    if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-        entries = list(dict.fromkeys(np.ravel(np.asarray(value, dtype=object)).tolist()))
+    entries = _several(schema, name, value)
+    if entries:
         return _value(schema, name, entries[0]) if len(entries) == 1 or set_to else None
     return plain(value) if variable.levels is not None else variable.number(value)
-
-
-def _natural(schema: Schema, name: str) -> Value | None:
-    """A natural value other than the one that :func:`_value` lets a function give."""
-    levels = schema[name].levels
-    if levels is None:
-        return 1.0 if schema[name].kind != "image" else None
-    return plain(levels[1]) if len(levels) > 1 else plain(levels[0])
