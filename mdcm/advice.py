@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from mdcm.printable import printable, shortened
+
 __all__ = ["Notice", "addressing", "advice", "warn"]
 
 Reader = Literal["python", "shell", "spec"]
@@ -54,4 +56,4 @@ def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level + 1)
+    warnings.warn(shortened(printable(message)), category, stacklevel=level + 1)

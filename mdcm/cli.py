@@ -10,6 +10,8 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -20,18 +22,39 @@ from mdcm.advice import Notice, addressing
 from mdcm.commands import experiments, graphs, models, start  # noqa: F401
 from mdcm.commands.console import COMMANDS, complain, note, show
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, UntrainableError
+from mdcm.printable import printable
 
 __all__ = ["app", "main"]
 
+# of click, or of the click that typer brings along
+_UsageError: Any = typer.BadParameter.__base__
 _ANSWER_IS_NO = (NotIdentifiableError, UntrainableError, LowSupportError)
 _INTERRUPTED = 130
 _READER_LEFT = 141
 
 
+@contextmanager
+def _printable_usage() -> Iterator[None]:
+    """Errors of usage repeat what was typed, or what the shell made of a pattern."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable(error.message, lines=False)
+        raise
+
+
 class _Commands(TyperGroup):
     """Turns what goes wrong in a command into one line on stderr and an exit code."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
+        with _printable_usage():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+
+from mdcm.printable import escaped
 
 __all__ = ["Arrow", "Box", "Diagram"]
 
@@ -178,27 +179,27 @@ class Diagram:
         tip = f"{self.boxes[arrow.source].title} → {self.boxes[arrow.target].title}: {arrow.label}"
         path = (
             f'<path d="{curve}" fill="none" stroke="{_EDGE}" stroke-width="1.2" marker-end="url(#tip)">'
-            f"<title>{escape(tip)}</title></path>"
+            f"<title>{escaped(tip)}</title></path>"
         )
         text = arrow.label if len(arrow.label) <= _WRAP else arrow.label[: _WRAP - 1] + "…"
         label = (
             f'<text x="{end.x - 12:.1f}" y="{landing - 2:.1f}" text-anchor="end" font-size="9" fill="{_INK}" '
-            f'stroke="#ffffff" stroke-width="3" paint-order="stroke">{escape(text)}'
-            f"<title>{escape(tip)}</title></text>"
+            f'stroke="#ffffff" stroke-width="3" paint-order="stroke">{escaped(text)}'
+            f"<title>{escaped(tip)}</title></text>"
         )
         return path, label
 
 
 def _draw_box(box: Box, place: _Placed) -> str:
     parts = [
-        f"<g><title>{escape(box.tip)}</title>"
+        f"<g><title>{escaped(box.tip)}</title>"
         f'<rect x="{place.x:.1f}" y="{place.y:.1f}" width="{place.width:.1f}" height="{place.height:.1f}" rx="5" '
         f'fill="#f4f7fb" stroke="{_INK}"/>'
     ]
     y = place.y + _PAD + 10
     for style, lines in (('font-weight="bold"', place.title), ('font-size="9.5"', place.notes)):
         for line in lines:
-            parts.append(f'<text x="{place.x + _PAD:.1f}" y="{y:.1f}" {style} fill="{_INK}">{escape(line)}</text>')
+            parts.append(f'<text x="{place.x + _PAD:.1f}" y="{y:.1f}" {style} fill="{_INK}">{escaped(line)}</text>')
             y += _LINE
     return "".join([*parts, "</g>"])
 

@@ -195,5 +195,5 @@ def fresh_name(pair: Edge, taken: set[str]) -> str:
 
 def suggestion(name: object, known: Iterable[str]) -> str:
     """The nearest known name as the end of a message, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    close = difflib.get_close_matches(name[:200], list(known), n=1) if isinstance(name, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -6,6 +6,8 @@ input are also ``ValueError``, so that code which knows nothing of mdcm still ca
 
 from __future__ import annotations
 
+from mdcm.printable import printable, shortened
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -19,8 +21,18 @@ __all__ = [
 ]
 
 
+# characters of a query that are shown before and after what is wrong with it
+_AROUND = 200
+
+
 class MdcmError(Exception):
-    """Anything that mdcm refuses to do, with the reason as its message."""
+    """Anything that mdcm refuses to do, with the reason as its message.
+
+    The message is safe to print and of a few thousand characters at most, whatever names and values it repeats.
+    """
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(shortened(printable(part)) if isinstance(part, str) else part for part in message))
 
 
 class GraphError(MdcmError, ValueError):
@@ -104,12 +116,20 @@ class QueryError(MdcmError, ValueError):
 
     def __init__(self, message: str, *, text: str | None = None, position: int | None = None, length: int = 1) -> None:
         if text is not None and position is not None:
-            caret = " " * position + "^" * max(length, 1)
-            message = f"{message}\n  {text}\n  {caret}"
+            message = f"{message}\n{_pointing(text, position, max(length, 1))}"
         super().__init__(message)
         self.text = text
         self.position = position
         self.length = length
+
+
+def _pointing(text: str, position: int, length: int) -> str:
+    """The text around a position, and a caret below it."""
+    first, last = max(position - _AROUND, 0), position + min(length, _AROUND) + _AROUND
+    before = ("..." if first else "") + printable(text[first:position], lines=False)
+    inside = printable(text[position : position + min(length, _AROUND)], lines=False)
+    after = printable(text[position + min(length, _AROUND) : last], lines=False) + ("..." if last < len(text) else "")
+    return f"  {before}{inside}{after}\n  {' ' * len(before)}{'^' * max(len(inside), min(length, _AROUND))}"
 
 
 class NotIdentifiableError(MdcmError):

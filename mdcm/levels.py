@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mdcm.printable import MOST_SHOWN, quoted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -41,7 +43,6 @@ _NUMBER = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*", re.
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 _INTERVAL = re.compile(r"([\[(])\s*(.+?)\s*,\s*(.+?)\s*([\])])")
 _CLOSED = {"[]": "both", "[)": "left", "(]": "right", "()": "neither"}
-_LONGEST = 60
 
 
 class LevelError(LookupError):
@@ -198,8 +199,8 @@ def position(levels: Sequence[Any], value: Any, kind: str | None = None) -> int:
         raise LevelError(unknown(known, given))
     several = listing(known[at] for at in alike)
     raise LevelError(
-        f"no level {_cut(given)} that is told from others: {_worded(given)} can mean {several}; give the level itself, "
-        "which is quoted in a query"
+        f"no level {quoted(given)} that is told from others: {_worded(given)} can mean {several}; give the level "
+        "itself, which is quoted in a query"
     )
 
 
@@ -241,9 +242,9 @@ def unknown(levels: Sequence[Level], value: Any) -> str:
     types = {_noun(level) for level in levels}
     own = f" ({_noun(given)})" if types != {_noun(given)} else ""
     which = f"the {next(iter(types))}s " if own and len(types) == 1 else ""
-    message = f"no level {_cut(given)}{own}; its levels are {which}{listing(levels)}"
+    message = f"no level {quoted(given)}{own}; its levels are {which}{listing(levels)}"
     texts = [str(level) for level in levels]
-    near = difflib.get_close_matches(str(given)[:_LONGEST], texts, n=1) if len(texts) <= 1000 else []
+    near = difflib.get_close_matches(str(given)[:MOST_SHOWN], texts, n=1) if len(texts) <= 1000 else []
     if isinstance(given, str):
         trimmed = [text for text in texts if text.strip() == given.strip()]
         folded = [text for text in texts if text.casefold() == given.casefold()]
@@ -259,12 +260,7 @@ def _noun(level: Level) -> str:
 
 
 def _worded(given: Level) -> str:
-    return f"the {_noun(given)} {_cut(given)}"
-
-
-def _cut(value: object, longest: int = _LONGEST) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+    return f"the {_noun(given)} {quoted(given)}"
 
 
 def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = None) -> list[Level]:
@@ -301,5 +297,5 @@ def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = 
 
 def listing(values: Iterable[object], most: int = 8) -> str:
     """Names or levels for a message, the first few."""
-    shown = [_cut(value, 200) for value in values]
+    shown = [quoted(value, 200) for value in values]
     return ", ".join(shown[:most]) + (f", ... ({len(shown):,} in all)" if len(shown) > most else "")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
+
+from mdcm.printable import printable
 
 __all__ = ["Stages", "bars", "counted"]
 
@@ -59,7 +62,7 @@ class _Bars:
 
 
 def _label(hnode: Sequence[str]) -> str:
-    names = ", ".join(hnode)
+    names = printable(", ".join(hnode), lines=False)
     return f"{{{names}}}" if len(names) <= _LONGEST_NAME else f"{{{names[:_LONGEST_NAME]}…}} ({len(hnode)})"
 
 
@@ -87,7 +90,16 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         what: What is done with them.
     """
     console = Console(stderr=True)
-    return iter(track(items, what, total=total, console=console, transient=True, disable=not sys.stderr.isatty()))
+    return iter(
+        track(
+            items,
+            escape(printable(what, lines=False)),
+            total=total,
+            console=console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+    )
 
 
 class Stages:
@@ -132,7 +144,7 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         """Time one stage; stages of the same name add up."""
         if self._display is not None:
-            self._display.update(self._task, description=name)
+            self._display.update(self._task, description=printable(name, lines=False))
         began = time.monotonic()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 3)

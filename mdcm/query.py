@@ -33,6 +33,7 @@ _NUMBER = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0
 _CLOSING = {"(": ")", "[": "]"}
 # far beyond any query that means something, far below what Python's stack allows
 _DEEPEST = 100
+_LONGEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Expression:
             for term in query.walk():
                 if term.variable not in names:
                     folded = [name for name in names if name.casefold() == term.variable.casefold()]
-                    nearest = folded or difflib.get_close_matches(term.variable, names, n=1)
+                    nearest = folded or difflib.get_close_matches(term.variable[:200], names, n=1)
                     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_names(names)}"
                     raise self.error(f"there is no variable {term.variable!r}; {hint}", term)
 
@@ -202,6 +203,8 @@ def parse(text: str) -> Expression:
     """
     if not isinstance(text, str):
         raise QueryError(f"a query is text such as 'P(Y | do(X=1))', not {type(text).__name__}")
+    if len(text) > _LONGEST:
+        raise QueryError(f"a query has at most {_LONGEST:,} characters, and this one {len(text):,}")
     if not text.strip():
         raise QueryError("the query is empty; an example is P(Y | do(X=1))", text=text, position=0)
     return _Parser(text).expression()

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from mdcm.data import Dataset, encode, validate
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
 from mdcm.pictures import grid_png
+from mdcm.printable import escaped
 from mdcm.progress import Stages
 from mdcm.query import Expression, parse
 from mdcm.rundir import replacing
@@ -278,8 +278,8 @@ class _Writer:
         rows = sum(int(one["rows"]) for one in self.model.datasets)
         head = (
             f'<p class="kicker">Trained model · {rows:,} rows in {len(self.model.datasets)} data '
-            f"set{'s' if len(self.model.datasets) != 1 else ''}</p>\n<h1>{escape(shown)}</h1>\n"
-            f'<p class="verdict {kind}">{escape(text)}</p>'
+            f"set{'s' if len(self.model.datasets) != 1 else ''}</p>\n<h1>{escaped(shown)}</h1>\n"
+            f'<p class="verdict {kind}">{escaped(text)}</p>'
         )
         return page.document(f"{shown} · mdcm report", head, parts, f"mdcm · {self.model.graph}"[:300])
 
@@ -369,14 +369,14 @@ class _Writer:
                 # the message has lines
                 lines = "".join(_sentence(line) for line in str(error).splitlines())
                 return (
-                    f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Not determined</p>'
+                    f'<div class="card wide"><h3>{escaped(text)}</h3><p class="verdict missed">Not determined</p>'
                     f"{lines}</div>"
                     + page.pictures([picture], f"why{number}-").replace('class="grid"', 'class="wide"', 1)
                 )
             except LowSupportError as error:
                 self.notes.append(f"{text} is not answered: too few rows or draws stand behind it.")
                 return (
-                    f'<div class="card wide"><h3>{escape(text)}</h3><p class="verdict missed">Too little support</p>'
+                    f'<div class="card wide"><h3>{escaped(text)}</h3><p class="verdict missed">Too little support</p>'
                     f"{_sentence(str(error))}</div>"
                 )
         self.notes += [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
@@ -515,7 +515,7 @@ class _Writer:
                 notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
         notes += [f"{text[0].upper()}{text[1:]}." for text in lacking_fits(self.model.history)]
         notes += [f"The plan makes no use of this: {text}." for text in self.model.plan.unused]
-        return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else ""
+        return f'<ul class="notes">{"".join(f"<li>{escaped(note)}</li>" for note in notes)}</ul>' if notes else ""
 
     def _facts(self) -> str:
         model = self.model
@@ -617,4 +617,4 @@ def _cell(value: Any) -> Any:
 
 
 def _sentence(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escaped(text)}</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.parser import RoundTripParser
 
 from mdcm.advice import addressing
 from mdcm.data import (
@@ -30,7 +33,9 @@ from mdcm.data import (
 from mdcm.errors import DataError, MdcmError
 from mdcm.graph import ADMG
 from mdcm.levels import listing
+from mdcm.limits import LARGEST_SEED, MOST, MOST_PIXELS
 from mdcm.plan import Method, Objective
+from mdcm.printable import quoted
 from mdcm.variables import suggestion
 
 if TYPE_CHECKING:
@@ -44,6 +49,14 @@ __all__ = ["DataEntry", "Spec", "SpecError", "TrainEntry", "VariableEntry", "dat
 
 Place = tuple[str | int, ...]
 
+# a graph may stand in a spec, and so many variables as a graph has; of a spec of the most entries each is read in 2 s
+_MOST_CHARACTERS = 1 << 22
+_MOST_EVENTS = 25_000
+_DEEPEST = 40
+# of values, once every alias is replaced by what it stands for
+_MOST_VALUES = 100_000
+_MOST_COMPLAINTS = 10
+
 _EXPECTED = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -52,6 +65,7 @@ _EXPECTED = {
     "float_type": "must be a number",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller whole number",
     "int_type": "must be a whole number",
     "list_type": "must be a list",
     "string_type": "must be text",
@@ -92,6 +106,8 @@ def _levels(value: Any) -> Any:
 def _shape(value: Any) -> Any:
     if not isinstance(value, list) or len(value) != 3 or not all(type(size) is int and size > 0 for size in value):
         raise ValueError("a shape is three whole numbers, [channels, height, width]")
+    if math.prod(value) > MOST_PIXELS:
+        raise ValueError(f"an image has at most {MOST_PIXELS:,} numbers")
     return value
 
 
@@ -100,6 +116,31 @@ def _objective(value: Any) -> Any:
     if not all(word in get_args(Objective) for word in words):
         raise ValueError(f"an objective is one of {', '.join(get_args(Objective))}, for all variables or by variable")
     return value
+
+
+class _Parser(RoundTripParser):
+    """Reads no more of a text than a spec may have, before anything is made of it."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader)
+        self._events = self._depth = 0
+
+    def get_event(self) -> Any:
+        """The next event, of which there are at most so many."""
+        event = super().get_event()
+        self._events += 1
+        self._depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if self._events > _MOST_EVENTS:
+            raise _TooLargeError(f"it has more than {_MOST_EVENTS:,} entries", event.start_mark)
+        if self._depth > _DEEPEST:
+            raise _TooLargeError(f"its entries are nested more than {_DEEPEST} deep", event.start_mark)
+        return event
+
+
+class _TooLargeError(Exception):
+    def __init__(self, reason: str, mark: Any = None) -> None:
+        super().__init__(reason)
+        self.place = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
 
 
 class _Entry(BaseModel):
@@ -158,7 +199,7 @@ class VariableEntry(_Entry):
     kind: Kind | None = None
     levels: Annotated[list[bool | int | float | str] | None, BeforeValidator(_levels)] = None
     shape: Annotated[tuple[int, int, int] | None, BeforeValidator(_shape)] = None
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=MOST["size"])
 
     @model_validator(mode="after")
     def _agrees(self) -> VariableEntry:
@@ -179,8 +220,8 @@ class TrainEntry(_Entry):
         ensemble: Number of models that intervals of answers come from; none by default.
     """
 
-    seed: int = Field(default=0, ge=0)
-    ensemble: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    ensemble: int = Field(default=0, ge=0, le=MOST["ensemble"])
     max_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -505,13 +546,22 @@ def read_spec(path: str | Path) -> Spec:
     file = Path(path)
     origin = _Origin(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig") as stream:
+            text = stream.read(_MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise origin.error(f"the spec cannot be read: {reason}", ()) from None
+    if len(text) > _MOST_CHARACTERS:
+        raise origin.error(f"the spec cannot be read: it has more than {_MOST_CHARACTERS:,} characters", ())
+    reader = YAML(typ="rt")
+    reader.Parser = _Parser
     try:
-        raw = YAML(typ="rt").load(text)
-        plain = _plain(raw)
+        raw = reader.load(text)
+        plain = _plain(raw, iter(range(_MOST_VALUES)))
+    except _TooLargeError as error:
+        line, column = error.place
+        where = origin.path if line is None else f"{origin.path}:{line}:{column}"
+        raise SpecError(f"{where}: the spec is too large: {error}", path=str(path), line=line, column=column) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, column = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
@@ -523,6 +573,9 @@ def read_spec(path: str | Path) -> Spec:
     except Exception as error:
         # such as a key that is itself a mapping with a list in it
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "integer string conversion" in reason:
+            # Python writes of a setting of its own
+            reason = "it holds a whole number of thousands of digits"
         raise origin.error(f"no valid YAML: {reason}", ()) from None
     if not isinstance(plain, dict):
         raise origin.error("a spec is a mapping with the entries 'graph' and 'data'", ())
@@ -533,7 +586,9 @@ def read_spec(path: str | Path) -> Spec:
         wrong = [_complaint(detail) for detail in error.errors(include_url=False)]
         wrong.sort(key=lambda item: origin.at(item[0])[0] or 0)
         first = origin.error(wrong[0][1], wrong[0][0])
-        others = [f"{origin.where(place)}: {message}" for place, message in wrong[1:]]
+        others = [f"{origin.where(place)}: {message}" for place, message in wrong[1:_MOST_COMPLAINTS]]
+        if len(wrong) > _MOST_COMPLAINTS:
+            others.append(f"and {len(wrong) - _MOST_COMPLAINTS:,} more")
         raise SpecError(
             "\n".join([str(first), *others]), path=str(path), line=first.line, column=first.column
         ) from None
@@ -542,16 +597,18 @@ def read_spec(path: str | Path) -> Spec:
         spec.train.config()
     except ValueError as error:
         # the message starts with the name of the setting
-        raise origin.error(f"train: {error}", ("train", str(error).split()[0])) from None
+        raise origin.error(f"train: {error}", ("train", str(error).split()[0].rstrip(":"))) from None
     return spec
 
 
-def _plain(value: Any) -> Any:
-    """Values without what ruamel remembers of how they were written."""
+def _plain(value: Any, left: Iterator[int]) -> Any:
+    """Values without what ruamel remembers of how they were written, for as many as are left."""
+    if next(left, None) is None:
+        raise _TooLargeError(f"with its aliases written out it has more than {_MOST_VALUES:,} values")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, left) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, left) for item in value]
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
@@ -572,16 +629,18 @@ def _complaint(detail: ErrorDetails) -> tuple[Place, str]:
     if kind == "missing":
         return place[:-1], f"the entry {name!r} is missing"
     if kind == "model_type":
-        return place, f"{name} must be a mapping with entries such as {', '.join(_entries(place))}, not {given!r}"
+        return place, f"{name} must be a mapping with entries such as {', '.join(_entries(place))}, not {quoted(given)}"
     if kind == "too_short":
         return place, f"{name} must not be empty"
     if kind == "greater_than_equal":
-        return place, f"{name} must be at least {detail['ctx']['ge']}, not {given!r}"
+        return place, f"{name} must be at least {detail['ctx']['ge']}, not {quoted(given)}"
+    if kind == "less_than_equal":
+        return place, f"{name} must be at most {detail['ctx']['le']:,}, not {quoted(given)}"
     if kind == "literal_error":
-        return place, f"{name} must be {detail['ctx']['expected']}, not {given!r}"
+        return place, f"{name} must be {detail['ctx']['expected']}, not {quoted(given)}"
     if kind == "value_error":
-        return place, f"{name}: {detail['msg'].removeprefix('Value error, ')}; it is {given!r}"
-    return place, f"{name} {_EXPECTED.get(kind, detail['msg'])}, not {given!r}"
+        return place, f"{name}: {detail['msg'].removeprefix('Value error, ')}; it is {quoted(given)}"
+    return place, f"{name} {_EXPECTED.get(kind, detail['msg'])}, not {quoted(given)}"
 
 
 def _entries(place: Sequence[str | int]) -> list[str]:

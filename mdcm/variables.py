@@ -18,6 +18,8 @@ import pandas as pd
 from mdcm.advice import advice
 from mdcm.errors import DataError
 from mdcm.levels import Level, LevelError, plain, position, revived, unknown
+from mdcm.limits import MOST_PIXELS, whole
+from mdcm.printable import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -40,6 +42,7 @@ __all__ = [
 Kind = Literal["categorical", "continuous", "implicit", "image"]
 Storage = Literal["bool", "int", "float", "str", "category", "dates", "levels"]
 # types whose numbers are no doubles
+_LONGEST_NAME = 200
 _SHORT = {"float16", "float32", "Float32"}
 # the origin of dates, unless a schema says another one
 EPOCH = "1970-01-01"
@@ -117,11 +120,16 @@ class Variable:
         if (self.shape is not None) != (self.kind == "image"):
             raise self._error(" needs its shape" if self.kind == "image" else f" is {self.kind} and has no shape")
         if self.shape is not None:
-            if len(self.shape) != 3 or min(self.shape) < 1:
-                raise self._error(f": shape must be (channels, height, width), not {self.shape}")
+            if len(self.shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in self.shape):
+                raise self._error(f": shape must be (channels, height, width), not {quoted(self.shape)}")
+            if math.prod(map(int, self.shape)) > MOST_PIXELS:
+                raise self._error(f": an image has at most {MOST_PIXELS:,} numbers, not {quoted(self.shape)}")
             object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
-        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
-            raise self._error(f": size must be a whole number of at least 1, not {self.size!r}")
+        if self.size is not None:
+            try:
+                whole("size", self.size)
+            except ValueError as error:
+                raise self._error(f": {error}") from None
 
     def _check_numbers(self) -> None:
         given = {key: getattr(self, key) for key in ("origin", "mean", "scale", "span", "size")}
@@ -457,6 +465,9 @@ def leaving_out() -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The nearest known name as the end of a message, or nothing."""
+    if len(name) > _LONGEST_NAME:
+        # comparing takes time that grows with its square
+        return ""
     names = list(known)
     folded = [other for other in names if other.strip().casefold() == name.strip().casefold() and other != name]
     nearest = folded[:1] or difflib.get_close_matches(name, names, n=1)

@@ -711,6 +711,6 @@ def test_byte_order_marks_of_files_and_texts_are_no_part_of_a_name(tmp_path, suf
 
 
 def test_packed_bif_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdcm.formats._MOST_UNPACKED", 1 << 20)
+    monkeypatch.setattr("mdcm.formats._MOST_BYTES", 1 << 20)
     (tmp_path / "a.bif.gz").write_bytes(gzip.compress(b" " * (1 << 21)))
     assert "larger than 1 MiB when unpacked" in message_of(read_graph, tmp_path / "a.bif.gz")

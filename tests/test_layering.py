@@ -15,7 +15,8 @@ PACKAGE = Path(mdcm.__file__).parent
 RANKS = {
     name: rank
     for rank, names in {
-        0: "advice errors",
+        -1: "printable",
+        0: "advice documents errors limits",
         1: "_core delimited kernels levels",
         2: "edges formats diagram factors files intervals page pictures progress variables",
         3: "graph texts",

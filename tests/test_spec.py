@@ -137,7 +137,7 @@ SLIPS = {
     "twice": ("graph: X\ngraph: Y", "2:1", 'no valid YAML: found duplicate key "graph"'),
     "two documents": ("graph: X\n---\ngraph: Y", "2:1", "no valid YAML: but found another document"),
     "control character": ("graph: X\0", None, "no valid YAML: unacceptable character"),
-    "too deep": ("graph: " + "[" * 600, None, "the entries are nested too deeply"),
+    "too deep": ("graph: " + "[" * 600, "1:47", "the spec is too large: its entries are nested more than 40 deep"),
     "unknown entry": (
         "graf: X -> Y\ndata: [{path: obs.csv}]",
         None,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from mdcm.printable import printable, shortened
+
 __all__ = ["COMMANDS", "command", "complain", "is_quiet", "note", "one_thread", "show", "write"]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _state = {"quiet": False}
 
 # functions in the order in which help lists them, and their examples
@@ -53,19 +53,14 @@ def is_quiet() -> bool:
     return _state["quiet"]
 
 
-def _printable(text: str) -> str:
-    # a name in somebody else's file may hold what a terminal obeys
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 def show(text: str) -> None:
     """A result."""
-    sys.stdout.write(_printable(text if text.endswith("\n") else text + "\n"))
+    sys.stdout.write(printable(text if text.endswith("\n") else text + "\n"))
 
 
 def complain(text: str) -> None:
     """An error or a warning."""
-    sys.stderr.write(_printable(text + "\n"))
+    sys.stderr.write(shortened(printable(text)) + "\n")
 
 
 def note(text: str) -> None:

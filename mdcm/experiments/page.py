@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from mdcm.experiments.records import Bar, Findings
 from mdcm.page import Table, charts, document, facts, number, photos, pictures, section, table
+from mdcm.printable import escaped
 
 __all__ = ["render_page", "verdict"]
 
@@ -28,8 +28,8 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     where = f"Section {record['section']} of Rahman & Kocaoglu (2024)" if record["section"] else "Not in the paper"
     size = "fast size: smaller than what the numbers are asked of" if record["size"] == "fast" else "full size"
     head = (
-        f'<p class="kicker">{escape(where)} · {escape(size)}</p>\n<h1>{escape(record["title"])}</h1>\n'
-        f"{_verdict(findings.bars)}\n<p>{escape(record['summary'])}</p>"
+        f'<p class="kicker">{escaped(where)} · {escaped(size)}</p>\n<h1>{escaped(record["title"])}</h1>\n'
+        f"{_verdict(findings.bars)}\n<p>{escaped(record['summary'])}</p>"
     )
     parts = [section("Asked and reached", _bars(findings.bars))] if findings.bars else []
     if findings.charts:
@@ -41,8 +41,8 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     if findings.tables:
         tables = "\n".join(table(one, f"t{k}") for k, one in enumerate(findings.tables))
         parts.append(section("In numbers", f'<div class="grid">{tables}</div>'))
-    paper = f"<p>{escape(record['paper'])}</p>" if record["paper"] else ""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in findings.notes)
+    paper = f"<p>{escaped(record['paper'])}</p>" if record["paper"] else ""
+    notes = "".join(f"<li>{escaped(note)}</li>" for note in findings.notes)
     if paper or notes:
         parts.append(
             section("The paper, and what to know", paper + (f'<ul class="notes">{notes}</ul>' if notes else ""))
@@ -67,7 +67,7 @@ def verdict(bars: Sequence[Bar]) -> tuple[str, str]:
 
 def _verdict(bars: Sequence[Bar]) -> str:
     kind, text = verdict(bars)
-    return f'<p class="verdict {kind}">{escape(text)}</p>'
+    return f'<p class="verdict {kind}">{escaped(text)}</p>'
 
 
 def _bars(bars: Sequence[Bar]) -> str:
@@ -85,11 +85,11 @@ def _bars(bars: Sequence[Bar]) -> str:
             else ""
         )
         asked = "at most" if bar.relation == "<=" else "at least"
-        note = f'<span class="note">{escape(bar.note)}</span>' if bar.note else ""
+        note = f'<span class="note">{escaped(bar.note)}</span>' if bar.note else ""
         items.append(
-            f'<li class="bar"><span class="what">{escape(bar.what)}</span><span class="state {kind}">{state}</span>'
+            f'<li class="bar"><span class="what">{escaped(bar.what)}</span><span class="state {kind}">{state}</span>'
             f'{track}<span class="numbers">{number(bar.value)}, asked for {asked} {number(bar.limit)} '
-            f"({escape(bar.unit)})</span>{note}</li>"
+            f"({escaped(bar.unit)})</span>{note}</li>"
         )
     return f'<div class="card"><ul class="bars">{"".join(items)}</ul></div>'
 

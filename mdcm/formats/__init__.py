@@ -70,15 +70,23 @@ def parse_text(text: str) -> GraphRecord:
     return parse_dot(text) if is_dot(text) else parse_arrows(text)
 
 
-# of a file that is unpacked into memory
-_MOST_UNPACKED = 1 << 28
+# of a file, and of what is unpacked into memory
+_MOST_BYTES = 1 << 26
 
 
 def _unpacked(data: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-        content = stream.read(_MOST_UNPACKED + 1)
-    if len(content) > _MOST_UNPACKED:
-        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_UNPACKED >> 20} MiB when unpacked")
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_BYTES >> 20} MiB when unpacked")
+    return content
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_BYTES >> 20} MiB")
     return content
 
 
@@ -108,7 +116,7 @@ def read_record(path: Path) -> GraphRecord:
     """
     packed = path.name.lower().endswith(".bif.gz")
     try:
-        data = path.read_bytes()
+        data = _content(path)
         text = (_unpacked(data) if packed else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphError("the graph cannot be read: it is not UTF-8 text") from error

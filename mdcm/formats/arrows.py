@@ -7,15 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mdcm.formats.records import GraphRecord, Place, error_at
+from mdcm.formats.records import MOST_EDGES, GraphRecord, Place, error_at
+from mdcm.printable import quoted
 
 __all__ = ["format_arrows", "parse_arrows"]
 
 _ARROWS = {"->": "->", "<-": "<-", "<->": "<->", "→": "->", "←": "<-", "↔": "<->"}
 _LETTER = r"[^\s\ufeff;,\"#<>\[\]{}→←↔-]"
 _BARE = rf"{_LETTER}(?:{_LETTER}|-(?={_LETTER}))*"
-# edges that lists of names may make in one text
-_MOST_EDGES = 1_000_000
 _TOKEN = re.compile(
     rf"""
     (?P<space>[ \t\r\f\v\ufeff]+|\#[^\n]*)
@@ -81,8 +80,8 @@ class _Reader:
                 left, right, arrow = right, [], token
             else:
                 if last is not None and last.kind in {"name", "latent"}:
-                    name = right[-1]
-                    message = f"an arrow (->, <- or <->), ',' or ';' is missing between {name!r} and {token.text!r}"
+                    between = f"{quoted(right[-1])} and {quoted(token.text)}"
+                    message = f"an arrow (->, <- or <->), ',' or ';' is missing between {between}"
                     raise error_at(message, token.place)
                 self.names[token.text] = None
                 right.append(token.text)
@@ -95,8 +94,8 @@ class _Reader:
         """Edges from every name on the left to every one on the right."""
         if arrow is None:
             return
-        if len(self.directed) + len(self.bidirected) + len(left) * len(right) > _MOST_EDGES:
-            raise error_at(f"these lists make more than {_MOST_EDGES:,} edges", arrow.place)
+        if len(self.directed) + len(self.bidirected) + len(left) * len(right) > MOST_EDGES:
+            raise error_at(f"these lists make more than {MOST_EDGES:,} edges", arrow.place)
         kind = _ARROWS[arrow.text]
         for a, b in itertools.product(left, right):
             if kind == "<->":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
 import re
 from typing import NoReturn
 
 from mdcm.errors import GraphError
-from mdcm.formats.records import GraphRecord, Place, error_at
+from mdcm.formats.records import GraphRecord, Lines, Place, error_at
 
 __all__ = ["parse_bif"]
 
 _SPACE = re.compile(r"(?:[\s\ufeff]+|//[^\n]*|/\*(?s:.)*?\*/)*+")
+_BETWEEN = re.compile(r"[;\s]++")
 _NAME = re.compile(r'"((?:[^"\\\n]|\\.)*)"|([^\s"{}()\[\],;|/\ufeff]+(?:/(?![/*])[^\s"{}()\[\],;|/\ufeff]*)*)')
-# what neither opens nor closes anything, in a block that is read over
-_INSIDE = re.compile(r'(?:[^"{}/]++|"(?:[^"\\\n]|\\.)*+"|//[^\n]*|/\*(?s:.)*?\*/|/)*+')
+# what neither opens nor closes anything, in a block that is read over; a comment without an end ends the search
+_CALM = r'[^"{}/]++|"(?:[^"\\\n]|\\.)*+"|//[^\n]*|/\*(?s:.)*?\*/|/(?![/*])'
+# and blocks that hold no other ones
+_INSIDE = re.compile(rf"(?:{_CALM}|\{{(?:{_CALM})*+\}})*+")
+# what a property says, texts in quotes and comments included
+_PROPERTY = re.compile(r'(?:[^";/]++|"(?:[^"\\\n]|\\.)*+"|//[^\n]*|/\*(?s:.)*?\*/|/(?![/*]))*+')
+_DEEPEST = 100
 _SHOWN = 20
 
 
@@ -24,14 +29,13 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.lines = Lines(text)
         self.variables: dict[str, int] = {}
         self.parents: dict[str, list[tuple[str, int]]] = {}
         self.children: dict[str, int] = {}
 
     def place(self, at: int) -> Place:
-        line = bisect.bisect_right(self.starts, at)
-        return line, at - self.starts[line - 1] + 1
+        return self.lines.place(at)
 
     def fail(self, message: str, at: int | None = None) -> NoReturn:
         raise error_at(message, self.place(self.at if at is None else at))
@@ -84,7 +88,11 @@ class _Reader:
             mark = self.text[self.at]
             if mark == '"':
                 self.fail("a quoted text does not end on this line")
+            if mark == "/":
+                self.fail("a comment does not end")
             depth += 1 if mark == "{" else -1
+            if depth > _DEEPEST:
+                self.fail(f"blocks are nested more than {_DEEPEST} deep")
             self.at += 1
 
     def network(self) -> None:
@@ -92,7 +100,10 @@ class _Reader:
             self.space()
             if self.at == len(self.text):
                 return
-            if self.accept(";"):
+            if self.text[self.at] == ";":
+                match = _BETWEEN.match(self.text, self.at)
+                assert match is not None
+                self.at = match.end()
                 continue
             keyword, at = self.name("network, variable or probability")
             if keyword == "variable":
@@ -109,19 +120,19 @@ class _Reader:
     def preamble(self, keyword: str) -> None:
         """Reads over ``network NAME { ... }`` and ``property ... ;``, which say nothing of the structure."""
         if keyword == "property":
-            while not self.accept(";"):
-                self.skip()
+            self.space()
+            match = _PROPERTY.match(self.text, self.at)
+            assert match is not None
+            self.at = match.end()
+            if self.text.startswith('"', self.at):
+                self.fail("a quoted text does not end on this line")
+            if not self.accept(";"):
+                self.fail("';' is missing after a property")
             return
         self.space()
         if not self.text.startswith("{", self.at):
             self.name("the name of the network")
         self.block("the name of the network")
-
-    def skip(self) -> None:
-        if self.at == len(self.text):
-            self.fail("';' is missing after a property")
-        match = _NAME.match(self.text, self.at)
-        self.at = self.at + 1 if match is None else match.end()
 
     def variable(self) -> None:
         name, at = self.name("the name of a variable")

@@ -7,7 +7,6 @@ for a part of the name, and has no places.
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 import re
@@ -17,7 +16,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from mdcm.formats.records import GraphRecord, Place, error_at, is_hidden
+from mdcm.formats.records import MOST_EDGES, GraphRecord, Lines, Place, error_at, is_hidden
+from mdcm.printable import quoted
 
 __all__ = ["format_dagitty", "format_dot", "is_dot", "parse_dot"]
 
@@ -76,7 +76,7 @@ class _Text:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self._lines = Lines(text)
         self._tokens = list(self._scan())
         self._next = 0
 
@@ -112,8 +112,7 @@ class _Text:
         raise error_at(message, self.place(at))
 
     def place(self, at: int) -> Place:
-        line = bisect.bisect_right(self._starts, at)
-        return line, at - self._starts[line - 1] + 1
+        return self._lines.place(at)
 
     def peek(self, ahead: int = 0) -> _Token:
         return self._tokens[min(self._next + ahead, len(self._tokens) - 1)]
@@ -241,6 +240,8 @@ class _Reader:
         if arrows:
             direction = str(attributes.get("dir", scope.edge.get("dir", "forward"))).lower()
             for (left, right), arrow in zip(itertools.pairwise(ends), arrows, strict=True):
+                if len(self.directed) + len(self.bidirected) + len(left) * len(right) > MOST_EDGES:
+                    tokens.fail(f"these groups make more than {MOST_EDGES:,} edges", arrow.at)
                 for pair in itertools.product(left, right):
                     self._edge(pair, arrow, direction)
         elif first.kind in {"name", "quoted"} and len(ends[0]) == 1:
@@ -297,7 +298,7 @@ class _Reader:
             except ValueError:
                 x = y = math.nan
             if not (math.isfinite(x) and math.isfinite(y)):
-                self.tokens.fail(f'the position {attributes["pos"]!r} is not of the form "x,y"', at)
+                self.tokens.fail(f'the position {quoted(attributes["pos"])} is not of the form "x,y"', at)
             self.positions[name] = (x, y)
 
     def _says_hidden(self, attributes: Attributes, at: int) -> bool | None:
@@ -377,7 +378,7 @@ def _explain(text: str, at: int) -> str:
 
 
 def _shown(token: _Token) -> str:
-    return token.text if token.kind == "end" else repr(token.text)
+    return token.text if token.kind == "end" else quoted(token.text)
 
 
 def _unquoted(token: _Token) -> str:

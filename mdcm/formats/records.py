@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdcm.errors import GraphError
+from mdcm.printable import quoted
 
-__all__ = ["GraphRecord", "Place", "error_at", "is_hidden"]
+__all__ = ["MOST_EDGES", "GraphRecord", "Lines", "Place", "error_at", "is_hidden"]
+
+# that lists and groups of names may make in one text: a line of two lists of n names makes n squared
+MOST_EDGES = 1_000_000
 
 Place = tuple[int, int]
 """Line and column in a text, both from 1."""
@@ -41,6 +45,35 @@ class GraphRecord:
     directed_places: tuple[Place, ...] = ()
     bidirected_places: tuple[Place, ...] = ()
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class Lines:
+    r"""Lines and columns of offsets in a text.
+
+    Args:
+        text: The text.
+
+    Complexity:
+        O(characters between an offset and the one asked before) time, and no memory.
+
+    Example:
+        >>> lines = Lines("ab\ncd")
+        >>> lines.place(4), lines.place(1)
+        ((2, 2), (1, 2))
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at, self._line, self._start = 0, 1, 0
+
+    def place(self, at: int) -> Place:
+        """Line and column of an offset, both from 1."""
+        first, last = sorted((at, self._at))
+        if breaks := self._text.count("\n", first, last):
+            self._line += breaks if at > self._at else -breaks
+            self._start = self._text.rfind("\n", 0, at) + 1
+        self._at = at
+        return self._line, at - self._start + 1
 
 
 def error_at(message: str, place: Place) -> GraphError:
@@ -80,7 +113,7 @@ def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
         if key in attributes:
             word = str(attributes[key]).strip().lower()
             if word not in _WORDS:
-                raise ValueError(f"the attribute {key} is {attributes[key]!r}; write yes or no")
+                raise ValueError(f"the attribute {key} is {quoted(attributes[key])}; write yes or no")
             answers[key] = _WORDS[word] == hidden_if
     roles = attributes.get("roles")
     if isinstance(roles, list | tuple | set | frozenset) and not _HIDDEN_ROLES.isdisjoint(map(str, roles)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from xml.sax.saxutils import escape
 
 from mdcm import query as language
 from mdcm.graph import ADMG
 from mdcm.identify.witness import Hedge, InconsistentFactor, UnknownFactor, Witness
+from mdcm.printable import escaped
 
 __all__ = ["draw"]
 
@@ -50,7 +50,7 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="13" '
-        f'role="img"><title>{escape(str(graph if query is None else query))}</title>',
+        f'role="img"><title>{escaped(str(graph if query is None else query))}</title>',
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
         f'<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="{_HEAD}" markerHeight="{_HEAD}" '
         f'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{_EDGE}"/></marker>'
@@ -69,7 +69,7 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
     for k, (swatch, line) in enumerate(legend):
         y = bottom + _MARGIN + 18.0 * k
         parts.append(swatch.format(x=_MARGIN, y=y - 9))
-        parts.append(f'<text x="{_MARGIN + 26:.0f}" y="{y:.0f}" font-size="11" fill="{_INK}">{escape(line)}</text>')
+        parts.append(f'<text x="{_MARGIN + 26:.0f}" y="{y:.0f}" font-size="11" fill="{_INK}">{escaped(line)}</text>')
     return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
@@ -157,7 +157,7 @@ def _arrow(tail: str, head: str, places: Mapping[str, tuple[float, float, float]
     return (
         f'<path d="M{start[0]:.1f},{start[1]:.1f} C{start[0] + bend:.1f},{start[1] + lift:.1f} '
         f'{end[0] - bend:.1f},{end[1] + lift:.1f} {end[0]:.1f},{end[1]:.1f}" fill="none" stroke="{_EDGE}" '
-        f'stroke-width="1.5" marker-end="url(#head)"><title>{escape(tail)} → {escape(head)}</title></path>'
+        f'stroke-width="1.5" marker-end="url(#head)"><title>{escaped(tail)} → {escaped(head)}</title></path>'
     )
 
 
@@ -176,14 +176,14 @@ def _arc(first: str, second: str, places: Mapping[str, tuple[float, float, float
     return (
         f'<path d="M{start[0]:.1f},{start[1]:.1f} {middle} {end[0]:.1f},{end[1]:.1f}" fill="none" stroke="{_HIDDEN}" '
         f'stroke-width="1.4" stroke-dasharray="5 4" marker-start="url(#hidden-start)" marker-end="url(#hidden)">'
-        f"<title>{escape(first)} ↔ {escape(second)}</title></path>"
+        f"<title>{escaped(first)} ↔ {escaped(second)}</title></path>"
     )
 
 
 def _node(name: str, x: float, y: float, w: float, fill: str, role: str) -> str:
-    tip = f"<title>{escape(name)}{f': {_ROLES[role]}' if role else ''}</title>"
+    tip = f"<title>{escaped(name)}{f': {_ROLES[role]}' if role else ''}</title>"
     return (
         f'<g>{tip}<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{_HEIGHT:.0f}" rx="6" '
         f'fill="{_FILLS[fill]}" {_frame(role)}/>'
-        f'<text x="{x + w / 2:.1f}" y="{y + 20:.1f}" text-anchor="middle" fill="{_INK}">{escape(name)}</text></g>'
+        f'<text x="{x + w / 2:.1f}" y="{y + 20:.1f}" text-anchor="middle" fill="{_INK}">{escaped(name)}</text></g>'
     )

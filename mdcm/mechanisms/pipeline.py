@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdcm.documents import parse_json
 from mdcm.errors import MdcmError
 from mdcm.mechanisms.denoising import Network, denoise_backwards, diffusers_part, sampling_steps
 
@@ -134,7 +134,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST_DESCRIPTION:
             raise MdcmError(f"{path} is too long to be a description")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise MdcmError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
@@ -163,9 +163,9 @@ def _numbers_in(folder: Path) -> int:
         try:
             with file.open("rb") as stream:
                 (length,) = struct.unpack("<Q", stream.read(8))
-                if length > file.stat().st_size:
-                    raise ValueError("its header is longer than the file")
-                header = json.loads(stream.read(length))
+                if length > min(file.stat().st_size, _LONGEST_DESCRIPTION):
+                    raise ValueError("its header is longer than the file or than a description")
+                header = parse_json(stream.read(length))
             total += sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise MdcmError(f"{file} is damaged: {error}") from error

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mdcm.limits import flag, real, whole
+from mdcm.printable import quoted
+
 __all__ = ["AdversarialConfig"]
 
 _LAST_RATE = 0.02
@@ -72,23 +75,29 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "critic_steps", "hidden", "layers", "encoder_steps", "checks", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            whole(name, getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_minutes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive, not {value!r}")
-        if not 0 <= self.penalty < math.inf:
-            raise ValueError(f"penalty must not be negative, not {self.penalty!r}")
-        if len(self.temperature) != 2 or not all(0 < one < math.inf for one in self.temperature):
+            if value is not None and not 0 < real(name, value) < math.inf:
+                raise ValueError(f"{name} must be positive, not {quoted(value)}")
+        if not 0 <= real("penalty", self.penalty) < math.inf:
+            raise ValueError(f"penalty must not be negative, not {quoted(self.penalty)}")
+        for name in ("decay", "one_sided"):
+            flag(name, getattr(self, name))
+        for name in ("temperature", "betas"):
+            pair = getattr(self, name)
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(f"{name} must be two numbers, not {quoted(pair)}")
+            for one in pair:
+                real(name, one)
+        if not all(0 < one < math.inf for one in self.temperature):
             raise ValueError(f"temperature must be two positive numbers, not {self.temperature!r}")
-        if len(self.betas) != 2 or not all(0 <= one < 1 for one in self.betas):
+        if not all(0 <= one < 1 for one in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), not {self.betas!r}")
         for name in ("holdout", "window", "cooling"):
             value = getattr(self, name)
-            if not (0 <= value < 1 or (name == "cooling" and value == 1)):
-                raise ValueError(f"{name} must be in [0, 1), not {value!r}")
+            if not (0 <= real(name, value) < 1 or (name == "cooling" and value == 1)):
+                raise ValueError(f"{name} must be in [0, 1), not {quoted(value)}")
 
     @classmethod
     def paper(cls) -> AdversarialConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mdcm.errors import MdcmError
 from mdcm.page.records import Chart, Picture
+from mdcm.printable import escaped, printable
 
 __all__ = ["draw_chart", "draw_picture", "drawn_width"]
 
@@ -55,6 +56,8 @@ def draw_chart(chart: Chart, prefix: str) -> str:
     matplotlib = _matplotlib("matplotlib")
     figure_module = _matplotlib("matplotlib.figure")
     settings = {
+        # names are no formulas, whatever signs of dollars they hold
+        "text.parse_math": False,
         "svg.fonttype": "none", "svg.hashsalt": prefix, "font.family": "sans-serif", "font.size": 11,
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK,
         "ytick.color": _INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": _GRID,
@@ -74,8 +77,8 @@ def draw_chart(chart: Chart, prefix: str) -> str:
         else:
             _lines(axes, chart)
         _levels(axes, chart, lying=lying)
-        axes.set_xlabel(chart.y_label if lying else chart.x_label)
-        axes.set_ylabel(chart.x_label if lying else chart.y_label)
+        axes.set_xlabel(printable(chart.y_label if lying else chart.x_label))
+        axes.set_ylabel(printable(chart.x_label if lying else chart.y_label))
         entries = len(chart.lines) + len(chart.levels)
         if entries > 1:
             figure.legend(
@@ -100,7 +103,7 @@ def drawn_width(picture: Picture) -> float:
 def _lines(axes: Any, chart: Chart) -> None:
     for k, line in enumerate(chart.lines):
         axes.plot(
-            line.x, line.y, label=line.label, color=_INK if line.dashed else _SERIES[k % len(_SERIES)],
+            line.x, line.y, label=printable(line.label), color=_INK if line.dashed else _SERIES[k % len(_SERIES)],
             linestyle="--" if line.dashed else "-", markersize=5,
             # many of them would be a thick line
             marker=_MARKERS[k % len(_MARKERS)] if len(line.x) <= _MOST_MARKERS else None,
@@ -131,8 +134,8 @@ def _groups(axes: Any, chart: Chart) -> None:
     width = 0.8 / len(chart.lines)
     for k, line in enumerate(chart.lines):
         places = [i + (k - (len(chart.lines) - 1) / 2) * width for i in range(len(names))]
-        axes.bar(places, line.y, 0.9 * width, label=line.label, color=_SERIES[k % len(_SERIES)])
-    axes.set_xticks(range(len(names)), [str(name) for name in names])
+        axes.bar(places, line.y, 0.9 * width, label=printable(line.label), color=_SERIES[k % len(_SERIES)])
+    axes.set_xticks(range(len(names)), [printable(str(name)) for name in names])
 
 
 def _lying_height(chart: Chart) -> float:
@@ -145,9 +148,9 @@ def _lying_groups(axes: Any, chart: Chart) -> None:
     step = len(chart.lines) + _TITLE
     for k, line in enumerate(chart.lines):
         places = [i * step + _TITLE + k for i in range(len(names))]
-        axes.barh(places, line.y, 0.9, label=line.label, color=_SERIES[k % len(_SERIES)])
+        axes.barh(places, line.y, 0.9, label=printable(line.label), color=_SERIES[k % len(_SERIES)])
     for i, name in enumerate(names):
-        axes.text(0, i * step + _TITLE - 1, f" {name}", va="center", fontsize=10)
+        axes.text(0, i * step + _TITLE - 1, f" {printable(str(name))}", va="center", fontsize=10)
     axes.set_ylim(len(names) * step - 0.2, -0.4)
     axes.set_yticks([])
 
@@ -156,7 +159,7 @@ def _levels(axes: Any, chart: Chart, *, lying: bool) -> None:
     for k, (label, value) in enumerate(chart.levels.items()):
         if math.isfinite(value):
             draw = axes.axvline if lying else axes.axhline
-            draw(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=label)
+            draw(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=printable(label))
 
 
 def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
@@ -175,17 +178,13 @@ def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
     head = re.sub(r'\s(?:width|height|version|role)="[^"]*"', "", head)
     # never larger than it was drawn, and where there is less room it is scrolled before its text is too small
     limit = f' style="max-width:{float(width[1]):.0f}px;min-width:{0.75 * float(width[1]):.0f}px"' if width else ""
-    head = head[:-1] + f' role="img" aria-label="{_attribute(says)}"{limit}>'
+    head = head[:-1] + f' role="img" aria-label="{escaped(says)}"{limit}>'
     return _without_title(head + body).rstrip()
 
 
 def _without_title(svg: str) -> str:
     # the label says it already, and a title of the whole picture would hide those of its parts on hovering
     return re.sub(r"(<svg[^>]*>)\s*<title>.*?</title>", r"\1", svg, count=1, flags=re.DOTALL)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _matplotlib(module: str) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from mdcm.page.charts import draw_chart, draw_picture, drawn_width
 from mdcm.page.records import Chart, Photo, Picture, Table
+from mdcm.printable import escaped
 
 __all__ = ["charts", "document", "facts", "number", "photos", "pictures", "section", "table"]
 
@@ -95,15 +95,15 @@ def document(title: str, head: str, parts: Sequence[str], foot: str) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n{head}\n</header>\n<main>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n{head}\n</header>\n<main>\n"
         + "\n".join(parts)
-        + f'\n</main>\n<footer class="small">{escape(foot)}</footer>\n</body>\n</html>\n'
+        + f'\n</main>\n<footer class="small">{escaped(foot)}</footer>\n</body>\n</html>\n'
     )
 
 
 def section(title: str, content: str) -> str:
     """A section of HTML under a title."""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+    return f"<section>\n<h2>{escaped(title)}</h2>\n{content}\n</section>"
 
 
 def charts(given: Sequence[Chart], prefix: str = "c") -> str:
@@ -153,17 +153,17 @@ def number(value: float | str | int | None) -> str:
 
 def table(given: Table, name: str) -> str:
     """A table in a box, under its title, which has the identifier ``name``."""
-    head = "".join(f'<th scope="col">{escape(str(column).strip())}</th>' for column in given.columns)
+    head = "".join(f'<th scope="col">{escaped(str(column).strip())}</th>' for column in given.columns)
     columns = [_cells([row[k] for row in given.rows]) for k in range(len(given.columns))]
     rows = ""
     for first, *rest in zip(*columns, strict=True):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        rows += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
-    note = f'<p class="small">{escape(given.note)}</p>' if given.note else ""
+        cells = "".join(f"<td>{escaped(cell)}</td>" for cell in rest)
+        rows += f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>'
+    note = f'<p class="small">{escaped(given.note)}</p>' if given.note else ""
     width = " wide" if len(given.columns) > _NARROW else ""
     # the title stands outside of what is scrolled, or it would be cut off on a phone
     return (
-        f'<div class="card{width}"><h3 id="{name}">{escape(given.title)}</h3><div class="scroll" tabindex="0" '
+        f'<div class="card{width}"><h3 id="{name}">{escaped(given.title)}</h3><div class="scroll" tabindex="0" '
         f'role="region" aria-labelledby="{name}"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{note}</div>"
     )
@@ -179,7 +179,7 @@ def _cells(values: Sequence[str | float | int | None]) -> list[str]:
 
 
 def _figure(title: str, svg: str, kind: str) -> str:
-    label = escape(title)
+    label = escaped(title)
     return (
         f'<figure class="card {kind}"><figcaption>{label}</figcaption><div class="scroll" tabindex="0" role="region" '
         f'aria-label="{label}">{svg}</div></figure>'
@@ -188,10 +188,10 @@ def _figure(title: str, svg: str, kind: str) -> str:
 
 def _photo(photo: Photo) -> str:
     encoded = base64.b64encode(photo.png).decode("ascii")
-    return f'<img src="data:image/png;base64,{encoded}" alt="{escape(photo.says)}">'
+    return f'<img src="data:image/png;base64,{encoded}" alt="{escaped(photo.says)}">'
 
 
 def facts(title: str, given: Mapping[str, Any]) -> str:
     """Names and values in a box under a title."""
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in given.items())
-    return f'<div class="card"><h3>{escape(title)}</h3><dl>{listed}</dl></div>'
+    listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(str(value))}</dd>" for name, value in given.items())
+    return f'<div class="card"><h3>{escaped(title)}</h3><dl>{listed}</dl></div>'

@@ -38,7 +38,7 @@ def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[Datase
         seen.add(spec.name)
         for target in spec.do:
             if target not in graph:
-                close = difflib.get_close_matches(target, graph.nodes, n=1)
+                close = difflib.get_close_matches(target[:200], graph.nodes, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise PlanError(f"dataset {spec.name!r} has do({target}), which is not a node of the graph{hint}")
     return specs

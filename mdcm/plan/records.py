@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from mdcm import _core
 from mdcm.diagram import Arrow, Box, Diagram
+from mdcm.documents import parse_json
 from mdcm.errors import PlanError
 from mdcm.graph import ADMG
 from mdcm.plan.explain import braced, closure_of, membership, path_text, witness_lines
+from mdcm.printable import quoted
 
 __all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "Pretrained"]
 
@@ -397,13 +399,15 @@ class Plan:
             PlanError: If the text is no plan, or of another version.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
-            raise PlanError(f"the plan is not JSON: {error}") from None
+            raise PlanError(f"the plan is not JSON: {str(error).removeprefix('it is no JSON text: ')}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise PlanError(f"the JSON text is no plan: its 'format' is not {_FORMAT!r}")
         if content.get("version") != _VERSION:
-            raise PlanError(f"the plan has version {content.get('version')!r}; this is mdcm for version {_VERSION}")
+            raise PlanError(
+                f"the plan has version {quoted(content.get('version'))}; this is mdcm for version {_VERSION}"
+            )
         try:
             hnodes = tuple(
                 HNode(tuple(item["variables"]), int(item["level"]), tuple(_stored_fit(**fit) for fit in item["fits"]))

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from mdcm.limits import flag, real, whole
 from mdcm.objectives.adversarial import AdversarialConfig
+from mdcm.printable import quoted
 
 __all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
 
@@ -72,19 +74,23 @@ class TrainConfig:
     batch_modules: bool = True
 
     def __post_init__(self) -> None:
-        if self.confounder not in get_args(Confounder):
-            raise ValueError(f"confounder must be one of {', '.join(get_args(Confounder))}, not {self.confounder!r}")
+        if not isinstance(self.confounder, str) or self.confounder not in get_args(Confounder):
+            raise ValueError(
+                f"confounder must be one of {', '.join(get_args(Confounder))}, not {quoted(self.confounder)}"
+            )
         for name in ("max_steps", "batch_size", "confounder_states", "draws", "checks", "patience"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            if value is not None:
+                whole(name, value)
         for name in ("learning_rate", "max_minutes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive, not {value!r}")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must be in [0, 1), not {self.holdout!r}")
-        if not 0 <= self.checkpoint_seconds < math.inf:
+            if value is not None and not 0 < real(name, value) < math.inf:
+                raise ValueError(f"{name} must be positive, not {quoted(value)}")
+        for name in ("refit", "batch_modules"):
+            flag(name, getattr(self, name))
+        if not 0 <= real("holdout", self.holdout) < 1:
+            raise ValueError(f"holdout must be in [0, 1), not {quoted(self.holdout)}")
+        if not 0 <= real("checkpoint_seconds", self.checkpoint_seconds) < math.inf:
             raise ValueError(f"checkpoint_seconds must not be negative, not {self.checkpoint_seconds!r}")
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +106,13 @@ class TrainConfig:
         if unknown:
             raise ValueError(f"unknown training settings {unknown}; known ones are {sorted(known)}")
         given = values.get("adversarial")
-        return cls(**{**values, "adversarial": None if given is None else AdversarialConfig.from_json(given)})
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"adversarial must be a mapping of settings, not {quoted(given)}")
+        try:
+            adversarial = None if given is None else AdversarialConfig.from_json(given)
+        except ValueError as error:
+            raise ValueError(f"adversarial: {error}") from None
+        return cls(**{**values, "adversarial": adversarial})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from mdcm.errors import PlanError
+from mdcm.levels import listing
 from mdcm.objectives.likelihood import largest_clique
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ _MOST_TABLE_ROWS = 32768
 FEWEST_STATES, _MOST = 8, 256
 # rows of a contraction beyond which even two states per confounder are too many: eight times the most above
 _MOST_CLIQUE = 13
+# where the user asks for a number of states: numbers in a table, and combinations in a step of a contraction
+_MOST_NUMBERS = 1 << 27
+_MOST_COMBINATIONS = 1 << 22
 
 
 def _latents(graph: ADMG) -> dict[str, list[int]]:
@@ -60,8 +65,12 @@ def choose_states(
     Returns:
         States by confounder: the requested number, or at least ``fewest`` and at least the second largest number of
         levels among its children, reduced for a c-component as far as its exact sum would not fit in memory.
+
+    Raises:
+        PlanError: If the tables of so many states, or the exact sum over them, would take too much memory.
     """
     if requested is not None:
+        _check_requested(graph, schema, configurations, requested)
         return {name: requested for name, _ in graph.confounders}
     chosen = {}
     for name, children in graph.confounders:
@@ -76,6 +85,30 @@ def choose_states(
         for name in inside:
             chosen[name] = min(chosen[name], max(most, 2))
     return chosen
+
+
+def _check_requested(graph: ADMG, schema: Schema, configurations: Mapping[str, int], requested: int) -> None:
+    """Refuse numbers of states that memory is not enough for, before any is taken."""
+    latents = _latents(graph)
+    for node in graph.nodes:
+        if not latents[node]:
+            continue
+        levels = schema[node].levels
+        # only a categorical variable has a table
+        size = 1 if levels is None else configurations[node] * len(levels) * requested ** len(latents[node])
+        if size > _MOST_NUMBERS:
+            raise PlanError(
+                f"with confounder_states={requested:,} the table of {node!r} would have {size:,} numbers; "
+                f"at most {_MOST_NUMBERS:,} are made"
+            )
+    drawn = needs_draws(graph)
+    for component in graph.c_components():
+        size = requested ** max(largest_clique([latents[node] for node in sorted(component)]), 1)
+        if not component & drawn and size > _MOST_COMBINATIONS:
+            raise PlanError(
+                f"with confounder_states={requested:,} the sum for {listing(sorted(component))} would go over {size:,} "
+                f"combinations of states; at most {_MOST_COMBINATIONS:,} are gone through"
+            )
 
 
 def may_double(

@@ -1,0 +1,316 @@
+"""Input that asks for too much, and text that a terminal would obey: refused in words and soon, or made harmless.
+
+Whoever reads a file of somebody else must not hang, run out of memory, or be shown a megabyte of it.
+"""
+
+import gzip
+import html
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import mdcm
+from mdcm import ADMG, GraphError, MdcmError, PlanError, QueryError, TrainConfig, progress
+from mdcm.commands import console
+from mdcm.documents import parse_json
+from mdcm.formats import parse_bif, parse_dot
+from mdcm.formats.records import Lines
+from mdcm.limits import MOST
+from mdcm.objectives.adversarial import AdversarialConfig
+from mdcm.page import Chart, Line, Table, table
+from mdcm.page.charts import draw_chart
+from mdcm.printable import escaped, printable, quoted, shortened
+from mdcm.spec import SpecError, read_spec
+from mdcm.variables import Variable
+
+# CPU seconds, many times what is needed; what was bounded took minutes, or never came back
+SOON = 5.0
+# the longest message, in characters
+LONGEST = 5000
+HOSTILE = {
+    "colour": "\x1b[31mred\x1b[0m",
+    "title of the window": "\x1b]0;owned\x07",
+    "one byte for two": "\x9b31m",
+    "right to left": "\u202egnp.exe",
+    "isolated": "\u2066a\u2069",
+    "no width": "a\u200bb\ufeff",
+    "new line": "a\u2028b",
+    "half a pair": "a\ud800",
+    "tag": "a\U000e0041",
+    "bell and back": "a\x07\x08",
+}
+OBEYED = set("\x1b\x9b\x07\x08\u202e\u2066\u2069\u200b\ufeff\u2028\ud800\U000e0041")
+
+
+def refused(kind, match, function, *args, **kwargs):
+    """The error of a call, which must come soon and be short."""
+    start = time.process_time()
+    with pytest.raises(kind, match=match) as caught:
+        function(*args, **kwargs)
+    assert time.process_time() - start < SOON
+    assert len(str(caught.value)) < LONGEST
+    return caught.value
+
+
+class TestShown:
+    @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+    def test_nothing_is_left_that_is_obeyed(self, text):
+        for shown in (printable(text), escaped(text), str(MdcmError(text)), str(GraphError(text, line=1))):
+            assert not OBEYED & set(shown)
+            assert shown.isprintable()
+        assert printable(printable(text)) == printable(text)
+
+    @pytest.mark.parametrize("text", ["größe", "變數", "قيمة", "a\\x1b", "a b\u00a0c", "e\u0301", "🙂", "→ ↔ ≤"])
+    def test_letters_of_all_scripts_stay(self, text):
+        assert printable(text) == text
+        assert html.unescape(escaped(text)) == text
+
+    def test_lines_stay_where_they_are_meant(self):
+        assert printable("a\n\tb\r\n") == "a\n\tb\\r\n"
+        assert printable("a\n\tb", lines=False) == "a\\n\\tb"
+
+    @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
+    def test_bars_show_names_and_do_not_obey_them(self, name, monkeypatch):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(progress, "Console", lambda **_: Console(file=stream, force_terminal=True, width=200))
+        with progress.bars(stream) as shown:
+            for hnode in ((name,), (name, "a\nb"), (f"[red]{name}[/nothing]",)):
+                shown.start(hnode, 2)
+                shown.step(hnode, 1)
+                shown.finish(hnode)
+        monkeypatch.setattr("sys.stderr", stream)
+        assert list(progress.counted([1], 1, f"testing [/nothing]{name}")) == [1]
+        stages = progress.Stages(shown=True)
+        with stages.open(), stages.stage(name):
+            pass
+        written = stream.getvalue()
+        # rich's own commands begin so as well
+        assert name not in written
+        assert not (OBEYED - {"\x1b"}) & set(written)
+        for own in ("]0;owned", "31mred"):
+            assert f"\x1b{own}" not in written
+            assert f"\x1b[{own}" not in written
+
+    @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
+    def test_commands_and_pages(self, name, capsys):
+        console.show(name)
+        console.complain(name)
+        out, err = capsys.readouterr()
+        chart = Chart(name, name, name, [Line(name, [name, "b"], [1.0, 2.0])], name, kind="bars")
+        page = table(Table(name, [name], [[name]], note=name), "two") + draw_chart(chart, "one")
+        plan = mdcm.plan(ADMG([name, "Y"], [(name, "Y")])).to_dot()
+        for text in (out, err, page):
+            assert not OBEYED & set(text)
+        assert name in plan
+
+    def test_signs_of_dollars_are_no_formula(self):
+        chart = Chart("a", "cost in $", "$^", [Line("$\\frac{$", ["$x_$", "$$"], [1.0, 2.0])], "a", kind="bars")
+        assert "$x_$" in draw_chart(chart, "one")
+
+    def test_errors_of_usage_are_safe_as_well(self, capsys):
+        from command_line import fail
+
+        for arguments in (["plan", "--\x1b[31m"], ["plan", "A -> B", "\x1b[31mextra"], ["\x1b[31mplan"], ["--\u202e"]):
+            assert not OBEYED & set(fail(2, *arguments))
+
+
+class TestMessages:
+    def test_values_are_cut(self):
+        assert quoted("x" * 10**6) == "'" + "x" * 59 + "..."
+        assert quoted(10**5000) == "a number of about 5,001 digits"
+        assert quoted([10**5000]) == "a list that cannot be shown"
+        assert len(shortened("x" * 10**6)) < LONGEST
+        assert shortened(shortened("x" * 10**6)) == shortened("x" * 10**6)
+
+    def test_no_error_repeats_a_megabyte(self, tmp_path):
+        long = "x" * 10**6
+        refused(GraphError, "to itself", ADMG.from_string, f'"{long}" -> "{long}"')
+        refused(GraphError, "the position 'x+", parse_dot, f'dag {{ a [pos="{long}"] }}')
+        refused(MdcmError, "no data set|no .*node", mdcm.plan, ADMG(["a"]), kinds={long: "image"})
+        refused(MdcmError, "level", Variable("X", "categorical", (0, 1)).code, long)
+        refused(QueryError, "at most 100,000 characters", mdcm.query.parse, f"P({long})")
+        refused(MdcmError, "cannot be read", mdcm.read_graph, tmp_path / f"{long[:200]}.dag")
+        error = refused(QueryError, "is expected", mdcm.query.parse, f"P({'x' * 40000} y{'z' * 40000})")
+        text, caret = str(error).split("\n")[1:]
+        assert text[caret.index("^")] == "y"
+
+    def test_a_caret_stands_under_what_is_wrong_whatever_the_text_holds(self):
+        for text in ("P(Y | do(X=1) y)", "P('\x1b[31m' | do(X=1) y)", "P('\u202e' y)", "P('a\tb\n' y)"):
+            shown, caret = str(refused(QueryError, "expected|missing", mdcm.query.parse, text)).split("\n")[1:]
+            assert shown[caret.index("^")] == "y"
+
+
+class TestGraphs:
+    def test_products_of_groups_are_bounded(self):
+        left, right = (" ".join(f"{side}{i}" for i in range(1001)) for side in "vw")
+        for text in (f"{{{left}}} -> {{{right}}}", f"{{{left}}} <-> {{{right}}}", f"a -> {{{left}}} <- {{{right}}}"):
+            refused(GraphError, "these groups make more than 1,000,000 edges", ADMG.from_string, f"dag {{ {text} }}")
+        groups = " -> ".join(f"{{{' '.join(f'v{k}_{i}' for i in range(300))}}}" for k in range(20))
+        refused(GraphError, "more than 1,000,000 edges", ADMG.from_string, f"digraph {{ {groups} }}")
+        assert len(parse_dot("dag { {a b c} -> {d e} }").directed) == 6
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "network n {" + "/* " * 300_000,
+            "network n " + "{" * 10**6,
+            "network n {" + "{}" * 500_000,
+            "network n {" + '"a\\' * 300_000,
+            "network n {" + '"a" "' * 200_000,
+            "property " + '"a\\" ' * 200_000,
+            "property " + '"' * 10**6,
+            "property " + "/" * 10**6,
+            ";" * 10**6,
+            "variable " + "a/" * 500_000 + "*",
+            "variable A { } probability ( A | " + ", ".join(f"p{i}" for i in range(100_000)) + ") { }",
+            "/**/" * 250_000,
+        ],
+        ids=range(12),
+    )
+    def test_no_bif_of_a_megabyte_takes_long(self, text):
+        start = time.process_time()
+        with pytest.raises(GraphError):
+            parse_bif(text)
+        assert time.process_time() - start < 1
+
+    def test_blocks_and_properties_of_bif_are_still_read_over(self):
+        body = 'type discrete [2] { a, b }; property p = "{ not } /* this" ; { { x } } /* { */ // {\n a/b'
+        text = f'property "a;b" /* ; */ x // ;\n y ; variable A {{ {body} }} probability (A) {{ {body} }}'
+        assert parse_bif(text).nodes == ("A",)
+
+    def test_what_is_unpacked_is_bounded(self, tmp_path):
+        file = tmp_path / "a.bif.gz"
+        file.write_bytes(gzip.compress(b"{" * (1 << 26) + b"{", 1))
+        refused(GraphError, "larger than 64 MiB when unpacked", mdcm.read_graph, file)
+        with (tmp_path / "a.dag").open("wb") as stream:
+            stream.truncate((1 << 26) + 1)
+        refused(GraphError, "larger than 64 MiB", mdcm.read_graph, tmp_path / "a.dag")
+
+    def test_places_are_right_in_any_order(self):
+        text = "ab\n\ncd\r\ne" * 50
+        starts = [0, *(i + 1 for i, letter in enumerate(text) if letter == "\n")]
+        rng, lines = np.random.default_rng(0), Lines(text)
+        for at in rng.integers(0, len(text) + 1, 500).tolist():
+            line = int(np.searchsorted(starts, at, side="right"))
+            assert lines.place(at) == (line, at - starts[line - 1] + 1)
+
+
+HEAD = 'graph: "X -> Y"\ndata: [{path: a.csv}]\n'
+SPECS = {
+    "aliases of lists": ("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)), "aliases"),
+    "aliases of mappings": ("".join(f"a{i}: &a{i} {{p: *a{i - 1}, q: *a{i - 1}}}\n" for i in range(1, 40)), "aliases"),
+    "many entries": (f"a: [{'x,' * 100_000}]\n", "more than 25,000 entries"),
+    "many documents of one": ("- x\n" * 30_000, "no valid YAML|more than 25,000 entries"),
+    "deep lists": ("a: " + "[" * 50_000, "nested more than 40 deep"),
+    "deep mappings": ("".join(" " * i + "a:\n" for i in range(300)), "nested more than 40 deep"),
+    "deep and short": ("- " * 50_000, "no valid YAML|nested more than 40 deep"),
+    "a long word": (f"objective: {'x' * 10**6}\n", "objective: an objective is one of"),
+    "a long key": (f"? {'x' * 10**6}\n: 1\n", "there is no such entry"),
+    "digits": (f"train: {{seed: {'9' * 10_000}}}\n", "a whole number of thousands of digits"),
+    "base sixty": (f"train: {{seed: {'9:' * 2000}9}}\n", "train.seed must be"),
+}
+
+
+class TestSpecs:
+    @pytest.mark.parametrize(("text", "message"), SPECS.values(), ids=SPECS.keys())
+    def test_bombs(self, text, message, tmp_path):
+        first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" if "*a0" in text else ""
+        yaml = "%YAML 1.1\n---\n" if "9:9" in text else ""
+        (tmp_path / "spec.yaml").write_text(yaml + HEAD + first + text)
+        refused(SpecError, message, read_spec, tmp_path / "spec.yaml")
+
+    def test_a_few_aliases_are_welcome(self, tmp_path):
+        text = 'graph: "X -> Y"\ndata:\n- &d {path: a.csv}\n- {<<: *d, do: [X]}\n- *d\n'
+        (tmp_path / "spec.yaml").write_text(text)
+        assert [(one.path, one.do) for one in read_spec(tmp_path / "spec.yaml").data] == [
+            ("a.csv", []), ("a.csv", ["X"]), ("a.csv", []),
+        ]  # fmt: skip
+
+    def test_an_endless_spec(self, tmp_path):
+        with (tmp_path / "spec.yaml").open("wb") as stream:
+            stream.truncate(1 << 23)
+        refused(SpecError, "more than 4,194,304 characters", read_spec, tmp_path / "spec.yaml")
+
+    @pytest.mark.parametrize(
+        ("entry", "message"),
+        [
+            *((f"train: {{{name}: {value}}}", f"{name} must be at most {MOST[name]:,}, not")
+              for name in ("max_steps", "batch_size", "confounder_states", "draws", "checks", "patience", "ensemble")
+              for value in (10_000_000_000, 10**30)),
+            *((f"train: {{adversarial: {{{name}: 100000000000}}}}", f"adversarial: {name} must be at most")
+              for name in ("hidden", "layers", "critic_steps", "encoder_steps", "batch_size", "steps")),
+            ("train: {seed: 1e30}", "train.seed must be"),
+            ("train: {adversarial: {decay: perhaps}}", "adversarial: decay must be true or false"),
+            ("train: {adversarial: {betas: 3}}", "adversarial: betas must be two numbers"),
+            ("variables: {X: {shape: [3, 100000, 100000]}}", "an image has at most 100,000,000 numbers"),
+            ("variables: {X: {size: 1e12}}", "size must be at most 1,000,000"),
+        ],
+    )  # fmt: skip
+    def test_sizes(self, entry, message, tmp_path):
+        (tmp_path / "spec.yaml").write_text(f"{HEAD}{entry}\n")
+        error = refused(SpecError, message, read_spec, tmp_path / "spec.yaml")
+        assert error.line == 3
+
+    def test_complaints_are_counted_and_not_all_told(self, tmp_path):
+        (tmp_path / "spec.yaml").write_text(HEAD + "".join(f"x{i}: 1\n" for i in range(5000)))
+        assert str(refused(SpecError, "no such entry", read_spec, tmp_path / "spec.yaml")).endswith("and 4,990 more")
+
+
+class TestSettings:
+    @pytest.mark.parametrize("name", sorted({"max_steps", "batch_size", "confounder_states", "draws", "patience"}))
+    @pytest.mark.parametrize("value", [10**12, 10**5000, True, "many", 1.5, float("nan")], ids=range(6))
+    def test_counts(self, name, value):
+        refused(ValueError, f"^{name} must be", TrainConfig, **{name: value})
+
+    @pytest.mark.parametrize("name", ["learning_rate", "max_minutes", "holdout", "checkpoint_seconds"])
+    @pytest.mark.parametrize("value", ["fast", [1], float("nan"), float("inf"), True])
+    def test_numbers(self, name, value):
+        refused(ValueError, f"^{name} must", TrainConfig, **{name: value})
+
+    def test_truth_values(self):
+        refused(ValueError, "refit must be true or false", TrainConfig, refit="no")
+        refused(ValueError, "decay must be true or false", AdversarialConfig, decay=1)
+
+    def test_states_for_which_memory_is_not_enough(self):
+        from mdcm.data import Schema
+        from mdcm.train.states import choose_states
+
+        graph = ADMG.from_string("A <-> B; B <-> C; A <-> C")
+        schema = Schema([Variable(name, "categorical", (0, 1)) for name in graph.nodes])
+        plain = dict.fromkeys(graph.nodes, 1)
+        refused(PlanError, "the table of 'A' would have 20,000,000,000 numbers", choose_states, graph, schema, plain,
+                100_000)  # fmt: skip
+        refused(PlanError, "combinations of states; at most 4,194,304", choose_states, graph, schema, plain, 2_000)
+        assert set(choose_states(graph, schema, plain, 64).values()) == {64}
+
+    def test_images_and_vectors(self):
+        refused(MdcmError, "at most 100,000,000 numbers", Variable, "I", "image", shape=(3, 10**5, 10**5))
+        refused(MdcmError, "at most 100,000,000 numbers", Variable, "I", "image", shape=(10**5000, 1, 1))
+        refused(MdcmError, "size must be at most", Variable, "V", "continuous", size=10**9)
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[" * 10**5, "nested too deeply"),
+            ('{"a":' * 10**5, "nested too deeply"),
+            ("9" * 10**5, "a whole number of thousands of digits"),
+            ('{"a": [-' + "9" * 10**5 + "]}", "a whole number of thousands of digits"),
+            (b"\xff", "no UTF-8"),
+            ("{", "no JSON"),
+        ],
+    )
+    def test_bombs(self, text, message):
+        refused(ValueError, message, parse_json, text)
+        if isinstance(text, str):
+            refused(PlanError, "the plan is not JSON", mdcm.Plan.from_json, text)
+
+    def test_values_come_back(self):
+        value = {"a": [1, 2.5, None, "x", True]}
+        assert parse_json(json.dumps(value)) == value
