@@ -1,17 +1,24 @@
 """The command ``mdcm``.
 
 Exit codes: 0 done; 1 the answer is no (not identifiable, untrainable, too little support); 2 bad usage or bad input;
-130 interrupted, 143 told to terminate. Results go to stdout, everything else to stderr.
+3 something unforeseen, with the traceback in a file; 130 interrupted, 129 and 143 told to terminate, 141 the reader of
+the results has left. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import platform
+import signal
 import sys
+import tempfile
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -20,67 +27,54 @@ from typer.core import TyperGroup
 # in the order in which help lists their commands
 from mdcm.advice import Notice, addressing
 from mdcm.commands import experiments, graphs, models, start  # noqa: F401
-from mdcm.commands.console import COMMANDS, complain, note, show
+from mdcm.commands.console import COMMANDS, complain, flush, note, show, silence
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError, UntrainableError
 from mdcm.printable import printable
 
 __all__ = ["app", "main"]
 
-# of click, or of the click that typer brings along
-_UsageError: Any = typer.BadParameter.__base__
 _ANSWER_IS_NO = (NotIdentifiableError, UntrainableError, LowSupportError)
-_INTERRUPTED = 130
-_READER_LEFT = 141
+_NO, _BAD, _UNFORESEEN, _INTERRUPTED, _READER_LEFT = 1, 2, 3, 130, 141
+# of a system that ends, and of a terminal that is closed
+_TERMINATING = ("SIGTERM", "SIGHUP")
+_LONGEST = 300
+# the class of all slips in usage has another home in every version of typer
+_UsageError: Any = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException")
 
 
-@contextmanager
-def _printable_usage() -> Iterator[None]:
-    """Errors of usage repeat what was typed, or what the shell made of a pattern."""
-    try:
-        yield
-    except _UsageError as error:
-        error.message = printable(error.message, lines=False)
-        raise
+class _KeptError(Exception):
+    """Holds what click would turn into an exit code of its own."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Commands(TyperGroup):
-    """Turns what goes wrong in a command into one line on stderr and an exit code."""
+    """Hands on what goes wrong in a command as it is."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _printable_usage():
+        with _kept():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        with _printable_usage():
-            return self._invoke(ctx)
+        with _kept():
+            return super().invoke(ctx)
 
-    def _invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            complain("interrupted")
-            raise SystemExit(_INTERRUPTED) from None
-        except BrokenPipeError:
-            # as in `mdcm plan ... | head`; Python would complain once more when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(_READER_LEFT) from None
-        except MdcmError as error:
-            complain(f"error: {error}")
-            raise SystemExit(1 if isinstance(error, _ANSWER_IS_NO) else 2) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            complain(f"error: {where}{error.strerror or error}")
-            raise SystemExit(2) from None
-        except MemoryError:
-            complain("error: out of memory")
-            raise SystemExit(2) from None
-        return result
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, EOFError) as error:
+        raise _KeptError(error) from error
 
 
 app = typer.Typer(
     cls=_Commands,
-    help="Causal answers from deep generative models, with hidden confounders and images.",
+    help="Causal answers from deep generative models, with hidden confounders and images.\n\n"
+    "Exit codes: 0 done; 1 the answer is no; 2 bad usage or bad input; 3 something unforeseen, with the traceback in a "
+    "file; 130 interrupted; 129 and 143 told to terminate; 141 the reader of the results has left.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -102,8 +96,10 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Causal answers from deep generative models, with hidden confounders and images."""
+    pass
 
+
+_options.__doc__ = app.info.help
 
 for _function, _examples in COMMANDS:
     app.command(epilog=_examples)(_function)
@@ -123,7 +119,7 @@ def _command() -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with 0, 1, 2 or 130.
+    """Run the command and exit with a code that says how it went.
 
     Args:
         arguments: What follows ``mdcm`` on the command line; by default what this program was started with.
@@ -131,14 +127,122 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: Always, with the exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # a terminal that lacks a letter is no reason to fail
-            stream.reconfigure(errors="backslashreplace")
-    with addressing("shell"), warnings.catch_warnings():
+    with _standard_streams(), _terminating(), addressing("shell"), warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
-        _command()(args=arguments, prog_name="mdcm")
+        code = _run(arguments)
+    raise SystemExit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command; what goes wrong becomes one line on stderr and an exit code."""
+    try:
+        code = _command().main(args=arguments, prog_name="mdcm", standalone_mode=False)
+        flush()
+    except _KeptError as kept:
+        return _told(kept.error)
+    except BaseException as error:
+        return _told(error)
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: BaseException) -> int:
+    """Say what went wrong; the exit code."""
+    code = _BAD
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else _UNFORESEEN
+    elif isinstance(error, KeyboardInterrupt):
+        complain("interrupted")
+        code = _INTERRUPTED
+    elif isinstance(error, BrokenPipeError) and error.filename is None:
+        # as in `mdcm plan ... | head`
+        silence(sys.stdout)
+        code = _READER_LEFT
+    elif isinstance(error, _UsageError):
+        # it repeats what was typed, or what the shell made of a pattern
+        error.message = printable(error.message, lines=False)
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
+    elif isinstance(error, MdcmError):
+        complain(f"error: {error}")
+        code = _NO if isinstance(error, _ANSWER_IS_NO) else _BAD
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"error: {where}{error.strerror or error}")
+    elif isinstance(error, MemoryError):
+        complain("error: out of memory")
+    else:
+        complain(_unforeseen(error))
+        code = _UNFORESEEN
+    try:
+        # what was shown before
+        flush()
+    except OSError:
+        silence(sys.stdout)
+    return code
+
+
+def _unforeseen(error: BaseException) -> str:
+    """What is said of a mistake of this program, whose traceback goes to a file."""
+    from mdcm import __version__
+
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    head = f"mdcm {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv!r}\n\n"
+    try:
+        handle, file = tempfile.mkstemp(prefix="mdcm-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(head + "".join(traceback.format_exception(error)))
+    except OSError as failed:
+        where = f"the traceback could not be written ({failed.strerror}); TMPDIR names a directory for it"
+    else:
+        where = f"the traceback is in {file}"
+    return f"error: something unforeseen, which is a mistake in mdcm: {text}; {where}"
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Standard streams that may be written to, or are known to be closed."""
+    with contextlib.ExitStack() as stack:
+        for number in (0, 1, 2):
+            try:
+                os.fstat(number)
+            except OSError:
+                # otherwise the next file that is opened would be taken for a standard stream by whatever writes there
+                os.open(os.devnull, os.O_RDWR)
+        if sys.stderr is None:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                # a terminal that lacks a letter is no reason to fail
+                stream.reconfigure(errors="backslashreplace")
+        yield
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Let signals that end a process end what it does in order, so that nothing half-written stays.
+
+    A signal that is ignored stays ignored, and the second one ends it at once.
+    """
+    former: dict[int, Any] = {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        # as the shell reports a process that a signal has ended
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in _TERMINATING:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 
 from mdcm import query as language
-from mdcm.advice import warn
+from mdcm.advice import advice, warn
 from mdcm.answers import Answer, Answering, surrounded
 from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
+from mdcm.disk import Folder
 from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
@@ -28,12 +29,12 @@ from mdcm.mechanisms import Pretrained
 from mdcm.plan import Method, Objective, Plan, check_datasets
 from mdcm.plan import plan as make_plan
 from mdcm.rundir import (
-    CHECKPOINTS,
     ENSEMBLE,
-    MODEL,
     Journal,
+    has_checkpoints,
     is_finished,
     locked,
+    refuse_taken,
     remove_checkpoints,
     reserve,
 )
@@ -332,7 +333,7 @@ class Model(Sampler):
         engine: Engine | None,
         seed: int,
         progress: bool | Progress,
-        out: Path | None = None,
+        out: Folder | None = None,
     ) -> None:
         if isinstance(members, bool) or not isinstance(members, int) or members < 2:
             raise ValueError(f"an ensemble has at least 2 members, not {members!r}")
@@ -446,8 +447,8 @@ def fit(
         out: Run directory to save the model in, and checkpoints while it is trained.
         resume: Whether to go on from the checkpoint in ``out``, if there is one; the weights are then those of an
             uninterrupted training bit for bit. A finished run of the same training is loaded.
-        force: Whether to replace a finished run in ``out``, once the new one is; without it and ``resume`` that is
-            refused.
+        force: Whether to replace a finished run in ``out``, once the new one is, or to begin a training anew that was
+            not finished; without it and ``resume`` either is refused.
         device: Where to train: "cpu", "cuda" or "cuda:1", or "auto", which is a CUDA card, where there is one, if an
             h-node is trained against critics or has to do with images, and the CPU otherwise, which is faster at
             tables. The model lies on the CPU afterwards.
@@ -467,7 +468,7 @@ def fit(
         DataError: If the data cannot be used.
         PlanError: If the model cannot be trained as asked, or ``plan`` was made for other data.
         UntrainableError: If the data cannot teach an h-node.
-        CheckpointError: If ``out`` cannot hold a run or holds a finished one, the checkpoint there belongs to another
+        CheckpointError: If ``out`` cannot hold a run or holds one already, the checkpoint there belongs to another
             training, or another process is writing there.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, what was done is saved.
         SystemExit: If the process was told to terminate (SIGTERM) and had no handler of its own; likewise.
@@ -518,12 +519,8 @@ def fit(
         if out is not None:
             # found out before hours of training rather than after
             reserve(out)
-            if is_finished(out) and not resume and not force:
-                raise CheckpointError(
-                    f"{out} holds a finished run: resume=True loads or completes it, force=True replaces it, or give "
-                    "another directory",
-                    path=str(out),
-                )
+            if not resume and not force:
+                refuse_taken(out)
             held.enter_context(locked(out))
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)
@@ -548,10 +545,10 @@ def fit(
             if out is not None:
                 model._save(out)
                 remove_checkpoints(out)
-                remove_checkpoints(Path(out) / ENSEMBLE)
+                remove_checkpoints(Folder.of(out) / ENSEMBLE)
         model.data = tuple(datasets)
         if ensemble and (len(model.members) != ensemble or model.resampled != resample):
-            place = None if out is None else Path(out) / ENSEMBLE
+            place = None if out is None else Folder.of(out) / ENSEMBLE
             model._train_ensemble(ensemble, resample, mechanisms, device, runner, seed, progress, place)
             if out is not None and place is not None:
                 model._save(out)
@@ -596,16 +593,17 @@ def _finished(
     mechanisms: Mapping[str, MechanismFactory] | None,
 ) -> Model | None:
     """The run that is already there, if it is the result of the same training."""
-    if not (Path(out) / MODEL).exists() or (Path(out) / CHECKPOINTS).exists():
+    if not is_finished(out) or has_checkpoints(out):
         return None
     found = load(out, mechanisms)
     # when a training ends and is written down is not what is trained
     settings = [replace(one, max_minutes=None, checkpoint_seconds=0.0) for one in (found.config, config)]
     same = (found.graph, found.plan.to_json(), settings[0], found.seed) == (graph, plan.to_json(), settings[1], seed)
     if not same or found.datasets != [dict(one) for one in described]:
+        force = advice("force=True instead of resume=True", "--force instead of --resume")
         raise CheckpointError(
-            f"{out} holds the finished run of another training, and no checkpoint to go on from; train without "
-            "--resume to replace it, or give another directory",
+            f"{out} holds the finished run of another training, and no checkpoint to go on from; {force} replaces it, "
+            "or give another directory",
             path=str(out),
         )
     return found

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from mdcm.printable import printable
 
-__all__ = ["Stages", "bars", "counted"]
+__all__ = ["Stages", "bars", "counted", "is_terminal"]
 
 T = TypeVar("T")
 
@@ -66,8 +66,16 @@ def _label(hnode: Sequence[str]) -> str:
     return f"{{{names}}}" if len(names) <= _LONGEST_NAME else f"{{{names[:_LONGEST_NAME]}…}} ({len(hnode)})"
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is there, open, and a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
 @contextmanager
-def bars(stream: TextIO) -> Iterator[_Bars]:
+def bars(stream: TextIO | None) -> Iterator[_Bars]:
     """Bars with steps and time left, one per h-node; silent where the stream is no terminal."""
     display = Progress(
         TextColumn("training {task.description}", markup=False),
@@ -75,7 +83,7 @@ def bars(stream: TextIO) -> Iterator[_Bars]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(file=stream),
-        disable=not stream.isatty(),
+        disable=not is_terminal(stream),
     )
     with display:
         yield _Bars(display)
@@ -97,7 +105,7 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             total=total,
             console=console,
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=not is_terminal(sys.stderr),
         )
     )
 
@@ -114,7 +122,7 @@ class Stages:
 
     def __init__(self, shown: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and is_terminal(sys.stderr)
         self._display: Any = None
         self._task: Any = None
         self._expected = 0

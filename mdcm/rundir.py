@@ -7,6 +7,10 @@ then do they take their usual names. Whoever reads takes of each file the one wi
 be killed anywhere. Loading executes nothing: JSON and safetensors only. While a model is trained, ``checkpoints/``
 holds what is needed to go on, and ``metrics.jsonl`` grows by a line per record; that of an older run is first put
 aside under the name that holds its checksum.
+
+Whoever made the directory is not trusted: no link in it is followed, nothing but regular files is opened, and every
+file that is read has a limit. Nothing is removed but files with names that are given here, and with the content that
+goes with them where names could be somebody else's.
 """
 
 from __future__ import annotations
@@ -16,29 +20,37 @@ import json
 import os
 import platform
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mdcm import disk
+from mdcm.advice import advice, warn
+from mdcm.disk import Folder, is_temporary
 from mdcm.errors import CheckpointError
+from mdcm.printable import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CHECKPOINT",
     "CHECKPOINTS",
     "ENSEMBLE",
     "FORMAT_VERSION",
+    "JOB",
     "MODEL",
+    "MOST_WEIGHTS",
     "REPORT",
     "WEIGHTS",
     "Journal",
+    "has_checkpoints",
     "is_finished",
+    "is_unfinished",
     "locked",
     "read_run",
+    "refuse_taken",
     "remove_checkpoints",
     "replacing",
     "reserve",
@@ -53,52 +65,40 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 # directory for the checkpoints of an ensemble while it is trained
 ENSEMBLE = "ensemble"
+# a number, and the start of the checksum
+CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
+# directory for the checkpoints of a job that runs elsewhere
+JOB = re.compile(r"job-\d{5,}")
+# bytes of weights or of a checkpoint
+MOST_WEIGHTS = 1 << 34
 _LOCK = ".lock"
 _METRICS = "metrics.jsonl"
-_STAGED = ".next"
-_TEMPORARY = ".tmp"
+_STAGED = re.compile(rf"\.(?:{re.escape(WEIGHTS)}|{re.escape(_METRICS)})\.([0-9a-f]{{16}})\.next")
+_OWNER = re.compile(rb"process \d+ on [^\n]*\n")
+# bytes of a model.json, and values in it; models of 2,000 variables have a tenth
+_MOST_DESCRIPTION = 1 << 25
+_MOST_VALUES = 2_000_000
+# bytes of a metrics.jsonl; and of its end, what is read: records, bytes and values
+_MOST_METRICS = 1 << 28
+_LAST_RECORDS = 200_000
+_LAST_BYTES = 1 << 25
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """Stream to a file that is written whole or not at all: under a temporary name, flushed to disk, then renamed.
+    """Stream to a file that somebody names, written whole or not at all; links are followed but in run directories.
 
     Args:
-        path: The file; a device or pipe, which cannot be renamed, is written directly.
+        path: The file.
 
     Yields:
         A binary stream.
 
     Raises:
         OSError: If it cannot be written; what was there before is untouched.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp(), "answer.txt")
-        >>> with replacing(file) as stream:
-        ...     _ = stream.write(b"42")
-        >>> file.read_bytes()
-        b'42'
     """
-    path = Path(path)
-    # renaming over /dev/stdout would replace the device by a file
-    if path.parts[:2] == ("/", "dev") or (path.exists() and not path.is_file()):
-        with path.open("wb") as stream:
-            yield stream
-        return
-    path = path.resolve()
-    temporary = path.with_name(f".{secrets.token_hex(4)}{_TEMPORARY}")
-    try:
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        # the temporary name means nothing to whoever reads the message
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.replacing(path, follow=not is_finished(Path(path).parent)) as stream:
+        yield stream
 
 
 def reserve(path: str | Path) -> Path:
@@ -111,18 +111,26 @@ def reserve(path: str | Path) -> Path:
         The directory.
 
     Raises:
-        CheckpointError: If the path is a file, holds other things than a run of this format version, or cannot be
-            written.
+        CheckpointError: If the path is a file or a link, holds other things than a run of this format version, links
+            or directories of the names of a run's files, or cannot be written.
     """
     directory = Path(path)
     try:
+        if directory.is_symlink():
+            raise CheckpointError(
+                f"{directory} is a symbolic link; give the directory that it leads to, or another one, to save the run "
+                "in",
+                path=str(directory),
+            )
         if directory.exists() and not directory.is_dir():
             raise CheckpointError(f"{directory} is a file; give a directory to save the run in", path=str(directory))
-        if (directory / MODEL).exists():
+        folder = Folder(directory)
+        _refuse_strange(folder)
+        if folder.kind(MODEL) is not None:
             # what cannot be read may still matter to somebody
-            _described(directory / MODEL, "; nothing was written, give another directory")
+            _described(folder, "; nothing was written, give another directory")
         elif directory.is_dir():
-            strangers = sorted(entry.name for entry in directory.iterdir() if not _is_ours(entry.name))
+            strangers = [name for name in folder.names() if not _is_ours(name)]
             if strangers:
                 raise CheckpointError(
                     f"{directory} is no run directory: it holds {strangers[0]!r} and no {MODEL}; nothing was written, "
@@ -130,18 +138,73 @@ def reserve(path: str | Path) -> Path:
                     path=str(directory),
                 )
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".{secrets.token_hex(4)}{_TEMPORARY}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
+        folder.probe()
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise CheckpointError(f"no run can be saved in {directory}: {reason}", path=str(directory)) from error
     return directory
 
 
+def _refuse_strange(folder: Folder) -> None:
+    """Refuse a directory in which a name of a run stands for what it cannot stand for."""
+    for where, names, kind in (
+        (folder, (MODEL, WEIGHTS, _METRICS, _LOCK), "file"),
+        (folder, (CHECKPOINTS, ENSEMBLE), "directory"),
+        (folder / ENSEMBLE, (CHECKPOINTS,), "directory"),
+    ):
+        for name in names:
+            found = where.kind(name)
+            if found not in {None, kind}:
+                what = {"link": "a symbolic link", "special": "no file", "file": "a file", "directory": "a directory"}
+                raise CheckpointError(
+                    f"{where.path / name} is {what[str(found)]} and must be a {kind}; nothing was written, remove it "
+                    "or give another directory",
+                    path=str(where.path / name),
+                )
+
+
 def is_finished(path: str | Path) -> bool:
     """Whether a directory holds a run whose training came to its end."""
-    return (Path(path) / MODEL).exists()
+    return Folder(Path(path)).kind(MODEL) is not None
+
+
+def has_checkpoints(path: str | Path | Folder) -> bool:
+    """Whether a directory holds checkpoints of a training or of its jobs; those of an ensemble are in its own."""
+    folder = Folder.of(path)
+    try:
+        names = (folder / CHECKPOINTS).names()
+        return any(
+            CHECKPOINT.fullmatch(name) or (JOB.fullmatch(name) and has_checkpoints(folder / CHECKPOINTS / name))
+            for name in names
+        )
+    except OSError:
+        # a link, or a file; whoever is about to write there says so
+        return False
+
+
+def is_unfinished(path: str | Path) -> bool:
+    """Whether a directory holds checkpoints of a training that has not come to its end, and no run."""
+    folder = Folder.of(path)
+    return not is_finished(path) and (has_checkpoints(folder) or has_checkpoints(folder / ENSEMBLE))
+
+
+def refuse_taken(path: str | Path) -> None:
+    """Refuse a directory in which a run or an unfinished training would be replaced.
+
+    Raises:
+        CheckpointError: If it holds either.
+    """
+    resume, force = advice("resume=True", "--resume"), advice("force=True", "--force")
+    other = advice("or give another directory", "or --out names another directory")
+    what = None
+    if is_finished(path):
+        what = f"a finished run: {resume} loads or completes it, {force} replaces it"
+    elif is_unfinished(path):
+        what = f"a training that was not finished: {resume} goes on with it, {force} begins anew"
+    if what is not None:
+        raise CheckpointError(f"{path} holds {what}, {other}", path=str(path))
 
 
 @contextmanager
@@ -155,7 +218,8 @@ def locked(path: str | Path) -> Iterator[None]:
         path: Directory, made if it does not exist.
 
     Raises:
-        CheckpointError: If another process, or another training in this one, holds it.
+        CheckpointError: If another process, or another training in this one, holds it, or the file is not one that was
+            made for this.
 
     Example:
         >>> import tempfile
@@ -173,13 +237,17 @@ def locked(path: str | Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    file = directory / _LOCK
+    folder = Folder.of(directory)
     while True:
-        with file.open("a+b") as stream:
+        try:
+            stream = folder.open_or_make(_LOCK)
+        except OSError as error:
+            reason = f"{_LOCK}: {error.strerror or error}"
+            raise CheckpointError(f"no run can be saved in {directory}: {reason}", path=str(directory)) from error
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                stream.seek(0)
                 owner = stream.read(100).decode(errors="replace").strip()
                 raise CheckpointError(
                     f"{directory} is being written by {owner or 'another process'}; wait until it has ended, or give "
@@ -189,27 +257,28 @@ def locked(path: str | Path) -> Iterator[None]:
             except OSError:
                 # a file system without locks is no reason not to work
                 yield
-                file.unlink(missing_ok=True)
+                folder.remove(_LOCK)
                 return
-            if not _is_file(file, stream):
+            if not folder.is_open(_LOCK, stream):
                 # whoever had the lock has removed the file, and somebody may have made another one
                 continue
+            content = stream.read(1_000)
+            if content and _OWNER.fullmatch(content) is None:
+                raise CheckpointError(
+                    f"{directory / _LOCK} is a file that mdcm did not write; nothing was written, remove it or give "
+                    "another directory",
+                    path=str(directory / _LOCK),
+                )
             stream.truncate(0)
+            stream.seek(0)
             stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
             stream.flush()
             try:
                 yield
             finally:
-                file.unlink(missing_ok=True)
+                if folder.is_open(_LOCK, stream):
+                    folder.remove(_LOCK)
             return
-
-
-def _is_file(path: Path, stream: IO[bytes]) -> bool:
-    """Whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def write_run(
@@ -232,8 +301,8 @@ def write_run(
     """
     from safetensors.torch import save
 
-    directory = reserve(path)
-    replaced = _weights_of(directory)
+    folder = Folder.of(reserve(path))
+    replaced = _weights_of(folder)
     lines = "".join(json.dumps(record) + "\n" for record in metrics)
     contents = {
         WEIGHTS: save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}),
@@ -246,27 +315,46 @@ def write_run(
     # ASCII, because a name may hold what UTF-8 cannot encode
     encoded = json.dumps(plain, indent=1).encode("ascii")
     for name, content in contents.items():
-        with replacing(directory / _staged(name, checksums[name])) as stream:
+        with _speaking_of(folder, name), folder.replacing(_staged(name, checksums[name])) as stream:
             stream.write(content)
-    _flush(directory)
-    with replacing(directory / MODEL) as stream:
+    folder.flush()
+    with folder.replacing(MODEL) as stream:
         stream.write(encoded)
-    _flush(directory)
+    folder.flush()
     for name, checksum in checksums.items():
-        (directory / _staged(name, checksum)).replace(directory / name)
+        folder.rename(_staged(name, checksum), name)
     if replaced is not None and replaced != checksums[WEIGHTS]:
         # a page about other weights
-        (directory / REPORT).unlink(missing_ok=True)
-    for entry in list(directory.iterdir()):
-        # left of a writer that was killed
-        if entry.name.endswith((_STAGED, _TEMPORARY)):
-            entry.unlink(missing_ok=True)
+        folder.remove(REPORT)
+    _remove_staged(folder)
 
 
-def _weights_of(directory: Path) -> str | None:
+@contextmanager
+def _speaking_of(folder: Folder, name: str) -> Iterator[None]:
+    """Name the file that is wanted where one that is to take its name cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder.path / name)) from error
+
+
+def _remove_staged(folder: Folder) -> None:
+    """Remove what a writer that was killed has left: files of the names and the content that it gives them."""
+    for name in folder.names():
+        match = _STAGED.fullmatch(name)
+        if match is not None:
+            with suppress(OSError):
+                with folder.open(name) as stream:
+                    checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+                if checksum.startswith(match[1]):
+                    folder.remove(name)
+    folder.tidy()
+
+
+def _weights_of(folder: Folder) -> str | None:
     """Checksum of the weights of the run in a directory, if there is one."""
     with suppress(CheckpointError, FileNotFoundError):
-        checksums = _described(directory / MODEL).get("sha256")
+        checksums = _described(folder).get("sha256")
         return str(checksums.get(WEIGHTS)) if isinstance(checksums, dict) else None
     return None
 
@@ -289,8 +377,13 @@ class Journal:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.file = Path(path) / _METRICS
+        self._folder = Folder.of(path)
         self._stream: IO[bytes] | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self._folder.path / _METRICS
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a line.
@@ -300,19 +393,19 @@ class Journal:
         """
         if self._stream is None:
             self._put_aside()
-            with replacing(self.file):
+            with self._folder.replacing(_METRICS):
                 pass
-            self._stream = self.file.open("ab")
+            self._stream = self._folder.append(_METRICS)
         self._stream.write(json.dumps(record).encode() + b"\n")
         self._stream.flush()
 
     def _put_aside(self) -> None:
         """Let the metrics of an older run be found under the name that holds their checksum."""
-        if (self.file.with_name(MODEL)).exists():
+        if self._folder.kind(MODEL) == "file":
             with suppress(FileNotFoundError):
-                content = self.file.read_bytes()
-                aside = self.file.with_name(_staged(_METRICS, hashlib.sha256(content).hexdigest()))
-                with replacing(aside) as stream:
+                content = self._folder.read(_METRICS, _MOST_METRICS)
+                aside = _staged(_METRICS, hashlib.sha256(content).hexdigest())
+                with _speaking_of(self._folder, _METRICS), self._folder.replacing(aside) as stream:
                     stream.write(content)
 
     def close(self) -> None:
@@ -334,10 +427,11 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
         path: The directory.
 
     Returns:
-        The description, the weights by name, and the metrics records.
+        The description, the weights by name, and the metrics records; of very many the last ones, with a warning.
 
     Raises:
-        CheckpointError: If a file is missing, damaged, from another format version, or belongs to another run.
+        CheckpointError: If a file is missing, damaged, from another format version, belongs to another run, is no
+            regular file or larger than any that is read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -346,11 +440,11 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
     if not directory.is_dir():
         what = "is a file, not a run directory" if directory.exists() else "does not exist"
         raise CheckpointError(f"run directory {directory} {what}", path=str(directory))
-    model = directory / MODEL
-    if not model.exists():
-        hint = "; its training was not finished, --resume goes on" if (directory / CHECKPOINTS).is_dir() else ""
+    folder, model = Folder(directory), directory / MODEL
+    if folder.kind(MODEL) is None:
+        hint = "; its training was not finished, --resume goes on" if is_unfinished(directory) else ""
         raise CheckpointError(f"{model} is missing{hint}", path=str(model))
-    description = _described(model)
+    description = _described(folder)
     checksums = description.pop("sha256", None)
     if not isinstance(checksums, dict):
         raise CheckpointError(f"{model} is damaged: it holds no checksums", path=str(model))
@@ -360,37 +454,73 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
         intact = False
     if not intact:
         raise CheckpointError(f"{model} is damaged: its content does not have its checksum", path=str(model))
-    content = _verified(directory, WEIGHTS, checksums)
+    content = _verified(folder, WEIGHTS, checksums, MOST_WEIGHTS)
     try:
         weights = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         where = directory / WEIGHTS
         raise CheckpointError(f"{where} cannot be read: {error}", path=str(where)) from None
-    where = directory / _METRICS
-    lines = _verified(directory, _METRICS, checksums).splitlines()
-    metrics = [_object(line, f"line {number} of {where}", where) for number, line in enumerate(lines, start=1)]
-    return description, weights, metrics
+    return description, weights, _records(_verified(folder, _METRICS, checksums, _MOST_METRICS), directory / _METRICS)
 
 
-def remove_checkpoints(path: str | Path) -> None:
-    """Remove the checkpoints of a run, whose training is finished or begins anew."""
-    directory = Path(path) / CHECKPOINTS
-    if directory.is_dir():
-        # those of jobs that ran elsewhere are in directories of their own
-        shutil.rmtree(directory)
-        with suppress(OSError):
-            # of an ensemble, whose directory holds nothing else
-            if directory.parent.name == ENSEMBLE:
-                directory.parent.rmdir()
+def _records(content: bytes, where: Path) -> list[dict[str, Any]]:
+    """The records of metrics, which are whole lines."""
+    total = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
+    lines = content[-_LAST_BYTES:].splitlines()
+    if len(content) > _LAST_BYTES:
+        # where it is cut
+        lines = lines[1:]
+    lines = lines[-_LAST_RECORDS:]
+    if len(lines) < total:
+        warn(
+            f"{where} holds {total:,} records, of which the last {len(lines):,} are read: what training said before is "
+            "not shown"
+        )
+    _refuse_many(lines, where)
+    records: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            record = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            # says what is wrong with it
+            record = _object(line, f"line {total - len(lines) + len(records) + 1} of {where}", where)
+        records.append(record)
+    return records
 
 
-def _described(model: Path, advice: str = "") -> dict[str, Any]:
+def remove_checkpoints(path: str | Path | Folder) -> None:
+    """Remove the checkpoints of a run, whose training is finished or begins anew; what is none of them stays.
+
+    Raises:
+        OSError: If they cannot be removed.
+    """
+    directory = Folder.of(path) / CHECKPOINTS
+    for name in directory.names():
+        if CHECKPOINT.fullmatch(name):
+            directory.remove(name)
+        elif JOB.fullmatch(name) and directory.kind(name) == "directory":
+            # those of jobs that ran elsewhere are in directories of their own
+            remove_checkpoints(directory / name)
+            (directory / name).remove_if_empty()
+    directory.tidy()
+    directory.remove_if_empty()
+    above = Folder.of(path)
+    if above.path.name == ENSEMBLE and above.parts:
+        above.remove_if_empty()
+
+
+def _described(folder: Folder, what_to_do: str = "") -> dict[str, Any]:
     """What model.json says, if it is of this format version."""
-    description = _object(_read(model), str(model), model, advice)
+    model = folder.path / MODEL
+    content = _read(folder, MODEL, _MOST_DESCRIPTION)
+    _refuse_many([content], model)
+    description = _object(content, str(model), model, what_to_do)
     version = description.get("format")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{model} has format version {version!r}; this version of mdcm reads {FORMAT_VERSION}{advice}",
+            f"{model} has format version {quoted(version)}; this version of mdcm reads {FORMAT_VERSION}{what_to_do}",
             path=str(model),
         )
     return description
@@ -401,59 +531,60 @@ def _digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def _verified(directory: Path, name: str, checksums: Mapping[str, Any]) -> bytes:
+def _verified(folder: Folder, name: str, checksums: Mapping[str, Any], limit: int) -> bytes:
     """The file of that name with the right checksum, or the one that was about to take its name."""
-    path, checksum = directory / name, checksums.get(name)
+    path, checksum = folder.path / name, checksums.get(name)
     if not isinstance(checksum, str) or re.fullmatch("[0-9a-f]{64}", checksum) is None:
-        model = directory / MODEL
+        model = folder.path / MODEL
         raise CheckpointError(f"{model} is damaged: it holds no checksum of {name}", path=str(model))
-    staged = directory / _staged(name, checksum)
     # the last time because a writer may rename the second to the first just after the first was read
-    for candidate in (path, staged, path):
+    for candidate in (name, _staged(name, checksum), name):
         with suppress(FileNotFoundError):
-            content = _read(candidate)
+            content = _read(folder, candidate, limit)
             if hashlib.sha256(content).hexdigest() == checksum:
                 return content
-    if not path.exists():
+    if folder.kind(name) is None:
         raise CheckpointError(f"{path} is missing", path=str(path))
     raise CheckpointError(
         f"{path} is damaged or belongs to another run: its checksum is not the one in {MODEL}", path=str(path)
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(folder: Folder, name: str, limit: int) -> bytes:
+    path = folder.path / name
     try:
-        return path.read_bytes()
+        return folder.read(name, limit)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from None
 
 
-def _object(content: bytes, where: str, path: Path, advice: str = "") -> dict[str, Any]:
+def _refuse_many(parts: Iterable[bytes], where: Path) -> None:
+    """Refuse JSON texts of more values than take memory in proportion to what any model says."""
+    values = sum(part.count(mark) for part in parts for mark in (b",", b"[", b"{"))
+    if values > _MOST_VALUES:
+        raise CheckpointError(
+            f"{where} cannot be read: it holds {values:,} values, and no more than {_MOST_VALUES:,} are read",
+            path=str(where),
+        )
+
+
+def _object(content: bytes, where: str, path: Path, what_to_do: str = "") -> dict[str, Any]:
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{where} is damaged: it is no JSON text{advice}", path=str(path)) from None
+        raise CheckpointError(f"{where} is damaged: it is no JSON text{what_to_do}", path=str(path)) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is damaged: it holds no JSON object{advice}", path=str(path))
+        raise CheckpointError(f"{where} is damaged: it holds no JSON object{what_to_do}", path=str(path))
     return value
 
 
 def _staged(name: str, checksum: str) -> str:
-    return f".{name}.{checksum[:16]}{_STAGED}"
+    return f".{name}.{checksum[:16]}.next"
 
 
 def _is_ours(name: str) -> bool:
     """Whether a file may be left of a writer that was killed before its first model.json."""
-    return name.endswith((_STAGED, _TEMPORARY)) or name in {WEIGHTS, _METRICS, CHECKPOINTS, ENSEMBLE, _LOCK}
-
-
-def _flush(directory: Path) -> None:
-    # renames reach the disk in order only if the directory itself is flushed between them
-    with suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    ours = {WEIGHTS, _METRICS, CHECKPOINTS, ENSEMBLE, _LOCK}
+    return name in ours or is_temporary(name) or _STAGED.fullmatch(name) is not None

@@ -566,9 +566,25 @@ class TestEndings:
         result = self.ends_with(monkeypatch, error)
         assert (result.code, result.out, result.err) == (2, "", message)
 
-    def test_a_mistake_of_ours_is_not_hidden(self, monkeypatch):
-        with pytest.raises(ZeroDivisionError):
-            self.ends_with(monkeypatch, ZeroDivisionError())
+    @pytest.mark.parametrize(
+        "error", [ZeroDivisionError("by\nzero"), RecursionError("x" * 1000), EOFError(), KeyError(3)], ids=repr
+    )
+    def test_a_mistake_of_ours_is_3_and_says_where_the_traceback_is(self, monkeypatch, tmp_path, error):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        result = self.ends_with(monkeypatch, error)
+        (file,) = tmp_path.iterdir()
+        assert (result.code, result.out) == (3, "")
+        assert result.err.startswith(f"error: something unforeseen, which is a mistake in mdcm: {type(error).__name__}")
+        assert result.err.endswith(f"; the traceback is in {file}\n")
+        assert len(result.err) < 600
+        assert result.err.count("\n") == 1
+        assert f"{type(error).__name__}" in file.read_text().splitlines()[-1 if "\n" not in str(error) else -2]
+
+    def test_a_traceback_that_cannot_be_written_is_said_to_be_lost(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+        result = self.ends_with(monkeypatch, ZeroDivisionError("zero"))
+        assert result.code == 3
+        assert "ZeroDivisionError: zero; the traceback could not be written (No such file or directory)" in result.err
 
     def test_a_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
         file = tmp_path / "p.json"
@@ -633,7 +649,10 @@ class TestProcess:
         assert left <= {"checkpoints"}
         hint = f"what was done is in {tmp_path / 'run'}; the same command with --resume goes on\n" if left else ""
         assert (started.returncode, out, err) == (130, "", f"{hint}interrupted\n")
-        succeed("train", folder / "spec.yaml", "--out", tmp_path / "run")
+        if left:
+            message = fail(2, "train", folder / "spec.yaml", "--out", tmp_path / "run")
+            assert "holds a training that was not finished: --resume goes on with it, --force begins anew" in message
+        succeed("train", folder / "spec.yaml", "--out", tmp_path / "run", "--force")
 
 
 class Terminal(io.StringIO):

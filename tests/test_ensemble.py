@@ -243,7 +243,7 @@ class TestRuns:
 
         def stop(self, header, tensors):
             write(self, header, tensors)
-            if self.directory.parent.name == "ensemble":
+            if self.run.path.name == "ensemble":
                 written.append(header)
                 if len(written) == 7:
                     raise KeyboardInterrupt

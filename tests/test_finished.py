@@ -47,7 +47,7 @@ class TestFinished:
         before = self.content(run)
         for more in ([], ["--seed", 1], ["--ensemble", 2]):
             told = fail(2, "train", spec, "--out", run, *more)
-            assert "holds a finished run: --resume completes it, --force replaces it" in told
+            assert "holds a finished run: --resume loads or completes it, --force replaces it" in told
         assert "give one of them" in fail(2, "train", spec, "--out", run, "--force", "--resume")
         assert self.content(run) == before
         succeed("train", spec, "--out", run, "--resume")

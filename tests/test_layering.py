@@ -17,7 +17,7 @@ RANKS = {
     for rank, names in {
         -1: "printable",
         0: "advice documents errors limits",
-        1: "_core delimited kernels levels",
+        1: "_core delimited disk kernels levels",
         2: "edges formats diagram factors files intervals page pictures progress variables",
         3: "graph texts",
         4: "plan query metrics schema",

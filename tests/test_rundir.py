@@ -110,6 +110,9 @@ def steps_of_writing(monkeypatch, path, die_at):
     def counted(function):
         def wrapper(*args, **kwargs):
             nonlocal done
+            # opening to read changes nothing
+            if function is os_open and not args[1] & os.O_CREAT:
+                return function(*args, **kwargs)
             if done == die_at:
                 raise _Killed
             done += 1
@@ -117,11 +120,12 @@ def steps_of_writing(monkeypatch, path, die_at):
 
         return wrapper
 
+    os_open = os.open
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "open"), (Path, "mkdir")):
+        for owner, name in ((os, "fsync"), (os, "replace"), (os, "open"), (Path, "mkdir")):
             patch.setattr(owner, name, counted(getattr(owner, name)))
         # a killed process tidies nothing up
-        patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        patch.setattr(os, "unlink", lambda path, *, dir_fd=None: None)
         write(path, 2)
     return done
 
@@ -335,13 +339,16 @@ class TestReserve:
         assert contents(tmp_path) == before
 
     def test_says_at_once_that_it_cannot_write(self, monkeypatch, tmp_path):
-        def forbidden(self, *args, **kwargs):
-            raise PermissionError(13, "Permission denied", str(self))
+        def forbidden(path, flags=0, *args, **kwargs):
+            if flags & os.O_CREAT or not flags:
+                raise PermissionError(13, "Permission denied", str(path))
+            return os_open(path, flags, *args, **kwargs)
 
-        monkeypatch.setattr(Path, "touch", forbidden)
+        os_open = os.open
+        monkeypatch.setattr(os, "open", forbidden)
         with pytest.raises(CheckpointError, match=r"no run can be saved in .*run: Permission denied"):
             reserve(tmp_path / "run")
-        monkeypatch.setattr(Path, "mkdir", forbidden)
+        monkeypatch.setattr(Path, "mkdir", lambda self, **kwargs: forbidden(self, 0))
         with pytest.raises(CheckpointError, match="Permission denied"):
             reserve(tmp_path / "elsewhere")
 

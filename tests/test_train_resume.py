@@ -175,8 +175,10 @@ class TestInProcess:
             mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run", resume=True)
         assert caught.value.path == str(file)
         assert file.exists()
-        # without --resume the training begins anew
-        mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run")
+        with pytest.raises(CheckpointError, match="was not finished"):
+            mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run")
+        # with --force the training begins anew
+        mdcm.fit(GRAPH, table, config=CONFIG, out=tmp_path / "run", force=True)
         assert not (tmp_path / "run" / CHECKPOINTS).exists()
 
     def test_nothing_is_pickled(self, monkeypatch, tmp_path):

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import inspect
+import json
+import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
 from mdcm.printable import printable, shortened
 
-__all__ = ["COMMANDS", "command", "complain", "is_quiet", "note", "one_thread", "show", "write"]
+__all__ = [
+    "COMMANDS",
+    "command",
+    "complain",
+    "flush",
+    "is_quiet",
+    "note",
+    "one_thread",
+    "show",
+    "show_json",
+    "silence",
+    "write",
+]
 
+_STDOUT = "standard output"
 _state = {"quiet": False}
 
 # functions in the order in which help lists them, and their examples
@@ -54,13 +71,83 @@ def is_quiet() -> bool:
 
 
 def show(text: str) -> None:
-    """A result."""
-    sys.stdout.write(printable(text if text.endswith("\n") else text + "\n"))
+    """A result.
+
+    Raises:
+        OSError: If standard output is closed or cannot be written.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed, and the result has nowhere to go", _STDOUT)
+    with _naming_stdout():
+        sys.stdout.write(printable(text if text.endswith("\n") else text + "\n"))
+
+
+def show_json(content: Any) -> None:
+    """A result for machines, in JSON that every reader takes: a number that is missing is null, an infinite one a text.
+
+    Raises:
+        OSError: As :func:`show`.
+    """
+    show(json.dumps(_plain(content), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        # a number of NumPy's
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    from mdcm.levels import plain
+
+    # dates, intervals and what else a level may be, as a query names them
+    level = plain(value)
+    return _plain(level) if isinstance(level, float) else level
+
+
+def flush() -> None:
+    """Let results reach whoever reads them.
+
+    Raises:
+        OSError: If they do not.
+    """
+    if sys.stdout is not None:
+        with _naming_stdout():
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _naming_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), _STDOUT) from error
 
 
 def complain(text: str) -> None:
-    """An error or a warning."""
-    sys.stderr.write(shortened(printable(text)) + "\n")
+    """An error or a warning; where standard error is closed, or its reader has left, nobody hears it."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(shortened(printable(text)) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let a stream that cannot be written lead nowhere; Python would complain once more when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, cast("TextIO", stream).fileno())
+        os.close(nowhere)
 
 
 def note(text: str) -> None:

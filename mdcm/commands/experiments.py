@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mdcm.commands.console import command, is_quiet, note, one_thread, show
+from mdcm.commands.console import command, is_quiet, note, one_thread, show, show_json
 from mdcm.errors import MdcmError
 
 __all__ = ["demo", "experiment"]
@@ -92,7 +91,10 @@ def experiment(
         resolution=resolution,
         progress=not is_quiet(),
     )
-    show(json.dumps(record, indent=1, allow_nan=False) if as_json else render(record))
+    if as_json:
+        show_json(record)
+    else:
+        show(render(record))
     note(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
     if not record["met"]:
         raise typer.Exit(1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from mdcm.commands.console import command, complain, is_quiet, show, write
+from mdcm.commands.console import command, complain, is_quiet, show, show_json, write
 from mdcm.commands.inputs import (
     DataArguments,
     DropnaOption,
@@ -116,7 +115,10 @@ def check(
         max_tests=max_tests,
         progress=not is_quiet(),
     )
-    show(json.dumps(found.to_json(), indent=1, allow_nan=False) if as_json else str(found))
+    if as_json:
+        show_json(found.to_json())
+    else:
+        show(str(found))
     if len(found.rejected):
         raise typer.Exit(1)
 
@@ -167,7 +169,7 @@ def identify(
     if svg is not None:
         write(svg, found.to_svg())
     if as_json:
-        show(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        show_json(found.to_json())
     elif found.estimand is not None:
         if svg != "-":
             show(_latex(found) if latex else str(found))

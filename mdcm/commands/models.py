@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mdcm.advice import addressing
-from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show
+from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show, show_json
 from mdcm.commands.inputs import DropnaOption, NaOption, entries_of
-from mdcm.errors import CheckpointError, MdcmError
+from mdcm.errors import MdcmError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mdcm.model import Model
 
 __all__ = ["query", "report", "sample", "train"]
@@ -54,23 +50,20 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in RUN, if there is one")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="replace a finished run in RUN, and what belongs to it")
+        bool, typer.Option("--force", help="replace the run in RUN, finished or not, and what belongs to it")
     ] = False,
 ) -> None:
     """Train a model and save it as a run directory.
 
     Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
     """
-    from mdcm.rundir import CHECKPOINTS, ENSEMBLE, is_finished, reserve
+    from mdcm.rundir import ENSEMBLE, has_checkpoints, refuse_taken, reserve
     from mdcm.spec import read_spec
 
     if resume and force:
         raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
-    if is_finished(out) and not resume and not force:
-        raise CheckpointError(
-            f"{out} holds a finished run: --resume completes it, --force replaces it, or --out names another directory",
-            path=str(out),
-        )
+    if not resume and not force:
+        refuse_taken(out)
     loaded = read_spec(spec)
     members = loaded.train.ensemble if ensemble is None else ensemble
     if members == 1:
@@ -103,7 +96,7 @@ def train(
                 origin=os.path.relpath(spec.resolve(), out.resolve()),
             )
     except (KeyboardInterrupt, SystemExit):
-        if (out / CHECKPOINTS).is_dir() or (out / ENSEMBLE).is_dir():
+        if has_checkpoints(out) or has_checkpoints(out / ENSEMBLE):
             note(f"what was done is in {out}; the same command with --resume goes on")
         raise
     show(str(model.plan))
@@ -176,19 +169,11 @@ def query(
         "support": answer.support,
         "identification": answer.identification.to_json(),
         "note": answer.note,
-        "table": _records(answer.table),
-        "plug_in": None if answer.plug_in is None else _records(answer.plug_in),
+        "table": answer.table.to_dict("records"),
+        "plug_in": None if answer.plug_in is None else answer.plug_in.to_dict("records"),
         "plug_in_note": answer.plug_in_note,
     }
-    show(json.dumps(content, indent=1, allow_nan=False))
-
-
-def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows of a table for JSON, with null for a missing number."""
-    return [
-        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        for row in table.to_dict("records")
-    ]
+    show_json(content)
 
 
 def _attach(model: Model, run: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mdcm.commands.console import command, is_quiet, note, show
+from mdcm.commands.console import command, is_quiet, note, show, show_json
 from mdcm.commands.inputs import DataArguments, GraphArgument, KindOption, NaOption, spec_of
 from mdcm.errors import DataError
 
@@ -29,7 +28,7 @@ def doctor(
 
     found = diagnose()
     if as_json:
-        show(json.dumps([one.to_json() for one in found], indent=1))
+        show_json([one.to_json() for one in found])
     else:
         width = max(len(one.name) for one in found)
         topic = ""

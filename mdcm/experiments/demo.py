@@ -20,6 +20,7 @@ from mdcm.identify import identify
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
 from mdcm.pictures import grid_png
+from mdcm.progress import is_terminal
 from mdcm.rundir import replacing, reserve
 from mdcm.train import TrainConfig
 
@@ -189,7 +190,7 @@ class _Clock:
     """Times the stages, and says on a terminal which one is under way."""
 
     def __init__(self, shown: bool) -> None:
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and is_terminal(sys.stderr)
         self.seconds: dict[str, float] = {}
 
     @contextmanager

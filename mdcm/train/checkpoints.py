@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import signal
 import threading
 import time
@@ -21,19 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdcm.advice import advice
+from mdcm.disk import Folder
 from mdcm.errors import CheckpointError
-from mdcm.rundir import CHECKPOINTS, remove_checkpoints, replacing
+from mdcm.rundir import CHECKPOINT, CHECKPOINTS, MOST_WEIGHTS, remove_checkpoints
 
 __all__ = ["Checkpoints", "Snapshot"]
 
 _FORMAT = "mdcm-checkpoint 2"
-_NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
+
+# of a user, of a system, and of a terminal that is closed
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class Checkpoints:
-    """Where a training writes itself down; a context in which Ctrl-C and SIGTERM wait for the step to end.
+    """Where a training writes itself down; a context in which Ctrl-C, SIGTERM and SIGHUP wait for the step to end.
 
     Args:
         run: The run directory.
@@ -44,21 +47,22 @@ class Checkpoints:
         CheckpointError: If there is a checkpoint of another training, or a damaged one.
     """
 
-    def __init__(self, run: str | Path, fingerprint: str, seconds: float) -> None:
-        self.directory = Path(run) / CHECKPOINTS
+    def __init__(self, run: str | Path | Folder, fingerprint: str, seconds: float) -> None:
+        self.run = Folder.of(run)
+        self.directory = self.run / CHECKPOINTS
         self.fingerprint = fingerprint
         self.seconds = seconds
-        self._number = max((int(found[1]) for _, found in self._files()), default=0)
+        self._number = max((int(name[:8]) for name in self._names()), default=0)
         self._last = time.perf_counter()
         self._noted: int | None = None
         self._former: dict[int, Any] = {}
 
-    def _files(self) -> list[tuple[Path, re.Match[str]]]:
-        if not self.directory.is_dir():
-            return []
-        entries = sorted(self.directory.iterdir())
-        found = [(entry, _NAME.fullmatch(entry.name)) for entry in entries]
-        return [(entry, match) for entry, match in found if match is not None]
+    def _names(self) -> list[str]:
+        """Names of checkpoints, the latest last; what else lies there is somebody else's."""
+        try:
+            return [name for name in self.directory.names() if CHECKPOINT.fullmatch(name)]
+        except OSError as error:
+            raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}", path=error.filename) from None
 
     def read(self) -> Snapshot | None:
         """The latest checkpoint; None where there is none.
@@ -69,17 +73,18 @@ class Checkpoints:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        files = self._files()
-        if not files:
+        names = self._names()
+        if not names:
             return None
-        path, match = files[-1]
+        path = self.directory.path / names[-1]
         try:
-            content = path.read_bytes()
+            content = self.directory.read(names[-1], MOST_WEIGHTS)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from None
-        if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+        if hashlib.sha256(content).hexdigest()[:16] != path.stem[9:]:
             raise CheckpointError(
-                f"{path} is damaged: its checksum is not the one in its name; remove it to train from the beginning",
+                f"{path} is damaged: its checksum is not the one in its name; "
+                f"{advice('force=True', '--force')} trains from the beginning",
                 path=str(path),
             )
         try:
@@ -93,7 +98,7 @@ class Checkpoints:
         if header.get("fingerprint") != self.fingerprint:
             raise CheckpointError(
                 f"{path} belongs to another training: the graph, the plan, the data, the settings or the seed differ; "
-                "train without --resume to begin anew",
+                f"{advice('force=True instead of resume=True', '--force instead of --resume')} begins anew",
                 path=str(path),
             )
         return header["state"], tensors
@@ -115,19 +120,19 @@ class Checkpoints:
             },
             metadata={"mdcm": state},
         )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.make()
         self._number += 1
         name = f"{self._number:08}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-        older = [entry for entry in self.directory.iterdir() if entry.name != name and entry.is_file()]
-        with replacing(self.directory / name) as stream:
+        older = [one for one in self._names() if one != name]
+        with self.directory.replacing(name) as stream:
             stream.write(content)
-        for entry in older:
-            entry.unlink(missing_ok=True)
+        for one in older:
+            self.directory.remove(one)
         self._last = time.perf_counter()
 
     def clear(self) -> None:
         """Remove all checkpoints: the run is finished, or begins anew."""
-        remove_checkpoints(self.directory.parent)
+        remove_checkpoints(self.run)
 
     def between(self, snapshot: Callable[[], Snapshot]) -> None:
         """Between two steps: write a checkpoint if it is time for one or if somebody wants to stop.
@@ -144,10 +149,10 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         # signals reach the main thread only, and in another one no handler can be set
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 former = signal.getsignal(number)
                 # one that is ignored stays ignored
-                if callable(former) or (number == signal.SIGTERM and former == signal.SIG_DFL):
+                if callable(former) or (number != signal.SIGINT and former == signal.SIG_DFL):
                     self._former[number] = former
                     signal.signal(number, self._note)
         return self

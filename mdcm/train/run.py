@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mdcm.advice import warn
 from mdcm.dcm import DCM, one_thread
+from mdcm.disk import Folder
 from mdcm.errors import CheckpointError, MdcmError
 from mdcm.mechanisms.representations import restore_encoders
 from mdcm.objectives.adversarial import AdversarialTraining
@@ -72,7 +73,7 @@ def train(
     *,
     progress: Progress | None = None,
     log: _Records | None = None,
-    out: str | Path | None = None,
+    out: str | Path | Folder | None = None,
     resume: bool = False,
     engine: Engine | None = None,
 ) -> list[DCM]:
@@ -277,7 +278,7 @@ class _Training:
             for unit in job.units:
                 self.member(unit).dcm.to(CPU)
 
-    def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | None) -> None:
+    def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | Folder | None) -> None:
         """Train everything, the jobs of a level wherever an engine runs them."""
         deadline = self._deadline(time.monotonic())
         shared = _Shared(self.setup, {k: replace(one, init=None) for k, one in enumerate(sources)}, self.total)
@@ -289,7 +290,7 @@ class _Training:
                 tasks = []
                 for job in jobs:
                     number += 1
-                    files = None if out is None else Path(out) / CHECKPOINTS / f"job-{number:05}"
+                    files = None if out is None else Folder.of(out) / CHECKPOINTS / f"job-{number:05}"
                     left = None if deadline is None else deadline - time.monotonic()
                     tasks.append(_Task(job, self._states(job), files, f"{fingerprint}/{number}", left))
                 names = [tuple(name for unit in job.units for name in self.hnode(unit).variables) for job in jobs]
@@ -636,7 +637,7 @@ class _Task:
 
     job: _Job
     states: dict[int, _State]
-    files: Path | None
+    files: Folder | None
     fingerprint: str
     seconds: float | None
 
