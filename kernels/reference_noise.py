@@ -11,7 +11,9 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,7 @@ __all__ = [
     "STREAM_INTERPOLATION",
     "STREAM_POSTERIOR",
     "NoiseAddress",
+    "NoiseMemory",
     "PackedPart",
     "Packing",
     "check_address",
@@ -34,6 +37,7 @@ __all__ = [
     "packed_gumbel_noise",
     "philox4x32",
     "random_words",
+    "remembering",
     "rng_state",
     "rows_of",
     "seeded_uniform",
@@ -56,6 +60,12 @@ _ROUNDS = 10
 _MAX_SITE = 2**32
 _MAX_INDEX = 2**30
 _MAX_STREAM = 16
+
+# rows and numbers at one address, by that address and the number of rows
+NoiseMemory = dict[tuple[int, ...], tuple[Tensor, Tensor]]
+_memory: ContextVar[NoiseMemory | None] = ContextVar("noise", default=None)
+_MOST_REMEMBERED_ROWS = 4096
+_MOST_REMEMBERED = 512
 
 
 def philox4x32(
@@ -124,7 +134,38 @@ def random_words(seed: int, rows: Tensor, site: int, stream: int, count: int, *,
 
 def uniform_noise(seed: int, rows: Tensor, site: int, stream: int, count: int, *, step: int = 0) -> Tensor:
     """Uniform numbers in the open interval (0, 1), float64 ``[n, count]``; arguments as for :func:`random_words`."""
-    return _uniform(random_words(seed, rows, site, stream, count, step=step))
+    memory = _memory.get()
+    if memory is None or len(rows) > _MOST_REMEMBERED_ROWS or rows.device.type != "cpu":
+        return _uniform(random_words(seed, rows, site, stream, count, step=step))
+    key = (seed, site, stream, count, step, len(rows))
+    known = memory.get(key)
+    if known is None or not torch.equal(known[0], rows):
+        if len(memory) >= _MOST_REMEMBERED:
+            memory.clear()
+        memory[key] = known = (rows.clone(), _uniform(random_words(seed, rows, site, stream, count, step=step)))
+    return known[1].clone()
+
+
+@contextmanager
+def remembering(memory: NoiseMemory) -> Iterator[None]:
+    """Uniform numbers that were made at an address inside the block are those made before, with the same bits.
+
+    Args:
+        memory: Where they are kept, at most some 50 MB of them for a few numbers per row; empty at first.
+
+    Example:
+        >>> memory: NoiseMemory = {}
+        >>> with remembering(memory):
+        ...     first = uniform_noise(1, torch.arange(3), 0, STREAM_GUMBEL, 2)
+        ...     again = uniform_noise(1, torch.arange(3), 0, STREAM_GUMBEL, 2)
+        >>> len(memory), torch.equal(first, again)
+        (1, True)
+    """
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
 
 
 def _uniform(words: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,6 +32,8 @@ Node = TypeVar("Node", bound=Hashable)
 LARGEST = 1 << 26
 # after so many factors a product is brought back to the middle of the range of floats
 _OFTEN = 16
+# orders of elimination that are remembered: a question is asked of many tables of one shape
+_REMEMBERED = 512
 
 
 class Factor(NamedTuple):
@@ -71,9 +74,20 @@ def elimination(
         variables: What is summed over; each must occur in a scope.
         sizes: Number of values by variable.
     """
-    wanted = set(variables)
-    order = min_fill_order(scopes, {name for scope in scopes for name in scope} - wanted, sizes)
-    pool = [tuple(scope) for scope in scopes]
+    pool = tuple(map(tuple, scopes))
+    names = dict.fromkeys(name for scope in pool for name in scope)
+    return _elimination(pool, frozenset(variables), tuple(sizes[name] for name in names))
+
+
+@lru_cache(_REMEMBERED)
+def _elimination(
+    scopes: tuple[tuple[Hashable, ...], ...], variables: frozenset[Hashable], shape: tuple[int, ...]
+) -> Elimination:
+    """The steps, by what decides them: sizes are those of the names in the order in which they occur."""
+    names = dict.fromkeys(name for scope in scopes for name in scope)
+    sizes = dict(zip(names, shape, strict=True))
+    order = min_fill_order(scopes, set(names) - variables, sizes)
+    pool = list(scopes)
     largest = cells = 1
     for variable in order:
         touching = [scope for scope in pool if variable in scope]

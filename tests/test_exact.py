@@ -1,5 +1,6 @@
 """Answers by exact elimination in the model, against its own tables, sums over everything, and draws."""
 
+import gc
 import itertools
 import math
 
@@ -18,6 +19,7 @@ from test_sampling import TANGLE, line, number
 import mdcm
 from mdcm import ADMG, LowSupportError, QueryError
 from mdcm.query import Expression, Query, Term
+from mdcm.sampling import densities
 from mdcm.sampling.exact import common_noise
 from mdcm.scm import DiscreteSCM, random_discrete
 
@@ -316,3 +318,37 @@ class TestText:
         assert "exact in the model, so without an error of drawing" in table
         assert "stderr" not in table
         assert math.isinf(single.ess)
+
+
+class TestKept:
+    """Tables of mechanisms are kept from one query to the next, as long as the weights are the same."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda one: one.out.bias.data.add_(torch.tensor([2.0, 0.0])),
+            lambda one: one.load_state_dict({k: v + 0.1 * torch.randn(v.shape) for k, v in one.state_dict().items()}),
+            lambda one: one.set_table(torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()),
+            lambda one: setattr(one.out.weight, "data", one.out.weight.data + torch.randn(one.out.weight.shape)),
+        ],
+        ids=["in place", "loaded", "a table", "other storage"],
+    )
+    def test_other_weights_give_other_answers(self, change):
+        model = random_model(mdcm.ADMG.from_string("X -> Y"), {"X": 2, "Y": 2}, 2, 0)
+        before = model.query("P(Y | do(X))").table["probability"].tolist()
+        assert model.query("P(Y | do(X))").table["probability"].tolist() == before
+        mechanism = model.dcm.mechanism("Y")
+        with torch.no_grad():
+            change(mechanism)
+        after = model.query("P(Y | do(X))").table["probability"].to_numpy()
+        assert np.abs(after - before).max() > 1e-3
+        table = mechanism.table({"X": torch.tensor([0, 1])}, 2).exp()
+        assert np.allclose(after, table.detach().double().numpy().ravel(), atol=1e-6)
+
+    def test_are_forgotten_with_the_mechanism(self):
+        model = random_model(mdcm.ADMG.from_string("X -> Y"), {"X": 2, "Y": 2}, 2, 0)
+        model.query("P(Y | do(X))")
+        kept = len(densities._tables)
+        del model
+        gc.collect()
+        assert len(densities._tables) <= kept - 1

@@ -377,3 +377,44 @@ class TestDispatch:
             fused = importlib.import_module(f"mdcm.kernels.{module}")
             for name in names:
                 assert inspect.signature(getattr(fused, name)) == inspect.signature(getattr(reference, name))
+
+
+class TestRemembered:
+    def test_noise_is_that_of_its_address(self):
+        memory = {}
+        addresses = [
+            (seed, rows, site, stream, count)
+            for seed in (0, 2**40)
+            # the same number of rows, and the same first and last one
+            for rows in (torch.arange(5), torch.arange(5) + 3, torch.tensor([0, 1, 1, 3, 4]), torch.arange(7))
+            for site in (0, 3)
+            for stream in (kernels.STREAM_GUMBEL, kernels.STREAM_CONFOUNDER)
+            for count in (1, 5)
+        ]
+        plain = [kernels.uniform_noise(*one) for one in addresses]
+        with kernels.remembering(memory):
+            for _ in range(2):
+                for one, expected in zip(addresses, plain, strict=True):
+                    found = kernels.uniform_noise(*one)
+                    assert torch.equal(found, expected)
+                    # what is done with it is not remembered
+                    found.zero_()
+                    assert torch.equal(kernels.gumbel_noise(*one[:3], one[4]), _gumbel_of(one))
+        assert len(memory) > 0
+        assert kernels.uniform_noise(0, torch.arange(5), 9, 1, 1).shape == (5, 1)
+        assert not any(key[1] == 9 for key in memory)
+
+    def test_no_more_is_remembered_than_fits(self):
+        memory = {}
+        with kernels.remembering(memory):
+            for site in range(2000):
+                kernels.uniform_noise(0, torch.arange(2), site, 1, 1)
+            kernels.uniform_noise(0, torch.arange(5000), 0, 2, 1)
+        assert len(memory) <= 512
+        assert not any(key[2] == 2 for key in memory)
+
+
+def _gumbel_of(address):
+    seed, rows, site, _, count = address
+    words = kernels.uniform_noise(seed, rows, site, kernels.STREAM_GUMBEL, count)
+    return torch.log(-torch.log1p(-words.clamp_max(1 - 2.0**-24))).neg_().float()

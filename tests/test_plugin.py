@@ -1,6 +1,7 @@
 """The plug-in estimate is right, or is absent and says why: conditions without a row, impossible conditions, sizes."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from mdcm import query as language
 from mdcm.data import Dataset
 from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.graph import ADMG
-from mdcm.identify import identify
+from mdcm.identify import identify, plugin
+from mdcm.identify.plugin import _samples as samples
+from mdcm.identify.tables import _small_gamma
 from mdcm.levels import plain as plain_level
 from mdcm.plan import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
@@ -383,3 +386,67 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+class TestSamples:
+    """All bootstrap samples are evaluated at once, with an axis of their own."""
+
+    @pytest.mark.parametrize(
+        ("graph", "query", "experiments"),
+        [
+            (BACK_DOOR, "P(Y | do(X))", None),
+            (FRONT_DOOR, "P(Y | do(X=1))", None),
+            (SELECTED, "P(Y | do(X), S=1)", None),
+            (FRONT_DOOR, "E[Y | do(X=1)] - E[Y | do(X=0)]", None),
+            # a sum of signed formulas, a formula for every level, and cases by source
+            ("X -> Y; X <-> Y", "P(Y[X=1] | X=0)", [["X"]]),
+            ("X -> Y; X <-> Y", "P(Y[X=1] | X)", [["X"]]),
+            ("X -> Y; X <-> Y", "P(Y | do(X))", [{"X": [0]}, {"X": [1]}]),
+        ],
+    )
+    def test_are_those_that_are_evaluated_one_by_one(self, graph, query, experiments):
+        rng = np.random.default_rng(3)
+        graph = ADMG.from_string(graph)
+        levels = {name: [0, 1] for name in graph.nodes}
+        found = identify(graph, query, experiments=experiments, levels=levels)
+        # few rows, so that some conditions have none
+        table = pd.DataFrame(rng.integers(0, 2, (12, len(graph.nodes))), columns=graph.nodes)
+        data = table
+        if experiments is not None:
+            specs = found.estimand._formulas[0].sources
+            data = {name: table.assign(X=rng.integers(0, 2, 12)) for source in specs for name in source.names}
+        estimand = found.estimand
+        tables = estimand._tables(data, None).compressed(estimand._columns)
+        (together,) = tables.resampled(4, 0, at_once=4)
+        values = samples(estimand._formulas, found.query, together)
+        assert values.shape[0] == 4
+        assert len(np.unique(values[:, 0])) > 1
+        for k in range(4):
+            alone = one_sample(together, k)
+            np.testing.assert_allclose(samples(estimand._formulas, found.query, alone)[0], values[k], rtol=1e-12)
+
+    def test_few_at_a_time_are_as_good(self, monkeypatch):
+        """The law does not change: two standard errors from 400 samples each differ by chance alone."""
+        rng = np.random.default_rng(0)
+        table = pd.DataFrame(rng.integers(0, 2, (60, 3)), columns=["Z", "X", "Y"])
+        estimand = identify(BACK_DOOR, "P(Y=1 | do(X=1))").estimand
+        together = estimand.estimate(table, replicates=400).stderr.iloc[0]
+        monkeypatch.setattr(plugin, "_MOST_AT_ONCE", 1)
+        alone = estimand.estimate(table, replicates=400, seed=1).stderr.iloc[0]
+        # the error of a standard deviation of n numbers is about 1 / sqrt(2 n) of it
+        assert abs(together / alone - 1) < 4 * np.sqrt(2 / (2 * 400))
+
+    def test_weights_that_are_small_are_gamma_distributed(self):
+        drawn = _small_gamma(np.random.default_rng(0), 0.25, 40_000)
+        # mean and variance of a gamma distribution are its shape; the fourth central moment is 3 a (a + 2)
+        assert abs(drawn.mean() - 0.25) < 4 * np.sqrt(0.25 / 40_000)
+        assert abs(drawn.var() - 0.25) < 4 * np.sqrt((3 * 0.25 * 2.25 - 0.25**2) / 40_000)
+
+
+def one_sample(tables, k):
+    """The k-th of several samples, with the probabilities that were drawn for it."""
+    alone = object.__new__(type(tables))
+    parts = [replace(part, weights=part.weights[k : k + 1]) for part in tables._parts]
+    drawn = {key: value[k : k + 1] for key, value in tables._drawn.items()}
+    alone.__dict__ = {**tables.__dict__, "replicates": 1, "_parts": parts, "_drawn": drawn, "evaluated": {}}
+    return alone

@@ -193,19 +193,20 @@ class Combination:
         is_zero = high <= 0
         if self.bottom is not None:
             below, above = self._sum(self.bottom, data, free, shape)
-            low = np.divide(low, above, out=np.zeros(shape), where=above > 0)
-            high = np.divide(high, below, out=np.ones(shape), where=below > 0)
+            low = np.divide(low, above, out=np.zeros(low.shape), where=above > 0)
+            high = np.divide(high, below, out=np.ones(high.shape), where=below > 0)
             high = np.where(below > 0, np.minimum(high, np.maximum(low, 1.0)), 1.0)
         return Columns(low, high, is_zero, levels)
 
     def _sum(
         self, signed: Sequence[Signed], data: Tables, free: Collection[int], shape: Sequence[int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        low, high, size = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        samples = [] if data.replicates is None else [data.replicates]
+        low, high, size = (np.zeros([*samples, *shape]) for _ in range(3))
         for one in signed:
             opened = [one.places[place] for place in free if one.places[place] >= 0]
             found = one.formula.columns(data, opened)
-            down, up = (_aligned(table, one.places) for table in (found.low, found.high))
+            down, up = (_aligned(table, one.places, len(samples)) for table in (found.low, found.high))
             low = low + (down if one.sign > 0 else -up)
             high = high + (up if one.sign > 0 else -down)
             size = size + up
@@ -309,9 +310,11 @@ class Pieces:
                 f"{name!r} has the level {known[len(self.levels)]!r}, of which the estimand knows nothing", column=name
             )
         found = [one.columns(data, free) for one in self.formulas]
-        low = np.concatenate([one.low for one in found], axis=self.place)
-        high = np.concatenate([one.high for one in found], axis=self.place)
-        is_zero = np.concatenate([one.is_zero for one in found], axis=self.place)
+        # counted from the end: an axis of samples may come first
+        axis = self.place - len(self._terms)
+        low = np.concatenate([one.low for one in found], axis=axis)
+        high = np.concatenate([one.high for one in found], axis=axis)
+        is_zero = np.concatenate([one.is_zero for one in found], axis=axis)
         levels = [list(values) for values in found[0].levels]
         levels[self.place] = [level for one in found for level in one.levels[self.place]]
         return Columns(low, high, is_zero, levels)
@@ -342,14 +345,17 @@ class Pieces:
         return {"query": str(self.query), "variable": self._terms[self.place].variable, "cases": cases}
 
 
-def _aligned(table: NDArray[np.float64], places: Sequence[int]) -> NDArray[np.float64]:
-    """Axes in the order of the answer's columns; what is no column of it has one level, and the other way round."""
-    axes = [place for place in places if place >= 0]
-    kept = table.squeeze(tuple(k for k in range(table.ndim) if k not in axes))
+def _aligned(table: NDArray[np.float64], places: Sequence[int], before: int) -> NDArray[np.float64]:
+    """Axes in the order of the answer's columns; what is no column of it has one level, and the other way round.
+
+    As many axes as ``before`` says come first and stay.
+    """
+    axes = [before + place for place in places if place >= 0]
+    kept = table.squeeze(tuple(k for k in range(before, table.ndim) if k not in axes))
     left = sorted(axes)
-    kept = kept.transpose([left.index(place) for place in axes])
-    sizes = iter(kept.shape)
-    return kept.reshape([next(sizes) if place >= 0 else 1 for place in places])
+    kept = kept.transpose([*range(before), *(before + left.index(axis) for axis in axes)])
+    sizes = iter(kept.shape[before:])
+    return kept.reshape([*kept.shape[:before], *(next(sizes) if place >= 0 else 1 for place in places)])
 
 
 class Unwritten:

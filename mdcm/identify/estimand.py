@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,6 +104,19 @@ class Formula:
     def is_fixed(self, s: int) -> bool:
         """Whether a symbol is a constant that no sum over the outcomes reaches."""
         return s not in self._open and self.symbol(s).value is not None
+
+    def at(self, values: Mapping[int, Any]) -> Formula:
+        """The same formula with values for symbols, so that what is computed is no more than what these need."""
+        # what is summed over somewhere has all values there
+        summed = {s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols}
+        fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in summed}
+
+        def find() -> tuple[list[Term], Callable[[int], Symbol]]:
+            return list(self.terms), lambda number: fixed.get(number) or self.symbol(number)
+
+        formula = Formula(self.query, self.asked, self.sources, find)
+        formula._open = self._open.difference(fixed)
+        return formula
 
     @property
     def used(self) -> list[Source]:

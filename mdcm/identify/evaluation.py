@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from mdcm.identify.estimand import Formula, Term
     from mdcm.identify.tables import Tables
 
-__all__ = ["ROUNDING", "Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
+__all__ = ["ROUNDING", "SAMPLES", "Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
 
 # cells of one table, 128 MB, and of all tables of a formula together
 _LARGEST = 1 << 24
 _MOST_CELLS = 1 << 26
 # cells that are computed and rows that are read, some ten seconds
 _MOST_WORK = 1 << 32
+# the axis of bootstrap samples among symbols
+SAMPLES = -1
 # what is unknown to less than rounding is known
 ROUNDING = 1e-9
 # numpy's arrays have no more axes
@@ -224,7 +226,7 @@ def _value(
         return _both(operands[0], lambda product: _summed(product, term.symbols, scale))
     if term.kind == "any":
         names = formula.names(term.symbols)
-        weight = Factor(term.symbols, data.conditional(formula.sources[term.source], (), names))
+        weight = _factor(term.symbols, data.conditional(formula.sources[term.source], (), names), data)
         return _any(operands[0], term.symbols, weight)
     if term.kind == "equal":
         first, second = (formula.symbol(s).value for s in term.symbols)
@@ -252,8 +254,12 @@ def _conditional(
     table = data.conditional(
         formula.sources[term.source], formula.names(given), formula.names(term.symbols), formula.names(done), at
     )
-    factor = _sliced(Factor((*done, *given, *term.symbols), table), codes)
+    factor = _sliced(_factor((*done, *given, *term.symbols), table, data), codes)
     return factor.variables, factor.table, codes  # type: ignore[return-value]
+
+
+def _factor(symbols: tuple[int, ...], table: NDArray[np.float64], data: Tables) -> Factor:
+    return Factor((SAMPLES, *symbols) if data.is_sample else symbols, table)
 
 
 def _both(value: Bounds, change: Callable[[Product], Product]) -> Bounds:
@@ -293,15 +299,15 @@ def _any(operand: Bounds, symbols: Sequence[int], weight: Factor) -> Bounds:
 
 def _cases(formula: Formula, term: Term, operands: list[Bounds], inside: list[set[int]], data: Tables) -> Bounds:
     scope = list(dict.fromkeys(s for operand in operands for s in operand.scope()))
-    shape = [len(data.levels(formula.symbol(s).variable)) for s in scope]
+    shape = [data.replicates or 1 if s == SAMPLES else len(data.levels(formula.symbol(s).variable)) for s in scope]
     check_size(math.prod(shape), _LARGEST)
     low, high, open_ = np.zeros(shape), np.ones(shape), np.ones(shape, dtype=bool)
     for number, operand, symbols in zip(term.given, operands, inside, strict=True):
         source, own = formula.sources[number], operand.scope()
         codes = _codes(formula, [s for s in symbols if formula.symbol(s).variable in source.targets], data)
-        set_here = [s for s in own if formula.symbol(s).variable in source.targets]
+        set_here = [s for s in own if s != SAMPLES and formula.symbol(s).variable in source.targets]
         at = {formula.symbol(s).variable: code for s, code in codes.items()}
-        present = _spread(data.counts(source, formula.names(set_here), at) > 0, set_here, scope, shape)
+        present = _spread(data.has_rows(source, formula.names(set_here), at), set_here, scope, shape)
         take = open_ & present
         for result, product in ((low, operand.low), (high, operand.upper)):
             result[take] = _spread(_table(product, own), own, scope, shape)[take]
@@ -382,7 +388,7 @@ class Columns:
 
 
 def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int] = ()) -> Columns:
-    """Values of a formula by the columns of its answer.
+    """Values of a formula by the columns of its answer; of bootstrap samples, with an axis for these before them.
 
     Args:
         formula: The formula.
@@ -395,6 +401,8 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
     codes: dict[int, int] = {}
     scope = bounds.scope()
     for s in dict.fromkeys([*(column.symbol for column in formula.asked), *scope]):
+        if s == SAMPLES:
+            continue
         symbol = formula.symbol(s)
         if s not in scope and not data.has(symbol.variable):
             # what makes no difference need not be in the data
@@ -406,6 +414,9 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
     axes = [s for s in dict.fromkeys(column.symbol for column in formula.asked) if s not in codes]
     shown = [[levels[c.symbol][codes[c.symbol]]] if c.symbol in codes else levels[c.symbol] for c in formula.asked]
     shape = [len(values) for values in shown]
+    sizes = {s: len(levels[s]) for s in axes}
+    if data.replicates is not None:
+        axes, shape, sizes = [SAMPLES, *axes], [data.replicates, *shape], {**sizes, SAMPLES: data.replicates}
     check_size(math.prod(shape), _LARGEST)
     if len(shape) > _MOST_COLUMNS:
         raise MdcmError(f"an answer of {len(shape)} columns is too wide for a table")
@@ -413,7 +424,7 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
     def array(product: Product) -> tuple[NDArray[np.float64], float]:
         product = product.sliced(codes)
         present = product.scope()
-        ones = [Factor((s,), np.ones(len(levels[s]))) for s in axes if s not in present]
+        ones = [Factor((s,), np.ones(sizes[s])) for s in axes if s not in present]
         # columns are in the order of the axes, and each free symbol is asked for once
         table, scale = Product((*product.factors, *ones), product.scale).dense(axes)
         return table.reshape(shape), scale
@@ -439,6 +450,8 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         variable = formula.symbol(column.symbol).variable
         if data.has(variable) and column.label in row:
             codes[column.symbol] = data.levels(variable).index(row[column.label])
+    # at that row alone, where its symbols are
+    formula = formula.at({s: data.levels(formula.symbol(s).variable)[code] for s, code in codes.items()})
     for s in evaluate(formula, data).scope():
         symbol = formula.symbol(s)
         codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))

@@ -23,6 +23,8 @@ __all__ = ["MOST_UNSEEN", "Estimate", "Part", "estimate_of", "is_sum", "part_of"
 
 # with more of its weight on conditions without a row there is no estimate
 MOST_UNSEEN = 0.2
+# numbers of one table in all bootstrap samples that are computed at a time, 32 MB
+_MOST_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN)
     found = formula.columns(data)
     labels, levels, spread = formula.labels, found.levels, 1.0
     outcomes = range(len(labels) - len(formula.query.outcomes), len(labels))
-    axes = tuple(outcomes)
+    # counted from the end: an axis of samples may come first
+    axes = tuple(range(-len(outcomes), 0))
     unknown = found.unknown
     values, unseen = found.low, np.zeros(found.low.shape)
     if unknown.any():
@@ -247,9 +250,11 @@ def with_error(
     """An estimate with its standard errors."""
     import pandas as pd
 
-    drawn = []
-    for sample in data.resampled(replicates, seed):
-        drawn.append(estimate_of(formulas, expression, sample, 1.0).values.to_numpy(dtype=np.float64))
+    largest = max(formula.cost(data).largest for formula in formulas)
+    at_once = max(1, min(replicates, _MOST_AT_ONCE // max(largest, data.num_rows)))
+    drawn = np.concatenate(
+        [_samples(formulas, expression, sample) for sample in data.resampled(replicates, seed, at_once)]
+    )
     valid = np.isfinite(drawn)
     count = valid.sum(axis=0)
     values = np.where(valid, drawn, 0.0)
@@ -264,6 +269,15 @@ def with_error(
     if lost:
         notes = (*notes, f"{expression}: {lost} of {replicates} bootstrap samples have no value and are left out")
     return replace(found, stderr=pd.Series(spread, index=found.values.index, name="stderr"), notes=notes)
+
+
+def _samples(formulas: Sequence[AnyFormula], expression: language.Expression, data: Tables) -> NDArray[np.float64]:
+    """Values of an expression in bootstrap samples, ``[r, ...]`` with its numbers in one row."""
+    parts = [part_of(formula, data, 1.0).values.reshape(data.replicates or 1, -1) for formula in formulas]
+    if not is_sum(expression):
+        return parts[0]
+    signs = [sign for sign, _ in expression.terms]
+    return np.asarray(sum(sign * part[:, :1] for sign, part in zip(signs, parts, strict=True)))
 
 
 def is_sum(expression: language.Expression) -> bool:

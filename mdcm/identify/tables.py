@@ -24,6 +24,8 @@ __all__ = ["Source", "Tables"]
 
 # so many numbers of cells, one per row and term, are kept from one bootstrap sample to the next
 _MOST_CELLS_KEPT = 1 << 25
+# numbers of rows by value are packed into 64 bits, with room for one more column
+_MOST_PACKED = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ class Source:
 
 @dataclass
 class _Part:
-    """One table: weighted rows, which of them belong together, and how many each stands for."""
+    """One table: weighted rows, which of them belong together, and how many each stands for.
+
+    The weights are ``[n]``, or ``[r, n]`` in r bootstrap samples.
+    """
 
     frame: pd.DataFrame
     weights: NDArray[np.float64]
@@ -71,7 +76,8 @@ class Tables:
         levels: Levels that are known without the data.
 
     Attributes:
-        is_sample: Whether it is a bootstrap sample of other tables.
+        replicates: Number of bootstrap samples of other tables that these are, or None; all that is computed from them
+            has an axis for the samples then, the first one.
         evaluated: What formulas were found to be.
 
     Raises:
@@ -88,7 +94,7 @@ class Tables:
     ) -> None:
         import pandas as pd
 
-        self.is_sample = False
+        self.replicates: int | None = None
         self.evaluated: dict[Formula, Bounds] = {}
         self._parts: list[_Part] = []
         self._members: dict[Source, list[int]] = {}
@@ -123,8 +129,6 @@ class Tables:
         Args:
             names: Columns that matter.
         """
-        import pandas as pd
-
         # levels are those of all rows, whichever columns are left
         for name in filter(self.has, names):
             self.levels(name)
@@ -132,19 +136,31 @@ class Tables:
         base.__dict__ = {**self.__dict__, "_codes": {}, "_cells": {}, "_parts": [], "evaluated": {}}
         for part in self._parts:
             columns = [name for name in part.frame.columns if name in names]
+            keys = [self._numbered(part.frame, name) for name in columns]
             # weights and groups tell rows apart as well
-            keys = {"weight": part.weights} | ({} if part.groups is None else {"group": part.groups})
-            frame = pd.concat([part.frame[columns].reset_index(drop=True), pd.DataFrame(keys)], axis=1)
-            frame.columns = pd.RangeIndex(frame.shape[1])
-            grouped = frame.groupby(list(frame.columns), observed=True, dropna=False).size()
-            distinct = grouped.index.to_frame(index=False)
-            rows = distinct.iloc[:, : len(columns)].set_axis(columns, axis=1)
-            weights = distinct.iloc[:, len(columns)].to_numpy(dtype=np.float64)
-            groups = None if part.groups is None else pd.factorize(distinct.iloc[:, -1])[0].astype(np.int64)
-            base._parts.append(_Part(rows, weights, groups, np.asarray(grouped, dtype=np.float64)))
+            keys.append(np.unique(part.weights, return_inverse=True)[1])
+            if part.groups is not None:
+                keys.append(part.groups)
+            first, count = _distinct_rows(keys)
+            frame = part.frame[columns].iloc[first]
+            for name, codes in zip(columns, keys, strict=False):
+                if (id(part.frame), name) in self._codes:
+                    base._codes[id(frame), name] = codes[first]
+            groups = None if part.groups is None else np.unique(part.groups[first], return_inverse=True)[1]
+            base._parts.append(_Part(frame, part.weights[first], groups, count))
         return base
 
-    def resampled(self, replicates: int, seed: int) -> Iterator[Tables]:
+    def _numbered(self, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
+        """A number for every distinct value of a column, missing ones included: its code, where all have one."""
+        import pandas as pd
+
+        try:
+            return self._coded(None, frame, name)
+        except DataError:
+            # whoever needs the column says so
+            return pd.factorize(frame[name], use_na_sentinel=False)[0]
+
+    def resampled(self, replicates: int, seed: int, at_once: int) -> Iterator[Tables]:
         """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight of mean one.
 
         In a sample a conditional probability is drawn as if one further row were spread over the levels, so that three
@@ -153,31 +169,42 @@ class Tables:
         Args:
             replicates: Number of samples.
             seed: Seed.
+            at_once: Samples that are yielded together at most.
 
         Yields:
-            Tables of the same rows.
+            Tables of the same rows, of several samples each.
 
         References:
             Rubin (1981), The Bayesian bootstrap.
         """
         rng = np.random.default_rng(seed)
-        for _ in range(replicates):
+        for start in range(0, replicates, at_once):
+            size = min(at_once, replicates - start)
             other = object.__new__(Tables)
-            fresh = {"is_sample": True, "_rng": rng, "_drawn": {}, "_parts": [], "evaluated": {}}
+            fresh = {"replicates": size, "_rng": rng, "_drawn": {}, "_parts": [], "evaluated": {}}
             other.__dict__ = {**self.__dict__, **fresh}
             for part in self._parts:
-                count = np.ones(len(part.weights)) if part.count is None else part.count
+                rows = len(part.weights)
+                count = np.ones(rows) if part.count is None else part.count
                 if part.groups is None:
-                    drawn = rng.gamma(count)
+                    drawn = rng.standard_exponential(size=(size, rows))
+                    several = np.flatnonzero(count != 1)
+                    drawn[:, several] = rng.standard_gamma(count[several], size=(size, len(several)))
                 else:
-                    drawn = count * rng.exponential(size=int(part.groups.max()) + 1)[part.groups]
+                    own = rng.standard_exponential(size=(size, int(part.groups.max()) + 1))
+                    drawn = count * own[:, part.groups]
                 other._parts.append(_Part(part.frame, part.weights * drawn / count, None, count))
             yield other
 
     @property
     def num_rows(self) -> int:
         """Number of rows of all tables together."""
-        return sum(len(part.weights) for part in self._parts)
+        return sum(part.weights.shape[-1] for part in self._parts)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether these are bootstrap samples of other tables."""
+        return self.replicates is not None
 
     def has(self, name: str) -> bool:
         """Whether anything is known of the levels of a variable."""
@@ -221,12 +248,18 @@ class Tables:
         """Total weight of every combination of levels, one axis per name, of the rows with given codes."""
         shape = [len(self.levels(name)) for name in names]
         size = math.prod(shape)
-        check_size(size)
-        total = np.zeros(size)
+        check_size(size * (self.replicates or 1))
+        total = np.zeros((self.replicates or 1, size))
         for k in self._members.get(source, ()):
             place = self._place(source, k, tuple(names), tuple((at or {}).items()), size)
-            total += np.bincount(place, weights=self._parts[k].total, minlength=size + 1)[:size]
-        return total.reshape(shape)
+            for row, weights in zip(total, np.atleast_2d(self._parts[k].total), strict=True):
+                row += np.bincount(place, weights=weights, minlength=size + 1)[:size]
+        return total.reshape(shape if self.replicates is None else [self.replicates, *shape])
+
+    def has_rows(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.bool_]:
+        """Whether every combination of levels has a row, among the rows with given codes; the same in all samples."""
+        some = self.counts(source, names, at) > 0
+        return some if self.replicates is None else some[0]
 
     def conditional(
         self,
@@ -251,24 +284,26 @@ class Tables:
         if key in self._drawn:
             return self._drawn[key]
         counts = self.counts(source, (*done, *given, *names), at)
-        axes = tuple(range(len(done) + len(given), counts.ndim))
+        axes = tuple(range(-len(names), 0))
         total = counts.sum(axis=axes, keepdims=True)
         seen = np.broadcast_to(total > 0, counts.shape)
         if self._rng is not None:
             # one row more, spread over the levels at random
             levels = math.prod(counts.shape[axis] for axis in axes)
-            counts[seen] += self._unit(source) * self._rng.gamma(1 / levels, size=int(seen.sum()))
+            own = _small_gamma(self._rng, 1 / levels, int(seen.sum())).reshape(self.replicates or 1, -1)
+            counts[seen] += (self._unit(source) * own).ravel()
             total = counts.sum(axis=axes, keepdims=True)
         share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=seen)
         if self.is_sample:
             self._drawn[key] = share
         return share
 
-    def _unit(self, source: Source) -> float:
-        """Weight of a row."""
+    def _unit(self, source: Source) -> NDArray[np.float64]:
+        """Weight of a row in every sample, ``[r, 1]``."""
         parts = [self._parts[k] for k in self._members[source]]
-        rows = sum(len(part.weights) if part.count is None else float(part.count.sum()) for part in parts)
-        return sum(float(part.total.sum()) for part in parts) / rows
+        rows = sum(part.weights.shape[-1] if part.count is None else float(part.count.sum()) for part in parts)
+        total = sum(np.atleast_2d(part.total).sum(axis=1, keepdims=True) for part in parts)
+        return np.asarray(total / rows)
 
     def _place(
         self, source: Source, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
@@ -276,19 +311,19 @@ class Tables:
         """Number of the cell of every row in the table over ``names``; ``size`` for a row that has other codes."""
         key = (id(self._parts[k].frame), names, at)
         if key not in self._cells:
-            place = np.zeros(len(self._parts[k].weights), dtype=np.int64)
+            frame = self._parts[k].frame
+            place = np.zeros(self._parts[k].weights.shape[-1], dtype=np.int64)
             for name in names:
-                place = place * len(self.levels(name)) + self._coded(source, k, name)
+                place = place * len(self.levels(name)) + self._coded(source, frame, name)
             for name, code in at:
-                place[self._coded(source, k, name) != code] = size
+                place[self._coded(source, frame, name) != code] = size
             if sum(map(len, self._cells.values())) + len(place) > _MOST_CELLS_KEPT:
                 return place
             self._cells[key] = place
         return self._cells[key]
 
-    def _coded(self, source: Source, k: int, name: str) -> NDArray[np.intp]:
+    def _coded(self, source: Source | None, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
         # codes belong to the frame, whose address may be used again but not while this object holds it
-        frame = self._parts[k].frame
         key = (id(frame), name)
         if key not in self._codes:
             import pandas as pd
@@ -304,6 +339,26 @@ class Tables:
                 raise DataError(f"column {name!r} has missing values", column=name, row=int((codes < 0).argmax()))
             self._codes[key] = codes
         return self._codes[key]
+
+
+def _distinct_rows(keys: Sequence[NDArray[np.intp]]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The first of every kind of row, by numbers in columns, and how many there are of each."""
+    packed, size = np.zeros(len(keys[0]), dtype=np.int64), 1
+    for column in keys:
+        levels = int(column.max(initial=0)) + 1
+        if size * levels > _MOST_PACKED:
+            # numbered anew, in the same order
+            used, packed = np.unique(packed, return_inverse=True)
+            size = len(used)
+        packed = packed * levels + column
+        size *= levels
+    _, first, count = np.unique(packed, return_index=True, return_counts=True)
+    return first, count.astype(np.float64)
+
+
+def _small_gamma(rng: np.random.Generator, shape: float, size: int) -> NDArray[np.float64]:
+    """Gamma variates of a shape below 1, as those of one more times a power of a uniform number (Stuart's theorem)."""
+    return rng.standard_gamma(shape + 1, size) * np.exp(-rng.standard_exponential(size) / shape)
 
 
 def _sorted(levels: list[Any]) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ __all__ = ["has_density", "level_probabilities", "value_density"]
 
 # rows that a mechanism is asked about at a time
 _MOST_ROWS = 1 << 18
+# combinations of parents and states of a table that is kept
+_MOST_KEPT = 1 << 15
+# tables by mechanism, with the weights that they were made from
+_tables: WeakKeyDictionary[Categorical, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()
 
 
 def has_density(mechanism: Mechanism) -> bool:
@@ -30,6 +35,12 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
         parents: Values of the parents, ``n`` rows each.
         rows: The number n.
     """
+    if isinstance(mechanism, Categorical) and mechanism.tabular and mechanism.combinations <= _MOST_KEPT:
+        whole = _kept(mechanism)
+        number = torch.zeros(rows, dtype=torch.int64)
+        for parent in mechanism.parents:
+            number = number * parent.num_levels + parents[parent.name]
+        return whole[number]
     chosen, back = _distinct(mechanism, parents, rows)
     count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
     if isinstance(mechanism, Categorical):
@@ -43,6 +54,29 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
         levels = mechanism.variable.num_levels
         table = _enumerated(mechanism, chosen, count, torch.arange(levels), levels)
     return table if back is None else table[back]
+
+
+@torch.no_grad()
+def _kept(mechanism: Categorical) -> Tensor:
+    """Log probabilities at all combinations of parents and states, ``[n, s_1, ..., s_d, K]``, made once per weights."""
+    weights = [*mechanism.parameters(), *mechanism.buffers()]
+    known = _tables.get(mechanism)
+    if known is None or not _are_equal(known[0], weights):
+        sizes = [parent.num_levels for parent in mechanism.parents]
+        rows = math.prod(sizes)
+        grid = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(rows, -1) if sizes else None
+        parents = {} if grid is None else {p.name: grid[:, k] for k, p in enumerate(mechanism.parents)}
+        # in float32 they sum to 1 but for a millionth
+        table = tabulated(mechanism, parents, rows).double().log_softmax(-1)
+        known = _tables[mechanism] = ([weight.detach().clone() for weight in weights], table)
+    return known[1]
+
+
+def _are_equal(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    return len(kept) == len(weights) and all(
+        one.shape == other.shape and one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+        for one, other in zip(kept, weights, strict=True)
+    )
 
 
 def value_density(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Tensor, rows: int) -> Tensor:

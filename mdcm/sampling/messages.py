@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from mdcm.factors import min_fill_order
 
 __all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
+
+# orders that are remembered: every combination of what is set and given asks for the same one
+_REMEMBERED = 512
 
 
 class RowFactor(NamedTuple):
@@ -106,6 +110,18 @@ def elimination_order(
         keep: Variables that are left.
         sizes: Number of values of every variable.
     """
+    pool = tuple(map(tuple, scopes))
+    names = dict.fromkeys([*(name for scope in pool for name in scope), *keep])
+    return _elimination_order(pool, tuple(keep), tuple(sizes[name] for name in names))
+
+
+@lru_cache(_REMEMBERED)
+def _elimination_order(
+    scopes: tuple[tuple[Hashable, ...], ...], keep: tuple[Hashable, ...], shape: tuple[int, ...]
+) -> Order:
+    """The order, by what decides it: sizes are those of the names in the order in which they occur."""
+    names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
+    sizes = dict(zip(names, shape, strict=True))
     pool = [set(scope) for scope in scopes]
     order = tuple(min_fill_order(scopes, set(keep), sizes))
     tables = []
@@ -115,7 +131,7 @@ def elimination_order(
         pool.append(union - {variable})
         tables.append(math.prod(sizes[name] for name in union))
     tables.append(math.prod(sizes[name] for name in keep))
-    return Order(order, tuple(keep), max(tables), sum(tables))
+    return Order(order, keep, max(tables), sum(tables))
 
 
 def eliminate(

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mdcm import kernels
 from mdcm.data import encode
 from mdcm.errors import LowSupportError
 from mdcm.sampling.abduction import EvidenceError
@@ -143,6 +144,7 @@ class Support:
         self.rows = tuple(rows)
         self.knots = dict(knots)
         self.total = sum(one.size for one in rows)
+        self._noise: kernels.NoiseMemory = {}
         self._order = {name: number for number, name in enumerate(graph.topological_order())}
         self._siblings: dict[str, set[str]] = {name: set() for name in graph.nodes}
         for _, children in graph.confounders:
@@ -311,6 +313,13 @@ class Support:
             num_samples: Draws of the answer, which evidence was found probable enough for.
             seed: Seed of the draws that are compared with the rows.
         """
+        # the draws of all combinations of what is set and given have the same noise
+        with kernels.remembering(self._noise):
+            return self._basis(network, targets, evidence, num_samples, seed)
+
+    def _basis(
+        self, network: Network, targets: Collection[int], evidence: Mapping[int, Tensor], num_samples: int, seed: int
+    ) -> Basis:
         families = self._families(network, targets, evidence)
         pictured = {number for number in range(len(network.nodes)) if self._is_picture(network, number)}
         drawable = {
