@@ -81,6 +81,8 @@ class Answer:
             the graph and the data do not determine the answer, it is the lowest answer of the ensemble: what other
             models answer that fit as well spreads at least as widely.
         high: Upper end.
+        origin: Date from which the expectation of a variable of dates counts its days, as ISO text; None where values
+            and differences are no dates.
     """
 
     query: str
@@ -97,6 +99,7 @@ class Answer:
     low: float | None = None
     high: float | None = None
     plug_in_note: str | None = None
+    origin: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -141,14 +144,16 @@ class Answer:
     def __str__(self) -> str:
         lead = "" if self.doubt is None else f"{self.doubt}; one fitted model answers"
         if self.value is not None:
-            body = f"{lead} {self.value:.4f}".lstrip()
-            if self.low is not None:
-                body += f", {self._interval} [{self.low:.4f}, {self.high:.4f}]"
-            body += " (exact in the model)" if self.exact else f" (± {self.stderr:.4f} from drawing)"
+            body = f"{lead} {self._number(self.value)}".lstrip()
+            if self.low is not None and self.high is not None:
+                body += f", {self._interval} [{self._number(self.low)}, {self._number(self.high)}]"
+            days = "" if self.origin is None else " days"
+            body += " (exact in the model)" if self.exact else f" (± {self.stderr:.4f}{days} from drawing)"
             if self.plug_in is not None:
                 beside = self.plug_in.iloc[0]
                 body += (
-                    f"\nfrequencies in the data, by the estimand: {beside['estimate']:.4f} ± {beside['stderr']:.4f} "
+                    f"\nfrequencies in the data, by the estimand: {self._number(beside['estimate'])} ± "
+                    f"{beside['stderr']:.4f}{days} "
                     f"({beside['difference']:+.1f} standard errors apart)"
                 )
         else:
@@ -168,12 +173,25 @@ class Answer:
         """The table for people: the interval before the error of drawing, which is called so, and then the plug-in."""
         ends = [name for name in ("low", "high") if name in self.table]
         table = self.table[[name for name in self.table if name not in ("stderr", *ends)] + ends].copy()
+        if self.origin is not None:
+            for name in {"mean", "value", *ends} & set(table):
+                table[name] = table[name].map(self._number)
         if not self.exact:
-            table["± drawing"] = self.table["stderr"]
+            table["± drawing" if self.origin is None else "± drawing, days"] = self.table["stderr"]
         if self.plug_in is not None and len(self.plug_in) == len(table):
-            columns = {"plug-in": "estimate", "± plug-in": "stderr", "difference": "difference"}
+            columns = {"plug-in": "estimate", "± plug-in": "stderr", "standard errors apart": "difference"}
             table = table.assign(**{label: self.plug_in[name].to_numpy() for label, name in columns.items()})
         return table
+
+    def _number(self, value: float) -> str:
+        """A number, or the date that so many days are."""
+        if self.origin is None or not math.isfinite(value):
+            return f"{value:.4f}"
+        try:
+            moment = pd.Timestamp(self.origin) + pd.Timedelta(days=value)
+        except (OverflowError, ValueError):
+            return f"{value:.4f} days since {self.origin}"
+        return f"{moment.round('min'):%Y-%m-%d %H:%M}"
 
     def disagreement(self) -> str | None:
         """That the model's answer and the frequencies' are too far apart for both to be right, or None."""
@@ -313,7 +331,8 @@ class Answering:
                     continue
                 what = "an image" if variable.kind == "image" else "a vector"
                 raise self.expression.error(
-                    f"{term.variable!r} is {what}; use draw_samples to see it or to set it", term
+                    f"{term.variable!r} is {what}; {advice('draw_samples shows and sets it', 'mdcm sample draws it')}",
+                    term,
                 )
             if term.value is not None:
                 self._level(term)
@@ -321,7 +340,8 @@ class Answering:
                 if is_outcome and query.kind == "E":
                     self._numeric_levels(term)
             elif term.value is None and not nested and not (is_outcome and query.kind == "E"):
-                raise self.expression.error(f"{term.variable!r} is {variable.kind}: give it a value, or bin it", term)
+                remedy = "ask for its expectation, or bin it" if is_outcome else "give it a value, or bin it"
+                raise self.expression.error(f"{term.variable!r} is {variable.kind}: {remedy}", term)
             elif is_outcome and query.kind == "P":
                 raise self.expression.error(
                     f"{term.variable!r} is {variable.kind}: ask for its expectation, or bin it", term
@@ -370,7 +390,16 @@ class Answering:
             None if basis is None else basis.rows,
             None if basis is None else basis.unseen,
             None if basis is None else basis.total,
+            origin=self._origin(),
         )
+
+    def _origin(self) -> str | None:
+        """Origin of the dates that the answer is: where terms are expectations of dates that count once in all."""
+        queries = self.expression.queries
+        origins = {self.schema[query.outcomes[0].variable].origin if query.kind == "E" else None for query in queries}
+        if len(origins) > 1 or sum(sign for sign, _ in self.expression.terms) != 1:
+            return None
+        return origins.pop()
 
     def _judge(
         self, network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], allowed: bool, where: str = ""

@@ -24,7 +24,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-# in the order in which help lists their commands
 from mdcm.advice import Notice, addressing
 from mdcm.commands import experiments, graphs, models, start  # noqa: F401
 from mdcm.commands.console import COMMANDS, complain, flush, note, show, silence
@@ -101,7 +100,11 @@ def _options(
 
 _options.__doc__ = app.info.help
 
-for _function, _examples in COMMANDS:
+# in the order in which they are used
+_ORDER = (
+    "doctor", "init", "plan", "check", "identify", "train", "query", "sample", "report", "demo", "experiment",
+)  # fmt: skip
+for _function, _examples in sorted(COMMANDS, key=lambda one: _ORDER.index(one[0].__name__)):
     app.command(epilog=_examples)(_function)
 
 

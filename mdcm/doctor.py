@@ -19,7 +19,11 @@ _NEEDED = ("numpy", "networkx", "pandas", "torch", "safetensors", "zuko", "pydan
 _EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "images": ({"pillow": "PIL"}, "reading and drawing pictures"),
     "report": ({"matplotlib": "matplotlib"}, "charts in reports"),
-    "demo": ({"pillow": "PIL", "scikit-learn": "sklearn"}, "the demo and the experiments with digits"),
+    "demo": (
+        {"pillow": "PIL", "scikit-learn": "sklearn", "matplotlib": "matplotlib"},
+        "the demo, and the experiments with digits",
+    ),
+    "parquet": ({"pyarrow": "pyarrow"}, "tables in Parquet files"),
     "diffusers": ({"diffusers": "diffusers"}, "pre-trained diffusion pipelines"),
     "ray": ({"ray": "ray"}, "training on several processes or machines"),
 }

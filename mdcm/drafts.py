@@ -15,6 +15,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from mdcm.advice import Notice
 from mdcm.data import Dataset, Schema, validate
 from mdcm.graph import ADMG
 
@@ -74,8 +75,8 @@ def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool =
     loaded = spec.load_data(tables, is_checked=False, progress=progress)
     sources = [_Source(*parts) for parts in zip(spec.data, tables, loaded, strict=True)]
     with warnings.catch_warnings():
-        # what they warn of stands in the comments
-        warnings.simplefilter("ignore", UserWarning)
+        # what is left out stands in the comments
+        warnings.simplefilter("ignore", Notice)
         schema = Schema.infer(validate(loaded, graph.nodes), spec.declared(), order=graph.nodes)
     draft = CommentedMap()
     file = spec.graph_file
@@ -191,7 +192,8 @@ def _variable(
     if variable.levels is not None:
         shown = ", ".join(str(level) for level in variable.levels[:_MOST_LEVELS])
         more = ", ..." if len(variable.levels) > _MOST_LEVELS else ""
-        return entry, _line(f"{len(variable.levels)} levels in {rows:,} rows: {shown}{more}")
+        plural = "levels" if len(variable.levels) > 1 else "level"
+        return entry, _line(f"{len(variable.levels)} {plural} in {rows:,} rows: {shown}{more}")
     if variable.shape is not None:
         channels, height, width = variable.shape
         return entry, f"{height} x {width} pixels with {channels} channel{'s' * (channels > 1)}, in {rows:,} rows"

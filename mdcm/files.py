@@ -44,7 +44,8 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".tsv", ".parquet", ".pq"}:
-        raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file")
+        how = "; save the sheet as CSV UTF-8" if suffix in {".xls", ".xlsx", ".xlsm", ".ods"} else ""
+        raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file{how}")
     try:
         if suffix in {".parquet", ".pq"}:
             return without_words(_read_parquet(path), na_values)
@@ -107,7 +108,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'mdcm[parquet]'") from None
     try:
         with path.open("rb") as file:
             return cast("pd.DataFrame", pyarrow.parquet.read_table(file).to_pandas())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,11 @@ __all__ = ["ADMG", "read_graph"]
 _MOST_NODES = 1 << 26
 
 Names = str | Iterable[str]
+
+
+# what stands in the place of a graph by mistake
+_TABLES = {".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xls", ".npy"}
+_QUERY = re.compile(r"\s*[PE]\s*[(\[]")
 
 
 class ADMG:
@@ -301,6 +307,15 @@ class ADMG:
         is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
         if not is_text and not is_dot(text_or_path):
             path = Path(text_or_path)
+            if path.suffix.lower() in _TABLES:
+                raise GraphError(
+                    f"{text_or_path} is a table, and a graph is expected here; it comes first, as text such as "
+                    "'X -> Y; X <-> Y' or as the path of its file"
+                )
+            if _QUERY.match(text_or_path):
+                raise GraphError(f"{text_or_path!r} is a query, and a graph is expected here; it comes first")
+            if path.is_dir():
+                raise GraphError(f"{text_or_path} is a directory, and no graph; name a file in it")
             if path.is_file():
                 return read_graph(path)
             if path.suffix or len(path.parts) > 1:

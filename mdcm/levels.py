@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "NUMERAL",
+    "WORD",
     "Level",
     "LevelError",
     "aligned",
+    "as_word",
     "level_type",
     "listing",
     "plain",
@@ -39,6 +42,11 @@ __all__ = [
 
 Level = bool | int | float | str
 
+# names and values that stand in queries and graphs' formulas without quotes
+WORD = re.compile(r"[\w.]+")
+# a leading zero, as in 007, belongs to a label and not to a number
+NUMERAL = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])")
+
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 _INTERVAL = re.compile(r"([\[(])\s*(.+?)\s*,\s*(.+?)\s*([\])])")
@@ -47,6 +55,18 @@ _CLOSED = {"[]": "both", "[)": "left", "(]": "right", "()": "neither"}
 
 class LevelError(LookupError):
     """A value names no level, or several; the message begins with "no level", and says what there is."""
+
+
+def as_word(text: str) -> str:
+    """A name or text as a query has it: as it is where it is one word, else in quotes.
+
+    Example:
+        >>> as_word("age"), as_word("a=b"), as_word("7")
+        ('age', "'a=b'", "'7'")
+    """
+    if WORD.fullmatch(text) and not NUMERAL.match(text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def plain(value: Any) -> Level:

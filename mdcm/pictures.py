@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from mdcm.errors import MdcmError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["grid_png"]
+__all__ = ["NO_PICTURES", "can_draw_pictures", "grid_png"]
+
+NO_PICTURES = "pictures are left out, because pillow is not installed: pip install 'mdcm[images]'"
 
 _MARGIN = 8
 _GAP = 2
@@ -22,6 +25,11 @@ _LABEL = 22
 _FONT = 14
 _PAPER, _INK = (255, 255, 255), (31, 41, 51)
 _TILE = 48
+
+
+def can_draw_pictures() -> bool:
+    """Whether pillow is there, which grids need."""
+    return importlib.util.find_spec("PIL") is not None
 
 
 def grid_png(sections: Mapping[str, NDArray[np.uint8]], *, columns: int = 16, scale: int | None = None) -> bytes:

@@ -21,16 +21,16 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from mdcm.errors import QueryError
+from mdcm.levels import NUMERAL, WORD, as_word
 
 __all__ = ["Expression", "Query", "Term", "Value", "parse"]
 
 Value = str | int | float
 Span = tuple[int, int]
 
-_WORD = re.compile(r"[\w.]+")
-# a leading zero, as in 007, belongs to a label and not to a number
-_NUMBER = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])")
 _CLOSING = {"(": ")", "[": "]"}
+_BEGINNING = re.compile(r"\s*[-+−]?\s*[PE]\s*[(\[]")
+_NO_QUERY = "a query begins with P( or E[, as in P(Y | do(X=1)) or E[Y | do(X=1)] - E[Y | do(X=0)]"
 # far beyond any query that means something, far below what Python's stack allows
 _DEEPEST = 100
 _LONGEST = 100_000
@@ -67,7 +67,7 @@ class Term:
 
     def __str__(self) -> str:
         world = f"[{', '.join(map(str, self.world))}]" if self.world else ""
-        return _word(self.variable) + world + ("" if self.value is None else f"={_literal(self.value)}")
+        return as_word(self.variable) + world + ("" if self.value is None else f"={_literal(self.value)}")
 
 
 @dataclass(frozen=True)
@@ -232,18 +232,23 @@ def _tokens(text: str) -> Iterator[_Token]:
             token = _quoted(text, position)
             yield token
             position += len(token.text)
-        elif match := _NUMBER.match(text, position):
+        elif match := NUMERAL.match(text, position):
             yield _Token("number", match[0], position, _number(text, position, match[0]))
             position = match.end()
-        elif match := _WORD.match(text, position):
+        elif match := WORD.match(text, position):
             yield _Token("word", match[0], position, match[0])
             position = match.end()
         elif character in "()[]|,=+-−":
             yield _Token("symbol", "-" if character == "−" else character, position)
             position += 1
         else:
+            if not _BEGINNING.match(text):
+                raise QueryError(_NO_QUERY, text=text, position=0, length=len(text))
+            hint = "a name or value that contains it must be quoted"
+            if character in "<>≤≥":
+                hint += "; a query has no inequalities, for which the graph needs a variable that is 1 where they hold"
             raise QueryError(
-                f"{character!r} has no meaning here; a name or value that contains it must be quoted",
+                f"{character!r} has no meaning here; {hint}",
                 text=text,
                 position=position,
             )
@@ -397,6 +402,8 @@ class _Parser:
                     do.append(term)
                 self.closing("','")
             else:
+                if self.token.text == "do" and following.kind in {"word", "quoted"}:
+                    self.refuse(f"what is set stands in brackets, as in do({following.text})", following)
                 given.append(self.event())
             if not self.at(","):
                 return
@@ -476,7 +483,7 @@ class _Parser:
             term = query.do[0]
             self.refuse_term(
                 f"do() and counterfactual worlds cannot be mixed; set {term} in the worlds, as in "
-                f"{_word(query.outcomes[0].variable)}[{term}]",
+                f"{as_word(query.outcomes[0].variable)}[{term}]",
                 term,
             )
         outcomes: set[Hashable] = set()
@@ -515,16 +522,8 @@ def _where(term: Term) -> str:
     return str(Term(term.variable, None, term.world)) if term.world else repr(term.variable)
 
 
-def _is_word(text: str) -> bool:
-    return _WORD.fullmatch(text) is not None and _NUMBER.match(text) is None
-
-
-def _word(text: str) -> str:
-    return text if _is_word(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def _literal(value: Value) -> str:
-    return _word(value) if isinstance(value, str) else str(value)
+    return as_word(value) if isinstance(value, str) else str(value)
 
 
 def _names(names: Sequence[str] | Collection[str], most: int = 8) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from mdcm import page
+from mdcm.advice import warn
 from mdcm.checking import Check, check, statement
 from mdcm.data import Dataset, encode, validate
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
-from mdcm.pictures import grid_png
+from mdcm.pictures import NO_PICTURES, can_draw_pictures, grid_png
 from mdcm.printable import escaped
 from mdcm.progress import Stages
 from mdcm.query import Expression, parse
@@ -106,8 +107,10 @@ def write_report(
     Raises:
         QueryError: If a query is malformed.
         DataError: If the data do not fit the model.
-        MdcmError: If matplotlib, or for images pillow, is not installed; the message names the extra.
         OSError: If the file cannot be written.
+
+    Warns:
+        UserWarning: If charts or pictures are left out, because matplotlib or pillow is not installed.
 
     Example:
         >>> import tempfile
@@ -129,6 +132,10 @@ def write_report(
             model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support
         )
         html = writer.html()
+    lacking = [] if page.can_draw() else [page.NO_CHARTS]
+    lacking += [NO_PICTURES] if writer.lacks_pictures else []
+    if lacking:
+        warn("the page is written, but " + ", and ".join(lacking))
     with replacing(path) as stream:
         stream.write(html.encode("utf-8", "backslashreplace"))
     return Path(path)
@@ -246,6 +253,7 @@ class _Writer:
     stages: Stages
     anyway: bool = False
     low_support: bool = False
+    lacks_pictures: bool = False
     notes: list[str] = field(default_factory=list)
     verdict: tuple[str, str] = ("open", "Not compared with data")
 
@@ -485,6 +493,9 @@ class _Writer:
                 shown = ", ".join(f"{key}={value}" for key, value in do.items())
                 drawn_images = self.model.draw_unjudged(_GRID, do=do, variables=[name], seed=self.seed).images[name]
                 sections[f"model, do({shown})"] = drawn_images
+            if not can_draw_pictures():
+                self.lacks_pictures = True
+                return _sentence(f"{NO_PICTURES[0].upper()}{NO_PICTURES[1:]}.")
             photos.append(page.Photo(name, grid_png(sections), f"Pictures of {name}: {'; '.join(sections)}."))
         return page.photos(photos)
 
@@ -557,7 +568,7 @@ class _Writer:
 
 
 def _answered(answer: Answer, name: str) -> str:
-    frame = answer.shown().drop(columns=["± plug-in", "difference"], errors="ignore")
+    frame = answer.shown().drop(columns=["± plug-in", "standard errors apart"], errors="ignore")
     columns = [str(column) for column in frame.columns]
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     notes = [answer.note[0].upper() + answer.note[1:] + "."]

@@ -578,7 +578,11 @@ def read_spec(path: str | Path) -> Spec:
             reason = "it holds a whole number of thousands of digits"
         raise origin.error(f"no valid YAML: {reason}", ()) from None
     if not isinstance(plain, dict):
-        raise origin.error("a spec is a mapping with the entries 'graph' and 'data'", ())
+        raise origin.error(
+            "no spec, which is a mapping with the entries 'graph' and 'data'; mdcm init writes one for a graph and "
+            "tables",
+            (),
+        )
     origin = _Origin(file, raw)
     try:
         spec = Spec.model_validate(plain)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from mdcm.advice import warn
+from mdcm.advice import advice, warn
 from mdcm.errors import DataError
 from mdcm.variables import are_dates
 
@@ -49,12 +50,12 @@ def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
         word = texts[~numeric].iloc[0]
         message = (
             f"holds numbers and texts such as {word!r}, so that every value is a level, a text; if {word!r} means that "
-            f"a value is missing, read the table with na_values=[{word!r}] (--na {word!r} in the shell)"
+            f"a value is missing, {missing(word)}"
         )
     elif len(texts) > FEW_LEVELS and texts.str.match(_DATE).all() and are_dates(texts):
         message = (
-            f"holds {len(texts)} dates as texts, each a level without an order; declare it with kind 'continuous' to "
-            "count in days, which are dates again in what is drawn"
+            f"holds {len(texts)} dates as texts, each a level without an order; declare it "
+            f"{declared(name, 'continuous')} to count in days, which are dates again in what is drawn"
         )
     elif len(texts) > FEW_LEVELS and not numeric.any() and texts.map(_is_amount).mean() > _MOSTLY:
         message = (
@@ -63,6 +64,25 @@ def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
         )
     if message:
         warn(f"column {name!r} of {dataset.label} {message}")
+
+
+def declared(name: str, kind: str) -> str:
+    """How a variable is declared to be of a kind, for a message."""
+    how = advice(
+        f"variables={{{name!r}: {{'kind': {kind!r}}}}}",
+        f"--kind {shlex.quote(f'{name}={kind}')}",
+        f"'{name}: {{kind: {kind}}}' under variables",
+    )
+    return f"with kind {kind!r} ({how})"
+
+
+def missing(word: str) -> str:
+    """How a text is said to mean that a value is missing, for a message."""
+    return advice(
+        f"read the table with na_values=[{word!r}]",
+        f"say so with --na {shlex.quote(word)}",
+        f"say so with 'na_values: [{word}]' at the data set",
+    )
 
 
 def _is_amount(text: str) -> bool:
@@ -81,21 +101,21 @@ def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
         return
     numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
     if column.astype(object).map(_is_amount).mean() > _MOSTLY and not numeric.any():
-        advice = (
+        remedy = (
             f"they are amounts such as {column.iloc[0]!r}: convert them to numbers, without signs of currencies and "
             "separators of thousands"
         )
     elif are_dates(column):
-        advice = "they are dates: declare it with kind 'continuous'"
+        remedy = f"they are dates: declare it {declared(name, 'continuous')}"
     elif numeric.mean() > 0.5:
         row = int(np.flatnonzero(~numeric)[0]) if not numeric.all() else None
         text = "all are numbers" if row is None else f"most are numbers, but row {row} holds {column.iloc[row]!r}"
-        advice = f"{text}: convert them"
+        remedy = f"{text}: convert them"
     else:
-        advice = "group rare ones, convert them to numbers"
+        remedy = "group rare ones, convert them to numbers"
     raise DataError(
-        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}: {advice}, leave {name!r} out "
-        "of the graph, or declare it with kind 'categorical'",
+        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}; {remedy}, leave {name!r} out "
+        f"of the graph, or declare it {declared(name, 'categorical')}",
         dataset=dataset.name,
         column=name,
     )

@@ -315,7 +315,7 @@ class TestData:
 
     def test_identifiers(self, write, tmp_path):
         table = pd.DataFrame({"X": [0, 1] * 50, "Y": [f"id {row}" for row in range(100)]})
-        message = "column 'Y' of dataset '.*' has 100 different strings, in 100 rows: it seems to be an identifier: "
+        message = "column 'Y' of dataset '.*' has 100 different strings, in 100 rows: it seems to be an identifier; "
         refused(DataError, message, mdcm.fit, "X -> Y", table)
         told(message, "train", write(table), "--out", tmp_path / "run")
 

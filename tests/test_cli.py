@@ -502,7 +502,7 @@ class TestSample:
             assert message in fail(2, "sample", tmp_path / "none", "--out", out)
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         message = fail(2, "sample", tmp_path / "none", "--out", tmp_path / "s.parquet")
-        assert "writing Parquet needs pyarrow; install it, or write a .csv" in message
+        assert "writing Parquet needs pyarrow: pip install 'mdcm[parquet]', or write a .csv" in message
 
     def test_a_name_may_hold_an_equals_sign(self, tmp_path):
         table = pd.DataFrame({"a=b": [0, 1] * 20, "Y": ["p=q", "r"] * 20})

@@ -1,5 +1,6 @@
 """Reports of trained models: what they say, that they need nothing else, and how a browser shows them."""
 
+import importlib.util
 import itertools
 import re
 import warnings
@@ -12,6 +13,18 @@ from pages import Page, look
 
 import mdcm
 from mdcm.report import compare
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """A function that lets modules seem not to be installed."""
+    real = importlib.util.find_spec
+
+    def hide(*names):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in names else real(name))
+
+    return hide
+
 
 DOOR = "X -> Z; Z -> Y; X <-> Y; Y -> C"
 BRIEF = mdcm.TrainConfig(max_steps=150)
@@ -160,3 +173,32 @@ def test_warnings_of_queries_stand_on_the_page(model, tmp_path):
         warnings.simplefilter("error")
         file = mdcm.write_report(model, tmp_path / "r.html", queries=["P(Y | do(X), Z=1)"], num_samples=500)
     assert file.exists()
+
+
+class TestWithoutExtras:
+    """The page is written without matplotlib and pillow too, and says once what is left out."""
+
+    def test_charts(self, model, tmp_path, without):
+        without("matplotlib")
+        with pytest.warns(UserWarning, match=r"charts are left out.*pip install 'mdcm\[report\]'") as told:
+            file = mdcm.write_report(model, tmp_path / "r.html", num_samples=100)
+        assert len([one for one in told if "left out" in str(one.message)]) == 1
+        text = file.read_text()
+        found = Page(text)
+        assert (found.faults, found.open) == ([], [])
+        assert "Charts are left out, because matplotlib is not installed" in text
+        assert "<h2>What was fitted, beside the data</h2>" in text
+
+    def test_pictures(self, tmp_path, without):
+        images = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
+        data = mdcm.Dataset({"X": [0, 1] * 20}, images={"I": images})
+        fitted = mdcm.fit("X -> I", data, config=mdcm.TrainConfig(max_steps=2))
+        without("PIL", "matplotlib")
+        with pytest.warns(UserWarning, match=r"charts are left out.*, and pictures are left out.*'mdcm\[images\]'"):
+            file = mdcm.write_report(fitted, tmp_path / "r.html", num_samples=100)
+        assert "Pictures are left out, because pillow is not installed" in file.read_text()
+
+    def test_nothing_is_said_where_nothing_is_left_out(self, tmp_path, without):
+        fitted = mdcm.fit("X", {"X": [0, 1] * 20}, config=mdcm.TrainConfig(max_steps=2))
+        without("PIL")
+        mdcm.write_report(fitted, tmp_path / "r.html", num_samples=100)

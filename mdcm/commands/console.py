@@ -34,7 +34,7 @@ __all__ = [
 _STDOUT = "standard output"
 _state = {"quiet": False}
 
-# functions in the order in which help lists them, and their examples
+# functions and their examples
 COMMANDS: list[tuple[Callable[..., None], str]] = []
 
 

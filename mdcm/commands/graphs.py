@@ -17,14 +17,16 @@ from mdcm.commands.inputs import (
     NaOption,
     is_spec,
     kinds_of,
+    refuse_query,
     spec_of,
 )
 
 if TYPE_CHECKING:
-    from mdcm.data import Kind, Level
+    from mdcm.data import Kind, Level, Schema
     from mdcm.graph import ADMG
     from mdcm.identify import Identification
     from mdcm.plan import DatasetSpec, Method, Objective
+    from mdcm.query import Expression
     from mdcm.spec import Spec
 
 __all__ = ["check", "identify", "plan"]
@@ -36,11 +38,10 @@ __all__ = ["check", "identify", "plan"]
 )
 def plan(
     graph: GraphArgument,
+    tables: DataArguments = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FILE[:do=X,Y]", help="table, perhaps of an experiment that set X and Y", show_default=False
-        ),
+        typer.Option(metavar="FILE[:do=X,Y]", help="a table too, as the argument is one", show_default=False),
     ] = None,
     objective: Annotated[
         str | None, typer.Option(help="auto (the default), adversarial or likelihood", show_default=False)
@@ -62,7 +63,7 @@ def plan(
 
     if [json_file, svg, dot].count("-") > 1:
         raise typer.BadParameter("only one of --json, --svg and --dot can go to stdout")
-    admg, seen, told = _graph_and_data(graph, data, na, dropna, kind)
+    admg, seen, told = _graph_and_data(graph, [*(tables or []), *(data or [])], na, dropna, kind)
     # what is not among the words that the types list is refused by the planner
     made = make_plan(
         admg,
@@ -161,9 +162,12 @@ def identify(
     from mdcm.options import targets
     from mdcm.query import parse
 
+    refuse_query(graph, "the graph", "mdcm identify GRAPH QUERY")
     query = parse(text)
     admg, seen, _ = _graph_and_data(graph, data, na, dropna, kind)
     query.check(admg.nodes)
+    if seen.schema is not None:
+        _check_values(query, seen.schema)
     experiments = [targets(option) for option in experiment or []]
     found = decide(admg, query, experiments=experiments, datasets=seen.specs, kinds=seen.kinds, levels=seen.levels)
     if svg is not None:
@@ -186,6 +190,7 @@ class _Seen:
     specs: list[DatasetSpec] | None = None
     kinds: Mapping[str, Kind] | None = None
     levels: Mapping[str, tuple[Level, ...]] | None = None
+    schema: Schema | None = None
 
 
 def _graph_and_data(
@@ -210,7 +215,28 @@ def _graph_and_data(
     admg = spec.load_graph()
     datasets = validate(spec.load_data(is_checked=is_spec(graph), progress=not is_quiet()), admg.nodes)
     schema = Schema.infer(datasets, spec.declared())
-    return admg, _Seen([to_spec(dataset, schema) for dataset in datasets], schema.kinds, schema.levels), spec
+    specs = [to_spec(dataset, schema) for dataset in datasets]
+    return admg, _Seen(specs, schema.kinds, schema.levels, schema), spec
+
+
+def _check_values(query: Expression, schema: Schema) -> None:
+    """Refuse values that the data's variables cannot take, and expectations of what is no number."""
+    from mdcm.errors import DataError
+
+    for one in query.queries:
+        for term in one.walk():
+            if term.value is not None and schema[term.variable].kind != "image" and schema[term.variable].size is None:
+                try:
+                    schema.parse(term.variable, term.value)
+                except DataError as error:
+                    raise query.error(str(error), term, value=True) from None
+        outcome = schema[one.outcomes[0].variable]
+        if one.kind == "E" and outcome.kind == "image":
+            raise query.error(f"{outcome.name!r} is an image, which has no expectation", one.outcomes[0])
+        if one.kind == "E" and any(isinstance(level, str) for level in outcome.levels or ()):
+            raise query.error(
+                f"the levels of {outcome.name!r} are no numbers, so it has no expectation", one.outcomes[0]
+            )
 
 
 def _latex(found: Identification) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -21,6 +22,7 @@ __all__ = [
     "is_spec",
     "kinds_of",
     "path_and_targets",
+    "refuse_query",
     "spec_of",
 ]
 
@@ -33,7 +35,7 @@ GraphArgument = Annotated[
 DataArguments = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[FILE[:do=X,Y]...]", help="table, perhaps of an experiment that set X and Y", show_default=False
+        metavar="FILE[:do=X,Y]", help="table, perhaps of an experiment that set X and Y", show_default=False
     ),
 ]
 NaOption = Annotated[
@@ -52,6 +54,16 @@ KindOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def refuse_query(text: str, before: str, usage: str) -> None:
+    """Refuse a query in the place of what stands before it.
+
+    Raises:
+        BadParameter: If it is one.
+    """
+    if re.match(r"\s*[PE]\s*[(\[]", text):
+        raise typer.BadParameter(f"{text!r} is a query, and {before} comes first: {usage}")
 
 
 def is_spec(text: str) -> bool:

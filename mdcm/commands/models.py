@@ -11,7 +11,7 @@ import typer
 
 from mdcm.advice import addressing
 from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show, show_json
-from mdcm.commands.inputs import DropnaOption, NaOption, entries_of
+from mdcm.commands.inputs import DropnaOption, NaOption, entries_of, refuse_query
 from mdcm.errors import MdcmError
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def query(
 
     if not 0 < level < 1:
         raise typer.BadParameter("--level must lie between 0 and 1")
+    refuse_query(str(run), "the run", "mdcm query RUN QUERY")
     # a slip of the pen is answered before torch is loaded
     parse(text)
 
@@ -236,7 +237,9 @@ def sample(
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise DataError(f"{out}: writing Parquet needs pyarrow; install it, or write a .csv") from None
+            raise DataError(
+                f"{out}: writing Parquet needs pyarrow: pip install 'mdcm[parquet]', or write a .csv"
+            ) from None
 
     from mdcm.engines import engine_of
 

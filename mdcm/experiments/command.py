@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -16,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mdcm.advice import warn
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
 from mdcm.experiments.records import METHODS, Experiment, Request
-from mdcm.page import number
+from mdcm.page import NO_CHARTS, can_draw, number
 from mdcm.progress import Stages
 from mdcm.rundir import replacing
 from mdcm.variables import suggestion
@@ -76,7 +76,7 @@ def run_experiment(
         What is in ``metrics.json``.
 
     Raises:
-        MdcmError: If there is no such experiment, or matplotlib is not installed.
+        MdcmError: If there is no such experiment.
         DataError: If data are given that the experiment does not take, or cannot be used.
         PlanError: If it does not compare such a method.
         OSError: If ``out`` cannot be written.
@@ -88,9 +88,8 @@ def run_experiment(
     given = _mechanisms(experiment, mechanisms)
     _check_resolution(experiment, resolution)
     out = Path(out)
-    # what is missing is found out here, and not after an hour of training
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MdcmError("the report of an experiment needs matplotlib: pip install 'mdcm[report]'")
+    if not can_draw():
+        warn(f"in the report, {NO_CHARTS}")
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise DataError(f"{out}: cannot be written")

@@ -21,9 +21,6 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
 
     Returns:
         An HTML document without references to anything outside of it.
-
-    Raises:
-        MdcmError: If there are charts to draw and matplotlib is not installed.
     """
     where = f"Section {record['section']} of Rahman & Kocaoglu (2024)" if record["section"] else "Not in the paper"
     size = "fast size: smaller than what the numbers are asked of" if record["size"] == "fast" else "full size"

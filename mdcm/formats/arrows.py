@@ -81,7 +81,10 @@ class _Reader:
             else:
                 if last is not None and last.kind in {"name", "latent"}:
                     between = f"{quoted(right[-1])} and {quoted(token.text)}"
-                    message = f"an arrow (->, <- or <->), ',' or ';' is missing between {between}"
+                    message = (
+                        f"an arrow (->, <- or <->), ',' or ';' is missing between {between}; a name of several words "
+                        "stands in double quotes"
+                    )
                     raise error_at(message, token.place)
                 self.names[token.text] = None
                 right.append(token.text)

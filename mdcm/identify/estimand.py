@@ -15,6 +15,7 @@ from mdcm.identify.evaluation import Columns, Cost, columns, cost, evaluate, uns
 from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identify.question import Asked, Symbol, as_text
 from mdcm.identify.tables import Source, Tables
+from mdcm.levels import as_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -384,7 +385,8 @@ class Estimand:
         for (sign, query), formula in zip(self.query.terms, self._formulas, strict=True):
             text = formula.text(latex=latex)
             if query.kind == "E":
-                name = _escaped(query.outcomes[0].variable) if latex else query.outcomes[0].variable
+                variable = query.outcomes[0].variable
+                name = latex_word(variable) if latex else as_word(variable)
                 text = rf"\sum_{{{name}}} {name}\, {text}" if latex else f"sum_{{{name}}} {name} {text}"
             if len(self.query.terms) > 1:
                 text = rf"\left[{text}\right]" if latex else f"[{text}]"
@@ -400,14 +402,14 @@ class _Writer:
         self.latex = latex
         self.length = 0
         # what is summed over is another variable than one of that name outside
-        self.outside = frozenset(formula.symbol(column.symbol).variable for column in formula.asked)
+        self.outside = frozenset(self._quoted(formula.symbol(column.symbol).variable) for column in formula.asked)
         self.free: dict[int, str] = {}
         names: set[str] = set()
         for column in formula.asked:
             symbol = formula.symbol(column.symbol)
             if column.symbol in self.free or symbol.value is not None:
                 continue
-            name = symbol.variable
+            name = self._quoted(symbol.variable)
             while name in names:
                 name += "'"
             names.add(name)
@@ -429,10 +431,16 @@ class _Writer:
 
     def _name(self, s: int, env: Mapping[int, str]) -> str:
         if s in env:
-            return _escaped(env[s]) if self.latex else env[s]
+            return env[s]
         symbol = self.formula.symbol(s)
-        text = symbol.variable if symbol.value is None else f"{symbol.variable}={as_text(symbol.value)}"
-        return _escaped(text) if self.latex else text
+        name = self._quoted(symbol.variable)
+        if symbol.value is None:
+            return name
+        value = as_text(symbol.value)
+        return f"{name}={self._quoted(value) if isinstance(symbol.value, str) else value}"
+
+    def _quoted(self, text: str) -> str:
+        return latex_word(text) if self.latex else as_word(text)
 
     def _write(self, i: int, env: Mapping[int, str], inside: bool) -> Generator[Any, str, str]:
         term = self.formula.terms[i]
@@ -471,7 +479,7 @@ class _Writer:
         bound = dict(env)
         taken = self.outside.union(env.values())
         for s in term.symbols:
-            name = self.formula.symbol(s).variable
+            name = self._quoted(self.formula.symbol(s).variable)
             while name in taken:
                 name += "'"
             bound[s] = name
@@ -489,7 +497,8 @@ class _Writer:
             conditions.insert(0, f"do({', '.join(self._name(s, env) for s in term.set)})")
         elif self.formula.sources[term.source].targets:
             # an experiment whose intervention makes no difference here
-            conditions.insert(0, f"do({', '.join(self.formula.sources[term.source].targets)})")
+            targets = self.formula.sources[term.source].targets
+            conditions.insert(0, f"do({', '.join(map(self._quoted, targets))})")
         bar = (r" \mid " if self.latex else " | ") + ", ".join(conditions) if conditions else ""
         source = self.formula.sources[term.source]
         label = ""
@@ -497,6 +506,12 @@ class _Writer:
             names = ", ".join(source.names)
             label = rf"_{{\text{{{_escaped(names)}}}}}" if self.latex else f"_{{{names}}}"
         return f"P{label}({', '.join(self._name(s, env) for s in term.symbols)}{bar})"
+
+
+def latex_word(text: str) -> str:
+    """A name or value in LaTeX's mathematics, upright and whole where it is more than a word."""
+    escaped = _escaped(text)
+    return escaped if as_word(text) == text else rf"\text{{{escaped}}}"
 
 
 def _escaped(text: str) -> str:

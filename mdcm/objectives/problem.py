@@ -201,7 +201,7 @@ class AdversarialProblem:
 
     def _check_mechanisms(self) -> None:
         for fit in self.hnode.fits:
-            if fit.objective != "adversarial":
+            if fit.objective == "likelihood":
                 raise PlanError(
                     f"h-node {braced(self.hnode.variables)} has a fit by {fit.objective}; this trains adversarial "
                     "fits alone"

@@ -1,14 +1,17 @@
 """Reports for people: charts, tables and pictures on one HTML page that needs nothing else."""
 
+from mdcm.page.charts import NO_CHARTS, can_draw
 from mdcm.page.html import charts, document, facts, number, photos, pictures, section, table
 from mdcm.page.records import Chart, Line, Photo, Picture, Table
 
 __all__ = [
+    "NO_CHARTS",
     "Chart",
     "Line",
     "Photo",
     "Picture",
     "Table",
+    "can_draw",
     "charts",
     "document",
     "facts",

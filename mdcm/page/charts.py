@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import math
 import re
 from typing import Any
 
-from mdcm.errors import MdcmError
 from mdcm.page.records import Chart, Picture
 from mdcm.printable import escaped, printable
 
-__all__ = ["draw_chart", "draw_picture", "drawn_width"]
+__all__ = ["NO_CHARTS", "can_draw", "draw_chart", "draw_picture", "drawn_width"]
+
+NO_CHARTS = "charts are left out, because matplotlib is not installed: pip install 'mdcm[report]'"
+
 
 # what matplotlib draws with, and the custom properties that take its place
 _SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
@@ -43,6 +46,11 @@ _STANDING = 60
 _TITLE, _BAR = 1.6, 0.15
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is there, which charts need."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def draw_chart(chart: Chart, prefix: str) -> str:
     """A chart as an ``svg`` element.
 
@@ -51,10 +59,10 @@ def draw_chart(chart: Chart, prefix: str) -> str:
         prefix: Put before every identifier, which must be unique in a page.
 
     Raises:
-        MdcmError: If matplotlib is not installed.
+        ImportError: If matplotlib is not installed.
     """
-    matplotlib = _matplotlib("matplotlib")
-    figure_module = _matplotlib("matplotlib.figure")
+    matplotlib = importlib.import_module("matplotlib")
+    figure_module = importlib.import_module("matplotlib.figure")
     settings = {
         # names are no formulas, whatever signs of dollars they hold
         "text.parse_math": False,
@@ -120,7 +128,7 @@ def _lines(axes: Any, chart: Chart) -> None:
 
 def _plain_ticks(axis: Any) -> None:
     """Decimals rather than powers of ten, with 2 and 5 in between."""
-    ticker = _matplotlib("matplotlib.ticker")
+    ticker = importlib.import_module("matplotlib.ticker")
 
     def between(value: float, _: int) -> str:
         return f"{value:g}" if f"{value:e}"[0] in "25" else ""
@@ -185,10 +193,3 @@ def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
 def _without_title(svg: str) -> str:
     # the label says it already, and a title of the whole picture would hide those of its parts on hovering
     return re.sub(r"(<svg[^>]*>)\s*<title>.*?</title>", r"\1", svg, count=1, flags=re.DOTALL)
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MdcmError("charts need matplotlib, which is not installed: pip install 'mdcm[report]'") from error

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdcm.page.charts import draw_chart, draw_picture, drawn_width
+from mdcm.page.charts import NO_CHARTS, can_draw, draw_chart, draw_picture, drawn_width
 from mdcm.page.records import Chart, Photo, Picture, Table
 from mdcm.printable import escaped
 
@@ -107,15 +107,14 @@ def section(title: str, content: str) -> str:
 
 
 def charts(given: Sequence[Chart], prefix: str = "c") -> str:
-    """Charts side by side.
+    """Charts side by side, or a sentence in their place where matplotlib is not installed.
 
     Args:
         given: The charts.
         prefix: Put before identifiers, which must be unique in a page.
-
-    Raises:
-        MdcmError: If matplotlib is not installed.
     """
+    if not can_draw():
+        return f'<p class="small">{escape(NO_CHARTS[0].upper() + NO_CHARTS[1:])}.</p>'
     shown = "\n".join(_figure(one.title, draw_chart(one, f"{prefix}{k}"), "chart") for k, one in enumerate(given))
     return f'<div class="grid">{shown}</div>'
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mdcm import _core
 from mdcm.graph import ADMG
+from mdcm.levels import as_word
 
 __all__ = ["braced", "closure_of", "membership", "path_text", "witness_lines"]
 
@@ -23,7 +24,7 @@ def closure_of(
 
 def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
     """A backdoor path in names, from the child that it was met through to where it starts."""
-    names = [graph.nodes[v] for v in path.tolist()]
+    names = [as_word(graph.nodes[v]) for v in path.tolist()]
     if ends_bidirected:
         return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
     return " ← ".join(names)
@@ -104,5 +105,5 @@ def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
 
 
 def braced(names: Iterable[str]) -> str:
-    """Names in braces, as a set is written."""
-    return f"{{{', '.join(names)}}}"
+    """Names in braces, as a set is written; in quotes where they are more than a word."""
+    return f"{{{', '.join(map(as_word, names))}}}"

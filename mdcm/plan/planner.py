@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, get_args
 
 import numpy as np
@@ -36,7 +36,8 @@ def plan(
     """Finds what must be trained together, in which order, and what each part is matched to.
 
     A c-component whose mechanisms all have a density can be fitted by likelihood, alone and without order, because
-    the likelihood of the data splits into one term per c-component. Where there is no density, generators are
+    the likelihood of the data splits into one term per c-component. Where there is no density, an unconfounded
+    variable is fitted by its mechanism's own conditional loss, such as flow matching of an image; else generators are
     matched on samples, and an h-node needs the mechanisms in its smallest modularity set trained before it; h-nodes
     that need each other are merged. Every c-factor is learned from the datasets that show it: those with an
     intervention inside an h-node show what is left of it, others may ask for a smaller modularity set than
@@ -106,11 +107,16 @@ def plan(
         _check_merged(graph, merged, alone.labels, hgraph.labels)
     if hgraph.untrained is not None:
         _raise_untrained(graph, specs, members, hgraph)
-    return _assemble(graph, specs, members, method, hgraph)
+    return _assemble(graph, specs, members, method, hgraph, _with_own_loss(graph, objective, kinds))
 
 
 def _assemble(
-    graph: ADMG, specs: Sequence[DatasetSpec], members: Sequence[Sequence[int]], method: Method, hgraph: _core.HGraph
+    graph: ADMG,
+    specs: Sequence[DatasetSpec],
+    members: Sequence[Sequence[int]],
+    method: Method,
+    hgraph: _core.HGraph,
+    own_loss: Collection[str],
 ) -> Plan:
     labels = hgraph.labels
     level_of = hgraph.levels
@@ -122,15 +128,19 @@ def _assemble(
         if way == _GIVEN:
             return ()
         kind = "adversarial" if way == _ADVERSARIAL else "likelihood"
+        alone = "conditional" if len(variables) == 1 and variables[0] in own_loss else kind
         if method == "paper" and way == _ADVERSARIAL:
             finder = _paper_finder(graph, variables)
             names = _serving_names(specs, {*variables, *finder()[0], *finder()[1]})
-            return (Fit(names, (), variables, kind, finder),)
+            return (Fit(names, (), variables, alone, finder),)
         if hgraph.plain:
             names = tuple(spec.name for spec in specs)
-            return (Fit(names, (), variables, kind, _finder(graph, variables, (), way == _ADVERSARIAL)),)
+            return (Fit(names, (), variables, alone, _finder(graph, variables, (), way == _ADVERSARIAL)),)
         found = []
-        for fitted, groups in hgraph.fits(h):
+        given = hgraph.fits(h)
+        if len(given) == 1:
+            kind = alone
+        for fitted, groups in given:
             used = sorted(j for g in groups.tolist() for j in members[g])
             do = sorted({name for j in used for name in specs[j].do})
             cut = tuple(specs[members[groups[0]][0]].do)
@@ -407,6 +417,21 @@ def _adversarial(
             detail = f"{b} {why}" + (f" (it is {kind})" if why == "has no density" else "")
             raise PlanError(f"objective 'likelihood' of {a} is impossible: {detail}.{same}")
     return ((refuses >= 0) | (without >= 0)).astype(np.uint8)
+
+
+def _with_own_loss(
+    graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
+) -> frozenset[str]:
+    """Variables without a density that need no critic where they are alone, unless one is insisted on.
+
+    Without confounders, their mechanisms have a conditional loss of their own.
+    """
+    insisted = objective if not isinstance(objective, str) else dict.fromkeys(graph.nodes, objective)
+    return frozenset(
+        name
+        for name, kind in kinds.items()
+        if name in graph and not _DENSITY[kind] and not graph.siblings(name) and insisted.get(name) != "adversarial"
+    )
 
 
 def _by_variable(

@@ -16,6 +16,7 @@ from mdcm.diagram import Arrow, Box, Diagram
 from mdcm.documents import parse_json
 from mdcm.errors import PlanError
 from mdcm.graph import ADMG
+from mdcm.levels import as_word
 from mdcm.plan.explain import braced, closure_of, membership, path_text, witness_lines
 from mdcm.printable import quoted
 
@@ -143,7 +144,8 @@ class Fit:
         variables: Sorted names of the mechanisms that are trained.
         ancestors: Sorted names of the mechanisms, trained before, that must generate too (the set A).
         parents: Sorted names of the parents of variables and ancestors outside them.
-        objective: ``"adversarial"`` or ``"likelihood"``.
+        objective: ``"likelihood"``; ``"conditional"``, the loss that a mechanism without a density has of its own, such
+            as flow matching of an image; or ``"adversarial"``, against critics.
     """
 
     __slots__ = ("_find", "_found", "datasets", "do", "objective", "variables")
@@ -196,10 +198,11 @@ class Fit:
         return f"Fit({', '.join(f'{name}={getattr(self, name)!r}' for name in fields)})"
 
     def __str__(self) -> str:
-        matched = ", ".join((*self.variables, *self.ancestors))
-        given = ", ".join((*self.parents, *(f"do({name})" for name in self.do)))
+        matched = ", ".join(map(as_word, (*self.variables, *self.ancestors)))
+        given = ", ".join((*map(as_word, self.parents), *(f"do({as_word(name)})" for name in self.do)))
         bar = " | " if given else ""
-        return f"{self.objective}: P({matched}{bar}{given}) from {', '.join(self.datasets)}"
+        how = "conditional loss" if self.objective == "conditional" else self.objective
+        return f"{how}: P({matched}{bar}{given}) from {', '.join(self.datasets)}"
 
 
 def _stored_fit(

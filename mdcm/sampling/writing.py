@@ -107,7 +107,9 @@ def _parquet(stream: IO[bytes], path: Path, stack: ExitStack) -> Callable[[pd.Da
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: writing Parquet needs pyarrow; install it, or write a .csv") from None
+        raise DataError(
+            f"{path}: writing Parquet needs pyarrow: pip install 'mdcm[parquet]', or write a .csv"
+        ) from None
     writer: Any = None
 
     def append(table: pd.DataFrame) -> None:
