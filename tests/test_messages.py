@@ -162,14 +162,15 @@ class TestNamesInFormulas:
             assert as_word(word) == (word if word != "7" else "'7'")
 
 
-class TestDates:
-    @pytest.fixture(scope="class")
-    def model(self):
-        rng = np.random.default_rng(0)
-        arm = rng.integers(0, 2, 200)
-        day = pd.Timestamp("2024-06-01") + pd.to_timedelta(20 * arm + rng.normal(4, 2, 200), unit="D")
-        return mdcm.fit("Arm -> Day", {"Arm": arm, "Day": day}, config=mdcm.TrainConfig(max_steps=150), seed=0)
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(0)
+    arm = rng.integers(0, 2, 200)
+    day = pd.Timestamp("2024-06-01") + pd.to_timedelta(20 * arm + rng.normal(4, 2, 200), unit="D")
+    return mdcm.fit("Arm -> Day", {"Arm": arm, "Day": day}, config=mdcm.TrainConfig(max_steps=150), seed=0)
 
+
+class TestDates:
     def test_an_expectation_is_a_date(self, model):
         answer = model.query("E[Day | do(Arm=1)]", 2_000)
         assert answer.value == pytest.approx((pd.Timestamp("2024-06-25") - pd.Timestamp("1970-01-01")).days, abs=4)
@@ -189,8 +190,8 @@ class TestDates:
         assert f"{answer.value:.4f}" in str(answer)
 
     def test_a_number_is_none(self):
-        model = mdcm.fit("X", {"X": np.linspace(0, 1, 40)}, config=mdcm.TrainConfig(max_steps=1))
-        assert model.query("E[X]", 50).origin is None
+        numbers = mdcm.fit("X", {"X": np.linspace(0, 1, 40)}, config=mdcm.TrainConfig(max_steps=1))
+        assert numbers.query("E[X]", 50).origin is None
 
 
 class TestOwnLoss:

@@ -24,7 +24,7 @@ def closure_of(
 
 def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
     """A backdoor path in names, from the child that it was met through to where it starts."""
-    names = [as_word(graph.nodes[v]) for v in path.tolist()]
+    names = [graph.nodes[v] for v in path.tolist()]
     if ends_bidirected:
         return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
     return " ← ".join(names)
