@@ -114,7 +114,7 @@ def charts(given: Sequence[Chart], prefix: str = "c") -> str:
         prefix: Put before identifiers, which must be unique in a page.
     """
     if not can_draw():
-        return f'<p class="small">{escape(NO_CHARTS[0].upper() + NO_CHARTS[1:])}.</p>'
+        return f'<p class="small">{escaped(NO_CHARTS[0].upper() + NO_CHARTS[1:])}.</p>'
     shown = "\n".join(_figure(one.title, draw_chart(one, f"{prefix}{k}"), "chart") for k, one in enumerate(given))
     return f'<div class="grid">{shown}</div>'
 
