@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mdcm.advice import advice
 from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM, MechanismFactory
 from mdcm.errors import CheckpointError, PlanError
@@ -260,7 +261,10 @@ def _factory(
     if made is None:
         raise CheckpointError(
             f"{where}: the mechanism of {node!r} is of the type {config.get('type')!r}, which mdcm does not have; "
-            f"pass it as mechanisms={{{node!r}: ...}}",
+            + advice(
+                f"pass it as mechanisms={{{node!r}: ...}}",
+                f"load the run in Python, with mdcm.load(..., mechanisms={{{node!r}: ...}})",
+            ),
             path=str(where),
         )
     return made

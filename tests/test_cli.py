@@ -107,7 +107,7 @@ class TestUsage:
             (["plam", "X -> Y"], "No such command 'plam'. Did you mean 'plan'?"),
             (["plan"], "Missing argument"),
             (["plan", "X -> Y", "--metod", "paper"], "No such option: --metod"),
-            (["plan", "X -> Y", "Z"], "unexpected extra argument"),
+            (["identify", "X -> Y", "P(Y)", "Z"], "unexpected extra argument"),
             (["train", "spec.yaml"], "Missing option '--out'"),
             (["query", "run", "P(Y)", "--num-samples", "many"], "Invalid value for '--num-samples'"),
             (["query", "run", "P(Y)", "--num-samples", "1"], "Invalid value for '--num-samples'"),

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from mdcm import kernels
+from mdcm.advice import advice
 from mdcm.errors import MdcmError, PlanError
 from mdcm.kernels import graphs
 from mdcm.mechanisms.base import Mechanism
@@ -234,10 +235,11 @@ class AdversarialProblem:
         targets = self._targets(name, data)
         if name not in self.readers:
             if not targets:
+                how = advice(f"Dataset(..., arrays={{{name!r}: features}})", "their file under 'arrays' in the spec")
                 raise PlanError(
                     f"image {name!r} is a column of the fit {fit}, and no other variable of the h-node tells an "
                     f"encoder what to look for in it. Give the model a vector in its place, features of your own "
-                    f"choice: Dataset(..., arrays={{{name!r}: features}}); or add to the graph what you know of the "
+                    f"choice: {how}; or add to the graph what you know of the "
                     f"image, such as a label L, confounded with it: {name} <-> L"
                 )
             self.readers[name] = train_encoder(
