@@ -331,7 +331,7 @@ class Answering:
                     continue
                 what = "an image" if variable.kind == "image" else "a vector"
                 raise self.expression.error(
-                    f"{term.variable!r} is {what}; {advice('draw_samples shows and sets it', 'mdcm sample draws it')}",
+                    f"{term.variable!r} is {what}; {advice('use draw_samples to see it or to set it', 'mdcm sample draws it')}",
                     term,
                 )
             if term.value is not None:

@@ -320,7 +320,7 @@ class TestRefusals:
         [
             ("P(I | do(T=a))", "'I' is an image; use draw_samples", "I"),
             ("P(T | do(I))", "'I' is an image; use draw_samples", "I"),
-            ("P(N | do(T=a))", "'N' is continuous: give it a value, or bin it", "N"),
+            ("P(N | do(T=a))", "'N' is continuous: ask for its expectation, or bin it", "N"),
             ("P(N=1 | do(T=a))", "'N' is continuous: ask for its expectation, or bin it", "N"),
             ("P(T | do(N))", "'N' is continuous: give it a value, or bin it", "N"),
             ("P(T | N=1)", "'N' is continuous and has no density, so it can be conditioned on only if", "N"),
