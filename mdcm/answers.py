@@ -330,10 +330,8 @@ class Answering:
                 if nested:
                     continue
                 what = "an image" if variable.kind == "image" else "a vector"
-                raise self.expression.error(
-                    f"{term.variable!r} is {what}; {advice('use draw_samples to see it or to set it', 'mdcm sample draws it')}",
-                    term,
-                )
+                how = advice("use draw_samples to see it or to set it", "mdcm sample draws it")
+                raise self.expression.error(f"{term.variable!r} is {what}; {how}", term)
             if term.value is not None:
                 self._level(term)
             if variable.kind == "categorical":
