@@ -62,6 +62,67 @@ BOW = ADMG.from_string("X -> Z -> Y; X <-> Y")
 CHAIN = ADMG.from_string("A -> B -> C; A <-> B; B <-> C")
 
 
+class TestCalibration:
+    """Margins are those of the rows, and what the states of a confounder do to a variable stays."""
+
+    def calibrated(self, graph, levels=3, states=4, pseudo=1e-9, rows=400):
+        table = random_discrete(graph, levels=levels, seed=7).sample(rows, seed=7)
+        _, modules = modules_of(graph, table, states, levels)
+        (module,) = [one for one in modules if any(one.latents)]
+        tables = fitted([module], seed=4, strength=pseudo)
+        before = tables.position
+        tables.calibrate()
+        return tables, before
+
+    @pytest.mark.parametrize(
+        "text",
+        ["X -> Z -> Y; X <-> Y", "A -> B -> C; A <-> B; B <-> C", "A -> C; B -> C; L [latent]; L -> A; L -> B; L -> C"],
+        ids=["front door", "chain", "two parents"],
+    )
+    def test_expected_margins_are_those_that_are_predicted(self, text):
+        tables, before = self.calibrated(ADMG.from_string(text))
+
+        def errors(position):
+            _, counts = tables._counts(position)
+            found = []
+            for table, expected in zip(position, counts[: len(tables.levels)], strict=False):
+                states = tuple(range(3, table.dim()))
+                found.append(float((expected.sum(2, keepdim=True) * table - expected).sum(states).abs().max()))
+            return found
+
+        # in counts, of 400 rows: a tenth of a standard error of a probability of a half
+        assert max(errors(tables.position)) < 1 < 5 < max(errors(before))
+
+    @pytest.mark.parametrize("pseudo", [1e-9, 10.0])
+    def test_ratios_between_states_are_as_before(self, pseudo):
+        tables, before = self.calibrated(CHAIN, pseudo=pseudo)
+        for old, new in zip(before[:3], tables.position[:3], strict=True):
+            change = (new.log() - old.log()).flatten(3)
+            # a factor of level and parents, and one that makes each column a distribution
+            change = change - change[..., :1]
+            torch.testing.assert_close(change, change[:, :, :1].expand_as(change), rtol=0, atol=1e-9)
+
+    def test_held_back_for_ever_it_keeps_what_parents_do(self):
+        tables, before = self.calibrated(CHAIN, pseudo=math.inf)
+        for old, new in zip(before[1:3], tables.position[1:3], strict=True):
+            change = (new.log() - old.log()).flatten(3)
+            change = change - change[:, :, :1]
+            torch.testing.assert_close(change, change[:, :1, :, :1].expand_as(change), rtol=0, atol=1e-9)
+        _, counts = tables._counts(tables.position)
+        expected = counts[1]
+        predicted = expected.sum(2, keepdim=True) * tables.position[1]
+        torch.testing.assert_close(predicted.sum((1, 3, 4)), expected.sum((1, 3, 4)), rtol=0, atol=0.1)
+
+    def test_together_as_alone_whatever_the_padding(self):
+        _, modules, _ = made(PAIRS, LEVELS)
+        pairs = [module for module in modules if len(module.members) == 2]
+        together = fitted(pairs, strength=1.0).calibrate()
+        for module, stacked in zip(pairs, together, strict=True):
+            (alone,) = fitted([module], strength=1.0).calibrate()
+            for one, two in zip((*stacked.tables, *stacked.priors), (*alone.tables, *alone.priors), strict=True):
+                torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+
+
 class TestExpectation:
     @pytest.mark.parametrize("graph", [BOW, CHAIN], ids=["front door", "chain"])
     def test_the_maximum_is_that_of_plain_steps_taken_for_long(self, graph):
@@ -339,7 +400,7 @@ MIXED = ADMG.from_string("X -> Z -> Y; X <-> Y; W -> V; W <-> V")
 
 @pytest.fixture(scope="module")
 def mixed_rows():
-    return random_discrete(MIXED, levels=2, seed=3).sample(1_500, seed=3)
+    return random_discrete(MIXED, levels=4, seed=3).sample(400, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +410,7 @@ def mixed(mixed_rows):
 
 class TestResumeAndReload:
     # in the training of networks, and in that of those which stay networks while others have their tables
-    @pytest.mark.parametrize("after", [200, 600, 1000])
+    @pytest.mark.parametrize("after", [200, 500, 900])
     def test_killed_at_any_moment_with_the_same_bits(self, monkeypatch, tmp_path, mixed_rows, mixed, after):
         steps = 0
 
@@ -371,6 +432,15 @@ class TestResumeAndReload:
     def test_some_have_tables_and_some_have_not(self, mixed):
         kinds = {record["pseudo_counts"] is None for record in mixed.history if record["event"] == "trained"}
         assert kinds == {True, False}
+
+    def test_a_network_that_is_stopped_early_has_the_margins_of_its_rows(self, mixed_rows, mixed):
+        (record,) = [one for one in mixed.history if one["event"] == "trained" and one["pseudo_counts"] is None]
+        assert record["steps"] < 400
+        learned = read_out(mixed.dcm)
+        for name in record["hnode"]:
+            shares = mixed_rows[name].value_counts(normalize=True).sort_index()
+            # a fifth of the largest standard error
+            np.testing.assert_allclose(learned.exact([name]).to_numpy(), shares.to_numpy(), rtol=0, atol=0.005)
 
     def test_alone_as_in_a_bank(self, mixed_rows, mixed):
         alone = mdcm.fit(MIXED, mixed_rows, config=TrainConfig(batch_modules=False))

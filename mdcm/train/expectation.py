@@ -5,9 +5,15 @@ likelihood, far away where probabilities are near 0 or 1. From the tables that i
 reaches the maximum in closed-form steps. What stays of the network is a Dirichlet prior: at every combination of
 parents and states so many pseudo-counts, shared out as the network would. Held-out rows choose how many.
 
+A network that was stopped early, because its interactions would follow noise, is off in its margins too, which even a
+few rows determine, and effects along many variables are made of. Calibration scales tables so that expected and
+predicted margins agree, of every variable and of it given its parents, and leaves what states do as it is.
+
 The expected counts of the E-step are derivatives of the log-likelihood: ``E[n_j] = theta_j dL / dtheta_j``.
 
 References:
+    Deming & Stephan (1940), On a least squares adjustment of a sampled frequency table when the expected marginal
+    totals are known (iterative proportional fitting).
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
     Varadhan & Roland (2008), Simple and globally convergent methods for accelerating the convergence of any EM
     algorithm (SQUAREM, step length S3).
@@ -34,6 +40,8 @@ _LEAST_GAIN = 0.003
 _MOST_CYCLES = 150
 # probabilities are kept away from zero, where their logarithms would end
 _LEAST = 1e-30
+# expectations, and rounds of proportional fitting after each, by which margins agree to a few digits
+_EXPECTATIONS, _ROUNDS = 12, 4
 # largest factor by which a step is stretched
 _LONGEST = 256.0
 # numbers in the largest array of a step, and in those of all steps together
@@ -143,8 +151,8 @@ class Tables:
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         return total.view(len(self.modules), -1)
 
-    def _step(self, position: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Penalised log-likelihood at a place, in nats over all rows, ``[M]``, and the place after one step from it."""
+    def _counts(self, position: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Log-likelihood at a place, in nats over all rows, ``[M]``, and expected counts of every entry."""
         leaves = [one.detach().requires_grad_() for one in position]
         gradients = [torch.zeros_like(one) for one in position]
         value = torch.zeros(len(self.modules), dtype=torch.float64, device=self.device)
@@ -158,18 +166,49 @@ class Tables:
                     if one is not None:
                         total += one
                 value += own.detach()
+        return value, [own * gradient for own, gradient in zip(position, gradients, strict=True)]
+
+    def _step(self, position: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Penalised log-likelihood at a place, in nats over all rows, ``[M]``, and the place after one step from it."""
+        value, counts = self._counts(position)
         after = []
-        for k, (own, gradient) in enumerate(zip(position, gradients, strict=True)):
-            expected = own * gradient
-            if k < len(self.levels):
-                pull = self.targets[k] * self.strength.view(-1, *(1,) * (own.dim() - 1))
-                value += (pull * own.log()).flatten(1).sum(1)
-                expected = expected + pull
-                axis = 2
-            else:
-                axis = 1
-            after.append(_normalised(expected, axis))
+        for k, (own, expected) in enumerate(zip(position, counts, strict=True)):
+            if k >= len(self.levels):
+                after.append(_normalised(expected, 1))
+                continue
+            pull = self.targets[k] * _as(self.strength, own)
+            value += (pull * own.log()).flatten(1).sum(1)
+            after.append(_normalised(expected + pull, 2))
         return value, after
+
+    def calibrate(self) -> list[Fitted]:
+        """Scale the tables until expected margins are those that they predict; what each has become.
+
+        Entries of a variable are multiplied by a factor of its level, then by one of its level and of the combination
+        of its parents, until predicted counts over the states are those expected of them; pseudo-counts draw the latter
+        factor towards 1. Priors become the expected shares of their states.
+        """
+        position = self.position
+        for _ in range(_EXPECTATIONS):
+            _, counts = self._counts(position)
+            after = []
+            for k, (own, expected) in enumerate(zip(position, counts, strict=True)):
+                after.append(self._scaled(own, expected) if k < len(self.levels) else _normalised(expected, 1))
+            position = after
+        return self._unpadded(position)
+
+    def _scaled(self, table: Tensor, expected: Tensor) -> Tensor:
+        """One table so that its margins are the expected ones."""
+        given = expected.sum(2, keepdim=True)
+        states = tuple(range(3, table.dim()))
+        for _ in range(_ROUNDS):
+            for axes, pseudo in (((1, *states), torch.ones_like(self.strength)), (states, self.strength)):
+                predicted = given * table
+                wanted, margin = (one.sum(axes, keepdim=True) if axes else one for one in (expected, predicted))
+                more = _as(pseudo, table) / table.shape[2]
+                # of infinitely many pseudo-counts the factor is 1
+                table = _normalised(table * (1 + (wanted - margin) / (margin + more)), 2)
+        return table
 
     def run(self) -> list[Fitted]:
         """Step until no module gains by it; what each has become."""
@@ -197,6 +236,10 @@ class Tables:
             quiet = torch.where((gain < _LEAST_GAIN) & moving, quiet + 1, torch.where(moving, 0, quiet))
             if bool((quiet >= 2).all()):
                 break
+        return self._unpadded(position)
+
+    def _unpadded(self, position: list[Tensor]) -> list[Fitted]:
+        """Stay at a place; what every module is there."""
         self.position = position
         return [
             Fitted(

@@ -132,7 +132,7 @@ class Trainer:
 
     Attributes:
         grown: Modules that need more states; they are not trained on all rows, but must be trained anew.
-        tables: Tables of the modules that are better off with them, whose networks are not trained on all rows.
+        tables: Tables of modules; of those that have them before the end, networks are not trained on all rows.
     """
 
     def __init__(
@@ -216,6 +216,8 @@ class Trainer:
                 self._enter()
         if self.final:
             self._optimise(steps * self.refits)
+        if self.polisher is not None:
+            self.tables |= self.polisher.calibrate(self.kept, self._calibrations())
         self.job.store(self.kept)
         if self.polisher is not None:
             self.polisher.store(self.tables)
@@ -254,6 +256,14 @@ class Trainer:
                     self.kept_loss[place] = one.losses.mean
             self.tables = self.polisher.refit(stay, everything=self.run.config.refit)
         self.seconds += time.perf_counter() - began
+
+    def _calibrations(self) -> dict[int, float]:
+        """Pseudo-counts of the calibration of every module that held-out rows leave its network."""
+        return {
+            place: math.inf if test["calibration"] is None else test["calibration"]
+            for place, test in self.tests.items()
+            if place not in self.tables and place not in self.grown
+        }
 
     def _optimise(self, done: int) -> None:
         """Run the steps of one phase."""

@@ -1,4 +1,4 @@
-"""What becomes of trained networks as tables: candidates by expectation-maximisation, chosen by held-out rows."""
+"""What becomes of trained networks as tables: calibrated, or by expectation-maximisation, as held-out rows choose."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ _STRENGTHS = (30.0, 8.0, 2.0, 0.5)
 # the same where a start of its own knows no network
 _FRESH = (2.0, 0.5)
 _FRESH_STARTS = 2
+# pseudo-counts per combination of parents by which a calibration is held back, with confounders and without
+_CALIBRATIONS = (1.0, 10.0)
+_CALIBRATIONS_OF_ONE = (math.inf,)
 # numbers over all modules and candidates that are stacked
 _STACK = 1 << 22
 # rows for each distinct one at which a candidate may be worse by a standard error, and by how many at most
@@ -45,25 +48,33 @@ class Polished:
     """What came of one module.
 
     Attributes:
-        fitted: Its tables, fitted to the rows that are not held out; None where the network is better.
+        fitted: Its tables, fitted to the rows that are not held out.
         target: What they are drawn towards.
-        strength: By how many pseudo-counts; infinite for the network.
+        strength: By how many pseudo-counts; infinite where they are those of the calibrated network.
+        calibration: Pseudo-counts that hold the calibration of the network back.
         losses: On held-out rows.
         behind: By how many nats per held-out row frequencies are better, and the standard error of that.
         lacking: Whether the fit leaves more of its rows unexplained than the truth may.
     """
 
-    fitted: Fitted | None
+    fitted: Fitted
     target: tuple[Tensor, ...]
     strength: float
+    calibration: float
     losses: Losses
     behind: tuple[float, float]
     lacking: bool
 
+    @property
+    def is_network(self) -> bool:
+        """Whether nothing was better than the network, calibrated."""
+        return self.strength == math.inf
+
     def to_json(self) -> dict[str, Any]:
         """What the record of a training says of it."""
         return {
-            "pseudo_counts": None if self.fitted is None else self.strength,
+            "pseudo_counts": None if self.is_network else self.strength,
+            "calibration": None if math.isinf(self.calibration) else self.calibration,
             "behind_frequencies": list(self.behind),
             "heldout_rows": self.losses.rows,
         }
@@ -71,12 +82,21 @@ class Polished:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Where one module begins, what it is drawn towards, and by how many pseudo-counts."""
+    """Where one module begins, and what is done from there.
+
+    Attributes:
+        module: Its number.
+        start: Tables that it begins with.
+        target: What expectation-maximisation draws them towards.
+        strength: By how many pseudo-counts; infinite where they are calibrated instead.
+        calibration: Pseudo-counts that hold a calibration back.
+    """
 
     module: int
     start: Fitted
     target: tuple[Tensor, ...]
     strength: float
+    calibration: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ class _Tried:
 
 
 class Polisher:
-    """Makes tables of trained networks where held-out rows prefer them.
+    """Makes tables of trained networks, as held-out rows prefer them.
 
     Args:
         modules: H-nodes of one shape, in the order of their stacked weights.
@@ -113,7 +133,7 @@ class Polisher:
         self.held = [mask.nonzero().squeeze(1) for mask in held]
 
     def choose(self, weights: Sequence[Tensor]) -> list[Polished | None]:
-        """Fit tables to the rows that are not held out, several times each, and choose by those that are.
+        """Fit tables to the rows that are not held out, in several ways each, and choose by those that are.
 
         Args:
             weights: Of the networks that these rows have taught.
@@ -121,59 +141,98 @@ class Polisher:
         Returns:
             What came of every module; None for one without tables.
         """
+        networks = self._networks(weights)
+        found = self._try(
+            [
+                _Candidate(m, network, network.tables, math.inf, pseudo)
+                for m, network in networks.items()
+                for pseudo in (_CALIBRATIONS if any(self.modules[m].latents) else _CALIBRATIONS_OF_ONE)
+            ]
+        )
         candidates: list[_Candidate] = []
-        weights = self.stacked(weights)
-        for m, module in enumerate(self.modules):
-            if not module.has_tables:
-                continue
-            network = _network(module, [one[m] for one in weights])
-            candidates.append(_Candidate(m, network, network.tables, math.inf))
-            candidates += [_Candidate(m, network, network.tables, strength) for strength in _STRENGTHS]
-            if any(module.latents):
+        for m, tried in found.items():
+            best = min(tried, key=lambda one: one.losses.mean)
+            found[m] = [best]
+            base, pseudo = best.fitted, best.candidate.calibration
+            candidates += [_Candidate(m, base, base.tables, strength, pseudo) for strength in _STRENGTHS]
+            if any(self.modules[m].latents):
                 for number in range(_FRESH_STARTS):
-                    start, target = _fresh(module, network, derived_seed(self.seeds[m], "start", number))
-                    candidates += [_Candidate(m, start, target, strength) for strength in _FRESH]
-        tried: list[list[_Tried]] = [[] for _ in self.modules]
+                    start, target = _fresh(self.modules[m], base, derived_seed(self.seeds[m], "start", number))
+                    candidates += [_Candidate(m, start, target, strength, pseudo) for strength in _FRESH]
+        for m, tried in self._try(candidates).items():
+            found[m] += tried
+        return [self._polished(m, found[m]) if found.get(m) else None for m in range(len(self.modules))]
+
+    def _networks(self, weights: Sequence[Tensor]) -> dict[int, Fitted]:
+        """Tables that networks stand for, of every module that has any."""
+        stacked = self.stacked(weights)
+        return {
+            m: _network(module, [one[m] for one in stacked])
+            for m, module in enumerate(self.modules)
+            if module.has_tables
+        }
+
+    def _try(self, candidates: Sequence[_Candidate]) -> dict[int, list[_Tried]]:
+        """What becomes of candidates on the rows that are not held out, by module; those that are finite."""
+        found: dict[int, list[_Tried]] = {}
         for part in self._stacks(candidates):
             tables, fitted = self._fit(part, self.kept)
             losses = tables.evaluate([self.held[one.module] for one in part])
             rows = tables.row_losses()
             for number, (one, own, loss) in enumerate(zip(part, fitted, losses, strict=True)):
                 if math.isfinite(loss.mean):
-                    tried[one.module].append(_Tried(one, own, loss, [each[number] for each in rows]))
-        found: list[Polished | None] = []
-        for module, kept, own_tried in zip(self.modules, self.kept, tried, strict=True):
-            if not own_tried:
-                found.append(None)
-                continue
-            best = _chosen(module, kept, own_tried)
-            one = best.candidate
-            found.append(
-                Polished(
-                    best.fitted if one.strength < math.inf else None,
-                    one.target,
-                    one.strength,
-                    best.losses,
-                    _behind(module, kept, best.losses),
-                    unexplained(module, kept, best.rows),
-                )
-            )
+                    tried = _Tried(one, own, loss, [each[number] for each in rows])
+                    found.setdefault(one.module, []).append(tried)
         return found
+
+    def _polished(self, m: int, tried: Sequence[_Tried]) -> Polished:
+        """The best of what was tried for a module."""
+        module, kept = self.modules[m], self.kept[m]
+        best = _chosen(module, kept, tried)
+        one = best.candidate
+        return Polished(
+            best.fitted,
+            one.target,
+            one.strength,
+            one.calibration,
+            best.losses,
+            _behind(module, kept, best.losses),
+            unexplained(module, kept, best.rows),
+        )
 
     def refit(self, polished: Sequence[Polished | None], *, everything: bool = True) -> dict[int, Fitted]:
         """Tables that held-out rows have chosen, by number of the module.
 
         Args:
             polished: What :meth:`choose` found.
-            everything: Whether they are fitted on to all rows, from where they are.
+            everything: Whether they are fitted on to all rows, from where they are. Networks are left out then: they
+                are trained on all rows first, and calibrated by :meth:`calibrate`.
         """
         if not everything:
-            return {m: one.fitted for m, one in enumerate(polished) if one is not None and one.fitted is not None}
-        candidates = [
-            _Candidate(m, one.fitted, one.target, one.strength)
-            for m, one in enumerate(polished)
-            if one is not None and one.fitted is not None
-        ]
+            return {m: one.fitted for m, one in enumerate(polished) if one is not None}
+        return self._on_all_rows(
+            [
+                _Candidate(m, one.fitted, one.target, one.strength, one.calibration)
+                for m, one in enumerate(polished)
+                if one is not None and not one.is_network
+            ]
+        )
+
+    def calibrate(self, weights: Sequence[Tensor], calibrations: Mapping[int, float]) -> dict[int, Fitted]:
+        """Tables of networks that all rows have taught, calibrated on all rows.
+
+        Args:
+            weights: Of the networks.
+            calibrations: Pseudo-counts that hold it back, by number of the module.
+        """
+        if not calibrations:
+            return {}
+        networks = self._networks(weights)
+        return self._on_all_rows(
+            [_Candidate(m, networks[m], networks[m].tables, math.inf, pseudo) for m, pseudo in calibrations.items()]
+        )
+
+    def _on_all_rows(self, candidates: Sequence[_Candidate]) -> dict[int, Fitted]:
         found: dict[int, Fitted] = {}
         for part in self._stacks(candidates):
             _, fitted = self._fit(part, [None] * len(self.modules))
@@ -186,25 +245,25 @@ class Polisher:
             one.store(self.modules[m])
 
     def _fit(self, candidates: Sequence[_Candidate], rows: Sequence[Tensor | None]) -> tuple[Tables, list[Fitted]]:
-        fixed = candidates[0].strength == math.inf
+        calibrated = candidates[0].strength == math.inf
         tables = Tables(
             [self.modules[one.module] for one in candidates],
             [rows[one.module] for one in candidates],
             [one.start for one in candidates],
             [one.target for one in candidates],
-            [0.0 if fixed else one.strength for one in candidates],
+            [one.calibration if calibrated else one.strength for one in candidates],
             self.device,
         )
-        return tables, [one.start for one in candidates] if fixed else tables.run()
+        return tables, tables.calibrate() if calibrated else tables.run()
 
     def _stacks(self, candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
-        """Candidates that are fitted at once; networks, which stay as they are, by themselves."""
+        """Candidates that are fitted at once, those that are calibrated by themselves."""
         found: list[list[_Candidate]] = []
-        for fixed in (True, False):
+        for calibrated in (True, False):
             stack: list[_Candidate] = []
             size = 0
             for one in candidates:
-                if (one.strength == math.inf) is not fixed:
+                if (one.strength == math.inf) is not calibrated:
                     continue
                 size = max(size, *(table.numel() for table in one.start.tables), self.modules[one.module].distinct)
                 if stack and size * (len(stack) + 1) > _STACK:
