@@ -85,7 +85,8 @@ def diamond(n: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, 
         path = [0, *range(1 + branch, n - 1, 4), n - 1]
         arrows += list(itertools.pairwise(path))
         pairs += list(_every_second(path))
-    return arrows, pairs, 0, n - 1
+    # of a short diamond, branches of one variable have V0 and Vn in common
+    return arrows, list(dict.fromkeys(pairs)), 0, n - 1
 
 
 def cone(n: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int]:
