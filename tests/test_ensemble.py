@@ -14,6 +14,7 @@ from learning import read_out
 
 import mdcm
 from mdcm.data import Encoded
+from mdcm.dcm import derived_seed
 from mdcm.intervals import student_interval, student_quantile
 from mdcm.objectives.adversarial import AdversarialConfig
 from mdcm.train import resampled
@@ -102,7 +103,6 @@ def model():
 class TestMembers:
     def test_a_member_is_what_training_on_its_weights_gives(self, model):
         """Trained by hand: the rows as they are, with the weights and the seed of the member, alone."""
-        from mdcm.dcm import derived_seed
         from mdcm.train import Setup, Source, train
 
         data = {"d1": mdcm.data.encode(model.data[0], model.schema)}
@@ -162,6 +162,32 @@ def exact_answers(dcm):
     model = read_out(dcm)
     asked = [("X", {}), *(("Z", {"X": x}) for x in (0, 1)), *(("Y", {"Z": z}) for z in (0, 1))]
     return np.array([model.exact([name], do=do)[1] for name, do in asked])
+
+
+class TestTables:
+    """Of many rows a member's table is their weighted frequencies."""
+
+    @pytest.mark.parametrize(
+        ("text", "levels", "concentration"),
+        [("X -> Y", 2, 1.0), ("X -> Y", 4, 0.3), ("W -> Y; X -> Y", 3, 1.0)],
+        ids=["two levels", "rare levels", "two parents"],
+    )
+    def test_members_are_the_frequencies_under_their_own_weights(self, text, levels, concentration):
+        graph = mdcm.ADMG.from_string(text)
+        truth = mdcm.scm.random_discrete(graph, levels=levels, seed=2, concentration=concentration, smoothing=0.02)
+        model = mdcm.fit(graph, truth.sample(32_000, seed=2), ensemble=4)
+        data = {"d1": mdcm.data.encode(model.data[0], model.schema)}
+        for number, member in enumerate(model.members):
+            weights = resampled(data, derived_seed(model.seed, "member", number))["d1"].weights
+            tables = read_out(member).tables
+            for node in graph.nodes:
+                names = [*sorted(graph.parents([node]), key=graph.index), node]
+                counts = np.zeros([levels] * len(names))
+                np.add.at(counts, tuple(data["d1"][name] for name in names), weights)
+                total = counts.sum(-1, keepdims=True)
+                # half a pseudo-count of every condition, and float32
+                bound = 0.5 / np.maximum(total, 0.5) + 1e-6
+                assert (np.abs(tables[node] - counts / np.maximum(total, 1e-9)) <= bound)[total[..., 0] > 0].all()
 
 
 class TestAnswers:

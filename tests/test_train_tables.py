@@ -292,6 +292,34 @@ class TestLargeTables:
             assert learned[a, b, 1] == pytest.approx(own.mean(), abs=error / 4 + 1 / len(own))
 
 
+class TestFewerStates:
+    """A confounder of fewer states than the fit begins with leaves less to chance, which is found where rows tell."""
+
+    @pytest.mark.parametrize(
+        ("text", "levels", "states"),
+        [
+            ("X -> Z -> Y; X <-> Y", 4, 2),
+            ("L [latent]; L -> A; L -> B; L -> C; A -> C", 4, 2),
+            ("A -> B -> C; A <-> B; B <-> C", 3, 2),
+            ("X -> Z -> Y; X <-> Y", 4, 8),
+        ],
+        ids=["front door", "three of one cause", "chain", "as many as there are"],
+    )
+    def test_a_fit_is_as_near_the_truth_as_one_that_knows_their_number(self, text, levels, states):
+        graph = ADMG.from_string(text)
+        truth = random_discrete(graph, levels=levels, latent_levels=states, seed=1, concentration=0.5, smoothing=0.02)
+        table = truth.sample(20_000, seed=1)
+        nodes = list(graph.nodes)
+        best = max(
+            (maximum_likelihood(graph, table, states, levels=levels, seed=seed) for seed in range(4)),
+            key=lambda scm: log_likelihood(scm, table),
+        )
+        model = mdcm.fit(graph, table)
+        right, ours, known = (scm.exact(nodes).to_numpy() for scm in (truth, read_out(model.dcm), best))
+        distances = [np.abs(right - other).sum() / 2 for other in (ours, known)]
+        assert distances[0] < 1.1 * distances[1]
+
+
 def test_frequencies_are_those_of_the_rows():
     table = random_discrete(CHAIN, levels=2, seed=4).sample(300, seed=4)
     _, (module,) = modules_of(CHAIN, table, 2, 2)

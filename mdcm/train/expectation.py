@@ -33,13 +33,13 @@ from mdcm.train.bank import Module
 from mdcm.train.config import CPU
 from mdcm.train.problems import Losses
 
-__all__ = ["Fitted", "Tables"]
+__all__ = ["LEAST", "Fitted", "Tables"]
 
 # a cycle of three steps that gains fewer nats than this over all rows, twice in a row, is the last one
 _LEAST_GAIN = 0.003
 _MOST_CYCLES = 150
 # probabilities are kept away from zero, where their logarithms would end
-_LEAST = 1e-30
+LEAST = 1e-30
 # expectations, and rounds of proportional fitting after each, by which margins agree to a few digits
 _EXPECTATIONS, _ROUNDS = 12, 4
 # largest factor by which a step is stretched
@@ -255,7 +255,7 @@ class Tables:
         steps = [b - a for a, b in zip(logs[0], logs[1], strict=True)]
         turns = [c - b - step for b, c, step in zip(logs[1], logs[2], steps, strict=True)]
         squares = [torch.stack([one.square().flatten(1).sum(1) for one in parts]).sum(0) for parts in (steps, turns)]
-        length = (squares[0] / squares[1].clamp_min(_LEAST)).sqrt().clamp(1.0, _LONGEST)
+        length = (squares[0] / squares[1].clamp_min(LEAST)).sqrt().clamp(1.0, _LONGEST)
         found = []
         for k, (log, step, turn) in enumerate(zip(logs[0], steps, turns, strict=True)):
             axis = 2 if k < len(self.levels) else 1
@@ -293,7 +293,7 @@ def _as(value: Tensor, like: Tensor) -> Tensor:
 def _normalised(values: Tensor, axis: int) -> Tensor:
     values = values / values.sum(axis, keepdim=True)
     # once more, so that what was raised is paid for
-    values = values.clamp_min(_LEAST)
+    values = values.clamp_min(LEAST)
     return values / values.sum(axis, keepdim=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from mdcm.dcm import derived_seed
 from mdcm.objectives.likelihood import distinct_rows
 from mdcm.train.bank import Module, network_table
 from mdcm.train.config import CPU
-from mdcm.train.expectation import Fitted, Tables
+from mdcm.train.expectation import LEAST, Fitted, Tables
 from mdcm.train.problems import Losses
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ _CALIBRATIONS = (1.0, 10.0)
 _CALIBRATIONS_OF_ONE = (math.inf,)
 # numbers over all modules and candidates that are stacked
 _STACK = 1 << 22
-# rows for each distinct one at which a candidate may be worse by a standard error, and by how many at most
+# numbers of states of every confounder from which other starts come, where rows are many enough to tell by
+_FEWER_STATES = (2, 3, 4)
+_FEWER_STARTS = 3
+# rows for each distinct one from which the likelihood of the rows that are learned from says what is biased
+_DENSE = 20
+# rows for each distinct one at which a candidate may be worse by a standard error on held-out rows, and from which
+# these, a few as they are, are not asked
 _ROWS_PER_ERROR = 200
 _MOST_ERRORS = 2.0
 # standard deviations of a chi-square by which it may be expected to be below its mean
@@ -90,6 +96,7 @@ class _Candidate:
         target: What expectation-maximisation draws them towards.
         strength: By how many pseudo-counts; infinite where they are calibrated instead.
         calibration: Pseudo-counts that hold a calibration back.
+        states: States of every confounder that are used; None stands for all.
     """
 
     module: int
@@ -97,6 +104,7 @@ class _Candidate:
     target: tuple[Tensor, ...]
     strength: float
     calibration: float
+    states: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +167,24 @@ class Polisher:
                 for number in range(_FRESH_STARTS):
                     start, target = _fresh(self.modules[m], base, derived_seed(self.seeds[m], "start", number))
                     candidates += [_Candidate(m, start, target, strength, pseudo) for strength in _FRESH]
+                candidates += self._with_fewer_states(m, base, pseudo)
         for m, tried in self._try(candidates).items():
             found[m] += tried
         return [self._polished(m, found[m]) if found.get(m) else None for m in range(len(self.modules))]
+
+    def _with_fewer_states(self, m: int, base: Fitted, pseudo: float) -> Iterator[_Candidate]:
+        """Fresh starts whose priors leave most states out; those that are left out stay so."""
+        module = self.modules[m]
+        if module.weights(self.kept[m])[1] < _DENSE * module.distinct:
+            return
+        for states in _FEWER_STATES:
+            if states >= min(len(prior) for prior in base.priors):
+                return
+            for number in range(_FEWER_STARTS):
+                start, target = _fresh(module, base, derived_seed(self.seeds[m], "start", states, number))
+                priors = [torch.where(torch.arange(len(prior)) < states, prior, 0.0) for prior in start.priors]
+                start = Fitted(start.tables, tuple((prior / prior.sum()).clamp_min(LEAST) for prior in priors))
+                yield _Candidate(m, start, target, min(_FRESH), pseudo, states)
 
     def _networks(self, weights: Sequence[Tensor]) -> dict[int, Fitted]:
         """Tables that networks stand for, of every module that has any."""
@@ -190,6 +213,9 @@ class Polisher:
         module, kept = self.modules[m], self.kept[m]
         best = _chosen(module, kept, tried)
         one = best.candidate
+        # fewer states, where they are preferred, do not say what all of them leave
+        alike = [other for other in tried if other.candidate.strength == one.strength]
+        wide = min(alike, key=lambda other: _statistic(module, kept, other.rows)[0]) if one.states else best
         return Polished(
             best.fitted,
             one.target,
@@ -197,7 +223,7 @@ class Polisher:
             one.calibration,
             best.losses,
             _behind(module, kept, best.losses),
-            unexplained(module, kept, best.rows),
+            unexplained(module, kept, wide.rows),
         )
 
     def refit(self, polished: Sequence[Polished | None], *, everything: bool = True) -> dict[int, Fitted]:
@@ -280,20 +306,39 @@ def _chosen(module: Module, kept: Tensor, tried: Sequence[_Tried]) -> _Tried:
 
     Where there are many rows for each distinct one, a tenth of them tells two fits apart much later than all of them
     would, and there is little to overfit: the fewest pseudo-counts that are as good are taken, and of starts the one
-    that explains the other rows best.
+    that explains the other rows best, for what it is free to do (Akaike's criterion). There too a candidate is left
+    out whose bias, by the other rows, is larger than the variance of their frequencies.
     """
     shares, number = module.weights(kept)
-    allowed = min(number / module.distinct / _ROWS_PER_ERROR, _MOST_ERRORS)
+    density = number / module.distinct
+    if density >= _DENSE:
+        tried = [one for one in tried if not _is_biased(module, kept, one.rows)] or tried
+    allowed = density / _ROWS_PER_ERROR
+    if allowed > _MOST_ERRORS:
+        allowed = math.inf
     favourite = min(tried, key=lambda one: one.losses.mean)
     bar = replace(favourite.losses, errors=allowed)
-    good = [one for one in tried if not replace(one.losses, errors=allowed).worse_than(bar)]
+    good = [one for one in tried if allowed == math.inf or not replace(one.losses, errors=allowed).worse_than(bar)]
     fewest = min(one.candidate.strength for one in good)
+    free = sum(frequencies(module, part.fit, share)[1] for part, share in zip(module.parts, shares, strict=True))
 
-    def loss(one: _Tried) -> float:
+    def criterion(one: _Tried) -> float:
         own = [rows[: part.distinct].cpu().double().numpy() for rows, part in zip(one.rows, module.parts, strict=True)]
-        return sum(float(share @ np.where(share > 0, each, 0.0)) for share, each in zip(shares, own, strict=True))
+        loss = sum(float(share @ np.where(share > 0, each, 0.0)) for share, each in zip(shares, own, strict=True))
+        return number * loss + min(_parameters(module, one.candidate.states), free)
 
-    return min((one for one in good if one.candidate.strength == fewest), key=loss)
+    return min((one for one in good if one.candidate.strength == fewest), key=criterion)
+
+
+def _parameters(module: Module, states: int | None) -> int:
+    """Free numbers of a module whose confounders have so many states."""
+    sizes = [len(prior) if states is None else states for prior in module.priors]
+    own = [
+        math.prod((parent.num_levels for parent in mechanism.parents), start=mechanism.levels - 1)
+        * math.prod(sizes[index] for index in scope)
+        for mechanism, scope in zip(module.mechanisms, module.latents, strict=True)
+    ]
+    return sum(own) + sum(size - 1 for size in sizes)
 
 
 @torch.no_grad()
@@ -360,6 +405,22 @@ def unexplained(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
         rows: The rows that it was fitted to.
         losses: Negative log-likelihood of every merged row, for each fit.
     """
+    statistic, cells = _statistic(module, rows, losses)
+    return statistic > cells - _DEVIATIONS * math.sqrt(2 * cells)
+
+
+def _is_biased(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
+    """Whether a fit is farther from the frequencies of its rows than one may be that is nearer to the truth than they.
+
+    The statistic of :func:`unexplained` is about that of a chi-square, plus what bias adds; frequencies are off by as
+    many degrees of freedom.
+    """
+    statistic, cells = _statistic(module, rows, losses)
+    return statistic > 2 * cells + _DEVIATIONS * math.sqrt(2 * cells)
+
+
+def _statistic(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> tuple[float, int]:
+    """Likelihood-ratio statistic of the frequencies against a fit, and their free cells."""
     shares, number = module.weights(rows)
     statistic, cells = 0.0, 0
     for part, share, loss in zip(module.parts, shares, losses, strict=True):
@@ -367,7 +428,7 @@ def unexplained(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
         gap = saturated + loss[: part.distinct].double().cpu().numpy()
         statistic += 2 * number * float(share @ np.where(share > 0, gap, 0.0))
         cells += free
-    return statistic > cells - _DEVIATIONS * math.sqrt(2 * cells)
+    return statistic, cells
 
 
 def frequencies(
