@@ -19,12 +19,14 @@ about a network refused. Writes bench/results/support.json.
 from __future__ import annotations
 
 import argparse
+import gzip
+import importlib.util
 import json
 import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,9 +183,7 @@ class Asked:
 
 def network(name: str) -> DiscreteSCM:
     """A network of the bnlearn repository as an exact model."""
-    from pgmpy.utils import get_example_model
-
-    found = get_example_model(name)
+    found = _of_pgmpy(name)
     graph = mdcm.ADMG(nodes=sorted(found.nodes()), directed=[tuple(edge) for edge in found.edges()])
     tables = {}
     for cpd in found.get_cpds():
@@ -195,14 +195,29 @@ def network(name: str) -> DiscreteSCM:
     return DiscreteSCM(graph, tables)
 
 
-def about(name: str, rows: int, queries: int, seed: int = 0) -> Iterator[Asked]:
+def _of_pgmpy(name: str) -> Any:
+    """The file that pgmpy ships, where it does; later versions fetch it."""
+    spec = importlib.util.find_spec("pgmpy")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("pgmpy, which has the networks, is not installed")
+    path = Path(spec.submodule_search_locations[0]) / "utils" / "example_models" / f"{name}.bif.gz"
+    if path.exists():
+        from pgmpy.readwrite import BIFReader
+
+        return BIFReader(string=gzip.decompress(path.read_bytes()).decode()).get_model()
+    from pgmpy.example_models import load_model
+
+    return load_model(f"bnlearn/{name}")
+
+
+def about(name: str, rows: int, queries: int, numbers: Sequence[int], seed: int = 0) -> Iterator[Asked]:
     """Questions about a network, one number of hidden variables after the other."""
     truth = network(name)
     rng = np.random.default_rng([seed, rows, len(truth.graph)])
     table = truth.sample(rows, seed=seed)
     # a column with one value has nothing to tell
     varied = [node for node in truth.graph.nodes if table[node].nunique() > 1]
-    for hidden in range(1, 5):
+    for hidden in numbers:
         parents = [node for node in varied if len(truth.graph.children(node)) > 1]
         away = set(rng.permutation(parents)[:hidden])
         graph = truth.graph.latent_projection([node for node in varied if node not in away])
@@ -213,7 +228,7 @@ def about(name: str, rows: int, queries: int, seed: int = 0) -> Iterator[Asked]:
         for cause, effect in rng.permutation([(a, b) for b in graph.nodes for a in graph.ancestors(b) if a != b]):
             value, outcome = (rng.choice(table[node].unique()).item() for node in (cause, effect))
             text = f"P({effect}={outcome} | do({cause}={value}))"
-            if asked >= queries / 4:
+            if asked >= queries / len(numbers):
                 break
             if not model.identify(text).identifiable:
                 continue
@@ -240,6 +255,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 10_000])
     parser.add_argument("--queries", type=int, default=24, help="of each network at each number of rows")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[1, 2, 3, 4], help="numbers of hidden variables")
+    parser.add_argument("--part", type=Path, help="file to write instead of bench/results/support.json")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -247,7 +264,11 @@ def main() -> None:
     found = []
     for number in range(given.start, given.start + given.problems):
         found.append(judged(number, given.members))
-        print(number, {key: found[-1][key] for key in ("kind", "overlap", "said", "rows", "true_rows", "covers")})
+        print(
+            number,
+            {key: found[-1][key] for key in ("kind", "overlap", "said", "rows", "true_rows", "covers")},
+            flush=True,
+        )
     table = []
     for kind in KINDS:
         for overlap in (True, False):
@@ -264,9 +285,11 @@ def main() -> None:
                 print(table[-1])
     asked: list[Asked] = []
     networks = []
+    # one part of a long run has a file of its own
+    part = HERE / "results" / "support.json" if given.part is None else given.part
     for name in given.networks:
         for rows in given.rows:
-            own = list(about(name, rows, given.queries))
+            own = list(about(name, rows, given.queries, given.hidden))
             asked += own
             errors = [one.error for one in own if one.error is not None]
             networks.append({
@@ -282,7 +305,7 @@ def main() -> None:
             "rows": ROWS, "members": given.members, "cpu_seconds": round(time.process_time() - began, 1),
             "conditions": conditions(), "table": table, "networks": networks, "asked": [asdict(one) for one in asked],
         }  # fmt: skip
-        (HERE / "results" / "support.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     silent = [one for one in found if one["said"] == "silent"]
     coverage = sum(one["covers"] for one in silent) / len(silent) if silent else math.nan
     alarms = sum(row["false_alarms"] for row in table)
