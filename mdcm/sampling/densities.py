@@ -12,7 +12,7 @@ from torch import Tensor
 from mdcm.mechanisms import Categorical, Mechanism
 from mdcm.sampling.places import log_density, tabulated
 
-__all__ = ["has_density", "level_probabilities", "value_density"]
+__all__ = ["has_density", "level_probabilities", "value_density", "whole_table"]
 
 # rows that a mechanism is asked about at a time
 _MOST_ROWS = 1 << 18
@@ -35,12 +35,12 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
         parents: Values of the parents, ``n`` rows each.
         rows: The number n.
     """
-    if isinstance(mechanism, Categorical) and mechanism.tabular and mechanism.combinations <= _MOST_KEPT:
-        whole = _kept(mechanism)
+    whole = whole_table(mechanism)
+    if whole is not None:
         number = torch.zeros(rows, dtype=torch.int64)
         for parent in mechanism.parents:
             number = number * parent.num_levels + parents[parent.name]
-        return whole[number]
+        return whole.flatten(0, len(mechanism.parents) - 1)[number] if mechanism.parents else whole[None][number]
     chosen, back = _distinct(mechanism, parents, rows)
     count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
     if isinstance(mechanism, Categorical):
@@ -57,8 +57,13 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
 
 
 @torch.no_grad()
-def _kept(mechanism: Categorical) -> Tensor:
-    """Log probabilities at all combinations of parents and states, ``[n, s_1, ..., s_d, K]``, made once per weights."""
+def whole_table(mechanism: Mechanism) -> Tensor | None:
+    """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, made once per weights.
+
+    None where it is large, or a parent is no categorical variable.
+    """
+    if not isinstance(mechanism, Categorical) or not mechanism.tabular or mechanism.combinations > _MOST_KEPT:
+        return None
     weights = [*mechanism.parameters(), *mechanism.buffers()]
     known = _tables.get(mechanism)
     if known is None or not _are_equal(known[0], weights):
@@ -68,6 +73,7 @@ def _kept(mechanism: Categorical) -> Tensor:
         parents = {} if grid is None else {p.name: grid[:, k] for k, p in enumerate(mechanism.parents)}
         # in float32 they sum to 1 but for a millionth
         table = tabulated(mechanism, parents, rows).double().log_softmax(-1)
+        table = table.reshape(*sizes, *mechanism.latents, mechanism.levels)
         known = _tables[mechanism] = ([weight.detach().clone() for weight in weights], table)
     return known[1]
 

@@ -55,6 +55,7 @@ class Draws:
         resample: Whether rows of unequal weight are drawn again by weight, so that all are equal.
         noise: Noise that is given, by variable and confounder.
         shown: The evidence in words, for messages.
+        whole: Whether blocks are computed whole, so that the bits of rows do not depend on how many were asked for.
 
     Attributes:
         ess: Effective sample size.
@@ -77,8 +78,10 @@ class Draws:
         resample: bool = True,
         noise: Mapping[str, Tensor] | None = None,
         shown: Callable[[], str] = lambda: "the evidence",
+        whole: bool = True,
     ) -> None:
         self.network = network
+        self._whole = whole
         self.targets = list(targets)
         self.num_samples = num_samples
         self.seed = seed
@@ -166,9 +169,10 @@ class Draws:
             top = self._log_weight.max()
         for start in range(first * self._block, min(last * self._block, self._rows), self._block):
             if self._log_weight is None:
+                count = min(self._block, self.num_samples - start)
                 # the last block is computed whole, so that its rows do not depend on how many were asked for
-                rows = torch.arange(start, start + self._block)
-                yield self._computed(rows, None, min(self._block, self.num_samples - start))
+                rows = torch.arange(start, start + (self._block if self._whole else count))
+                yield self._computed(rows, None, count)
             elif self._chosen is not None:
                 rows = self._chosen[start : start + self._block]
                 yield self._computed(rows, start, len(rows))

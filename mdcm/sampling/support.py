@@ -382,11 +382,11 @@ class Support:
         self, network: Network, wanted: set[int], evidence: Mapping[int, Tensor], number: int, most: int, seed: int
     ) -> Draws:
         try:
-            return Draws(network, sorted(wanted), evidence, number, seed, resample=False)
+            return Draws(network, sorted(wanted), evidence, number, seed, resample=False, whole=False)
         except LowSupportError:
             if most <= number:
                 raise
-            return Draws(network, sorted(wanted), evidence, most, seed, resample=False)
+            return Draws(network, sorted(wanted), evidence, most, seed, resample=False, whole=False)
 
     def _constant(self, network: Network, node: int, evidence: Mapping[int, Tensor]) -> NDArray[Any]:
         value = evidence[node] if node in evidence else network.nodes[node].constant

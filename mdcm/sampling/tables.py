@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdcm.mechanisms import float_pixels
-from mdcm.sampling.densities import level_probabilities, value_density
+from mdcm.sampling.densities import level_probabilities, value_density, whole_table
 from mdcm.sampling.messages import RowFactor
 
 if TYPE_CHECKING:
@@ -108,11 +108,23 @@ class Tables:
         """
         node = self.network.nodes[number]
         rows = self._rows(node.parents)
+        whole = self._sliced(number) if rows == 1 else None
+        if whole is not None:
+            axes = [self._value_axis(one) for one in self._free(number)]
+            return (*axes, *(("state", index) for index in self.dcm.latents[node.variable])), whole[None]
         parents, shape = self._parents(number, rows)
         table = level_probabilities(self.dcm.mechanism(node.variable), parents, rows * math.prod(shape))
-        axes: list[Hashable] = [self._value_axis(one) for one in self._free(number)]
+        axes = [self._value_axis(one) for one in self._free(number)]
         axes += [("state", index) for index in self.dcm.latents[node.variable]]
         return tuple(axes), table.reshape(rows, *shape, *table.shape[1:])
+
+    def _sliced(self, number: int) -> Tensor | None:
+        """The table that is kept of a node's mechanism, at known values of its parents that all rows have."""
+        node = self.network.nodes[number]
+        whole = whole_table(self.dcm.mechanism(node.variable))
+        if whole is None:
+            return None
+        return whole[tuple(int(self.known_value(p)) if self.is_known(p) else slice(None) for p in node.parents)]
 
     def factor(self, number: int) -> tuple[RowFactor, Tensor]:
         """Table of a node over all that is not known, and the logarithm of what it must be multiplied by, ``[n or 1]``.
@@ -124,6 +136,9 @@ class Tables:
         if number not in self.evidence:
             return scaled(scope, self.levels(number)[1])
         rows = self._rows([number, *node.parents])
+        whole = self._sliced(number) if rows == 1 else None
+        if whole is not None:
+            return scaled(scope, whole[None, ..., int(self.known_value(number))])
         parents, shape = self._parents(number, rows)
         value, each = self.known_value(number), math.prod(shape)
         if len(value) > 1:
