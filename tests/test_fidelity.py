@@ -63,6 +63,18 @@ class TestNumbers:
         assert any("at level 0 of 'S'" in what for what in told)
         assert any("at level 1 of 'S'" in what for what in told)
 
+    def test_a_wave_that_is_drawn_too_wide(self):
+        """A parabola sees nothing of it."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2, 2000))
+        y = np.sin(3 * x)
+        y[0] += 0.3 * rng.normal(size=2000)
+        y[1] = np.where(rng.random(2000) < 0.7, y[1] + 0.3 * rng.normal(size=2000), rng.permutation(y[1]))
+        found = compare_draws({"": y[0]}, {"": y[1]}, [("X", {"": x[0]}, {"": x[1]})])
+        assert max(size for what, size in found if "vary by" in what) > 1
+        same = np.sin(3 * x[1]) + 0.3 * rng.normal(size=2000)
+        assert max(size for _, size in compare_draws({"": y[0]}, {"": same}, [("X", {"": x[0]}, {"": x[1]})])) < 1
+
     def test_strong_dependence_that_is_drawn_too_weak(self):
         def pair(rho, seed):
             first, second = generator(seed).normal(size=(2, N))

@@ -16,10 +16,10 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Mechanism
-from mdcm.mechanisms.inputs import normal_places
 from mdcm.metrics import energy_distance, sampling_floor
 from mdcm.scm import random_discrete
 from mdcm.train import ComponentProblem, FitRows
+from mdcm.train.normal import grid
 
 
 class Gaussian(Mechanism):
@@ -175,8 +175,8 @@ class TestGaussianConfounders:
         # a shorter training than by default, with fewer places
         config = TrainConfig(confounder="gaussian", confounder_states=16, max_steps=400)
         model = mdcm.fit("X -> Z -> Y; X <-> Y", problem.sample(ROWS, seed=2), config=config)
-        assert torch.equal(model.dcm.priors[0], torch.zeros(16))
-        places = normal_places(16)
+        places, logs = grid(16)
+        assert torch.equal(model.dcm.priors[0], logs)
         for child in ("X", "Y"):
             (weight,) = model.dcm.mechanism(child).state_weights()
             direction = weight[-1] / places[-1]
@@ -202,7 +202,7 @@ class TestGaussianConfounders:
         right = pd.crosstab(table["A"], table["B"], normalize=True).to_numpy().ravel()
         # by the frequencies, which are themselves off by half of this
         assert np.abs(joint - right).sum() / 2 < 2 * sampling_floor(right, 8000)
-        assert model.dcm.states == dict.fromkeys(model.dcm.confounders, 32)
+        assert model.dcm.states == dict.fromkeys(model.dcm.confounders, 256)
         again = mdcm.load(tmp_path / "run")
         assert again.config.confounder == "gaussian"
         assert all(torch.equal(a, b) for a, b in zip(again.dcm.parameters(), model.dcm.parameters(), strict=True))

@@ -193,8 +193,8 @@ class Flow(Mechanism):
     def training_defaults(self, rows: int) -> dict[str, Any]:
         """Optimiser settings that suit :meth:`conditional_loss` on so many rows, by name."""
         return super().training_defaults(rows) | {
-            # a number without parents has a spline to bend and nothing else
-            "steps": 1600 if self.parents or self.size > 1 else 400,
+            # a number that depends on nothing has a spline to bend and nothing else
+            "steps": 1600 if self.parents or self.latents or self.size > 1 else 400,
             "batch_size": min(max(round(rows * _SHARE), _FEWEST), _MOST),
             "learning_rate": 2e-3,
             "weight_decay": 0.7,
@@ -251,6 +251,24 @@ class Flow(Mechanism):
             self.line.weight.copy_(least_squares(weights, wanted[1:], cutoff=_CUTOFF).T)
         self._first_numbers[:, 0] = wanted[0].float()
         self._first_numbers[:, 1] = torch.tensor([_raw_scale(1 / float(one)) for one in remaining])
+
+    @torch.no_grad()
+    def start_linear(self, slopes: Tensor, loadings: Tensor, spread: float) -> None:
+        """Begin as a line with normal noise, of which confounders that are read as numbers are a part.
+
+        The standardised number is about ``slopes[0] + slopes[1:] @ features + loadings @ u + spread * e``.
+
+        Args:
+            slopes: Of a one and of what the first layer is linear in, ``[1 + f]``.
+            loadings: Of every confounder, ``[d]``; each has one row of weights in the first layer.
+            spread: Standard deviation of what is left.
+        """
+        wanted = -torch.cat([slopes[1:], loadings]) / spread
+        weights = torch.cat([self.context.weights(), *self.context.states])
+        if len(weights):
+            self.line.weight.copy_(least_squares(weights, wanted[:, None], cutoff=_CUTOFF).T)
+        self._first_numbers[0, 0] = float(-slopes[0] / spread)
+        self._first_numbers[0, 1] = _raw_scale(1 / spread)
 
     def _bend(self, conditioner: nn.Module, state: Tensor, line: Tensor | None, entries: Tensor) -> Any:
         from zuko.transforms import (

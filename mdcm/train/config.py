@@ -30,14 +30,16 @@ class TrainConfig:
         batch_size: Rows per step; where at most 4,000 distinct rows exist, every step sees all of them.
         learning_rate: Highest learning rate of the schedule (short linear warm-up, then cosine to zero).
         confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. "gaussian" makes
-            every confounder a standard normal number, of which mechanisms read a multiple as they do of a continuous
-            parent; the sum is then over 32 equally probable places of it, and fits have to be likelihoods. An exact sum
-            also gives way to draws in a c-component where even two states would be too many.
+            every confounder a standard normal number, which mechanisms read as they read a parent: its integral is
+            taken by importance sampling at every row, from a start as the linear model that fits best, and the trained
+            model holds it cut into many states. An exact sum also gives way to draws in a c-component where even two
+            states would be too many.
         confounder_states: States of every confounder; by default at least 8 and at least the second largest number of
             levels among its children, twice as many for as long as held-out rows gain by it (which is asked where
             training has its full length and every step sees all rows), and few enough that the exact sum over states
-            fits in memory. Where numbers are among its children it is four times as many, up to 32, where plain
-            regressions of every child on what comes before it describe the rows better; more can be asked for.
+            fits in memory. Where numbers are among its children and plain regressions of every child on what comes
+            before it describe the rows better, the confounders become normal numbers as with "gaussian", cut into up
+            to 256 states; if that is no better there are four times as many states, up to 32.
         draws: Joint states of the confounders drawn per step where the sum over them is not exact; the likelihood is
             biased low by O(1 / draws).
         holdout: Share of the rows that training does not see, to decide when to stop.

@@ -40,6 +40,8 @@ _CHANCE = 1e-3
 # probabilities, or of moments and spreads in units of the spread
 _DISTRIBUTION, _MOMENT = 0.04, 0.07
 _MOST_LEVELS = 20
+# normal scores at which a regression may bend, so that it follows a wave as well as a line
+_BENDS = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 
 
 @dataclass(frozen=True)
@@ -309,18 +311,25 @@ def _dependence_differs(real: Any, made: Any, given: Sequence[tuple[str, Any, An
     if not given:
         return []
     seen, drawn, labels = [np.ones((_length(real), 1))], [np.ones((_length(made), 1))], [""]
+    bends: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
     for name, one, other in given:
         for left, right in _scores(one, other):
             curved = not isinstance(one, np.ndarray)
             seen.append(np.stack([left, left**2], 1) if curved else left[:, None])
             drawn.append(np.stack([right, right**2], 1) if curved else right[:, None])
             labels += [name] * (2 if curved else 1)
+            if curved:
+                for part, score in zip(bends, (left, right), strict=True):
+                    part.append(np.maximum(score[:, None] - _BENDS, 0))
+    simple = sum(part.shape[1] for part in seen)
+    if len(seen[0]) >= 10 * (simple + len(_BENDS) * len(bends[0])):
+        seen, drawn = seen + bends[0], drawn + bends[1]
     x, y = np.concatenate(seen, 1), np.concatenate(drawn, 1)
     if len(x) < 10 * x.shape[1]:
         return []
     found = []
     responses = list(_scores(real, made))
-    allowed = _allowed(len(responses) * (x.shape[1] + 1))
+    allowed = _allowed(len(responses) * (simple + 1))
     for left, right in responses:
         spread = float(left.std())
         if spread == 0:
@@ -336,7 +345,7 @@ def _dependence_differs(real: Any, made: Any, given: Sequence[tuple[str, Any, An
                 abs(own - theirs) / (allowed * error + _MOMENT),
             )
         )
-        for place in range(1, x.shape[1]):
+        for place in range(1, simple):
             unit = float(x[:, place].std())
             if unit == 0:
                 continue

@@ -26,8 +26,9 @@ from mdcm.train.problems import Losses, Problem
 
 __all__ = ["Alone", "Growth", "Progress", "Run", "Trainer"]
 
-# from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states
-Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], list[int]]
+# from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states,
+# and what the records of modules say of the question
+Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
 
 _EPS = 1e-8
 
@@ -112,6 +113,7 @@ class Alone:
     def store(self, weights: Sequence[Tensor]) -> None:
         """Put weights into the mechanisms."""
         assign(self.parameters, weights)
+        self.problem.constrain()
 
 
 class Trainer:
@@ -248,7 +250,9 @@ class Trainer:
             polished = self.polisher.choose(self.kept)
             self.tests = {place: one.to_json() for place, one in enumerate(polished) if one is not None}
         if self.growth is not None:
-            self.grown = self.growth(self.kept, polished)
+            self.grown, asked = self.growth(self.kept, polished)
+            for place, test in asked.items():
+                self.tests[place] = {**self.tests.get(place, {}), **test}
         if self.polisher is not None:
             stay = [None if place in self.grown else one for place, one in enumerate(polished)]
             for place, one in enumerate(stay):

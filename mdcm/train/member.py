@@ -22,9 +22,10 @@ from mdcm.train.config import TrainConfig
 from mdcm.train.confounders import uninformative
 from mdcm.train.fingerprints import hnode_fingerprints
 from mdcm.train.growth import may_lack_states
+from mdcm.train.normal import NormalProblem, normal_states, reads_numbers
 from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
 from mdcm.train.rows import HNodeRows
-from mdcm.train.states import FEWEST_STATES, choose_states, may_double, needs_draws
+from mdcm.train.states import choose_states, may_double, needs_draws
 
 if TYPE_CHECKING:
     from mdcm.data import Encoded, Schema
@@ -33,10 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Member", "Setup"]
 
-# states grow so much at a time, up to so many combinations of them for a number, because each time is a new training
+# states of confounders of numbers grow so much at most, because a sum over so many is dear
 _FACTOR, _MOST_PLACES = 4, 32
-# of a Gaussian confounder: the sum over them is an integral but for a few thousandths
-_PLACES = 32
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ class Member:
 
     Attributes:
         dcm: The model.
-        doubled: How often the confounders of every h-node were given twice the states.
+        doubled: How often every h-node was begun anew with more states of its confounders.
+        former: Held-out loss of every h-node before that.
     """
 
     def __init__(
@@ -94,15 +94,18 @@ class Member:
         self.setup, self.data, self.seed, self.init = setup, data, seed, init
         self.plan, self.config = setup.plan, setup.config
         self.configurations = _configurations(setup.graph, setup.schema, data)
-        states = setup.states if states is None else states
-        if states is None:
-            fewest = _PLACES if self.config.confounder == "gaussian" else FEWEST_STATES
-            states = choose_states(
-                setup.graph, setup.schema, self.configurations, self.config.confounder_states, fewest
-            )
-        self.dcm = self._build(states)
+        self.first_states = setup.states or choose_states(
+            setup.graph, setup.schema, self.configurations, self.config.confounder_states
+        )
+        self.dcm = self._build(self.first_states if states is None else states)
         self.drawn = set(setup.graph.nodes) if self.config.confounder == "monte-carlo" else needs_draws(setup.graph)
         self.doubled = [0] * len(self.plan.hnodes)
+        self.former: list[float | None] = [None] * len(self.plan.hnodes)
+        if states is None and setup.states is None and self.config.confounder == "gaussian":
+            for place, hnode in enumerate(self.plan.hnodes):
+                found = normal_states(self.dcm, self.variables(hnode)) if self.is_normal(place) else None
+                if found is not None and self.config.confounder_states is None:
+                    self.resize(dict.fromkeys(self.confounders(hnode), found))
         self._modules: dict[int, Module] = {}
 
     @functools.cached_property
@@ -208,6 +211,8 @@ class Member:
         dense = all(mechanism.has_density for mechanism in mechanisms)
         fits, device = self.rows(hnode).fits, self.setup.device
         if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
+            if self.is_normal(place):
+                return _halved(NormalProblem(self.dcm, members, fits, self.config, seed, device), halved)
             draws = self.config.draws if self.drawn.intersection(members) else None
             made: Problem = ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
         elif single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
@@ -218,9 +223,7 @@ class Member:
                 "variables must be categorical or have a mechanism with log_prob, or be trained with "
                 "objective='adversarial'"
             )
-        if halved:
-            made.schedule = replace(made.schedule, batch_size=_half(made.schedule.batch_size))
-        return made
+        return _halved(made, halved)
 
     # ------------------------------------------------------------------ more states
 
@@ -241,32 +244,68 @@ class Member:
             and any(self.dcm.schema[name].kind == "continuous" for name in hnode.variables)
         )
 
-    def factor(self, place: int) -> int:
-        """By how much the states of an h-node's confounders grow: numbers need many, and are trained again for long."""
-        return 2 if self.can_stack(self.plan.hnodes[place]) else _FACTOR
+    def is_normal(self, place: int) -> bool:
+        """Whether the confounders of an h-node are trained as normal numbers: asked for, or after too few states."""
+        hnode = self.plan.hnodes[place]
+        if not self.confounders(hnode) or any(fit.objective != "likelihood" for fit in hnode.fits):
+            return False
+        if self.config.confounder == "gaussian":
+            return True
+        return self.doubled[place] == 1 and self._more_numbers(place) is not None and self._holds_numbers(hnode)
+
+    def _more_numbers(self, place: int) -> int | None:
+        """States of a normal confounder of an h-node, if its mechanisms can read one."""
+        variables = self.variables(self.plan.hnodes[place])
+        if not all(reads_numbers(self.dcm.mechanism(name)) for name in variables):
+            return None
+        return normal_states(self.dcm, variables)
+
+    def _wider(self, place: int) -> dict[str, int] | None:
+        """Four times the states that an h-node with numbers began with, if a sum over so many can be afforded."""
+        hnode = self.plan.hnodes[place]
+        states = {name: _FACTOR * self.first_states[name] for name in self.confounders(hnode)}
+        combinations = [
+            math.prod(states[self.dcm.confounders[index]] for index in self.dcm.latents[name])
+            for name in hnode.variables
+        ]
+        return states if max(combinations) <= _MOST_PLACES else None
 
     def may_gain(self, place: int) -> bool:
-        """Whether that could change anything, and would fit in memory."""
-        variables = self.plan.hnodes[place].variables
-        if not self.can_stack(self.plan.hnodes[place]):
-            wide = [
-                math.prod(_FACTOR * self.dcm.states[self.dcm.confounders[index]] for index in self.dcm.latents[name])
-                for name in variables
-                if self.dcm.latents[name]
-            ]
-            return max(wide) <= _MOST_PLACES
+        """Whether more states could change anything, and would fit in memory."""
+        hnode = self.plan.hnodes[place]
+        if not self.can_stack(hnode):
+            if self.doubled[place] == 0:
+                return self._more_numbers(place) is not None or self._wider(place) is not None
+            return self.doubled[place] == 1 and self.is_normal(place) and self._wider(place) is not None
         module = self.module(place)
         return (
             Bank.suits(module, self.config)
             and may_lack_states(module)
-            and may_double(self.dcm.graph, variables, self.configurations, self.dcm.states)
+            and may_double(self.dcm.graph, hnode.variables, self.configurations, self.dcm.states)
         )
 
-    def grow(self, place: int) -> None:
-        """Give the confounders of an h-node twice the states, or four times; it is untrained again."""
+    def grow(self, place: int, loss: float | None = None) -> None:
+        """Begin an h-node anew with more states of its confounders.
+
+        Tables get twice as many. Numbers are tried with normal confounders first, and if those are no better with four
+        times the states that they began with.
+
+        Args:
+            place: Its place in the plan.
+            loss: Its held-out loss.
+        """
+        hnode = self.plan.hnodes[place]
         self.doubled[place] += 1
-        factor = self.factor(place)
-        self.resize({name: factor * self.dcm.states[name] for name in self.confounders(self.plan.hnodes[place])})
+        self.former[place] = loss
+        if self.can_stack(hnode):
+            self.resize({name: 2 * self.dcm.states[name] for name in self.confounders(hnode)})
+            return
+        normal = self._more_numbers(place) if self.is_normal(place) else None
+        wider = self._wider(place)
+        if normal is not None:
+            self.resize(dict.fromkeys(self.confounders(hnode), normal))
+        elif wider is not None:
+            self.resize(wider)
 
     def resize(self, states: Mapping[str, int]) -> None:
         """Begin some confounders, and the mechanisms of their children, anew with other numbers of states."""
@@ -316,6 +355,12 @@ class Member:
 
 def _half(rows: int) -> int:
     return max(1, rows // 2)
+
+
+def _halved(problem: Problem, halved: bool) -> Problem:
+    if halved:
+        problem.schedule = replace(problem.schedule, batch_size=_half(problem.schedule.batch_size))
+    return problem
 
 
 def _needs_critic(mechanism: Mechanism) -> bool:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.dcm import DCM, derived_seed
-from mdcm.errors import PlanError
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
-from mdcm.mechanisms.inputs import normal_places
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.train.config import CPU, Schedule, TrainConfig
 from mdcm.train.rows import FitRows
@@ -23,6 +21,7 @@ __all__ = [
     "ConditionalProblem",
     "Losses",
     "Problem",
+    "decays",
     "errors_allowed",
     "full_batch_schedule",
 ]
@@ -153,9 +152,6 @@ class ComponentProblem:
         self.likelihood = ComponentLikelihood(self.mechanisms, latents, [dcm.priors[index] for index in used], draws)
         self.confounders = {dcm.confounders[index]: place for place, index in enumerate(used)}
         self.parameters = list(self.likelihood.parameters())
-        self._normal: list[nn.Parameter] = []
-        if config.confounder == "gaussian":
-            self._make_normal(dcm)
         self.tabular = all(isinstance(mechanism, Categorical) for mechanism in self.mechanisms.values())
         self.fits = tuple(fits)
         self.seed = seed
@@ -179,7 +175,7 @@ class ComponentProblem:
                 learning_rate=config.learning_rate or min(float(one["learning_rate"]) for one in own),
                 weight_decay=1e-3,
             )
-        self.decays = _decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
+        self.decays = decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
         self._lean()
         self.generator = torch.Generator()
         self.begin(None)
@@ -206,31 +202,8 @@ class ComponentProblem:
         """Put the parameters on a device."""
         self.likelihood.to(device)
 
-    def _make_normal(self, dcm: DCM) -> None:
-        """Let the states of every confounder be places of a normal number, all equally probable."""
-        # their probabilities are given, and so not trained
-        priors = {id(prior) for prior in self.likelihood.priors}
-        self.parameters = [parameter for parameter in self.parameters if id(parameter) not in priors]
-        for name, mechanism in self.mechanisms.items():
-            weights = mechanism.state_weights()
-            if len(weights) != len(dcm.latents[name]):
-                raise PlanError(
-                    f"confounder='gaussian': the mechanism of {name!r} ({type(mechanism).__name__}) does not say what "
-                    "states of its confounders add to its first layer (state_weights), so it cannot read a number"
-                )
-            self._normal += weights
-        with torch.no_grad():
-            for weight in self._normal:
-                # a random direction is nearly at right angles to the places, and is made as long as it was
-                before = weight.norm()
-                _onto_places(weight)
-                weight.mul_(before / weight.norm())
-
-    @torch.no_grad()
     def constrain(self) -> None:
-        """Let every mechanism read a multiple of the number that a Gaussian confounder is."""
-        for weight in self._normal:
-            _onto_places(weight)
+        """There is nothing that they may not be."""
 
     @property
     def _full_batch(self) -> bool:
@@ -302,13 +275,7 @@ class ComponentProblem:
         return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
 
 
-def _onto_places(weight: Tensor) -> None:
-    """Replace rows by the nearest multiples of one direction, by the places of a normal number."""
-    places = normal_places(len(weight)).to(weight)
-    weight.copy_(torch.outer(places, places @ weight / places.square().sum()))
-
-
-def _decays(
+def decays(
     parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float, rows: int
 ) -> list[float]:
     """Weight decay of each parameter: of a mechanism with a density its own, of any other the given one."""
@@ -350,7 +317,7 @@ class ConditionalProblem:
         self.value = fit.values[mechanism.variable.name]
         self.inputs: Mapping[str, Tensor] = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
         self.parameters = list(mechanism.parameters())
-        self.decays = _decays(self.parameters, [mechanism], 0.0, len(self.value))
+        self.decays = decays(self.parameters, [mechanism], 0.0, len(self.value))
         self.fit = fit
         self.seed = seed
         # a network that shows or reads images takes minutes, and what a tenth of the rows adds to it is small

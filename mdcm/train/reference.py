@@ -17,22 +17,27 @@ if TYPE_CHECKING:
     from mdcm.mechanisms import Mechanism
     from mdcm.train.rows import FitRows
 
-__all__ = ["regression_losses", "worse_than_regressions"]
+__all__ = ["behind_regressions", "is_behind", "regression_losses"]
 
 # Newton's steps of a logistic regression, and its ridge in rows
 _STEPS, _RIDGE = 25, 1.0
-# standard errors by which a fit may be behind, beyond so many nats that another training would not be worth
-_ERRORS, _NATS = 2.0, 0.02
+# nats over all rows by which regressions must be better for another training: a direction in which a fit is off by two
+# standard errors costs so much, and is lost among what differs from row to row
+_NATS = 2.0
 
 
-def worse_than_regressions(found: Losses, reference: Tensor) -> bool:
-    """Whether losses are behind those of regressions by more than 0.02 nats and two standard errors."""
+def behind_regressions(found: Losses, reference: Tensor) -> tuple[float, float]:
+    """Nats per row by which regressions are better than a fit, and the standard error of that."""
     gap = found.loss.cpu().double() - reference
     weight = found.weight.cpu().double()
     mean = float((gap * weight).sum())
-    error = math.sqrt(float(((gap - mean).square() * weight).sum()) / found.rows)
+    return mean, math.sqrt(float(((gap - mean).square() * weight).sum()) / found.rows)
+
+
+def is_behind(mean: float, rows: int) -> bool:
+    """Whether a fit leaves so much to regressions that another one is worth a try: two nats over all of the rows."""
     # written so that NaN counts as worse
-    return not mean <= _NATS + _ERRORS * error
+    return not mean * rows <= _NATS
 
 
 def regression_losses(
@@ -76,8 +81,10 @@ def regression_losses(
             known |= {parent.name: fit.values[parent.name] for parent in mechanism.parents}
             x = _features(known, len(fit.place))
             y = fit.values[name]
-            found = _logistic if mechanism.variable.kind == "categorical" else _normal
-            total += found(x[train], y[train], weight / weight.mean(), x[test], y[test])
+            judge = _logistic if mechanism.variable.kind == "categorical" else _normal
+            loss, numbers = judge(x[train], y[train], weight / weight.mean(), x[test], y[test])
+            # on rows that it has seen a regression is better by half a row's worth of every number than on others
+            total += loss + numbers / float(weight.sum().square() / weight.square().sum())
             known[name] = y
         losses.append(total)
     return torch.cat(losses)
@@ -96,16 +103,16 @@ def _features(columns: Mapping[str, Tensor], rows: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _normal(x: Tensor, y: Tensor, weight: Tensor, at: Tensor, value: Tensor) -> Tensor:
+def _normal(x: Tensor, y: Tensor, weight: Tensor, at: Tensor, value: Tensor) -> tuple[Tensor, int]:
     root = weight.sqrt()[:, None]
     slopes = least_squares(x * root, y.double()[:, None] * root)
     left = y.double() - (x @ slopes).squeeze(1)
     spread = (left.square() * weight).mean().sqrt().clamp_min(1e-6)
     gap = (value.double() - (at @ slopes).squeeze(1)) / spread
-    return gap.square() / 2 + spread.log() + math.log(2 * math.pi) / 2
+    return gap.square() / 2 + spread.log() + math.log(2 * math.pi) / 2, x.shape[1] + 1
 
 
-def _logistic(x: Tensor, y: Tensor, weight: Tensor, at: Tensor, value: Tensor) -> Tensor:
+def _logistic(x: Tensor, y: Tensor, weight: Tensor, at: Tensor, value: Tensor) -> tuple[Tensor, int]:
     """One level against all, normalised: not the best of regressions, and good enough to be behind of."""
     levels = int(max(int(y.max()), int(value.max()))) + 1
     logits = []
@@ -119,4 +126,4 @@ def _logistic(x: Tensor, y: Tensor, weight: Tensor, at: Tensor, value: Tensor) -
             slopes = slopes + step.clamp(-2, 2)
         logits.append((at @ slopes).squeeze(1))
     table = F.logsigmoid(torch.stack(logits, 1))
-    return -table.log_softmax(1).gather(1, value[:, None]).squeeze(1)
+    return -table.log_softmax(1).gather(1, value[:, None]).squeeze(1), levels * x.shape[1]

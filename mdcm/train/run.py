@@ -7,6 +7,7 @@ whichever model they belong to.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +28,13 @@ from mdcm.rundir import CHECKPOINTS, remove_checkpoints
 from mdcm.train.bank import Bank, tiles
 from mdcm.train.checkpoints import Checkpoints
 from mdcm.train.config import CPU
+from mdcm.train.fidelity import misfits
 from mdcm.train.fingerprints import training_fingerprint
 from mdcm.train.growth import full_length, more_states_gain
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer
 from mdcm.train.member import Member, Setup
 from mdcm.train.polish import Polished, Polisher
-from mdcm.train.reference import regression_losses, worse_than_regressions
+from mdcm.train.reference import behind_regressions, is_behind, regression_losses
 
 if TYPE_CHECKING:
     from mdcm.data import Encoded
@@ -43,6 +45,9 @@ __all__ = ["Source", "train"]
 
 _Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 _Records = Callable[[dict[str, Any]], None]
+
+# rows on which a fit is compared with regressions
+_JUDGED = 20_000
 
 _ROOM = {
     "alone": "Use a smaller batch_size, or device='cpu'",
@@ -346,9 +351,10 @@ class _Training:
         """All that has been learned so far of the models that a job is about."""
         found = {}
         for k in sorted({unit // len(self.plan.hnodes) for unit in job.units}):
-            dcm, doubled = self.members[k].dcm, self.members[k].doubled
+            member = self.members[k]
+            dcm, doubled = member.dcm, member.doubled
             encoders = {name: one.encoders for name, one in dcm.mechanisms.items() if one.encoders}
-            found[k] = _State(dict(dcm.states), dict(dcm.state_dict()), encoders, list(doubled))
+            found[k] = _State(dict(dcm.states), dict(dcm.state_dict()), encoders, list(doubled), list(member.former))
         return found
 
     def _units(self, level: Sequence[int]) -> list[int]:
@@ -504,42 +510,57 @@ class _Training:
         """Who says which h-nodes of a job need more states; None where nobody asks."""
         config = self.config
         masks = [mask for mask in held if mask is not None]
-        if config.confounder_states is not None or not full_length(config) or len(masks) < len(job.units):
+        if not full_length(config) or len(masks) < len(job.units):
             return None
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
-        if not all(member.can_grow(place) for member, place in units):
-            return None
         if not units[0][0].can_stack(self.hnode(job.units[0])):
             return self._growth_of_numbers(units[0], masks[0], trained)
+        if config.confounder_states is not None or not all(member.can_grow(place) for member, place in units):
+            return None
         modules = [member.module(place) for member, place in units]
         asked = [number for number, (member, place) in enumerate(units) if member.may_gain(place)]
         seeds = [member.derived("states", self.plan.hnodes[place]) for member, place in units]
         device = self.setup.device
 
-        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> list[int]:
+        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
             stacked = self._stacked(job, trained, weights)
-            return more_states_gain(modules, stacked, masks, asked, config, seeds, device, polished)
+            return more_states_gain(modules, stacked, masks, asked, config, seeds, device, polished), {}
 
         return growth if asked else None
 
     def _growth_of_numbers(self, unit: tuple[Member, int], held: Tensor, trained: Bank | Alone) -> Growth | None:
-        """Whether the confounders of an h-node with numbers need more states: where it is behind plain regressions."""
+        """Whether the confounders of an h-node with numbers need more states.
+
+        They do where the fit is behind plain regressions, or does not draw what the data hold.
+        """
         member, place = unit
-        if self.config.max_steps is not None or not isinstance(trained, Alone) or not member.may_gain(place):
+        hnode = self.plan.hnodes[place]
+        if self.config.max_steps is not None or not isinstance(trained, Alone) or not member.confounders(hnode):
             return None
+        if not all(member.dcm.mechanism(name).has_density for name in hnode.variables):
+            return None
+        may_gain = self.config.confounder_states is None and member.can_grow(place) and member.may_gain(place)
         problem = trained.problem
 
-        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> list[int]:
+        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
             trained.store(weights)
-            hnode = self.plan.hnodes[place]
             mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
-            reference = regression_losses(mechanisms, member.rows(hnode).fits, held)
+            judged = torch.arange(len(held))[:: math.ceil(len(held) / _JUDGED)]
+            reference = regression_losses(mechanisms, member.rows(hnode).fits, held, judged)
             if reference is None:
-                return []
-            problem.hold(torch.arange(len(held)))
-            found = problem.evaluate()
+                return [], {}
+            problem.hold(judged)
+            mean, error = behind_regressions(problem.evaluate(), reference)
             problem.hold(held.nonzero().squeeze(1))
-            return [0] if worse_than_regressions(found, reference) else []
+            lacks = is_behind(mean, len(held))
+            former = member.former[place]
+            if former is None and may_gain and not lacks:
+                seed = member.derived("fidelity", hnode)
+                lacks = bool(misfits(member.dcm, self.plan, member.data, seed, hnode.variables))
+            if former is not None:
+                # what has been tried before is worse than regressions too, and is tried again only if it was better
+                lacks = lacks and not problem.evaluate().mean <= former
+            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [mean, error, len(judged)]}}
 
         return growth
 
@@ -576,7 +597,8 @@ class _Training:
 
     def _grow(self, units: Sequence[int]) -> list[int]:
         for unit in units:
-            self.member(unit).grow(self.place(unit))
+            member, place = self.member(unit), self.place(unit)
+            member.grow(place, self.records(unit, "grown")[member.doubled[place]].get("heldout"))
         return list(units)
 
 
@@ -629,6 +651,7 @@ class _State:
     weights: dict[str, Tensor]
     encoders: dict[str, Any]
     doubled: list[int]
+    former: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -664,7 +687,7 @@ def _work(shared: _Shared, task: _Task) -> _Outcome:
         for name, encoders in state.encoders.items():
             restore_encoders(member.dcm.mechanism(name), encoders)
         member.dcm.load_state_dict(state.weights)
-        member.doubled = list(state.doubled)
+        member.doubled, member.former = list(state.doubled), list(state.former)
     records: list[dict[str, Any]] = []
     training = _Training(setup, members, shared.total, None, records.append)
     checkpoints = snapshot = None

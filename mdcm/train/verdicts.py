@@ -16,36 +16,54 @@ _MOST_NAMED = 5
 
 
 def lacking_fits(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of h-nodes whose held-out rows the frequencies of the other rows explain better than the fit.
+    """What is to be said of h-nodes that something simpler describes better than the fit does.
 
-    Better by more than two standard errors of the difference where one h-node is tested; of several the bound is that
-    at which all of them together raise no more false alarms.
+    Tables are compared with the frequencies of the training rows on held-out rows, numbers whose confounders are hidden
+    with regressions of each on what comes before it. Better by more than two standard errors of the difference where
+    one h-node is tested; of several the bound is that at which all of them together raise no more false alarms.
 
     Args:
         history: Records of a training.
 
     Returns:
-        One sentence with its advice, or none.
+        One sentence with its advice for each of the two, or none.
     """
-    tested = [record for record in history if record["event"] == "trained" and record.get("behind_frequencies")]
+    found = []
+    lacking = _behind(history, "behind_frequencies")
+    if lacking:
+        found.append(
+            f"the frequencies of the training rows explain held-out rows better than the fit does, {lacking}. Answers "
+            "that rest on it may be off by more than their intervals say. Give the confounders more states "
+            "(confounder_states), or see whether the graph holds on these data (mdcm check)"
+        )
+    lacking = _behind(history, "behind_regressions")
+    if lacking:
+        found.append(
+            f"plain regressions describe the training rows better than the fit does, {lacking}. Answers that rest on "
+            "it may be off by more than their intervals say. Give the confounders more states (confounder_states), let "
+            "them be normal numbers (confounder='gaussian'), or see whether the graph holds on these data (mdcm check)"
+        )
+    return found
+
+
+def _behind(history: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """The h-nodes that are behind by more than chance explains, in words."""
+    tested = []
+    for record in history:
+        if record["event"] == "trained" and record.get(kind):
+            mean, error, *rows = record[kind]
+            tested.append((mean, error, rows[0] if rows else record["heldout_rows"], record["hnode"]))
     if not tested:
-        return []
+        return ""
     bound = NormalDist().inv_cdf(1 - _FALSE_ALARMS / len(tested))
-    lacking = []
-    for record in tested:
-        mean, error = record["behind_frequencies"]
-        if mean > bound * error and mean * record["heldout_rows"] > _LEAST_NATS:
-            lacking.append((mean, f"{{{', '.join(record['hnode'])}}} by {mean:.2g} ± {error:.1g}"))
-    if not lacking:
-        return []
+    lacking = [
+        (mean, f"{{{', '.join(hnode)}}} by {mean:.2g} ± {error:.1g}")
+        for mean, error, rows, hnode in tested
+        if mean > bound * error and mean * rows > _LEAST_NATS
+    ]
     named = [text for _, text in sorted(lacking, reverse=True)]
     more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
-    return [
-        "the frequencies of the training rows explain held-out rows better than the fit does, in nats per row: "
-        f"{', '.join(named[:_MOST_NAMED])}{more}. Answers that rest on it may be off by more than their intervals say. "
-        "Give the confounders more states (confounder_states), or see whether the graph holds on these data "
-        "(mdcm check)"
-    ]
+    return f"in nats per row: {', '.join(named[:_MOST_NAMED])}{more}" if named else ""
 
 
 def kept_with_another_seed(history: Sequence[Mapping[str, Any]], before: int, seed: int) -> str | None:
