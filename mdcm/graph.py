@@ -59,6 +59,7 @@ Names = str | Iterable[str]
 # what stands in the place of a graph by mistake
 _TABLES = {".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xls", ".npy"}
 _QUERY = re.compile(r"\s*[PE]\s*[(\[]")
+_FILE = re.compile(r"[^\n\0>;]{1,1000}\.\w{1,8}")
 
 
 class ADMG:
@@ -275,12 +276,17 @@ class ADMG:
         if isinstance(graph, ADMG):
             return graph
         if isinstance(graph, str):
+            if _FILE.fullmatch(graph) and Path(graph).is_file():
+                raise GraphError(f"{graph!r} is the path of a file, not a graph's text; mdcm.read_graph reads it")
             return cls.from_string(graph)
         import networkx as nx
 
         if isinstance(graph, nx.Graph):
             return cls.from_networkx(graph)
-        raise GraphError(f"a graph is an ADMG, its text or a networkx digraph, not {type(graph).__name__}")
+        raise GraphError(
+            f"a graph is an ADMG, its text or a networkx digraph, not {type(graph).__name__}; it comes first, before "
+            "data and queries"
+        )
 
     @classmethod
     def parse_or_read(cls, text_or_path: str) -> ADMG:
@@ -307,11 +313,7 @@ class ADMG:
         is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
         if not is_text and not is_dot(text_or_path):
             path = Path(text_or_path)
-            if path.suffix.lower() in _TABLES:
-                raise GraphError(
-                    f"{text_or_path} is a table, and a graph is expected here; it comes first, as text such as "
-                    "'X -> Y; X <-> Y' or as the path of its file"
-                )
+            _refuse_table(path)
             if _QUERY.match(text_or_path):
                 raise GraphError(f"{text_or_path!r} is a query, and a graph is expected here; it comes first")
             if path.is_dir():
@@ -937,11 +939,20 @@ def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
             the file, and line and column where they are known.
     """
     path = Path(path)
+    _refuse_table(path)
     try:
         return ADMG._from_record(_hiding(read_record(path), hide))
     except GraphError as error:
         error.args = (f"{path}: {error}",)
         raise
+
+
+def _refuse_table(path: Path) -> None:
+    if path.suffix.lower() in _TABLES:
+        raise GraphError(
+            f"{path} is a table, and a graph is expected here; it comes first, as text such as 'X -> Y; X <-> Y' or as "
+            "the path of its file"
+        )
 
 
 def _hiding(record: GraphRecord, names: Names) -> GraphRecord:

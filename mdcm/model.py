@@ -482,6 +482,8 @@ def fit(
     """
     graph = ADMG.of(graph)
     config = config or TrainConfig()
+    if not isinstance(config, TrainConfig):
+        raise PlanError(f"config must be such as mdcm.TrainConfig(max_steps=3000), not {type(config).__name__}")
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     datasets, outliers = limit_outliers(datasets, schema)

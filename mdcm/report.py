@@ -74,7 +74,7 @@ def write_report(
     model: Model,
     path: str | Path,
     *,
-    queries: Sequence[str] = (),
+    queries: str | Sequence[str] = (),
     data: pd.DataFrame | Dataset | Sequence[Dataset | pd.DataFrame] | None = None,
     title: str = "",
     num_samples: int = 100_000,
@@ -92,7 +92,7 @@ def write_report(
     Args:
         model: The model. What has to do with data is left out where they are not at hand.
         path: The file.
-        queries: Queries to ask.
+        queries: Queries to ask, or one.
         data: Data that training has not seen, to compare with; by default the training data.
         title: Title of the page; by default the names of the variables.
         num_samples: Draws per answer.
@@ -121,7 +121,7 @@ def write_report(
         >>> "P(A | do(D=0))" in file.read_text()
         True
     """
-    expressions = [parse(text) for text in queries]
+    expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
         expression.check(model.graph.nodes)
     seen = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes)

@@ -90,6 +90,10 @@ def _is_amount(text: str) -> bool:
     return _AMOUNT.fullmatch(text) is not None
 
 
+def _is_picture(text: object) -> bool:
+    return isinstance(text, str) and text.lower().endswith((".png", ".jpg", ".jpeg"))
+
+
 def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
     """Refuse strings that are hardly a variable: too many, or nearly all distinct."""
     distinct = column.nunique()
@@ -100,7 +104,12 @@ def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
     else:
         return
     numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
-    if column.astype(object).map(_is_amount).mean() > _MOSTLY and not numeric.any():
+    if column.astype(object).map(_is_picture).all():
+        remedy = "they are names of picture files: " + advice(
+            "mdcm.data.read_pictures makes arrays of them, which Dataset takes as images",
+            "none of the first is there, and names are relative to the table",
+        )
+    elif column.astype(object).map(_is_amount).mean() > _MOSTLY and not numeric.any():
         remedy = (
             f"they are amounts such as {column.iloc[0]!r}: convert them to numbers, without signs of currencies and "
             "separators of thousands"

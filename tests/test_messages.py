@@ -1,5 +1,7 @@
 """What people read: advice in their own words, names that cannot be taken for something else, dates that are dates."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -224,3 +226,61 @@ class TestOwnLoss:
         out = succeed("--help").out
         places = [out.index(f"\n  {name} ") for name in ("doctor", "init", "plan", "check", "train", "query", "report")]
         assert places == sorted(places)
+
+
+class TestPython:
+    """Slips of the first hour in Python; each message says what to do."""
+
+    @pytest.mark.parametrize(
+        ("slip", "error", "says"),
+        [
+            (lambda d: mdcm.fit(d, "X -> Y"), mdcm.GraphError, "not DataFrame; it comes first"),
+            (lambda d: mdcm.check(d, "X -> Y"), mdcm.GraphError, "not DataFrame; it comes first"),
+            (lambda d: mdcm.fit(None, d), mdcm.GraphError, "not NoneType"),
+            (lambda d: mdcm.fit("X -> Y", "t.csv"), mdcm.DataError, "mdcm.data.read_table reads a file"),
+            (lambda d: mdcm.Dataset(Path("t.csv")), mdcm.DataError, "mdcm.data.read_table reads a file"),
+            (lambda d: mdcm.fit("g.txt", d), mdcm.GraphError, "mdcm.read_graph reads it"),
+            (lambda d: mdcm.identify("g.txt", "P(X)"), mdcm.GraphError, "mdcm.read_graph reads it"),
+            (lambda d: mdcm.read_graph("t.csv"), mdcm.GraphError, "t.csv is a table, and a graph is expected"),
+            (lambda d: mdcm.fit("", d), mdcm.DataError, "the graph has no variable"),
+            (lambda d: mdcm.check(" ; # nothing", d), mdcm.DataError, "the graph has no variable"),
+            (lambda d: mdcm.fit("X -> Y", {"X": 1, "Y": 2}), mdcm.DataError, "as in {'X': [1, ...]}"),
+            (lambda d: mdcm.fit("X -> Y", [{"X": "a", "Y": "b"}]), mdcm.DataError, "as in {'X': ['a', ...]}"),
+            (lambda d: mdcm.fit("X -> Y", d, config={"max_steps": 3}), mdcm.PlanError, "mdcm.TrainConfig(max_steps="),
+            (lambda d: mdcm.Dataset(d, images={"I": ["a.png"] * 40}), mdcm.DataError, "mdcm.data.read_pictures makes"),
+            (lambda d: mdcm.Dataset(images={"I": pd.Series(["a", "b"])}), mdcm.DataError, "mdcm.data.read_pictures"),
+            (
+                lambda d: mdcm.fit("P", {"P": [f"{k}.JPG" for k in range(60)]}), mdcm.DataError,
+                "they are names of picture files: mdcm.data.read_pictures",
+            ),
+        ],
+    )  # fmt: skip
+    def test_slips(self, folder, slip, error, says):
+        with pytest.raises(error) as told:
+            slip(pd.DataFrame({"X": [0, 1] * 20, "Y": [1, 0] * 20}))
+        assert says in str(told.value)
+
+    @pytest.mark.parametrize(
+        ("slip", "says"),
+        [
+            (lambda m: m.draw_samples(2, do="X=1"), "do must be values by variable, as in do={'X': 1}, not 'X=1'"),
+            (lambda m: m.draw_samples(2, given=["X"]), "given must be values by variable"),
+            (lambda m: m.counterfactual_samples(2, evidence="X", do={}), "evidence must be values by variable"),
+            (lambda m: m.draw_samples(2, do={"x": 1}), "there is no variable 'x'; did you mean 'X'?"),
+            (lambda m: m.draw_samples(2, given={"Z": 1}), "there is no variable 'Z'; the model has 'X', 'Y'"),
+            (lambda m: m.draw_samples(2, variables=["y"]), "did you mean 'Y'?"),
+        ],
+    )
+    def test_slips_with_a_model(self, small, slip, says):
+        with pytest.raises(mdcm.QueryError) as told:
+            slip(small)
+        assert says in str(told.value)
+
+    def test_a_page_takes_one_query_as_text(self, small, tmp_path):
+        file = mdcm.write_report(small, tmp_path / "r.html", queries="P(Y | do(X=1))", num_samples=100)
+        assert "P(Y | do(X=1))" in file.read_text()
+
+
+@pytest.fixture(scope="module")
+def small():
+    return mdcm.fit("X -> Y", {"X": [0, 1] * 20, "Y": [1, 0] * 10 + [0, 1] * 10}, config=mdcm.TrainConfig(max_steps=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from mdcm.errors import DataError
 from mdcm.files import without_words
 from mdcm.levels import plain, sorted_levels
 from mdcm.plan import DatasetSpec
+from mdcm.printable import quoted
 from mdcm.variables import as_array, floats, leaving_out, refuse, storage, suggestion
 
 if TYPE_CHECKING:
@@ -231,18 +233,29 @@ class Dataset:
 
     def _frame(self, table: pd.DataFrame | Mapping[str, Any] | None) -> pd.DataFrame:
         if table is None:
-            given = [*self.images.values(), *self.arrays.values()]
-            if not given:
+            arrays = [*self.images.values(), *self.arrays.values()]
+            if not arrays:
                 raise DataError(f"{self.label} is empty: give a table, images, arrays or all", dataset=self.name)
-            return pd.DataFrame(index=range(len(given[0])))
+            return pd.DataFrame(index=range(len(arrays[0])))
         if isinstance(table, Mapping):
+            if table and all(isinstance(value, str) or not hasattr(value, "__len__") for value in table.values()):
+                key, value = next(iter(table.items()))
+                raise DataError(
+                    f"{self.label}: column {key!r} is {quoted(value)}, and a column holds a value per row, as in "
+                    f"{{{key!r}: [{quoted(value)}, ...]}}",
+                    dataset=self.name,
+                    column=str(key),
+                )
             try:
                 table = pd.DataFrame({key: as_array(value) for key, value in table.items()})
             except ValueError as error:
                 raise DataError(f"{self.label}: the columns make no table: {error}", dataset=self.name) from None
+        given: Any = table
+        hint = "; mdcm.data.read_table reads a file" if isinstance(given, str | os.PathLike) else ""
         if not isinstance(table, pd.DataFrame):
             raise DataError(
-                f"{self.label}: the table must be a pandas DataFrame, not {type(table).__name__}", dataset=self.name
+                f"{self.label}: the table must be a pandas DataFrame, not {type(given).__name__}{hint}",
+                dataset=self.name,
             )
         if table.columns.nlevels > 1:
             raise DataError(f"{self.label}: column names have several levels; flatten them first", dataset=self.name)
@@ -268,6 +281,12 @@ class Dataset:
         array: NDArray[Any] = np.asanyarray(value)
         where = f"{self.label}: image {key!r}"
         layout = "[n, h, w, c]" if channels_last else "[n, c, h, w]"
+        if array.ndim == 1 and array.dtype.kind in "OTUS" and all(isinstance(one, str) for one in array[:10]):
+            raise DataError(
+                f"{where} holds texts; mdcm.data.read_pictures makes an array of the names of files",
+                dataset=self.name,
+                column=key,
+            )
         if array.ndim != 4 or 0 in array.shape[1:]:
             hint = "; add the channel axis, array[:, None]" if array.ndim == 3 and not channels_last else ""
             raise DataError(

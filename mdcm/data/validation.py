@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,7 +55,10 @@ def validate(
         data = [cast("Dataset | pd.DataFrame", data)]
     if not isinstance(data, list | tuple) or not data:
         kind = "an empty list" if isinstance(data, list | tuple) else type(data).__name__
-        raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}")
+        hint = "; mdcm.data.read_table reads a file" if isinstance(data, str | os.PathLike) else ""
+        raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}{hint}")
+    if not nodes:
+        raise DataError("the graph has no variable, so that nothing is to be learned; write one such as 'X -> Y'")
     datasets = [item if isinstance(item, Dataset) else Dataset(item) for item in data]
     names = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
     for name in names:

@@ -65,6 +65,9 @@ class Request:
         support: Support | None = None,
     ) -> None:
         self.schema = dcm.schema
+        for what, values in {"do": do, "given": given, "evidence": evidence, "noise": noise}.items():
+            if values is not None and not isinstance(values, Mapping):
+                raise QueryError(f"{what} must be values by variable, as in {what}={{'X': 1}}, not {values!r}")
         settings = {
             name: encode_setting(known(dcm.schema, name), value, num_samples) for name, value in (do or {}).items()
         }

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mdcm.data import decode
 from mdcm.errors import DataError, QueryError
+from mdcm.levels import listing
 from mdcm.mechanisms import float_pixels
 from mdcm.sampling.samples import shown_images
-from mdcm.variables import as_array
+from mdcm.variables import as_array, suggestion
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable
@@ -44,7 +45,8 @@ def known(schema: Schema, name: str) -> Variable:
         QueryError: If there is none.
     """
     if name not in schema:
-        raise QueryError(f"there is no variable {name!r}; the model has {', '.join(map(repr, schema))}")
+        hint = suggestion(name, list(schema)) or f"; the model has {listing(schema)}"
+        raise QueryError(f"there is no variable {name!r}{hint}")
     return schema[name]
 
 
