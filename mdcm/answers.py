@@ -30,6 +30,7 @@ from mdcm.sampling import (
     known,
     posterior,
 )
+from mdcm.variables import days
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,11 +188,7 @@ class Answer:
         """A number, or the date that so many days are."""
         if self.origin is None or not math.isfinite(value):
             return f"{value:.4f}"
-        try:
-            moment = pd.Timestamp(self.origin) + pd.Timedelta(days=value)
-        except (OverflowError, ValueError):
-            return f"{value:.4f} days since {self.origin}"
-        return f"{moment.round('min'):%Y-%m-%d %H:%M}"
+        return _date(value, self.origin)
 
     def disagreement(self) -> str | None:
         """That the model's answer and the frequencies' are too far apart for both to be right, or None."""
@@ -216,6 +213,15 @@ class Answer:
     @property
     def _interval(self) -> str:
         return "at least this wide:" if self.level is None else f"{100 * self.level:g} % interval"
+
+
+def _date(days: float, origin: str) -> str:
+    """The date that is so many days after another, to the minute."""
+    try:
+        moment = (pd.Timestamp(origin) + pd.Timedelta(days=days)).round("min")
+    except (OverflowError, ValueError):
+        return f"{days:.4f} days since {origin}"
+    return f"{moment:%Y-%m-%d}" if moment == moment.normalize() else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def surrounded(answer: Answer, others: Sequence[Answer], asked: int, level: float) -> Answer:
@@ -640,7 +646,7 @@ class Answering:
                 values = self._do[term.variable]
             else:
                 values = list(variable.levels or ())
-            columns.append([(term, _shown(one), encode_setting(variable, one, 1)) for one in values])
+            columns.append([(term, _shown(one, variable.origin), encode_setting(variable, one, 1)) for one in values])
         return product(*columns)
 
     def _settings(self, terms: Sequence[language.Term]) -> Iterator[dict[str, Setting]]:
@@ -733,10 +739,12 @@ class _Drawn:
         return share, error if self.weight is None else max(error, math.sqrt(variance))
 
 
-def _shown(value: Any) -> Any:
-    """A value in a table of answers: functions by their names."""
+def _shown(value: Any, origin: str | None) -> Any:
+    """A value in a table of answers: functions by their names, days since an origin as dates."""
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
+    if origin is not None and not isinstance(value, np.ndarray):
+        return _date(days(value, origin), origin)
     return value
 
 

@@ -11,7 +11,7 @@ from command_line import call, fail, succeed
 
 import mdcm
 from mdcm.advice import addressing
-from mdcm.data import names_pictures
+from mdcm.data import names_pictures, read_pictures
 from mdcm.spec import read_spec
 
 ROWS = 40
@@ -80,6 +80,17 @@ class TestPictures:
         for arguments in (["init", GRAPH], ["check", GRAPH], ["plan", GRAPH, "--data"]):
             said = fail(2, *arguments, scans / "t.csv")
             assert "column 'I', row 7 (counted from 0): 'scans/7.png': No such file" in said
+
+    def test_many_are_read_with_a_bar(self, tmp_path, monkeypatch):
+        save_pictures(tmp_path, 2)
+        told = []
+        monkeypatch.setattr("mdcm.progress.counted", lambda items, total, what: told.append((total, what)) or items)
+        column = pd.Series(["0.png", "1.png"] * 300, name="I")
+        assert len(read_pictures(column, tmp_path, progress=True)) == 600
+        assert told == [(600, "reading pictures of I")]
+        read_pictures(column, tmp_path)
+        read_pictures(column[:20], tmp_path, progress=True)
+        assert len(told) == 1
 
     def test_what_only_ends_like_a_picture_is_a_text(self, tmp_path):
         column = pd.Series(["cat.png", "dog.png"] * 5)

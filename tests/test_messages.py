@@ -1,5 +1,6 @@
 """What people read: advice in their own words, names that cannot be taken for something else, dates that are dates."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,13 @@ class TestDates:
         answer = model.query("E[Day | do(Arm=1)] - E[Day | do(Arm=0)]", 2_000)
         assert answer.value == pytest.approx(20, abs=4)
         assert f"{answer.value:.4f}" in str(answer)
+
+    def test_a_date_that_is_set_or_given_is_shown_as_one(self, model):
+        answer = model.query("P(Arm | Day='2024-06-24')", 500, allow_low_support=True)
+        assert set(answer.table["Day"]) == {"2024-06-24"}
+        with_time = model.query("P(Arm | do(Day='2024-06-04 12:30'))", 500, allow_low_support=True)
+        assert set(with_time.table["Day"]) == {"2024-06-04 12:30"}
+        json.dumps(answer.table.to_dict("records"))
 
     def test_a_number_is_none(self):
         numbers = mdcm.fit("X", {"X": np.linspace(0, 1, 40)}, config=mdcm.TrainConfig(max_steps=1))

@@ -4,8 +4,11 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,10 +18,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import mdcm
+from mdcm import doctor
 from mdcm.data import Schema
 from mdcm.doctor import diagnose
 from mdcm.drafts import draft_spec
 from mdcm.spec import DataEntry, Spec, read_spec
+
+ROOT = Path(__file__).parent.parent
 
 
 class TestDoctor:
@@ -63,6 +69,30 @@ class TestDoctor:
         first = next(one for one in diagnose() if one.topic == "kernels")
         assert first.state == state
         assert says in first.value + first.advice
+
+
+class TestExtras:
+    """What an extra installs is what doctor looks for, and README says what each is for."""
+
+    EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    FOR_USERS = EXTRAS.keys() - {"all", "bench", "docs", "fuzz", "lint", "test"}
+
+    def test_doctor_looks_for_what_they_install(self):
+        looked_for = {name: set(modules) for name, (modules, _) in doctor._EXTRAS.items()}
+        assert looked_for == {
+            name: {re.match(r"[\w-]+", one)[0] for one in self.EXTRAS[name]} for name in self.FOR_USERS
+        }
+
+    def test_readme_announces_them_with_what_they_are_for(self):
+        rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+        assert rows.keys() >= self.FOR_USERS
+        for name in self.FOR_USERS - {"diffusers", "ray"}:
+            for package in self.EXTRAS[name]:
+                assert re.match(r"[\w-]+", package)[0] in rows[name], (name, package)
+
+    def test_all_is_all_of_them(self):
+        (all_of_them,) = self.EXTRAS["all"]
+        assert set(re.findall(r"\w+", all_of_them)[1:]) == self.FOR_USERS
 
 
 names = st.sampled_from(["X", "Y", "age [years]", "naïve", "a b", "k: #", "yes", "1", "'", '"q"', "名"])
