@@ -137,6 +137,11 @@ class TestMissingValues:
             assert "leave such rows out with 'dropna: true'" in said
             assert "s.yaml:2:8" in said
 
+    def test_init_leaves_them_out_whether_asked_or_not(self, gaps):
+        assert succeed("init", "X -> Z -> Y", "t.csv", "--dropna", "--out", "-").out == succeed(
+            "init", "X -> Z -> Y", "t.csv", "--out", "-"
+        ).out  # fmt: skip
+
     def test_a_missing_picture_is_a_missing_value(self, scans):
         table = pd.read_csv(scans / "t.csv")
         table.loc[[2, 9], "I"] = None

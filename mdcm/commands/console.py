@@ -44,7 +44,7 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         option = Annotated[
-            bool, typer.Option("--quiet", "-q", help="no progress and no notes, only results and errors")
+            bool, typer.Option("--quiet", "-q", help="no progress and no notes, only results, warnings and errors")
         ]
 
         @functools.wraps(function)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mdcm.commands.console import command, is_quiet, note, show, show_json
-from mdcm.commands.inputs import DataArguments, GraphArgument, KindOption, NaOption, spec_of
+from mdcm.commands.inputs import DataArguments, DropnaOption, GraphArgument, KindOption, NaOption, spec_of
 from mdcm.errors import DataError
 
 __all__ = ["doctor", "init"]
@@ -55,6 +55,7 @@ def init(
     out: Annotated[Path, typer.Option(metavar="FILE", help="where the spec goes, - for stdout")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     na: NaOption = None,
+    dropna: DropnaOption = False,
     kind: KindOption = None,
 ) -> None:
     """Write a commented spec for a graph and tables.
@@ -67,7 +68,7 @@ def init(
     stdout = str(out) == "-"
     if not stdout and out.exists() and not force:
         raise DataError(f"{out} exists already; --force replaces it, --out writes elsewhere")
-    spec = spec_of(graph, data, na=na, kinds=kind)
+    spec = spec_of(graph, data, na=na, dropna=dropna, kinds=kind)
     text = draft_spec(spec, Path("spec.yaml") if stdout else out, progress=not is_quiet())
     if stdout:
         show(text)
