@@ -316,7 +316,7 @@ class ADMG:
             _refuse_table(path)
             if _QUERY.match(text_or_path):
                 raise GraphError(f"{text_or_path!r} is a query, and a graph is expected here; it comes first")
-            if path.is_dir():
+            if text_or_path.strip() and path.is_dir():
                 raise GraphError(f"{text_or_path} is a directory, and no graph; name a file in it")
             if path.is_file():
                 return read_graph(path)
