@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,10 +14,17 @@ from typing import Any, Protocol
 
 from mdcm.errors import MdcmError, PlanError
 
-__all__ = ["Engine", "RayEngine", "engine_of"]
+__all__ = ["ClusterError", "Engine", "RayEngine", "engine_of"]
 
 # seconds to wait for tasks that are stopped
 _PATIENCE = 20
+# seconds after which it is looked whether the cluster is still there
+_LOOK = 10.0
+_LONGEST = 300
+
+
+class ClusterError(MdcmError):
+    """The cluster that work runs on has failed; what is in checkpoints can be gone on with."""
 
 
 class Engine(Protocol):
@@ -68,27 +77,30 @@ class RayEngine:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """As :meth:`Engine.open`."""
+        """As :meth:`Engine.open`.
+
+        Raises:
+            ClusterError: If no cluster can be started.
+        """
         ray = _ray()
         if ray.is_initialized():
             yield
             return
-        talk = logging.getLogger("ray")
-        level = talk.level
-        # it warns of how its own defaults may change, which nobody here chose
-        talk.setLevel(logging.ERROR)
-        try:
-            ray.init(
-                num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
-                # torch in every worker on one thread, as here
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-            )  # fmt: skip
-        finally:
-            talk.setLevel(level)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with _silenced(ray):
+            try:
+                with _own_signals():
+                    ray.init(
+                        num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
+                        # torch in every worker on one thread, as here
+                        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+                    )  # fmt: skip
+            except Exception as error:
+                # it raises errors of its own, of Python and of the network
+                raise ClusterError(f"no Ray cluster can be started or joined: {_brief(error)}") from error
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
     def map(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
@@ -96,25 +108,35 @@ class RayEngine:
         """As :meth:`Engine.map`; the shared part is put in the object store once."""
         ray = _ray()
         with self.open():
-            common = ray.put(shared)
+            with _saying_plainly(ray):
+                common = ray.put(shared)
             remote = ray.remote(
                 num_cpus=self.cpus_per_task, num_gpus=self.gpus_per_task if gpu else 0, max_retries=self.retries
             )(_guarded)
             waiting = {remote.remote(function, common, task): place for place, task in enumerate(tasks)}
+            is_lost = False
             try:
                 while waiting:
-                    (done,), _ = ray.wait(list(waiting), num_returns=1)
-                    error, result = _result(ray, done)
-                    place = waiting.pop(done)
+                    with _saying_plainly(ray):
+                        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
+                        if not ready:
+                            _refuse_dead(ray)
+                            continue
+                        error, result = ray.get(ready[0])
+                    place = waiting.pop(ready[0])
                     if error is not None:
                         raise error
                     yield place, result
+            except ClusterError:
+                is_lost = True
+                raise
             finally:
-                # of a call that is given up nothing may go on writing files
-                for one in waiting:
-                    ray.cancel(one, force=True)
-                if waiting:
-                    ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
+                if waiting and not is_lost:
+                    # of a call that is given up nothing may go on writing files
+                    with _saying_plainly(ray):
+                        for one in waiting:
+                            ray.cancel(one, force=True)
+                        ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
 
 
 def engine_of(engine: str | Engine) -> Engine | None:
@@ -157,11 +179,57 @@ def _guarded(function: Callable[[Any, Any], Any], shared: Any, task: Any) -> tup
         return error, None
 
 
-def _result(ray: Any, reference: Any) -> tuple[MdcmError | OSError | None, Any]:
+@contextmanager
+def _saying_plainly(ray: Any) -> Iterator[None]:
+    """Turn Ray's own errors into one that says what has happened; a mistake in a task is raised as it was there."""
+    errors = ray.exceptions
     try:
-        found: tuple[MdcmError | OSError | None, Any] = ray.get(reference)
-    except ray.exceptions.WorkerCrashedError as error:
-        return MdcmError(f"workers were lost again and again: {' '.join(str(error).split())}"), None
-    except ray.exceptions.OutOfMemoryError as error:
-        return MdcmError(f"a worker ran out of memory: {' '.join(str(error).split())}"), None
-    return found
+        yield
+    except errors.RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, Exception) else RuntimeError(_brief(error))) from error
+    except errors.WorkerCrashedError as error:
+        raise ClusterError(f"workers were lost again and again: {_brief(error)}") from error
+    except errors.OutOfMemoryError as error:
+        raise ClusterError(f"a worker ran out of memory: {_brief(error)}") from error
+    except errors.RayError as error:
+        raise ClusterError(f"the Ray cluster has failed: {type(error).__name__}: {_brief(error)}") from error
+
+
+def _refuse_dead(ray: Any) -> None:
+    """Raise if no node of the cluster lives any more, on which a task that is waited for could run."""
+    if not any(node.get("Alive") for node in ray.nodes()):
+        raise ClusterError("the Ray cluster has failed: no node of it lives any more")
+
+
+def _brief(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+@contextmanager
+def _silenced(ray: Any) -> Iterator[None]:
+    """Keep Ray from writing logs of its processes and advice about its defaults between the results."""
+    talk = logging.getLogger("ray")
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    level, told = talk.level, getattr(driver, "print_to_stdstream", None)
+    talk.setLevel(logging.CRITICAL)
+    try:
+        if told is not None:
+            driver.print_to_stdstream = lambda *given, **named: None
+        yield
+    finally:
+        talk.setLevel(level)
+        if told is not None:
+            driver.print_to_stdstream = told
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, for which Ray sets one that ends with a code of its own."""
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and former is not None:
+            signal.signal(signal.SIGTERM, former)

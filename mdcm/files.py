@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from mdcm.delimited import read_csv
 from mdcm.errors import DataError
+from mdcm.printable import quoted, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["file_sha256", "read_images", "read_table", "without_words"]
+__all__ = ["file_sha256", "parquet_size", "read_images", "read_table", "refuse_nul", "without_words"]
 
 
 def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataFrame:
@@ -41,7 +43,7 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
         >>> read_table(path).isna().sum().tolist(), read_table(path, na_values=["NA"]).isna().sum().tolist()
         ([1, 0], [1, 1])
     """
-    path = Path(path)
+    path = refuse_nul(path)
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".tsv", ".parquet", ".pq"}:
         how = "; save the sheet as CSV UTF-8" if suffix in {".xls", ".xlsx", ".xlsm", ".ods"} else ""
@@ -77,7 +79,7 @@ def read_images(path: str | Path) -> NDArray[Any]:
     Raises:
         DataError: If the file is missing, damaged, or holds Python objects.
     """
-    path = Path(path)
+    path = refuse_nul(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
@@ -90,6 +92,17 @@ def read_images(path: str | Path) -> NDArray[Any]:
     return array
 
 
+def refuse_nul(path: str | Path) -> Path:
+    """A path, unless it holds a NUL, which none can.
+
+    Raises:
+        DataError: If it does.
+    """
+    if "\0" in str(path):
+        raise DataError(f"{quoted(str(path))} is no path: it holds a NUL")
+    return Path(path)
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal.
 
@@ -97,20 +110,40 @@ def file_sha256(path: str | Path) -> str:
         DataError: If the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with refuse_nul(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    with _parquet_of(path) as (pyarrow, file):
+        return cast("pd.DataFrame", pyarrow.parquet.read_table(file).to_pandas())
+
+
+def parquet_size(path: str | Path) -> tuple[int, int]:
+    """Rows and columns of a Parquet file, by what it says of itself.
+
+    Raises:
+        DataError: If it cannot be read, or pyarrow is not installed.
+        OSError: Likewise.
+    """
+    with _parquet_of(Path(path)) as (pyarrow, file):
+        metadata = pyarrow.parquet.read_metadata(file)
+        return metadata.num_rows, metadata.num_columns
+
+
+@contextmanager
+def _parquet_of(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
+    """pyarrow, and an open file of which whatever goes wrong is said in one line."""
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'mdcm[parquet]'") from None
-    try:
-        with path.open("rb") as file:
-            return cast("pd.DataFrame", pyarrow.parquet.read_table(file).to_pandas())
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from None
+    with path.open("rb") as file:
+        try:
+            yield pyarrow, file
+        except Exception as error:
+            # of a damaged file pyarrow raises nearly anything, also that it lacks the memory for a size that is wrong
+            reason = shortened(" ".join(str(error).split())) or type(error).__name__
+            raise DataError(f"{path}: not a Parquet file that can be read: {reason}") from None

@@ -72,7 +72,7 @@ class Model(Sampler):
         seed: Seed of the training.
         datasets: Name, columns, targets and number of rows of each data set.
         history: Records of the training.
-        origin: Path of the spec that it was trained by, relative to the run directory; None where there was none.
+        origin: Where the training data are, as the run directory notes; None where it does not.
         data: The training data, if they are at hand: :func:`fit` keeps them, :meth:`attach` gives them to a model
             that was loaded.
         members: Models of the ensemble that intervals of answers come from; none unless it was asked for.
@@ -90,7 +90,7 @@ class Model(Sampler):
         seed: int,
         datasets: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]] = (),
-        origin: str | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.graph = graph
         self.schema = schema
@@ -427,7 +427,7 @@ def fit(
     ensemble: int = 0,
     resample: bool = True,
     progress: bool | Progress = False,
-    origin: str | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Model:
     """Train a deep causal generative model of a graph on data.
 
@@ -459,7 +459,7 @@ def fit(
         ensemble: Number of models to train besides, so that answers have intervals; see :meth:`Model.train_ensemble`.
         resample: Whether these are trained on rows weighted anew, or differ by their seeds alone.
         progress: True for progress bars on a terminal, or an object that is told.
-        origin: Path of the spec that names the data, relative to ``out``, noted there.
+        origin: Where the data are, noted in ``out``: what :func:`mdcm.provenance.note_origin` says of a spec.
 
     Returns:
         The trained model.
@@ -523,6 +523,8 @@ def fit(
             reserve(out)
             if not resume and not force:
                 refuse_taken(out)
+            # what trains may change the directory that it works in
+            out = Path(out).absolute()
             held.enter_context(locked(out))
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)

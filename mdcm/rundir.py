@@ -42,6 +42,7 @@ __all__ = [
     "JOB",
     "MODEL",
     "MOST_WEIGHTS",
+    "PROOF",
     "REPORT",
     "WEIGHTS",
     "Journal",
@@ -69,6 +70,8 @@ ENSEMBLE = "ensemble"
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
 # directory for the checkpoints of a job that runs elsewhere
 JOB = re.compile(r"job-\d{5,}")
+# a file by which workers know the directory; it holds what its name says
+PROOF = re.compile(r"shared-([0-9a-f]{32})")
 # bytes of weights or of a checkpoint
 MOST_WEIGHTS = 1 << 34
 _LOCK = ".lock"
@@ -498,7 +501,8 @@ def remove_checkpoints(path: str | Path | Folder) -> None:
     """
     directory = Folder.of(path) / CHECKPOINTS
     for name in directory.names():
-        if CHECKPOINT.fullmatch(name):
+        proof = PROOF.fullmatch(name)
+        if CHECKPOINT.fullmatch(name) or (proof is not None and _holds(directory, name, proof[1].encode())):
             directory.remove(name)
         elif JOB.fullmatch(name) and directory.kind(name) == "directory":
             # those of jobs that ran elsewhere are in directories of their own
@@ -509,6 +513,12 @@ def remove_checkpoints(path: str | Path | Folder) -> None:
     above = Folder.of(path)
     if above.path.name == ENSEMBLE and above.parts:
         above.remove_if_empty()
+
+
+def _holds(folder: Folder, name: str, content: bytes) -> bool:
+    with suppress(OSError):
+        return folder.read(name, len(content)) == content
+    return False
 
 
 def _described(folder: Folder, what_to_do: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mdcm.errors import CheckpointError, PlanError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import encoded, from_config
 from mdcm.plan import Plan
+from mdcm.printable import quoted
 from mdcm.rundir import MODEL, WEIGHTS, read_run, write_run
 from mdcm.sampling import Support
 from mdcm.train import TrainConfig
@@ -45,7 +46,7 @@ class Saved:
     seed: int
     datasets: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]]
-    origin: str | None
+    origin: Mapping[str, Any] | None
     members: Sequence[DCM]
     resampled: bool
     support: Support | None
@@ -137,8 +138,8 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
                 _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
             )
         origin = description.get("origin")
-        if origin is not None and not isinstance(origin, str):
-            raise TypeError(f"its origin is {origin!r}")
+        if origin is not None and not isinstance(origin, Mapping):
+            raise TypeError(f"its origin is {quoted(origin)}")
         found = Saved(
             graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
             bool(ensemble["resampled"]), _load_support(weights, graph, schema, description.get("support")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -377,6 +377,17 @@ class Spec(_Entry):
                     raise origin.error(f"{what}{name!r} is no node of the graph{hint}", (section, name))
         return graph
 
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from."""
+        return self._origin.path
+
+    def files(self) -> list[Path]:
+        """All files that it names, but for pictures, whose names stand in tables."""
+        named = [file for entry in self.data for file in (entry.path, *entry.images.values(), *entry.arrays.values())]
+        graph = self.graph_file
+        return ([] if graph is None else [graph]) + [self.folder / file for file in named if file is not None]
+
     def load_tables(self) -> list[pd.DataFrame | None]:
         """The table of every data set as it is in its file, paths relative to the spec; None where there is none.
 
@@ -399,6 +410,7 @@ class Spec(_Entry):
         is_checked: bool = True,
         unobserved: Collection[str] = (),
         progress: bool = False,
+        guard: Callable[[Path], None] | None = None,
     ) -> list[Dataset]:
         """The data sets, paths relative to the spec, checked against the graph and against each other.
 
@@ -410,6 +422,7 @@ class Spec(_Entry):
             is_checked: Whether what :func:`mdcm.fit` would refuse is refused here, with its place in the file.
             unobserved: Variables that no data set needs to hold.
             progress: Whether to show on a terminal how many pictures are read.
+            guard: Called with the path of every picture before it is opened; it may raise.
 
         Raises:
             DataError: With file, line and column of the spec, if a file cannot be read or a table cannot be used.
@@ -421,7 +434,7 @@ class Spec(_Entry):
         tables = self.load_tables() if tables is None else tables
         with addressing("spec") if self._origin.path is not None else nullcontext():
             datasets = [
-                self._load(place, table, graph.nodes, self.data[place].name or names[place], progress)
+                self._load(place, table, graph.nodes, self.data[place].name or names[place], progress, guard)
                 for place, table in enumerate(tables)
             ]
             if is_checked:
@@ -429,7 +442,13 @@ class Spec(_Entry):
         return datasets
 
     def _load(
-        self, place: int, table: pd.DataFrame | None, nodes: Sequence[str], label: str | None, progress: bool
+        self,
+        place: int,
+        table: pd.DataFrame | None,
+        nodes: Sequence[str],
+        label: str | None,
+        progress: bool,
+        guard: Callable[[Path], None] | None,
     ) -> Dataset:
         naming, base, entry = self._origin.naming, self._origin.folder, self.data[place]
         images: dict[str, Any] = {}
@@ -455,6 +474,9 @@ class Spec(_Entry):
                         rows = np.flatnonzero(kept) if rows is None else rows[kept]
                         images = {key: array[kept] for key, array in images.items()}
                         arrays = {key: array[kept] for key, array in arrays.items()}
+                    if guard is not None:
+                        for file in files.unique():
+                            guard(folder / str(file))
                     shape = self.variables[name].shape if name in self.variables else None
                     pictures = read_pictures(files, folder, shape, progress=progress)
                     images[name] = np.moveaxis(pictures, 1, 3) if entry.channels_last else pictures
@@ -548,8 +570,9 @@ def read_spec(path: str | Path) -> Spec:
     try:
         with file.open(encoding="utf-8-sig") as stream:
             text = stream.read(_MOST_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+    except (OSError, ValueError) as error:
+        what = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else "a path holds no NUL"
+        reason = error.strerror if isinstance(error, OSError) else what
         raise origin.error(f"the spec cannot be read: {reason}", ()) from None
     if len(text) > _MOST_CHARACTERS:
         raise origin.error(f"the spec cannot be read: it has more than {_MOST_CHARACTERS:,} characters", ())

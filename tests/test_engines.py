@@ -1,10 +1,14 @@
 """Engines: h-nodes as tasks of a local Ray cluster, with the weights of training in this process, whoever is killed."""
 
+import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,9 +16,11 @@ import torch
 from command_line import fail
 
 import mdcm
-from mdcm.engines import RayEngine, engine_of
+from mdcm.disk import Folder
+from mdcm.engines import ClusterError, RayEngine, engine_of
 from mdcm.mechanisms import Categorical
 from mdcm.objectives.adversarial import AdversarialConfig
+from mdcm.train.checkpoints import Checkpoints
 
 ray = pytest.importorskip("ray")
 
@@ -169,6 +175,109 @@ class TestLostWorkers:
         assert_same(found.dcm, expected.dcm)
 
 
+def pretend(monkeypatch, **answers):
+    """Ray without a cluster, of which some calls answer otherwise, or raise."""
+
+    def answering(name, function):
+        def call(*args, **kwargs):
+            if isinstance(answers.get(name), Exception):
+                raise answers[name]
+            return answers[name] if name in answers else function(*args, **kwargs)
+
+        return call
+
+    def wait(waiting, **options):
+        return waiting[:1], waiting[1:]
+
+    functions = {
+        "is_initialized": lambda: True, "init": lambda **settings: None, "put": lambda value: value, "wait": wait,
+        "get": lambda reference: reference(), "nodes": lambda: [{"Alive": True}], "cancel": lambda *a, **k: None,
+    }  # fmt: skip
+    fake = SimpleNamespace(
+        exceptions=ray.exceptions,
+        remote=lambda **options: lambda function: SimpleNamespace(remote=lambda *given: partial(function, *given)),
+        **{name: answering(name, function) for name, function in functions.items()},
+    )
+    monkeypatch.setattr("mdcm.engines._ray", lambda: fake)
+    return fake
+
+
+class Elsewhere:
+    """An engine whose workers have another working directory, and perhaps another disk."""
+
+    def __init__(self, folder, disk=None):
+        self.folder, self.disk, self.done = folder, disk, 0
+
+    @contextlib.contextmanager
+    def open(self):
+        yield
+
+    def map(self, function, shared, tasks, *, gpu=False):
+        for number, task in enumerate(tasks):
+            if self.disk is not None:
+                task = dataclasses.replace(task, files=Folder(self.disk, task.files.parts))
+            with contextlib.chdir(self.folder):
+                result = function(shared, task)
+            self.done += 1
+            yield number, result
+
+
+class TestDirectoriesOfWorkers:
+    CONFIG = mdcm.TrainConfig(max_steps=6, checkpoint_seconds=0)
+
+    def test_a_relative_run_is_one_place_for_everybody(self, tmp_path, monkeypatch):
+        for name in ("here", "there"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        for seed, more in ((0, {}), (1, {"force": True}), (1, {"resume": True, "ensemble": 2})):
+            engine = Elsewhere(tmp_path / "there")
+            mdcm.fit(GRAPH, DATA, config=self.CONFIG, out="run", engine=engine, seed=seed, **more)
+            assert engine.done or "resume" in more
+        assert list((tmp_path / "there").iterdir()) == []
+        names = sorted(path.name for path in (tmp_path / "here" / "run").iterdir())
+        assert names == ["metrics.jsonl", "model.json", "weights.safetensors"]
+
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_a_disk_that_is_not_shared_is_found_out_before_anything_is_written(self, tmp_path, copied):
+        for name in ("here", "there", "disk"):
+            (tmp_path / name).mkdir()
+        if copied:
+            # a directory of that name with a file of another training in it
+            (tmp_path / "disk" / "checkpoints").mkdir(parents=True)
+            (tmp_path / "disk" / "checkpoints" / f"shared-{'0' * 32}").write_text("0" * 32)
+        before = sorted((tmp_path / "disk").rglob("*"))
+        with pytest.raises(mdcm.MdcmError, match=r"does not see .*disk/checkpoints.*that all machines .* share"):
+            mdcm.fit(
+                GRAPH, DATA, config=self.CONFIG, out=tmp_path / "here" / "run",
+                engine=Elsewhere(tmp_path / "there", tmp_path / "disk"),
+            )  # fmt: skip
+        assert sorted((tmp_path / "disk").rglob("*")) == before
+        # nothing is left that would have to be removed before another try
+        mdcm.fit(GRAPH, DATA, config=self.CONFIG, out=tmp_path / "here" / "run")
+
+    def test_a_program_that_changes_its_directory_while_it_trains(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "other").mkdir()
+        write = Checkpoints.write
+
+        def wandering(self, *given):
+            os.chdir(tmp_path / "other")
+            write(self, *given)
+
+        monkeypatch.setattr(Checkpoints, "write", wandering)
+        mdcm.fit(GRAPH, DATA, config=self.CONFIG, out="run")
+        assert list((tmp_path / "other").iterdir()) == []
+        assert (tmp_path / "run" / "model.json").exists()
+
+    def test_what_a_killed_driver_left_is_removed_with_the_checkpoints(self, tmp_path):
+        folder = tmp_path / "run" / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / f"shared-{'a' * 32}").write_text("a" * 32)
+        (folder / f"shared-{'b' * 32}").write_text("mine")
+        mdcm.fit(GRAPH, DATA, config=self.CONFIG, out=tmp_path / "run", force=True)
+        assert [path.name for path in folder.iterdir()] == [f"shared-{'b' * 32}"]
+
+
 class TestErrors:
     def test_starting_a_cluster_is_silent(self, tmp_path):
         program = "from mdcm.engines import RayEngine\nwith RayEngine(num_cpus=1).open():\n    pass"
@@ -179,6 +288,52 @@ class TestErrors:
         config = mdcm.TrainConfig(max_steps=60, learning_rate=1e30, batch_modules=False)
         with pytest.raises(mdcm.MdcmError, match="diverged"):
             mdcm.fit(GRAPH, DATA, config=config, engine=cluster)
+
+    @pytest.mark.parametrize("call", ["put", "wait", "get"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ray.exceptions.RaySystemError("lost"), ray.exceptions.LocalRayletDiedError(),
+            ray.exceptions.NodeDiedError("n"), ray.exceptions.WorkerCrashedError(),
+            ray.exceptions.OutOfMemoryError("memory"), ray.exceptions.ObjectStoreFullError("x" * 1000),
+            ray.exceptions.RayError(),
+        ],
+        ids=lambda error: type(error).__name__,
+    )  # fmt: skip
+    def test_errors_of_ray_are_said_plainly(self, monkeypatch, call, error):
+        pretend(monkeypatch, **{call: error})
+        with pytest.raises(
+            ClusterError, match=r"the Ray cluster has failed|workers were lost|a worker ran out"
+        ) as told:
+            list(RayEngine().map(divmod, 7, [2]))
+        assert len(str(told.value)) < 500
+        assert isinstance(told.value, mdcm.MdcmError)
+
+    def test_a_cluster_without_a_living_node_is_not_waited_for(self, monkeypatch):
+        pretend(monkeypatch, wait=([], []), nodes=[{"Alive": False}])
+        with pytest.raises(ClusterError, match="no node of it lives any more"):
+            list(RayEngine().map(divmod, 7, [2]))
+
+    def test_a_mistake_in_a_task_is_raised_as_it_was_there(self, monkeypatch):
+        pretend(monkeypatch, get=ray.exceptions.RayTaskError("divmod", "traceback", ZeroDivisionError("zero")))
+        with pytest.raises(ZeroDivisionError, match="zero"):
+            list(RayEngine().map(divmod, 1, [0]))
+
+    @pytest.mark.parametrize("error", [RuntimeError("no\nport"), ConnectionError("far"), ValueError("odd")], ids=repr)
+    def test_a_cluster_that_cannot_be_started(self, monkeypatch, error):
+        pretend(monkeypatch, is_initialized=False, init=error)
+        with pytest.raises(ClusterError, match=r"no Ray cluster can be started or joined: [a-z ]+$"):
+            list(RayEngine().map(divmod, 7, [2]))
+
+    def test_the_handler_of_sigterm_stays(self, monkeypatch):
+        def init(**settings):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+        before = signal.getsignal(signal.SIGTERM)
+        fake = pretend(monkeypatch, is_initialized=False)
+        fake.init, fake.shutdown = init, lambda: None
+        assert list(RayEngine().map(divmod, 7, [2])) == [(0, (3, 1))]
+        assert signal.getsignal(signal.SIGTERM) == before
 
     def test_names(self, tmp_path):
         assert isinstance(engine_of("ray"), RayEngine)

@@ -33,8 +33,9 @@ RANKS = {
         14: "saved",
         15: "model",
         16: "doctor drafts experiments options report spec",
-        17: "commands",
-        18: "cli",
+        17: "provenance",
+        18: "commands",
+        19: "cli",
     }.items()
     for name in names.split()
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +10,11 @@ import typer
 
 from mdcm.advice import addressing
 from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show, show_json
-from mdcm.commands.inputs import DropnaOption, NaOption, entries_of, refuse_query
+from mdcm.commands.inputs import DropnaOption, NaOption, entries_of, is_spec, refuse_query
 from mdcm.errors import MdcmError
 
 if TYPE_CHECKING:
+    from mdcm.data import Dataset
     from mdcm.model import Model
 
 __all__ = ["query", "report", "sample", "train"]
@@ -72,7 +72,9 @@ def train(
     datasets = loaded.load_data(progress=not is_quiet())
     reserve(out)
 
+    from mdcm.engines import ClusterError
     from mdcm.model import fit
+    from mdcm.provenance import note_origin
 
     one_thread()
     try:
@@ -93,9 +95,9 @@ def train(
                 ensemble=members,
                 resample=not seeds_only,
                 progress=not is_quiet(),
-                origin=os.path.relpath(spec.resolve(), out.resolve()),
+                origin=note_origin(loaded, out),
             )
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ClusterError):
         if has_checkpoints(out) or has_checkpoints(out / ENSEMBLE):
             note(f"what was done is in {out}; the same command with --resume goes on")
         raise
@@ -124,6 +126,16 @@ def query(
     ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:do=X,Y]|SPEC.yaml",
+            help="the training data, for the plug-in estimate, where they are not beside the run any more",
+            show_default=False,
+        ),
+    ] = None,
+    na: NaOption = None,
+    dropna: DropnaOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Answer a causal query of any layer with a trained model.
@@ -142,7 +154,10 @@ def query(
 
     one_thread()
     model = load(run)
-    _attach(model, run)
+    if data is None:
+        _attach(model, run, "--data names them")
+    else:
+        model.attach(_named(model, data, na=na, dropna=dropna))
     answer = model.to(device).query(
         text,
         num_samples,
@@ -177,9 +192,20 @@ def query(
     show_json(content)
 
 
-def _attach(model: Model, run: Path) -> None:
-    """Gives a model the data that its spec names, if they are still there and the same."""
-    from mdcm.spec import read_spec
+def _named(model: Model, data: list[str], *, na: list[str] | None, dropna: bool) -> list[Dataset]:
+    """Data that options name: tables, or a spec that names them."""
+    from mdcm.spec import Spec, read_spec
+
+    if len(data) == 1 and is_spec(data[0]):
+        return read_spec(data[0]).load_data(is_checked=False, progress=not is_quiet())
+    entries = entries_of(data, "--data ", na=na, dropna=dropna)
+    spec = Spec.of_arguments(model.graph.to_string(), entries, model.schema.kinds)
+    return spec.load_data(is_checked=False, progress=not is_quiet())
+
+
+def _attach(model: Model, run: Path, remedy: str) -> None:
+    """Gives a model the data that its run notes, if they are still there and the same."""
+    from mdcm.provenance import read_again
 
     if model.origin is None:
         return
@@ -187,9 +213,9 @@ def _attach(model: Model, run: Path) -> None:
         with warnings.catch_warnings():
             # they were given when the model was trained
             warnings.simplefilter("ignore", UserWarning)
-            model.attach(read_spec(run / model.origin).load_data())
+            model.attach(read_again(run, model.origin))
     except (MdcmError, OSError) as error:
-        note(f"no plug-in estimate is shown, because the training data cannot be read again: {error}")
+        note(f"no plug-in estimate is shown, because the training data cannot be read again: {error}; {remedy}")
 
 
 @command(
@@ -311,12 +337,8 @@ def report(
     model = load(run)
     compared = None
     if data is not None:
-        from mdcm.spec import Spec
-
-        entries = entries_of(data, "--data ", na=na, dropna=dropna)
-        fresh = Spec.of_arguments(model.graph.to_string(), entries, model.schema.kinds)
-        compared = fresh.load_data(is_checked=False, progress=not is_quiet())
-    _attach(model, run)
+        compared = _named(model, data, na=na, dropna=dropna)
+    _attach(model, run, "--data names data to compare with")
     target = run / "report.html" if out is None else out
     write_report(
         model,

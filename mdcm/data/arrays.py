@@ -51,7 +51,7 @@ def read_array(path: str | Path) -> NDArray[Any]:
         >>> read_array(path).tolist()
         [7, 2, 1]
     """
-    path = Path(path)
+    path = files.refuse_nul(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(_NPY))

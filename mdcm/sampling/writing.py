@@ -114,7 +114,11 @@ def _parquet(stream: IO[bytes], path: Path, stack: ExitStack) -> Callable[[pd.Da
 
     def append(table: pd.DataFrame) -> None:
         nonlocal writer
-        rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+        try:
+            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+        except pyarrow.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path}: Parquet cannot hold these columns: {reason}; write a .csv") from None
         if writer is None:
             writer = stack.enter_context(pyarrow.parquet.ParquetWriter(stream, rows.schema))
         writer.write_table(rows)

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer
 from mdcm.train.member import Member, Setup
 from mdcm.train.polish import Polished, Polisher
 from mdcm.train.reference import behind_regressions, is_behind, regression_losses
+from mdcm.train.sharing import refuse_unshared, shown
 
 if TYPE_CHECKING:
     from mdcm.data import Encoded
@@ -288,6 +290,18 @@ class _Training:
         deadline = self._deadline(time.monotonic())
         shared = _Shared(self.setup, {k: replace(one, init=None) for k, one in enumerate(sources)}, self.total)
         fingerprint = None if out is None else self.fingerprint
+        with nullcontext() if out is None else shown(Folder.of(out)) as proof:
+            self._run_elsewhere(engine, shared, deadline, out, fingerprint, proof)
+
+    def _run_elsewhere(
+        self,
+        engine: Engine,
+        shared: _Shared,
+        deadline: float | None,
+        out: str | Path | Folder | None,
+        fingerprint: str | None,
+        proof: str | None,
+    ) -> None:
         number = 0
         for level in self.plan.levels:
             jobs = self._jobs(self._units(level))
@@ -297,7 +311,7 @@ class _Training:
                     number += 1
                     files = None if out is None else Folder.of(out) / CHECKPOINTS / f"job-{number:05}"
                     left = None if deadline is None else deadline - time.monotonic()
-                    tasks.append(_Task(job, self._states(job), files, f"{fingerprint}/{number}", left))
+                    tasks.append(_Task(job, self._states(job), files, f"{fingerprint}/{number}", left, proof))
                 names = [tuple(name for unit in job.units for name in self.hnode(unit).variables) for job in jobs]
                 if self.progress is not None:
                     for name in names:
@@ -656,13 +670,14 @@ class _State:
 
 @dataclass(frozen=True)
 class _Task:
-    """A job, the models that it is about, where its checkpoints go and belong, and the seconds that it has."""
+    """A job, its models, where its checkpoints go and belong, the seconds that it has, and a proof of that place."""
 
     job: _Job
     states: dict[int, _State]
     files: Folder | None
     fingerprint: str
     seconds: float | None
+    proof: str | None
 
 
 @dataclass(frozen=True)
@@ -676,6 +691,8 @@ class _Outcome:
 
 def _work(shared: _Shared, task: _Task) -> _Outcome:
     """Run one job, on from its last checkpoint if a worker that had it was lost."""
+    if task.files is not None and task.proof is not None:
+        refuse_unshared(task.files, task.proof)
     setup = shared.setup
     if setup.device.type == "cuda":
         # a worker sees the card that it was given, and no other
