@@ -244,7 +244,8 @@ class Folder:
                         os.unlink(self._at(handle, temporary), dir_fd=handle)
         except OSError as error:
             # the temporary name means nothing to whoever reads the message
-            if error.filename in (None, temporary, str(self.path / temporary), str(self.path)):
+            of = error.filename
+            if of is None or str(of) == str(self.path) or is_temporary(Path(str(of)).name):
                 raise _named(error, where) from error
             raise
 

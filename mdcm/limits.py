@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mdcm.printable import quoted
 
-__all__ = ["LARGEST_SEED", "MOST", "MOST_PIXELS", "flag", "real", "whole"]
+__all__ = ["LARGEST_SEED", "MOST", "MOST_PIXELS", "MOST_SAMPLES", "flag", "real", "whole"]
 
 # of every setting that is a size or a count: far more than anybody trains with, less than what never ends
 MOST = {
@@ -23,6 +23,8 @@ MOST = {
     "steps": 1_000_000_000,
 }
 LARGEST_SEED = 2**63 - 1
+# rows that are drawn; a disk holds fewer
+MOST_SAMPLES = 10**15
 # numbers in one image
 MOST_PIXELS = 100_000_000
 

@@ -10,6 +10,7 @@ import typer
 
 from mdcm.commands.console import command, is_quiet, note, one_thread, show, show_json
 from mdcm.errors import MdcmError
+from mdcm.limits import LARGEST_SEED
 
 __all__ = ["demo", "experiment"]
 
@@ -17,7 +18,7 @@ __all__ = ["demo", "experiment"]
 @command("mdcm demo --out mdcm-demo")
 def demo(
     out: Annotated[Path, typer.Option(metavar="RUN", help="where pictures and the model go")] = Path("mdcm-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="seed of everything random")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of everything random")] = 0,
 ) -> None:
     """Run the front-door experiment on real handwritten digits.
 

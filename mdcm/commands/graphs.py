@@ -92,7 +92,9 @@ def check(
     graph: GraphArgument,
     data: DataArguments = None,
     level: Annotated[float, typer.Option(help="probability of any rejection if the graph is right")] = 0.05,
-    max_tests: Annotated[int, typer.Option(min=1, help="tests at most; beyond, pairs are drawn at random")] = 10_000,
+    max_tests: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000, help="tests at most; beyond, pairs are drawn at random")
+    ] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     na: NaOption = None,
     dropna: DropnaOption = False,

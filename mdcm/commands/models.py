@@ -12,6 +12,7 @@ from mdcm.advice import addressing
 from mdcm.commands.console import command, complain, is_quiet, note, one_thread, show, show_json
 from mdcm.commands.inputs import DropnaOption, NaOption, entries_of, is_spec, refuse_query
 from mdcm.errors import MdcmError
+from mdcm.limits import LARGEST_SEED, MOST, MOST_SAMPLES
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset
@@ -37,13 +38,20 @@ def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="what to train on what", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="RUN", help="directory for the trained model", show_default=False)],
     seed: Annotated[
-        int | None, typer.Option(min=0, help="seed, instead of the one in the spec", show_default=False)
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="seed, instead of the one in the spec", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1")] = "auto",
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
     ensemble: Annotated[
         int | None,
-        typer.Option(min=0, metavar="K", help="models to train besides, for intervals of answers", show_default=False),
+        typer.Option(
+            min=0,
+            max=MOST["ensemble"],
+            metavar="K",
+            help="models to train besides, for intervals of answers",
+            show_default=False,
+        ),
     ] = None,
     seeds_only: Annotated[
         bool, typer.Option("--seeds-only", help="they differ by their seeds, and not by the weights of rows")
@@ -118,13 +126,15 @@ def train(
 def query(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
     text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
-    num_samples: Annotated[int, typer.Option(min=2, help="draws per combination of levels")] = 100_000,
+    num_samples: Annotated[
+        int, typer.Option(min=2, max=MOST_SAMPLES, help="draws per combination of levels")
+    ] = 100_000,
     anyway: AnywayOption = False,
     low_support: LowSupportOption = False,
     level: Annotated[
         float, typer.Option(help="probability with which an interval covers, where there is an ensemble")
     ] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the draws")] = 0,
     device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
     data: Annotated[
         list[str] | None,
@@ -240,8 +250,8 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="rows")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
+    num_samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="rows")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the draws")] = 0,
     device: Annotated[str, typer.Option(help="where mechanisms draw that make or read images: cpu or cuda")] = "cpu",
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster of processes or machines")] = "local",
     strict: Annotated[
@@ -313,10 +323,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="RUN/report.html by default", show_default=False)
     ] = None,
-    num_samples: Annotated[int, typer.Option(min=2, help="draws per answer")] = 100_000,
+    num_samples: Annotated[int, typer.Option(min=2, max=MOST_SAMPLES, help="draws per answer")] = 100_000,
     anyway: AnywayOption = False,
     low_support: LowSupportOption = False,
-    seed: Annotated[int, typer.Option(min=0, help="seed of all draws")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of all draws")] = 0,
     na: NaOption = None,
     dropna: DropnaOption = False,
 ) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from mdcm.advice import warn
+from mdcm.disk import replacing
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
 from mdcm.experiments.records import METHODS, Experiment, Request
+from mdcm.files import refuse_nul
 from mdcm.page import NO_CHARTS, can_draw, number
 from mdcm.progress import Stages
-from mdcm.rundir import replacing
 from mdcm.variables import suggestion
 
 __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
@@ -87,7 +88,7 @@ def run_experiment(
     written = _mnist(experiment, mnist)
     given = _mechanisms(experiment, mechanisms)
     _check_resolution(experiment, resolution)
-    out = Path(out)
+    out = refuse_nul(out)
     if not can_draw():
         warn(f"in the report, {NO_CHARTS}")
     out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def run_experiment(
     contents = {REPORT: render_page(record, findings).encode(), METRICS: encoded + b"\n"}
     # numbers last: where they are, the report is too
     for file, content in contents.items():
-        with replacing(out / file) as stream:
+        with replacing(out / file, follow=False) as stream:
             stream.write(content)
     plain: dict[str, Any] = json.loads(encoded)
     return plain

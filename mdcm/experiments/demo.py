@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mdcm.data import Dataset
+from mdcm.disk import replacing
 from mdcm.experiments.digits import COLOURS, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.frontdoor import Judgement, do_image_distance, judge_pictures, on_real_pictures, shares
@@ -21,7 +22,7 @@ from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
 from mdcm.pictures import grid_png
 from mdcm.progress import is_terminal
-from mdcm.rundir import replacing, reserve
+from mdcm.rundir import reserve
 from mdcm.train import TrainConfig
 
 __all__ = ["Result", "render", "run"]
@@ -181,7 +182,7 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
         "metrics": result.to_json().encode(),
     }
     for name, content in contents.items():
-        with replacing(files[name]) as stream:
+        with replacing(files[name], follow=False) as stream:
             stream.write(content)
     return result
 

@@ -10,6 +10,8 @@ import torch
 
 from mdcm.advice import warn
 from mdcm.errors import LowSupportError, NotIdentifiableError, QueryError
+from mdcm.limits import MOST_SAMPLES
+from mdcm.printable import quoted
 from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
 from mdcm.sampling.samples import Samples
@@ -37,6 +39,8 @@ def check_number(num_samples: object, least: int, why: str = "") -> None:
     """
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < least:
         raise QueryError(f"num_samples must be a whole number of at least {least}{why}, not {num_samples!r}")
+    if num_samples > MOST_SAMPLES:
+        raise QueryError(f"num_samples must be at most {MOST_SAMPLES:,}, not {quoted(num_samples)}")
 
 
 class Sampler:
