@@ -491,8 +491,13 @@ class _Writer:
             sections["model"] = self.model.draw_samples(_GRID, variables=[name], seed=self.seed).images[name]
             for do in self._settings(name):
                 shown = ", ".join(f"{key}={value}" for key, value in do.items())
-                drawn_images = self.model.draw_unjudged(_GRID, do=do, variables=[name], seed=self.seed).images[name]
-                sections[f"model, do({shown})"] = drawn_images
+                # the query beside it may be determined where the picture is not
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    drawn_images = self.model.draw_samples(_GRID, do=do, variables=[name], seed=self.seed).images[name]
+                doubts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+                self.notes += [f"Pictures of {name} under do({shown}): {doubt}." for doubt in doubts]
+                sections[f"model, do({shown})" + (", see the warnings" if doubts else "")] = drawn_images
             if not can_draw_pictures():
                 self.lacks_pictures = True
                 return _sentence(f"{NO_PICTURES[0].upper()}{NO_PICTURES[1:]}.")

@@ -104,6 +104,17 @@ class TestPage:
         (picture,) = Page(text).of("img")
         assert "data: seen; model; model, do(D=1)" in picture["alt"]
 
+    def test_pictures_that_are_not_determined_are_said_to_be(self, tmp_path):
+        """The query beside them is determined, and what the picture would be is not: D <-> I."""
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+        data = mdcm.Dataset({"D": [0, 1] * 30, "E": [0, 1, 1] * 20}, images={"I": images}, name="seen")
+        fitted = mdcm.fit("D -> I; D <-> I; D -> E", data, config=mdcm.TrainConfig(max_steps=2))
+        text = mdcm.write_report(fitted, tmp_path / "r.html", queries=["P(E | do(D=1))"]).read_text()
+        (picture,) = Page(text).of("img")
+        assert "model, do(D=1), see the warnings" in picture["alt"]
+        assert "Pictures of I under do(D=1): P(I | do(D=1)) is not determined by the graph and the data" in text
+
     def test_a_large_graph_is_described_and_not_drawn(self, tmp_path):
         names = [f"V{place}" for place in range(80)]
         graph = mdcm.ADMG(nodes=names, directed=list(itertools.pairwise(names)))

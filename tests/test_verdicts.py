@@ -107,7 +107,18 @@ class TestDraws:
         said = succeed("sample", tmp_path / "bow", "--do", "X=1", "--num-samples", 20, "--out", out).err
         assert said.count("not determined by the graph and the data") == 1
         assert "8 of 308 rows" in succeed("sample", tmp_path / "gap", "--do", "X=1", "--out", out).err
+        asked = ("sample", tmp_path / "bow", "--evidence", "X=1", "--evidence", "Y=0", "--do", "X=0")
+        said = succeed(*asked, "--num-samples", 20, "--out", out).err
+        assert said.count("P(Y[X=0] | X=1, Y=0) is not determined by the graph and the data") == 1
+        assert (
+            "no row of the training data has X=2"
+            in succeed("sample", tmp_path / "gap", "--evidence", "X=0", "--do", "X=2", "--out", out).err
+        )
+        # what is seen alone, and rows as they come, need no word
+        for more in (("--given", "X=1"), ()):
+            assert "determined" not in succeed("sample", tmp_path / "bow", *more, "--out", out).err
         out.unlink()
+        fail(1, *asked, "--strict", "--out", out)
         for run, option in (("bow", "X=1"), ("gap", "X=2"), ("gap", "X=1")):
             fail(1, "sample", tmp_path / run, "--do", option, "--strict", "--out", out)
         assert not out.exists()

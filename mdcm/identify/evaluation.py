@@ -172,13 +172,19 @@ class _Sizes(dict[Hashable, int]):
         return isinstance(s, int) and self._data.has(self._formula.symbol(s).variable)
 
 
-def evaluate(formula: Formula, data: Tables, fill: Mapping[int, NDArray[np.float64]] | None = None) -> Bounds:
+def evaluate(
+    formula: Formula,
+    data: Tables,
+    fill: Mapping[int, NDArray[np.float64]] | None = None,
+    kept: dict[int, Bounds] | None = None,
+) -> Bounds:
     """Smallest and largest value of a formula, as factors over its symbols.
 
     Args:
         formula: The formula.
         data: The tables.
         fill: For terms by number the largest value of their unknown cells; 1 by default.
+        kept: Values of terms by number, which are taken as they are; the others are added.
 
     Raises:
         DataError: If the tables lack a column.
@@ -195,10 +201,14 @@ def evaluate(formula: Formula, data: Tables, fill: Mapping[int, NDArray[np.float
         mentions.append(own.union(*inside))
         operands = [values[i] for i in term.operands]
         values[number] = (
-            _cases(formula, term, operands, inside, data)
+            kept[number]
+            if kept is not None and number in kept
+            else _cases(formula, term, operands, inside, data)
             if term.kind == "cases"
             else _value(formula, term, operands, data, high)
         )
+        if kept is not None:
+            kept[number] = values[number]
         for i in set(term.operands):
             if last_use[i] == number:
                 del values[i]
@@ -452,15 +462,20 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
             codes[column.symbol] = data.levels(variable).index(row[column.label])
     # at that row alone, where its symbols are
     formula = formula.at({s: data.levels(formula.symbol(s).variable)[code] for s, code in codes.items()})
-    for s in evaluate(formula, data).scope():
+    plain: dict[int, Bounds] = {}
+    for s in evaluate(formula, data, kept=plain).scope():
         symbol = formula.symbol(s)
         codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))
 
-    def height(fill: Mapping[int, NDArray[np.float64]] | None) -> float:
-        upper = evaluate(formula, data, fill).upper.sliced(codes)
-        return float(_table(upper, []))
+    def height(fill: Mapping[int, NDArray[np.float64]]) -> float:
+        changed = set(fill)
+        for number, term in enumerate(formula.terms):
+            if not changed.isdisjoint(term.operands):
+                changed.add(number)
+        kept = {number: value for number, value in plain.items() if number not in changed}
+        return float(_table(evaluate(formula, data, fill, kept).upper.sliced(codes), []))
 
-    whole = height(None)
+    whole = height({})
     best: tuple[float, int] | None = None
     tried = 0
     for number, term in enumerate(formula.terms):
