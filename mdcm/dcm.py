@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +102,19 @@ class DCM(nn.Module):
         self.position = {name: index for index, name in enumerate(graph.nodes)}
         self.order = tuple(graph.topological_order())
         self.states = {name: int(states[name]) for name in self.confounders}
-        self.latents: dict[str, tuple[int, ...]] = {
-            node: tuple(i for i, (_, children) in enumerate(graph.confounders) if node in children)
-            for node in graph.nodes
-        }
-        self._parents = {node: [p for p in graph.nodes if p in graph.parents(node)] for node in graph.nodes}
+        latents: dict[str, list[int]] = {node: [] for node in graph.nodes}
+        for index, (_, children) in enumerate(graph.confounders):
+            for child in children:
+                latents[child].append(index)
+        self.latents = {node: tuple(indices) for node, indices in latents.items()}
+        self._parents = {node: sorted(graph.parents(node), key=self.position.__getitem__) for node in graph.nodes}
         factories = dict(factories or {})
         # positions, not names, as keys: a name may hold any character, a module's key may not
         self._modules_by_position = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             for node in graph.nodes:
-                torch.manual_seed(derived_seed(seed, "initial", self.position[node]))
+                # of the processor alone: seeding every device takes longer than a mechanism
+                torch.default_generator.manual_seed(derived_seed(seed, "initial", self.position[node]))
                 sizes = [self.states[self.confounders[i]] for i in self.latents[node]]
                 make = factories.get(node, default_mechanism)
                 mechanism = make(schema[node], [schema[parent] for parent in self._parents[node]], sizes)
@@ -133,6 +135,54 @@ class DCM(nn.Module):
         module = self._modules_by_position[str(self.position[node])]
         assert isinstance(module, Mechanism)
         return module
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> torch.nn.modules.module._IncompatibleKeys:
+        """As of any module; every mechanism sees its own weights only, so that time grows with their number.
+
+        Raises:
+            RuntimeError: If a weight has another shape or, where it is strict, one is missing or too many.
+        """
+        start = "_modules_by_position."
+        parts: dict[str, dict[str, Any]] = {position: {} for position in self._modules_by_position}
+        missing: list[str] = []
+        unexpected: list[str] = []
+        wrong: list[str] = []
+        for key, one in state_dict.items():
+            position, _, name = key.removeprefix(start).partition(".")
+            if key.startswith(start) and position in parts:
+                parts[position][name] = one
+            elif not key.startswith("priors."):
+                unexpected.append(key)
+        parts = {start + position: own for position, own in parts.items()}
+        parts["priors"] = {key.removeprefix("priors."): v for key, v in state_dict.items() if key.startswith("priors.")}
+        for prefix, own in parts.items():
+            if not own and not strict:
+                continue
+            try:
+                found = self.get_submodule(prefix).load_state_dict(own, strict=False, assign=assign)
+            except RuntimeError as error:
+                wrong.append(f"{prefix}: {error}")
+                continue
+            missing += [f"{prefix}.{key}" for key in found.missing_keys]
+            unexpected += [f"{prefix}.{key}" for key in found.unexpected_keys]
+        if strict:
+            wrong += [f"Missing key: {key}" for key in missing[:1]] + [
+                f"Unexpected key: {key}" for key in unexpected[:1]
+            ]
+        if wrong:
+            raise RuntimeError(wrong[0])
+        return torch.nn.modules.module._IncompatibleKeys(missing, unexpected)
+
+    def part(self, nodes: Collection[str]) -> dict[str, Tensor]:
+        """Weights of some variables and of the confounders among their causes, by their names in ``state_dict``."""
+        found: dict[str, Tensor] = {}
+        for node in sorted(nodes, key=self.position.__getitem__):
+            self.mechanism(node).state_dict(destination=found, prefix=f"_modules_by_position.{self.position[node]}.")
+        for index in sorted({index for node in nodes for index in self.latents[node]}):
+            found[f"priors.{index}"] = self.priors[index].detach()
+        return found
 
     def parents(self, node: str) -> list[str]:
         """Parents of a variable in the order in which its mechanism takes them."""

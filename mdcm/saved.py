@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mdcm.advice import advice
-from mdcm.data import Schema, Variable
+from mdcm.allocation import AllocationError, Bounded
+from mdcm.data import Schema, Variable, check_decodable
 from mdcm.dcm import DCM, MechanismFactory
+from mdcm.documents import either, flag, listed, mapping, number, one_of_kinds, optional, record, text, whole
 from mdcm.errors import CheckpointError, PlanError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import encoded, from_config
@@ -32,6 +32,48 @@ __all__ = ["Saved", "check_names", "read_model", "write_model"]
 
 # of the names of arrays that are counts of training rows rather than weights
 _SUPPORT = "support."
+# numbers that a constructor may take memory for, by those in the file of the weights: it draws some to throw them away
+_SPARE, _SMALL = 4, 1 << 20
+
+
+_NAMES = listed(text)
+_LEVEL = one_of_kinds(bool, int, float, str)
+_PAIRS = listed(listed(text, 2))
+_VARIABLE = record(
+    {"name": text, "kind": text},
+    {
+        "levels": optional(listed(_LEVEL)), "shape": optional(listed(whole(1), 3)), "dtype": optional(text),
+        "origin": optional(text), "mean": optional(either(number(), listed(number()))),
+        "scale": optional(either(number(), listed(number()))), "span": optional(listed(number(), 2)),
+        "size": optional(whole(1)), "level_type": optional(text),
+    },
+)  # fmt: skip
+_DATASET = record(
+    {"name": text, "rows": whole(), "columns": _NAMES, "do": _NAMES, "sha256": text},
+)
+_ARCHITECTURE = record({"states": mapping(whole(1)), "mechanisms": mapping(mapping())})
+_COUNTS = record({"do": _NAMES, "columns": _NAMES, "rows": whole(), "tables": listed(_NAMES)})
+# what model.json holds besides the checksums
+_DESCRIPTION = record(
+    {
+        "format": whole(),
+        "graph": record(
+            {"nodes": _NAMES, "directed": _PAIRS, "bidirected": _PAIRS, "latents": mapping(_NAMES)},
+        ),
+        "variables": listed(_VARIABLE),
+        "plan": text,
+        "architecture": _ARCHITECTURE,
+        "config": mapping(),
+        "seed": whole(),
+        "datasets": listed(_DATASET),
+    },
+    {
+        "origin": optional(mapping()),
+        "versions": mapping(text),
+        "ensemble": optional(record({"resampled": flag, "architectures": listed(optional(_ARCHITECTURE))})),
+        "support": optional(record({"knots": _NAMES, "datasets": listed(_COUNTS)})),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -114,20 +156,28 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
     description, weights, history = read_run(path)
     where, weights_file = Path(path) / MODEL, Path(path) / WEIGHTS
     try:
+        _DESCRIPTION(description, "")
         graph = ADMG(
             nodes=description["graph"]["nodes"],
             directed=[tuple(edge) for edge in description["graph"]["directed"]],
             bidirected=[tuple(edge) for edge in description["graph"]["bidirected"]],
             latents=description["graph"]["latents"],
         )
-        schema = Schema.from_json(description["variables"])
         plan = Plan.from_json(description["plan"])
         if set(plan.graph.nodes) != set(graph.nodes):
             raise ValueError("its plan is for another graph")
+        schema = Schema.from_json(description["variables"])
+        for node in graph.nodes:
+            if node not in schema:
+                raise ValueError(f"the variable {node!r} is missing")
+        if len(schema) > len(graph.nodes):
+            raise ValueError("it has variables that are no nodes of its graph")
+        for variable in schema.values():
+            check_decodable(variable)
         config = TrainConfig.from_json(description["config"])
+        if [spec.name for spec in plan.datasets] != [one["name"] for one in description["datasets"]]:
+            raise ValueError("its plan is for other data sets than it was trained on")
         architecture, seed = description["architecture"], description["seed"]
-        if not isinstance(seed, int):
-            raise TypeError(f"its seed is {seed!r}")
         dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
         members = []
         ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
@@ -138,14 +188,10 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
                 _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
             )
         origin = description.get("origin")
-        if origin is not None and not isinstance(origin, Mapping):
-            raise TypeError(f"its origin is {quoted(origin)}")
         found = Saved(
             graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
             bool(ensemble["resampled"]), _load_support(weights, graph, schema, description.get("support")),
         )  # fmt: skip
-        if not all(isinstance(one, Mapping) for one in [*found.datasets, *found.history]):
-            raise TypeError("its data sets or records are no mappings")
     except CheckpointError:
         raise
     except KeyError as error:
@@ -185,10 +231,16 @@ def _load_dcm(
 ) -> DCM:
     """A model of that architecture with these weights, which a file describes and another holds."""
     where, weights_file = files
-    factories = {node: _factory(node, architecture["mechanisms"][node], given, where) for node in graph.nodes}
     weights = {key: one for key, one in weights.items() if not key.startswith(("member.", _SUPPORT))}
-    _check_weights(weights, graph, schema, architecture, given, weights_file)
-    dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    present = sum(tensor.numel() for tensor in weights.values())
+    _check_sizes(architecture, present, weights_file)
+    bounded = Bounded(_SPARE * present + _SMALL)
+    factories = {node: _factory(node, architecture["mechanisms"][node], given, where, bounded) for node in graph.nodes}
+    try:
+        dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    except AllocationError:
+        raise _larger(weights_file) from None
+    _check_weights(weights, dcm, given, weights_file)
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             count = int((~tensor.isfinite()).sum())
@@ -205,37 +257,27 @@ def _load_dcm(
     return dcm
 
 
-def _check_weights(
-    weights: Mapping[str, Tensor],
-    graph: ADMG,
-    schema: Schema,
-    architecture: Mapping[str, Any],
-    given: Collection[str],
-    path: Path,
-) -> None:
-    """Refuse weights of other shapes than the description asks for, before memory is taken for what it asks for.
+def _larger(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
 
-    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
-    """
-    present = sum(tensor.numel() for tensor in weights.values())
+
+def _check_sizes(architecture: Mapping[str, Any], present: int, path: Path) -> None:
+    """Refuse sizes that the numbers in the file of the weights do not bear out, before anything is made of them."""
     asked = [*architecture["states"].values()]
     asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
     encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
     asked += [value for encoder in encoders for value in encoder.values()]
-    if any(isinstance(value, int | float) and value > present for value in asked):
-        raise CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
-    states = {name: int(architecture["states"][name]) for name, _ in graph.confounders}
-    expected = {f"priors.{i}": torch.empty(size, device="meta") for i, size in enumerate(states.values())}
-    with torch.device("meta"):
-        for position, node in enumerate(graph.nodes):
-            if node in given:
-                continue
-            parents = [schema[parent] for parent in graph.nodes if parent in graph.parents(node)]
-            sizes = [states[name] for name, children in graph.confounders if node in children]
-            factory = from_config(architecture["mechanisms"][node])
-            assert factory is not None
-            shapes = factory(schema[node], parents, sizes).state_dict()
-            expected.update({f"_modules_by_position.{position}.{key}": tensor for key, tensor in shapes.items()})
+    if any(isinstance(value, int | float) and not value <= present for value in asked):
+        raise _larger(path)
+
+
+def _check_weights(weights: Mapping[str, Tensor], dcm: DCM, given: Collection[str], path: Path) -> None:
+    """Refuse weights of other shapes than the description asks for.
+
+    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
+    """
+    own = tuple(f"_modules_by_position.{dcm.position[node]}." for node in given if node in dcm.position)
+    expected = {key: tensor for key, tensor in dcm.state_dict().items() if not key.startswith(own)}
     for key, tensor in expected.items():
         found = weights.get(key)
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
@@ -254,7 +296,7 @@ def check_names(graph: ADMG, mechanisms: Iterable[str]) -> None:
 
 
 def _factory(
-    node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path
+    node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path, bounded: Bounded
 ) -> Callable[[Variable, Sequence[Variable], Sequence[int]], Any]:
     if node in given:
         return encoded(given[node], config)
@@ -268,4 +310,9 @@ def _factory(
             ),
             path=str(where),
         )
-    return made
+
+    def make(*arguments: Any) -> Any:
+        with bounded:
+            return made(*arguments)
+
+    return make

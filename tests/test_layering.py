@@ -24,7 +24,7 @@ RANKS = {
         5: "scm",
         6: "identify",
         7: "data rundir",
-        8: "checking mechanisms",
+        8: "allocation checking mechanisms",
         9: "objectives",
         10: "dcm",
         11: "sampling",

@@ -2,7 +2,7 @@
 
 from mdcm.data.arrays import read_array, read_images
 from mdcm.data.dataset import Dataset
-from mdcm.data.encoding import Encoded, decode, decode_columns, encode, to_spec
+from mdcm.data.encoding import Encoded, check_decodable, decode, decode_columns, encode, to_spec
 from mdcm.data.outliers import limit_outliers
 from mdcm.data.pictures import names_pictures, read_pictures
 from mdcm.data.validation import validate
@@ -18,6 +18,7 @@ __all__ = [
     "Level",
     "Schema",
     "Variable",
+    "check_decodable",
     "decode",
     "decode_columns",
     "encode",

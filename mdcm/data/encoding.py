@@ -12,6 +12,7 @@ from mdcm.data.dataset import blocks
 from mdcm.errors import DataError
 from mdcm.levels import plain, revived
 from mdcm.plan import DatasetSpec
+from mdcm.printable import quoted
 from mdcm.variables import Variable, are_dates, floats, refuse
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from mdcm.data.dataset import Dataset
 
-__all__ = ["Encoded", "decode", "decode_columns", "encode", "to_spec"]
+__all__ = ["Encoded", "check_decodable", "decode", "decode_columns", "encode", "to_spec"]
+
+# of the name of a type, which may list categories
+_LONGEST_TYPE = 200
 
 
 class Encoded(Mapping[str, "NDArray[Any]"]):
@@ -185,6 +189,38 @@ def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] 
         return pd.Series(cast("Any", levels).take(np.asarray(values)), name=name)
     column = pd.Series(list(variable.levels)).take(np.asarray(values)).reset_index(drop=True).rename(name)
     return column if variable.dtype is None else column.astype(cast("Any", variable.dtype))
+
+
+def check_decodable(variable: Variable) -> None:
+    """Refuse a variable whose type cannot hold its values, so that no draw of it could be given back.
+
+    Raises:
+        DataError: If its type is none, or changes its levels or numbers.
+
+    Example:
+        >>> check_decodable(Variable("X", "categorical", levels=(0, 1, 2), dtype="bool"))
+        Traceback (most recent call last):
+            ...
+        mdcm.errors.DataError: variable 'X': its values cannot be of the type 'bool'
+    """
+    if variable.kind == "image" or variable.size is not None or variable.dtype is None:
+        return
+    fits = isinstance(variable.dtype, str) and len(variable.dtype) <= _LONGEST_TYPE
+    try:
+        if fits and variable.levels is not None:
+            made = decode(variable, np.arange(len(variable.levels)))
+            fits = [plain(value) for value in made] == [plain(level) for level in variable.levels]
+        elif fits:
+            kind = decode(variable, np.zeros(1)).dtype.kind
+            fits = kind == "M" if variable.origin is not None else kind in "iuf"
+    # whatever pandas makes of words that are no type
+    except Exception:
+        fits = False
+    if not fits:
+        raise DataError(
+            f"variable {variable.name!r}: its values cannot be of the type {quoted(variable.dtype)}",
+            column=variable.name,
+        )
 
 
 def decode_columns(

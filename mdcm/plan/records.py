@@ -6,14 +6,14 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdcm import _core
 from mdcm.diagram import Arrow, Box, Diagram
-from mdcm.documents import parse_json
+from mdcm.documents import anything, flag, listed, optional, parse_json, record, text, whole
 from mdcm.errors import PlanError
 from mdcm.graph import ADMG
 from mdcm.levels import as_word
@@ -205,6 +205,30 @@ class Fit:
         return f"{how}: P({matched}{bar}{given}) from {', '.join(self.datasets)}"
 
 
+def _check_stored(plan: Plan, edges: Sequence[tuple[int, int]]) -> None:
+    """Refuse a plan that speaks of variables, data sets or h-nodes that it does not have."""
+    nodes, names = set(plan.graph.nodes), {spec.name for spec in plan.datasets}
+    if len(names) < len(plan.datasets):
+        raise ValueError("two of its data sets have the same name")
+    if plan.method not in get_args(Method):
+        raise ValueError(f"its method is {quoted(plan.method)}")
+    seen: set[str] = set()
+    for place, hnode in enumerate(plan.hnodes):
+        if not hnode.variables or not seen.isdisjoint(hnode.variables):
+            raise ValueError(f"hnodes[{place}] has no variable of its own")
+        seen.update(hnode.variables)
+        for fit in hnode.fits:
+            if fit.objective not in ("adversarial", "likelihood"):
+                raise ValueError(f"hnodes[{place}] has the objective {quoted(fit.objective)}")
+            known = {*fit.variables, *fit.ancestors, *fit.parents, *fit.do} <= nodes
+            if not known or not set(fit.datasets) <= names or not set(fit.variables) <= set(hnode.variables):
+                raise ValueError(f"hnodes[{place}] has a fit of variables or data sets that are not the plan's")
+    if not seen <= nodes:
+        raise ValueError("its h-nodes are not of its graph")
+    if any(not 0 <= end < len(plan.hnodes) for edge in edges for end in edge):
+        raise ValueError("an edge is between h-nodes that it does not have")
+
+
 def _stored_fit(
     datasets: Sequence[str],
     do: Sequence[str],
@@ -229,6 +253,44 @@ class HNode:
     variables: tuple[str, ...]
     level: int
     fits: tuple[Fit, ...]
+
+
+_NAMES = listed(text)
+_CONTENT = record(
+    {
+        "format": text,
+        "version": whole(),
+        "graph": text,
+        "method": text,
+        "datasets": listed(
+            record(
+                {"name": text},
+                {
+                    "columns": optional(_NAMES), "do": anything, "rows": optional(whole()), "covers": flag,
+                    "combinations": optional(listed(listed())),
+                },
+            )
+        ),
+        "hnodes": listed(
+            record(
+                {
+                    "variables": _NAMES,
+                    "level": whole(),
+                    "fits": listed(
+                        record(
+                            {
+                                "datasets": _NAMES, "do": _NAMES, "variables": _NAMES, "ancestors": _NAMES,
+                                "parents": _NAMES, "objective": text,
+                            }
+                        )
+                    ),
+                }
+            )
+        ),
+        "edges": listed(listed(whole(), 2)),
+        "unused": listed(),
+    }
+)  # fmt: skip
 
 
 class Plan:
@@ -412,6 +474,7 @@ class Plan:
                 f"the plan has version {quoted(content.get('version'))}; this is mdcm for version {_VERSION}"
             )
         try:
+            _CONTENT(content, "")
             hnodes = tuple(
                 HNode(tuple(item["variables"]), int(item["level"]), tuple(_stored_fit(**fit) for fit in item["fits"]))
                 for item in content["hnodes"]
@@ -433,6 +496,7 @@ class Plan:
                 lambda: edges,
             )
             loaded.unused = tuple(content["unused"])
+            _check_stored(loaded, edges)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise PlanError(f"the plan is incomplete or damaged: {error!r}") from error
         return loaded

@@ -250,7 +250,7 @@ class _Training:
         # to begin anew from
         before = {}
         if snapshot is None and self.setup.device != CPU:
-            before = {unit: {key: self._own(unit)[key].clone() for key in self._keys(unit)} for unit in job.units}
+            before = {unit: {key: one.clone() for key, one in self._own(unit).items()} for unit in job.units}
         grown = self._attempt(job, run, snapshot)
         if isinstance(grown, str):
             names = ", ".join(f"{{{', '.join(self.hnode(unit).variables)}}}" for unit in job.units)
@@ -282,8 +282,9 @@ class _Training:
         except torch.OutOfMemoryError as error:
             return ". ".join(str(error).split(". ")[:3]).rstrip(".") or "out of memory"
         finally:
-            for unit in job.units:
-                self.member(unit).dcm.to(CPU)
+            # once each, because every visit goes through the whole model
+            for member in {id(self.member(unit)): self.member(unit) for unit in job.units}.values():
+                member.dcm.to(CPU)
 
     def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | Folder | None) -> None:
         """Train everything, the jobs of a level wherever an engine runs them."""
@@ -339,7 +340,7 @@ class _Training:
                 restore_encoders(dcm.mechanism(name), encoders)
             for unit in job.units:
                 if self.members[k] is self.member(unit):
-                    dcm.load_state_dict({key: state.weights[key] for key in self._keys(unit)}, strict=False)
+                    dcm.load_state_dict({key: state.weights[key] for key in self._own(unit)}, strict=False)
         for record in outcome.records:
             self.log(record)
         grown = list(outcome.grown)
@@ -347,19 +348,8 @@ class _Training:
         return self._grow(grown)
 
     def _own(self, unit: int) -> dict[str, Tensor]:
-        return self.member(unit).dcm.state_dict()
-
-    def _keys(self, unit: int) -> list[str]:
-        """Names of the weights that training a unit changes."""
-        member = self.member(unit)
-        variables = set(self.hnode(unit).variables)
-        starts = tuple(f"_modules_by_position.{member.dcm.position[name]}." for name in variables)
-        priors = {
-            f"priors.{index}"
-            for index, (_, children) in enumerate(member.dcm.graph.confounders)
-            if variables.intersection(children)
-        }
-        return [key for key in member.dcm.state_dict() if key.startswith(starts) or key in priors]
+        """The weights that training a unit changes, by their names in the model."""
+        return self.member(unit).dcm.part(self.hnode(unit).variables)
 
     def _states(self, job: _Job) -> dict[int, _State]:
         """All that has been learned so far of the models that a job is about."""
@@ -385,9 +375,8 @@ class _Training:
 
     def _check_finite(self, unit: int) -> None:
         """Let no h-node pass that has learned what is no number; looks during training see the averages alone."""
-        own = self._own(unit)
-        for key in self._keys(unit):
-            if own[key].is_floating_point() and not bool(own[key].isfinite().all()):
+        for key, one in self._own(unit).items():
+            if one.is_floating_point() and not bool(one.isfinite().all()):
                 hnode = self.hnode(unit)
                 raise MdcmError(
                     f"training of h-node {{{', '.join(hnode.variables)}}} ({' and '.join(map(str, hnode.fits))}) ended "
