@@ -26,6 +26,7 @@ __all__ = [
     "optional",
     "parse_json",
     "record",
+    "sequence",
     "text",
     "whole",
 ]
@@ -115,6 +116,18 @@ def listed(inner: Check = anything, length: int | None = None) -> Check:
     return check
 
 
+def sequence(*inner: Check) -> Check:
+    """A list whose entries fit one after another."""
+    whole_list = listed(length=len(inner))
+
+    def check(value: Any, where: str) -> None:
+        whole_list(value, where)
+        for place, (fits, one) in enumerate(zip(inner, value, strict=True)):
+            fits(one, f"{where}[{place}]")
+
+    return check
+
+
 def mapping(inner: Check = anything) -> Check:
     """A mapping of any names to what fits."""
 
@@ -127,8 +140,8 @@ def mapping(inner: Check = anything) -> Check:
     return check
 
 
-def record(fields: Mapping[str, Check], more: Mapping[str, Check] | None = None) -> Check:
-    """A mapping with certain fields, perhaps with ``more`` of them, and no others.
+def record(fields: Mapping[str, Check], more: Mapping[str, Check] | None = None, *, open_ended: bool = False) -> Check:
+    """A mapping with certain fields, perhaps with ``more`` of them, and no others unless it is ``open_ended``.
 
     Example:
         >>> record({"name": text, "rows": whole()})({"name": "a", "rows": -1}, "datasets[0]")
@@ -146,6 +159,8 @@ def record(fields: Mapping[str, Check], more: Mapping[str, Check] | None = None)
             if name not in value:
                 raise ValueError(f"'{prefix}{name}' is missing")
         for name, one in value.items():
+            if open_ended and name not in known:
+                continue
             if name not in known:
                 raise ValueError(f"{prefix}{quoted(name)} is no field of it")
             known[name](one, f"{prefix}{name}")

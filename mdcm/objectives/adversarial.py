@@ -234,6 +234,9 @@ class AdversarialTraining:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave, with problems made from the same arguments."""
         self.alive = [int(place) for place in state["alive"]]
+        named = [*self.alive, *(int(place) for place in state["packed"])]
+        if any(place not in range(len(self.problems)) for place in named) or len(set(self.alive)) < len(self.alive):
+            raise ValueError(f"it names h-nodes {named}, of which there are {len(self.problems)}")
         for place, problem in enumerate(self.problems):
             prefix = f"{place}."
             problem.restore({k.removeprefix(prefix): one for k, one in state.items() if k.startswith(prefix)})

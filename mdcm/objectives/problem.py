@@ -538,6 +538,11 @@ class AdversarialProblem:
                 self.optimiser.state[parameter] = moments
         self.done, self.kept_step, self.since = (int(one) for one in state["progress"])
         self.best = float(state["best"])
+        if not 0 <= self.kept_step <= self.done <= self.steps or self.since < 0 or math.isnan(self.best):
+            raise ValueError(
+                f"its progress is {self.done:,} of {self.steps:,} steps, {self.kept_step:,} of which are kept, and "
+                f"{self.since:,} looks without a gain"
+            )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from mdcm.advice import advice
 from mdcm.disk import Folder
+from mdcm.documents import flag, listed, mapping, number, optional, parse_json, record, text, whole
 from mdcm.errors import CheckpointError
+from mdcm.printable import quoted
 from mdcm.rundir import CHECKPOINT, CHECKPOINTS, MOST_WEIGHTS, remove_checkpoints
 
 __all__ = ["Checkpoints", "Snapshot"]
@@ -31,6 +33,16 @@ _FORMAT = "mdcm-checkpoint 2"
 
 # of a user, of a system, and of a terminal that is closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
+
+_RECORD = record({"event": text, "hnode": listed(text)}, open_ended=True)
+# what _Training writes; what is in a job belongs to who trains it
+_STATE = record(
+    {
+        "done": whole(), "elapsed": number(0), "history": listed(_RECORD), "job": optional(mapping()),
+        "encoders": listed(mapping(mapping())), "halved": flag,
+    },
+    {"grown": listed(whole())},
+)  # fmt: skip
 
 Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -43,6 +55,9 @@ class Checkpoints:
         fingerprint: Of the training.
         seconds: Time between two checkpoints; 0 writes one after every step.
 
+    Attributes:
+        source: The file that was read, or None.
+
     Raises:
         CheckpointError: If there is a checkpoint of another training, or a damaged one.
     """
@@ -52,6 +67,7 @@ class Checkpoints:
         self.directory = self.run / CHECKPOINTS
         self.fingerprint = fingerprint
         self.seconds = seconds
+        self.source: Path | None = None
         self._number = max((int(name[:8]) for name in self._names()), default=0)
         self._last = time.perf_counter()
         self._noted: int | None = None
@@ -89,18 +105,29 @@ class Checkpoints:
             )
         try:
             length = int.from_bytes(content[:8], "little")
-            header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mdcm"])
+            header = parse_json(parse_json(content[8 : 8 + length])["__metadata__"]["mdcm"])
             tensors = load(content)
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if not isinstance(header, dict):
+                raise ValueError("its header is no mapping")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}", path=str(path)) from None
         if header.get("format") != _FORMAT:
-            raise CheckpointError(f"{path} is of the format {header.get('format')!r}, not {_FORMAT!r}", path=str(path))
+            form = quoted(header.get("format"))
+            raise CheckpointError(f"{path} is of the format {form}, not {_FORMAT!r}", path=str(path))
         if header.get("fingerprint") != self.fingerprint:
             raise CheckpointError(
                 f"{path} belongs to another training: the graph, the plan, the data, the settings or the seed differ; "
                 f"{advice('force=True instead of resume=True', '--force instead of --resume')} begins anew",
                 path=str(path),
             )
+        try:
+            _STATE(header.get("state"), "state")
+            for key, tensor in tensors.items():
+                if key.startswith("model.") and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{key} holds numbers that are not finite")
+        except ValueError as error:
+            raise CheckpointError(f"{path} is no checkpoint of a training: {error}", path=str(path)) from None
+        self.source = path
         return header["state"], tensors
 
     def write(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -173,6 +200,6 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
+        for one, former in self._former.items():
+            signal.signal(one, former)
         self._former.clear()

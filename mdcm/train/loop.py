@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from mdcm.documents import flag, listed, mapping, number, optional, record, sequence, whole
 from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
+from mdcm.printable import quoted
 from mdcm.train.bank import Bank
 from mdcm.train.config import TrainConfig
 from mdcm.train.expectation import Fitted
@@ -31,6 +33,16 @@ __all__ = ["Alone", "Growth", "Progress", "Run", "Trainer"]
 Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
 
 _EPS = 1e-8
+_PLACES = listed(whole())
+# what Trainer.snapshot gives
+_HEADER = record(
+    {
+        "final": flag, "step": whole(), "alive": _PLACES, "since": _PLACES, "kept_step": _PLACES,
+        "kept_loss": listed(optional(number())), "targets": _PLACES, "grown": _PLACES,
+        "tests": listed(sequence(whole(), mapping())), "tables": listed(sequence(whole(), whole(), whole())),
+        "seconds": number(0), "best_rows": listed(optional(sequence(whole(), number(0)))),
+    }
+)  # fmt: skip
 
 
 class Progress(Protocol):
@@ -461,13 +473,33 @@ class Trainer:
             "kept": self.kept,
         }
 
+    def _check(self, header: Mapping[str, Any]) -> None:
+        """Refuse a state that training cannot have come to."""
+        count, steps = len(self.hnodes), self.schedule.steps
+        for name in ("since", "kept_step", "kept_loss", "targets", "best_rows"):
+            if len(header[name]) != count:
+                raise ValueError(f"job.{name} must have {count:,} entries, not {len(header[name]):,}")
+        for name, values in (("step", [header["step"]]), *((name, header[name]) for name in ("kept_step", "targets"))):
+            if any(value > steps for value in values):
+                raise ValueError(f"job.{name} must be at most {steps:,}, not {quoted(max(values))}")
+        tests, tables = ([one[0] for one in header[name]] for name in ("tests", "tables"))
+        named = {"alive": header["alive"], "grown": header["grown"], "tests": tests, "tables": tables}
+        for name, places in named.items():
+            if len(set(places)) < len(places) or any(place not in range(count) for place in places):
+                raise ValueError(f"job.{name} must name some of {count:,} h-nodes, each once, not {quoted(places)}")
+        if not header["alive"]:
+            raise ValueError("job.alive must name an h-node that is trained")
+
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from where :meth:`snapshot` was taken.
 
         Raises:
             KeyError: If something is missing.
+            ValueError: If a number is of another kind or range.
             RuntimeError: If a tensor has another shape.
         """
+        _HEADER(header, "job")
+        self._check(header)
         self.final = bool(header["final"])
         # with all modules, of which those that are still trained are then kept
         self._enter()

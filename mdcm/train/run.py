@@ -25,6 +25,7 @@ from mdcm.errors import CheckpointError, MdcmError
 from mdcm.mechanisms.representations import restore_encoders
 from mdcm.objectives.adversarial import AdversarialTraining
 from mdcm.objectives.tiles import tiles as adversarial_tiles
+from mdcm.printable import quoted
 from mdcm.rundir import CHECKPOINTS, remove_checkpoints
 from mdcm.train.bank import Bank, tiles
 from mdcm.train.checkpoints import Checkpoints
@@ -121,6 +122,7 @@ def train(
         snapshot = checkpoints.read() if resume else None
         if snapshot is None:
             checkpoints.clear()
+        training.source = checkpoints.source
         with checkpoints:
             training.run(checkpoints, snapshot)
     return [member.dcm.eval() for member in members.values()]
@@ -151,6 +153,7 @@ class _Training:
         self.found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         self.elapsed = 0.0
         self.halved = False
+        self.source: Path | None = None
 
     def log(self, record: dict[str, Any]) -> None:
         self.history.append(record)
@@ -204,10 +207,10 @@ class _Training:
                 for member, encoders in zip(self.members.values(), header["encoders"], strict=True):
                     for name, one in encoders.items():
                         restore_encoders(member.dcm.mechanism(name), one)
-                for record in header["history"]:
+                for record in self._known(header["history"]):
                     self.log(record)
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise self._misfit(error) from error
         began = time.monotonic() - self.elapsed
         deadline = self._deadline(began)
         number = 0
@@ -218,6 +221,7 @@ class _Training:
                 for job in jobs:
                     number += 1
                     if number <= done:
+                        self._check_done(job)
                         again += self._grow([unit for unit in job.units if self._has_grown(unit)])
                         continue
                     finished = number - 1
@@ -232,8 +236,33 @@ class _Training:
                         self._complete([unit for unit in job.units if unit not in grown])
                         again += self._grow(grown)
                 jobs = self._jobs(sorted(again)) if again else []
+        if done >= max(number, 1):
+            raise self._misfit(f"it says that {done:,} jobs are done and one is under way, and there are {number:,}")
         for member in self.members.values():
             member.forget_modules()
+
+    def _misfit(self, reason: object) -> CheckpointError:
+        """What to tell of a checkpoint that is whole and does not belong to what is trained."""
+        name = "the checkpoint" if self.source is None else str(self.source)
+        return CheckpointError(f"{name} does not fit the model: {reason}", path=None if self.source is None else name)
+
+    def _known(self, history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """Records of a checkpoint, all of which must be about h-nodes of this plan."""
+        known = {(hnode.variables, tag) for hnode in self.plan.hnodes for tag in self._tags()}
+        for record in history:
+            if (tuple(record["hnode"]), record.get("member")) not in known:
+                raise ValueError(f"its history speaks of {quoted(record['hnode'])}, which is no h-node of it")
+        return history
+
+    def _tags(self) -> list[int | None]:
+        return [None] if self.total == 1 else list(range(self.total))
+
+    def _check_done(self, job: _Job) -> None:
+        """Refuse a checkpoint by which a job is done of which there is no record."""
+        for unit in job.units:
+            if not self.records(unit, "trained") and not self._has_grown(unit):
+                names = ", ".join(self.hnode(unit).variables)
+                raise self._misfit(f"{{{names}}} counts as done, and no record says that it was trained")
 
     def finish(self, job: _Job, run: Run, snapshot: _Snapshot | None) -> list[int]:
         """Train one job to its end, on from a snapshot if there is one.
@@ -398,8 +427,10 @@ class _Training:
                 prefix = f"model.{k}."
                 own = {key.removeprefix(prefix): one for key, one in snapshot[1].items() if key.startswith(prefix)}
                 member.dcm.load_state_dict(own)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+        except CheckpointError:
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise self._misfit(error) from error
 
     def _restored(
         self, job: _Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
@@ -412,8 +443,10 @@ class _Training:
             trainer.restore(
                 header["job"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+        except CheckpointError:
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise self._misfit(error) from error
         return trainer
 
     def _weights(self) -> dict[str, Tensor]:
@@ -700,6 +733,7 @@ def _work(shared: _Shared, task: _Task) -> _Outcome:
     if task.files is not None:
         checkpoints = Checkpoints(task.files, task.fingerprint, setup.config.checkpoint_seconds)
         snapshot = checkpoints.read()
+        training.source = checkpoints.source
     if snapshot is not None:
         for record in snapshot[0]["history"]:
             training.log(record)
