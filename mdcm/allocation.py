@@ -25,7 +25,8 @@ def _of_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
 
 def _of_range(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     start, end, step = (*args, 1)[:3] if len(args) > 1 else (kwargs.get("start", 0), *(args or [kwargs.get("end")]), 1)
-    return int(math.ceil((end - start) / step))
+    count: int = math.ceil((end - start) / step)
+    return count
 
 
 _SIZES: dict[Any, Callable[[Sequence[Any], Mapping[str, Any]], int]] = {
