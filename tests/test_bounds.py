@@ -3,6 +3,7 @@
 Whoever reads a file of somebody else must not hang, run out of memory, or be shown a megabyte of it.
 """
 
+import csv
 import gzip
 import html
 import io
@@ -10,6 +11,7 @@ import json
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -24,6 +26,8 @@ from mdcm.objectives.adversarial import AdversarialConfig
 from mdcm.page import Chart, Line, Table, table
 from mdcm.page.charts import draw_chart
 from mdcm.printable import escaped, printable, quoted, shortened
+from mdcm.sampling import write_samples
+from mdcm.sampling.samples import Samples
 from mdcm.spec import SpecError, read_spec
 from mdcm.variables import Variable
 
@@ -117,6 +121,35 @@ class TestShown:
 
         for arguments in (["plan", "--\x1b[31m"], ["plan", "A -> B", "\x1b[31mextra"], ["\x1b[31mplan"], ["--\u202e"]):
             assert not OBEYED & set(fail(2, *arguments))
+
+
+class TestSpreadsheets:
+    TEXTS = ("=1+1", "+1", "-x", "@sum", "\tx", "\r=1", "＝1", "a=b", " =1", "ok")
+
+    def written(self, tmp_path, **options):
+        table = pd.DataFrame({"=cmd": self.TEXTS, "n": [-1.5, *range(1, 10)]})
+        table["c"] = pd.Categorical(self.TEXTS)
+        table["i"] = np.arange(-5, 5)
+        blocks = [Samples(table[:5], {}, None, 5.0, None), Samples(table[5:], {}, None, 5.0, None)]
+        write_samples(tmp_path / "a.csv", blocks, 10, **options)
+        with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+            return table, list(csv.reader(file))
+
+    def test_a_spreadsheet_computes_nothing(self, tmp_path):
+        table, (names, *rows) = self.written(tmp_path, spreadsheet=True)
+        assert names == ["'=cmd", "n", "c", "i"]
+        expected = [f"'{text}" for text in self.TEXTS[:7]] + list(self.TEXTS[7:])
+        assert [row[0] for row in rows] == expected
+        assert [row[2] for row in rows] == expected
+        assert [float(row[1]) for row in rows] == table["n"].tolist()
+        assert [int(row[3]) for row in rows] == table["i"].tolist()
+
+    def test_by_default_texts_are_what_they_are(self, tmp_path):
+        table, (names, *rows) = self.written(tmp_path)
+        assert names == ["=cmd", "n", "c", "i"]
+        assert [row[0] for row in rows] == table["=cmd"].tolist()
+        back = mdcm.data.read_table(tmp_path / "a.csv")
+        assert back["c"].tolist() == back["=cmd"].tolist() == list(self.TEXTS)
 
 
 class TestMessages:

@@ -258,6 +258,12 @@ def sample(
         bool,
         typer.Option("--strict", help="write nothing if what is drawn is not determined, or hardly a row shows it"),
     ] = False,
+    spreadsheet: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet", help="in a .csv, put ' before texts that a spreadsheet would compute, such as =1+1"
+        ),
+    ] = False,
 ) -> None:
     """Draw rows from a trained model, in this world or another.
 
@@ -296,7 +302,7 @@ def sample(
         engine=runner,
         strict=strict,
     )
-    written = write_samples(out, blocks, num_samples)
+    written = write_samples(out, blocks, num_samples, spreadsheet=spreadsheet)
     for path in written.paths:
         note(f"wrote {path} ({num_samples:,} rows)" if path == out else f"wrote {path}")
     if written.ess < 0.999 * num_samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Written", "write_samples"]
 
 
+# by which a cell begins that spreadsheets compute, full-width letters of some scripts among them
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
 @dataclass(frozen=True)
 class Written:
     """What was written.
@@ -37,13 +42,18 @@ class Written:
     ess: float
 
 
-def write_samples(path: str | Path, blocks: Iterable[Samples], num_samples: int) -> Written:
+def write_samples(
+    path: str | Path, blocks: Iterable[Samples], num_samples: int, *, spreadsheet: bool = False
+) -> Written:
     """Write blocks of rows to a table, and images to an .npy file each beside it.
 
     Args:
         path: A .csv or .parquet file; files are written whole or not at all.
         blocks: The rows.
         num_samples: How many rows there will be.
+        spreadsheet: Whether texts of a .csv file, names of columns among them, that a spreadsheet would take for a
+            formula have an apostrophe put before them, by which it shows them as they are. They are then other texts
+            to whatever else reads the file, so that this is off by default; numbers stay numbers.
 
     Raises:
         DataError: If the file has another suffix, or is Parquet and pyarrow is not installed.
@@ -58,7 +68,7 @@ def write_samples(path: str | Path, blocks: Iterable[Samples], num_samples: int)
     # left in the reverse order, so that the table takes its name last, when all else is in place
     with ExitStack() as stack:
         stream = stack.enter_context(replacing(path))
-        append = _csv(stream) if path.suffix == ".csv" else _parquet(stream, path, stack)
+        append = _csv(stream, spreadsheet) if path.suffix == ".csv" else _parquet(stream, path, stack)
         for block in blocks:
             ess += block.ess
             append(_writable(block.table))
@@ -91,12 +101,45 @@ def _beside(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}.{safe}.npy")
 
 
-def _csv(stream: IO[bytes]) -> Callable[[pd.DataFrame], None]:
+def _shown_as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose texts no spreadsheet takes for formulas."""
+    import pandas as pd
+
+    changed = {}
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            changed[name] = column.cat.rename_categories(_shown_as_text)
+        elif pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
+            changed[name] = column.map(_shown_as_text)
+    return table.assign(**{str(name): column for name, column in changed.items()}).rename(columns=_shown_as_text)
+
+
+def _holds_returns(table: pd.DataFrame) -> bool:
+    import pandas as pd
+
+    texts: list[Any] = [*table.columns]
+    for _, column in table.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            texts += [*column.cat.categories]
+        elif pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
+            texts += [*column.unique()]
+    return any(isinstance(one, str) and "\r" in one for one in texts)
+
+
+def _csv(stream: IO[bytes], spreadsheet: bool) -> Callable[[pd.DataFrame], None]:
     first = True
 
     def append(table: pd.DataFrame) -> None:
         nonlocal first
-        table.to_csv(stream, index=False, header=first)
+        if spreadsheet:
+            table = _without_formulas(table)
+        # a carriage return ends a line as well, for whoever reads it, but is not always quoted
+        quoting = csv.QUOTE_NONNUMERIC if _holds_returns(table) else csv.QUOTE_MINIMAL
+        table.to_csv(stream, index=False, header=first, quoting=quoting)
         first = False
 
     return append
