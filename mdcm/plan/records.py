@@ -205,6 +205,10 @@ class Fit:
         return f"{how}: P({matched}{bar}{given}) from {', '.join(self.datasets)}"
 
 
+# what a fit may be, once "auto" is decided
+_OBJECTIVES = ("adversarial", "conditional", "likelihood")
+
+
 def _check_stored(plan: Plan, edges: Sequence[tuple[int, int]]) -> None:
     """Refuse a plan that speaks of variables, data sets or h-nodes that it does not have."""
     nodes, names = set(plan.graph.nodes), {spec.name for spec in plan.datasets}
@@ -218,7 +222,7 @@ def _check_stored(plan: Plan, edges: Sequence[tuple[int, int]]) -> None:
             raise ValueError(f"hnodes[{place}] has no variable of its own")
         seen.update(hnode.variables)
         for fit in hnode.fits:
-            if fit.objective not in ("adversarial", "likelihood"):
+            if fit.objective not in _OBJECTIVES:
                 raise ValueError(f"hnodes[{place}] has the objective {quoted(fit.objective)}")
             known = {*fit.variables, *fit.ancestors, *fit.parents, *fit.do} <= nodes
             if not known or not set(fit.datasets) <= names or not set(fit.variables) <= set(hnode.variables):
@@ -498,7 +502,7 @@ class Plan:
             loaded.unused = tuple(content["unused"])
             _check_stored(loaded, edges)
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise PlanError(f"the plan is incomplete or damaged: {error!r}") from error
+            raise PlanError(f"the plan is incomplete or damaged: {error if isinstance(error, ValueError) else repr(error)}") from error
         return loaded
 
     def diagram(self) -> Diagram:
