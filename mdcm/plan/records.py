@@ -502,7 +502,9 @@ class Plan:
             loaded.unused = tuple(content["unused"])
             _check_stored(loaded, edges)
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise PlanError(f"the plan is incomplete or damaged: {error if isinstance(error, ValueError) else repr(error)}") from error
+            raise PlanError(
+                f"the plan is incomplete or damaged: {error if isinstance(error, ValueError) else repr(error)}"
+            ) from error
         return loaded
 
     def diagram(self) -> Diagram:
