@@ -138,7 +138,7 @@ def _csv(stream: IO[bytes], spreadsheet: bool) -> Callable[[pd.DataFrame], None]
         if spreadsheet:
             table = _without_formulas(table)
         # a carriage return ends a line as well, for whoever reads it, but is not always quoted
-        quoting = csv.QUOTE_NONNUMERIC if _holds_returns(table) else csv.QUOTE_MINIMAL
+        quoting: Any = csv.QUOTE_NONNUMERIC if _holds_returns(table) else csv.QUOTE_MINIMAL
         table.to_csv(stream, index=False, header=first, quoting=quoting)
         first = False
 
