@@ -152,6 +152,24 @@ class TestSpreadsheets:
         assert back["c"].tolist() == back["=cmd"].tolist() == list(self.TEXTS)
 
 
+class TestParquet:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda data: data.replace(b'"pandas"', b'"pan\x00as"').replace(b"index_columns", b'"ndex_co"umns'),
+            lambda data: data[: len(data) // 2],
+            lambda data: b"PAR1" + bytes(40) + b"PAR1",
+            lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1",
+        ],
+        ids=["notes", "half", "zeros", "length"],
+    )
+    def test_damaged(self, change, tmp_path):
+        file = tmp_path / "a.parquet"
+        pd.DataFrame({"X": [0, 1], "Y": ["a", "b"]}).to_parquet(file)
+        file.write_bytes(change(file.read_bytes()))
+        refused(MdcmError, "not a Parquet file that can be read", mdcm.data.read_table, file)
+
+
 class TestMessages:
     def test_values_are_cut(self):
         assert quoted("x" * 10**6) == "'" + "x" * 59 + "..."

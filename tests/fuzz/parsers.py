@@ -2,11 +2,15 @@
 
     python tests/fuzz/parsers.py TARGET [libFuzzer options] [CORPUS]
 
-TARGET is one of arrows, dot, gml, graphml, plan, query, spec, run, checkpoint, table. Needs atheris: pip install
+TARGET is one of arrows, bif, dot, gml, graphml, plan, query, spec, run, checkpoint, table, parquet, npy, picture. Runs
+and checkpoints are whole ones in which the bytes change something, with the checksums that the change asks for.
+
+Needs atheris: pip install
 atheris; it follows what is covered only where mdcm is installed, and not where that leads back to its source.
 """
 
 import contextlib
+import os
 import sys
 import tempfile
 import warnings
@@ -20,8 +24,13 @@ with atheris.instrument_imports(include=["mdcm"]):
     import mdcm.query
     import mdcm.spec
     from mdcm import files
+    from mdcm.data import read_array, read_pictures
     from mdcm.plan import Plan
-    from mdcm.train.checkpoints import Checkpoints
+
+import pandas as pd
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+import mutants
 
 warnings.simplefilter("ignore")
 SCRATCH = Path(tempfile.mkdtemp())
@@ -60,28 +69,36 @@ def read_spec(data: bytes) -> None:
 
 
 def read_run(data: bytes) -> None:
-    """A model.json, with the checksum that it asks for."""
-    (SCRATCH / "model.json").write_bytes(data)
-    (SCRATCH / "weights.safetensors").write_bytes(data[len(data) // 2 :])
-    mdcm.load(SCRATCH)
+    mutants.mutated_run(data, SCRATCH / "run")
+    mutants.use(SCRATCH / "run")
 
 
 def read_checkpoint(data: bytes) -> None:
-    import hashlib
-
-    folder = SCRATCH / "checkpoints"
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    (folder / f"00000001-{hashlib.sha256(data).hexdigest()[:16]}.safetensors").write_bytes(data)
-    Checkpoints(SCRATCH, "one", 60).read()
+    kind = mutants.mutated_checkpoint(data, SCRATCH / "unfinished")
+    mutants.resume(kind, SCRATCH / "unfinished")
 
 
-def read_table(data: bytes) -> None:
-    file = SCRATCH / "table.csv"
+def read_table(suffix):
+    def target(data: bytes) -> None:
+        file = SCRATCH / f"table{suffix}"
+        file.write_bytes(data)
+        mdcm.Dataset(files.read_table(file))
+
+    return target
+
+
+def read_npy(data: bytes) -> None:
+    """An .npy or IDX file, by its first bytes."""
+    file = SCRATCH / "array.npy"
     file.write_bytes(data)
-    table = files.read_table(file)
-    mdcm.Dataset(table)
+    array = read_array(file)
+    assert array.nbytes <= 1 << 20
+
+
+def read_picture(data: bytes) -> None:
+    file = SCRATCH / "picture.png"
+    file.write_bytes(data)
+    read_pictures(pd.Series([file.name], name="I"), SCRATCH)
 
 
 TARGETS = {
@@ -94,7 +111,11 @@ TARGETS = {
     "spec": read_spec,
     "run": read_run,
     "checkpoint": read_checkpoint,
-    "table": read_table,
+    "table": read_table(".csv"),
+    "parquet": read_table(".parquet"),
+    "npy": read_npy,
+    "picture": read_picture,
+    "bif": graph(mdcm.formats.parse_bif),
 }
 
 

@@ -17,10 +17,10 @@ if [ -n "$build" ]; then
   "$build/core_fuzz" "$seconds" "${SEED:-0}" "$here/corpus/core"
 fi
 "$python" "$here/core_api.py" "$((400 * seconds))" --seed "${SEED:-1}"
-for target in arrows dot gml graphml plan query spec run checkpoint table; do
+for target in arrows bif dot gml graphml plan query spec run checkpoint table parquet npy picture; do
   # what is found new goes to the first corpus, which is thrown away
   mkdir "$work/$target"
   "$python" "$here/parsers.py" "$target" -max_total_time="$seconds" -seed="${SEED:-1}" -timeout=20 -rss_limit_mb=4096 -verbosity=0 \
-    -print_final_stats=0 -max_len=2048 "$work/$target" "$here/corpus/$target"
+    -print_final_stats=0 -max_len=4096 "$work/$target" "$here/corpus/$target"
   echo "$target: nothing broken"
 done
