@@ -18,7 +18,6 @@ from mdcm.errors import CheckpointError, PlanError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import encoded, from_config
 from mdcm.plan import Plan
-from mdcm.printable import quoted
 from mdcm.rundir import MODEL, WEIGHTS, read_run, write_run
 from mdcm.sampling import Support
 from mdcm.train import TrainConfig

@@ -207,7 +207,7 @@ class TestTables:
     def test_parquet_without_pyarrow_says_how_to_get_it(self, tmp_path, monkeypatch):
         self.table.to_parquet(tmp_path / "t.parquet")
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        refused("pip install pyarrow", read_table, tmp_path / "t.parquet")
+        refused(r"pip install 'mdcm\[parquet\]'", read_table, tmp_path / "t.parquet")
 
     def test_image_files_that_cannot_be_read_say_why(self, tmp_path):
         np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
