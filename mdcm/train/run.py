@@ -581,14 +581,20 @@ class _Training:
         def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
             trained.store(weights)
             mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
+            fits, apart = member.rows(hnode).fits, held.nonzero().squeeze(1)
             judged = torch.arange(len(held))[:: math.ceil(len(held) / _JUDGED)]
-            reference = regression_losses(mechanisms, member.rows(hnode).fits, held, judged)
-            if reference is None:
+
+            def behind(rows: Tensor) -> tuple[float, float] | None:
+                reference = regression_losses(mechanisms, fits, held, rows)
+                problem.hold(rows)
+                return None if reference is None else behind_regressions(problem.evaluate(), reference)
+
+            everywhere = behind(judged)
+            # on rows that it has not seen a fit that has learned their chances by heart shows
+            outside = behind(apart)
+            if everywhere is None or outside is None:
                 return [], {}
-            problem.hold(judged)
-            mean, error = behind_regressions(problem.evaluate(), reference)
-            problem.hold(held.nonzero().squeeze(1))
-            lacks = is_behind(mean, len(held))
+            lacks = is_behind(everywhere[0], len(held)) or is_behind(outside[0], len(apart))
             former = member.former[place]
             if former is None and may_gain and not lacks:
                 seed = member.derived("fidelity", hnode)
@@ -596,7 +602,7 @@ class _Training:
             if former is not None:
                 # what has been tried before is worse than regressions too, and is tried again only if it was better
                 lacks = lacks and not problem.evaluate().mean <= former
-            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [mean, error, len(judged)]}}
+            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*everywhere, len(judged)]}}
 
         return growth
 
