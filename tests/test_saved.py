@@ -13,6 +13,7 @@ from fitted import BRIEF, FRONT_DOOR, GaussianLine, front_door, front_door_table
 from torch import nn
 
 import mdcm
+import mdcm.mechanisms
 from mdcm import (
     ADMG,
     CheckpointError,
@@ -293,3 +294,30 @@ class TestDamagedModels:
     )
     def test_weights_that_do_not_fit(self, run, change, match):
         self.refuse(run, lambda _, weights: change(weights), "does not fit model.json: .*" + match, WEIGHTS)
+
+
+def test_loading_takes_time_in_proportion_to_the_columns(tmp_path, monkeypatch):
+    names = [f"v{k}" for k in range(60)]
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.integers(0, 2, 40) for name in names})
+    graph = ADMG(names, directed=list(itertools.pairwise(names)))
+    model = mdcm.fit(graph, table, config=TrainConfig(max_steps=1), out=tmp_path / "run")
+    counts = {"parents": 0, "mechanisms": 0}
+    parents, build = ADMG.parents, mdcm.mechanisms.Categorical.__init__
+
+    def counted(self, name):
+        counts["parents"] += 1
+        return parents(self, name)
+
+    def built(self, *args, **kwargs):
+        counts["mechanisms"] += 1
+        build(self, *args, **kwargs)
+
+    monkeypatch.setattr(ADMG, "parents", counted)
+    monkeypatch.setattr(mdcm.mechanisms.Categorical, "__init__", built)
+    loaded = mdcm.load(tmp_path / "run")
+    # every mechanism is made once, and no node is asked for by every other
+    assert counts["mechanisms"] == len(names)
+    assert counts["parents"] <= 10 * len(names)
+    monkeypatch.undo()
+    same(model.draw_samples(5), loaded.draw_samples(5))
