@@ -55,13 +55,17 @@ def process(*arguments: object, python: tuple[str, ...] = (), **environment: str
 def interruptible() -> Iterator[None]:
     """SIGINT interrupts this process and those that it starts, also where the tests themselves ignore it.
 
-    They ignore it under ``nohup`` and as a background job of a script, and processes inherit that.
+    They ignore it as a background job of a script, and the end of a session under ``nohup``; processes inherit both.
     """
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    former = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ def run(tmp_path_factory):
 
 
 class TestSignals:
+    @pytest.mark.usefixtures("ctrl_c")
     @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
     def test_a_command_that_is_told_to_end_leaves_nothing_half_written(self, run, tmp_path, name, code):
         arguments = [*MDCM, "sample", str(run), "--out", str(tmp_path / "s.csv"), "--num-samples", "1000000000"]

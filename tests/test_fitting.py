@@ -166,7 +166,7 @@ class TestTraining:
         [
             ({"max_steps": 0}, "max_steps must be a whole number of at least 1, not 0"),
             ({"batch_size": 2.5}, "batch_size must be a whole number"),
-            ({"learning_rate": float("nan")}, "learning_rate must be positive, not nan"),
+            ({"learning_rate": float("nan")}, "learning_rate must be a number, not nan"),
             ({"holdout": 1.0}, r"holdout must be in \[0, 1\), not 1.0"),
         ],
     )

@@ -173,7 +173,7 @@ def test_origins_of_another_form(folder, origin):
     if isinstance(origin, dict):
         assert told(folder / "run")
     else:
-        assert "its origin is" in fail(2, "query", folder / "run", *ASKED)
+        assert "origin must be a mapping" in fail(2, "query", folder / "run", *ASKED)
 
 
 def test_tables_that_are_larger_than_their_files_are_not_read_unasked(folder):

@@ -109,6 +109,7 @@ class TestSignals:
 
     @pytest.mark.usefixtures("ctrl_c")
     def test_a_second_ctrl_c_does_not_wait_for_the_step(self, tmp_path):
+        state = {"done": 3, "elapsed": 1.0, "history": [], "job": None, "encoders": [], "halved": False}
         with Checkpoints(tmp_path, "one", 60) as checkpoints:
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
@@ -117,8 +118,8 @@ class TestSignals:
         with Checkpoints(tmp_path, "one", 60) as checkpoints:
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
-                checkpoints.between(lambda: ({"step": 3}, {"w": torch.ones(2)}))
-        assert Checkpoints(tmp_path, "one", 60).read()[0] == {"step": 3}
+                checkpoints.between(lambda: (state, {"w": torch.ones(2)}))
+        assert Checkpoints(tmp_path, "one", 60).read()[0] == state
 
     def test_handlers_of_the_program_are_called_and_come_back(self, tmp_path):
         heard = []

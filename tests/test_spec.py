@@ -127,8 +127,8 @@ def test_data_sets_are_called_after_their_files_where_that_tells_them_apart(path
 GRAPH_AND_DATA = "graph: X -> Y\ndata: [{path: obs.csv}]\n"
 
 SLIPS = {
-    "no mapping": ("- graph", None, "a spec is a mapping with the entries 'graph' and 'data'"),
-    "empty": ("", None, "a spec is a mapping with the entries 'graph' and 'data'"),
+    "no mapping": ("- graph", None, "no spec, which is a mapping with the entries 'graph' and 'data'"),
+    "empty": ("", None, "no spec, which is a mapping with the entries 'graph' and 'data'"),
     "no graph": ("data: [{path: obs.csv}]", None, "the entry 'graph' is missing"),
     "no data": ("graph: X -> Y", None, "the entry 'data' is missing"),
     "empty data": ("graph: X -> Y\ndata: []", "2:1", "data must not be empty"),
