@@ -10,15 +10,16 @@ from mdcm.formats.records import GraphRecord, Lines, Place, error_at
 
 __all__ = ["parse_bif"]
 
-_SPACE = re.compile(r"(?:[\s\ufeff]+|//[^\n]*|/\*(?s:.)*?\*/)*+")
-_BETWEEN = re.compile(r"[;\s]++")
+# tokens that are read over one after another: a repeated group that does not go back would be shorter, and is wrong in
+# versions of Python that are still in use
+_COMMENT = r"//[^\n]*|/\*(?s:.)*?\*/"
+_SPACE = re.compile(rf"[\s\ufeff]+|{_COMMENT}")
+_BETWEEN = re.compile(r"[;\s]+")
 _NAME = re.compile(r'"((?:[^"\\\n]|\\.)*)"|([^\s"{}()\[\],;|/\ufeff]+(?:/(?![/*])[^\s"{}()\[\],;|/\ufeff]*)*)')
-# what neither opens nor closes anything, in a block that is read over; a comment without an end ends the search
-_CALM = r'[^"{}/]++|"(?:[^"\\\n]|\\.)*+"|//[^\n]*|/\*(?s:.)*?\*/|/(?![/*])'
-# and blocks that hold no other ones
-_INSIDE = re.compile(rf"(?:{_CALM}|\{{(?:{_CALM})*+\}})*+")
-# what a property says, texts in quotes and comments included
-_PROPERTY = re.compile(r'(?:[^";/]++|"(?:[^"\\\n]|\\.)*+"|//[^\n]*|/\*(?s:.)*?\*/|/(?![/*]))*+')
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+# what neither opens nor closes anything in a block that is read over, and what a property says
+_CALM = re.compile(rf'[^"{{}}/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
+_PROPERTY = re.compile(rf'[^";/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
 _DEEPEST = 100
 _SHOWN = 20
 
@@ -44,10 +45,13 @@ class _Reader:
         rest = self.text[self.at : self.at + _SHOWN]
         return repr(rest.split("\n")[0]) if rest else "the end of the text"
 
+    def over(self, token: re.Pattern[str]) -> None:
+        """Reads over as many tokens as there are."""
+        while match := token.match(self.text, self.at):
+            self.at = match.end()
+
     def space(self) -> None:
-        match = _SPACE.match(self.text, self.at)
-        assert match is not None
-        self.at = match.end()
+        self.over(_SPACE)
         if self.text.startswith("/*", self.at):
             self.fail("a comment does not end")
 
@@ -80,9 +84,7 @@ class _Reader:
         self.expect("{", f"after {what}")
         opening, depth = self.at - 1, 1
         while depth:
-            match = _INSIDE.match(self.text, self.at)
-            assert match is not None
-            self.at = match.end()
+            self.over(_CALM)
             if self.at == len(self.text):
                 self.fail("this '{' is not closed", opening)
             mark = self.text[self.at]
@@ -101,9 +103,7 @@ class _Reader:
             if self.at == len(self.text):
                 return
             if self.text[self.at] == ";":
-                match = _BETWEEN.match(self.text, self.at)
-                assert match is not None
-                self.at = match.end()
+                self.over(_BETWEEN)
                 continue
             keyword, at = self.name("network, variable or probability")
             if keyword == "variable":
@@ -121,9 +121,7 @@ class _Reader:
         """Reads over ``network NAME { ... }`` and ``property ... ;``, which say nothing of the structure."""
         if keyword == "property":
             self.space()
-            match = _PROPERTY.match(self.text, self.at)
-            assert match is not None
-            self.at = match.end()
+            self.over(_PROPERTY)
             if self.text.startswith('"', self.at):
                 self.fail("a quoted text does not end on this line")
             if not self.accept(";"):
