@@ -7,7 +7,7 @@
 The graphs are those of the bnlearn networks that pgmpy ships, with 1 to 4 nodes with children hidden, the variables
 have as many levels as there, and the mechanisms are of random weights: what a query costs does not depend on what was
 learned. Queries are P(Y | do(X)), P(Y | do(X), Z) and P(Y | Z) of random variables. Times are CPU milliseconds of
-Model.query. Without training data, which is --rows 0, there is no plug-in and no support, and both ways must agree
+Model.query. With --rows 0 the model has no training data and a query only sums or draws; both ways must agree
 within 4.5 standard errors. With data, rows that are drawn from the model, queries are those that are determined, and
 the answer must be the one without data bit for bit; what the rest takes is told. Bar: 50 ms for what can be summed up,
 in the median with data. Writes bench/results/queries.json unless --dry; the exit code is 1 if a check or the bar is

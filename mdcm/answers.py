@@ -82,8 +82,8 @@ class Answer:
             the graph and the data do not determine the answer, it is the lowest answer of the ensemble: what other
             models answer that fit as well spreads at least as widely.
         high: Upper end.
-        origin: Date from which the expectation of a variable of dates counts its days, as ISO text; None where values
-            and differences are no dates.
+        origin: Date from which the expectation of a variable of dates counts its days, as ISO text; None for a
+            difference, which is a number of days, and for variables of other kinds.
     """
 
     query: str

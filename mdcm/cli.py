@@ -218,7 +218,7 @@ def _standard_streams() -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                # a terminal that lacks a letter is no reason to fail
+                # characters that the terminal cannot show are written as escapes
                 stream.reconfigure(errors="backslashreplace")
         yield
 

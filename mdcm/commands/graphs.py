@@ -187,7 +187,7 @@ def identify(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the planner needs to know of data: columns and targets, kinds and levels; None where there are no data."""
+    """What the planner reads of data: columns, targets, kinds and levels; None if the user names no data."""
 
     specs: list[DatasetSpec] | None = None
     kinds: Mapping[str, Kind] | None = None

@@ -213,7 +213,8 @@ def check_decodable(variable: Variable) -> None:
         elif fits:
             kind = decode(variable, np.zeros(1)).dtype.kind
             fits = kind == "M" if variable.origin is not None else kind in "iuf"
-    # whatever pandas makes of words that are no type
+    # a file may name any type, and numpy, pandas and pyarrow raise errors of many kinds for names they do not know;
+    # each means that these values cannot have it, which is what is said below
     except Exception:
         fits = False
     if not fits:
