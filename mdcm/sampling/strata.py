@@ -215,11 +215,11 @@ def _leaves(
     first = np.random.default_rng(0).binomial(counts.round().astype(np.int64), 0.5).astype(np.float64)
     even = np.arange(len(share)) % 2 == 0
     halves = [(np.where(even, share, 0.0), first), (np.where(even, 0.0, share), counts - first)]
-    codes = [_binned(column, share) for column in columns]
+    binned = _Binned.of(columns, share)
     effective, unseen = 0.0, 0.0
     missing: dict[str, float] = {}
     for grown, read in (halves, halves[::-1]):
-        tree = _Tree(columns, codes, *grown)
+        tree = _Tree(columns, binned, *grown)
         leaf_of_draws, leaf_of_rows, texts = tree.read()
         shares = np.bincount(leaf_of_draws, weights=read[0], minlength=len(texts))
         if shares.sum() == 0:
@@ -237,22 +237,58 @@ def _leaves(
 
 @dataclass(frozen=True)
 class _Binned:
-    """A column in few bins: the levels of a variable, or intervals of a number."""
+    """Columns in few bins each: the levels of a variable, or intervals of a number.
+
+    Attributes:
+        draws: Bin of every draw, ``[N, d]``; that of column j is ``j * width`` plus its number in the column.
+        rows: Bin of every row, ``[k, d]``, likewise.
+        edges: Of each number, where its intervals meet; None for levels.
+        sizes: Bins of each column.
+        width: The most bins of a column.
+    """
 
     draws: NDArray[np.intp]
     rows: NDArray[np.intp]
-    edges: NDArray[np.float64] | None
-    size: int
+    edges: Sequence[NDArray[np.float64] | None]
+    sizes: NDArray[np.intp]
+    width: int
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], share: NDArray[np.float64]) -> _Binned:
+        edges = [_edges(column, share) for column in columns]
+        sizes = [
+            len(column.levels) if column.levels is not None else len(some) + 1  # type: ignore[arg-type]
+            for column, some in zip(columns, edges, strict=True)
+        ]
+        width = max(sizes)
+        bins = [
+            (column.draws, column.rows)
+            if some is None
+            else [np.searchsorted(some, v) for v in (column.draws, column.rows)]
+            for column, some in zip(columns, edges, strict=True)
+        ]
+        first = width * np.arange(len(columns))
+        draws, rows = (np.stack(side, axis=1).astype(np.intp) + first for side in zip(*bins, strict=True))
+        return cls(draws, rows, edges, np.array(sizes), width)
+
+    def sums(
+        self, bins: NDArray[np.intp], members: NDArray[np.intp], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Weight of the members in every bin, ``[d, width]``."""
+        columns = len(self.sizes)
+        total = np.bincount(
+            bins[members].ravel(), weights=np.repeat(weights[members], columns), minlength=columns * self.width
+        )
+        return total.reshape(columns, self.width)
 
 
-def _binned(column: Column, share: NDArray[np.float64]) -> _Binned:
+def _edges(column: Column, share: NDArray[np.float64]) -> NDArray[np.float64] | None:
     if column.levels is not None:
-        return _Binned(column.draws.astype(np.intp), column.rows.astype(np.intp), None, len(column.levels))
+        return None
     order = np.argsort(column.draws)
     below = share[order].cumsum()
     places = np.searchsorted(below, np.arange(1, _BINS) / _BINS).clip(max=len(order) - 1)
-    edges = np.unique(column.draws[order][places]).astype(np.float64)
-    return _Binned(np.searchsorted(edges, column.draws), np.searchsorted(edges, column.rows), edges, len(edges) + 1)
+    return np.unique(column.draws[order][places]).astype(np.float64)
 
 
 class _Tree:
@@ -261,14 +297,17 @@ class _Tree:
     def __init__(
         self,
         columns: Sequence[Column],
-        codes: Sequence[_Binned],
+        binned: _Binned,
         share: NDArray[np.float64],
         counts: NDArray[np.float64],
     ) -> None:
         self._columns = columns
-        self._codes = codes
+        self._binned = binned
         self._share = share / max(float(share.sum()), 1e-300)
         self._counts = counts
+        # levels may be put in any order, and those that a column lacks come last; intervals stay in theirs
+        self._is_number = np.array([edges is not None for edges in binned.edges])
+        self._lacks = np.arange(binned.width) >= binned.sizes[:, None]
         # leaf that is split, column, bins that stay in it; the others become the next leaf
         self._splits: list[tuple[int, int, NDArray[np.bool_]]] = []
         self._grow()
@@ -280,64 +319,77 @@ class _Tree:
         number = 1
         while number < _MOST_STRATA:
             leaf = max(open_, key=lambda k: open_[k][0][0])
-            (gain, place, left), draws, rows = open_[leaf]
+            (gain, column, left), draws, rows = open_[leaf]
             if gain <= 0 or left is None:
                 break
-            self._splits.append((leaf, place, left))
-            on_left = left[self._codes[place].draws[draws]], left[self._codes[place].rows[rows]]
+            self._splits.append((leaf, column, left))
+            of_draws, of_rows = self._sides(column, left)
+            on_left = of_draws[draws], of_rows[rows]
             for k, side in ((leaf, True), (number, False)):
                 d, r = draws[on_left[0] == side], rows[on_left[1] == side]
                 open_[k] = (self._best(d, r), d, r)
             number += 1
 
+    def _sides(self, column: int, left: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether draws and rows are in bins that stay."""
+        first = column * self._binned.width
+        return left[self._binned.draws[:, column] - first], left[self._binned.rows[:, column] - first]
+
     def _best(self, draws: NDArray[np.intp], rows: NDArray[np.intp]) -> tuple[float, int, NDArray[np.bool_] | None]:
-        """The split that gains most, with the bins that stay."""
-        share, counts = self._share, self._counts
-        found: tuple[float, int, NDArray[np.bool_] | None] = (0.0, -1, None)
+        """The split that gains most, with the bins that stay; all columns are gone through at once."""
+        share, counts, binned = self._share, self._counts, self._binned
+        none = (0.0, -1, None)
         q_all, n_all, total = float(share[draws].sum()), float(counts[rows].sum()), float(counts.sum())
-        if q_all == 0 or n_all < 2 * _EXPECTED:
-            return found
-        for place, code in enumerate(self._codes):
-            q = np.bincount(code.draws[draws], weights=share[draws], minlength=code.size)
-            n = np.bincount(code.rows[rows], weights=counts[rows], minlength=code.size)
-            # for two classes the best split of levels is among those in the order of their ratio
-            order = np.argsort(n / np.maximum(q, 1e-12), kind="stable") if code.edges is None else np.arange(code.size)
-            q_left, n_left = q[order].cumsum()[:-1], n[order].cumsum()[:-1]
-            q_right, n_right = q_all - q_left, n_all - n_left
-            ratio = n_all / q_all
-            admissible = (np.maximum(q_left * ratio, n_left) >= _EXPECTED) & (
-                np.maximum(q_right * ratio, n_right) >= _EXPECTED
-            )
-            if not admissible.any():
-                continue
-            gain = _apart(q_left, n_left, total) + _apart(q_right, n_right, total) - _apart(q_all, n_all, total)
-            gain = np.where(admissible, gain, -math.inf)
-            best = int(gain.argmax())
-            # a split that gains nothing may make way for one that does
-            if gain[best] + _LEAST > found[0]:
-                left = np.zeros(code.size, dtype=bool)
-                left[order[: best + 1]] = True
-                found = (float(gain[best]) + _LEAST, place, left)
-        return found
+        if q_all == 0 or n_all < 2 * _EXPECTED or binned.width < 2:
+            return none
+        q, n = binned.sums(binned.draws, draws, share), binned.sums(binned.rows, rows, counts)
+        # for two classes the best split of levels is among those in the order of their ratio
+        ratios = np.where(self._is_number[:, None], np.arange(binned.width), n / np.maximum(q, 1e-12))
+        order = np.argsort(np.where(self._lacks, math.inf, ratios), axis=1, kind="stable")
+        q_left = np.take_along_axis(q, order, axis=1).cumsum(axis=1)[:, :-1]
+        n_left = np.take_along_axis(n, order, axis=1).cumsum(axis=1)[:, :-1]
+        q_right, n_right = q_all - q_left, n_all - n_left
+        ratio = n_all / q_all
+        admissible = (np.maximum(q_left * ratio, n_left) >= _EXPECTED) & (
+            np.maximum(q_right * ratio, n_right) >= _EXPECTED
+        )
+        # past the last bin of a column nothing is left to split off
+        admissible &= ~self._lacks[:, 1:]
+        if not admissible.any():
+            return none
+        gain = np.full(admissible.shape, -math.inf)
+        gain[admissible] = (
+            _apart(q_left[admissible], n_left[admissible], total)
+            + _apart(q_right[admissible], n_right[admissible], total)
+            - float(_apart(q_all, n_all, total))
+        )
+        column, last = np.unravel_index(int(gain.argmax()), gain.shape)
+        best = float(gain[column, last]) + _LEAST
+        # a split that gains nothing may make way for one that does
+        if best <= 0:
+            return none
+        left = np.zeros(binned.width, dtype=bool)
+        left[order[column, : last + 1]] = True
+        return best, int(column), left
 
     def read(self) -> tuple[NDArray[np.intp], NDArray[np.intp], list[str]]:
         """Leaf of every draw, leaf of every row, and what every leaf is in words."""
         of_draws = np.zeros(len(self._share), dtype=np.intp)
         of_rows = np.zeros(len(self._counts), dtype=np.intp)
         bins: list[dict[int, NDArray[np.bool_]]] = [{}]
-        for number, (leaf, place, left) in enumerate(self._splits, start=1):
-            code = self._codes[place]
-            of_draws[(of_draws == leaf) & ~left[code.draws]] = number
-            of_rows[(of_rows == leaf) & ~left[code.rows]] = number
-            before = bins[leaf].get(place, np.ones(code.size, dtype=bool))
-            bins.append({**bins[leaf], place: before & ~left})
-            bins[leaf] = {**bins[leaf], place: before & left}
+        for number, (leaf, column, left) in enumerate(self._splits, start=1):
+            stays = self._sides(column, left)
+            of_draws[(of_draws == leaf) & ~stays[0]] = number
+            of_rows[(of_rows == leaf) & ~stays[1]] = number
+            before = bins[leaf].get(column, np.arange(self._binned.width) < self._binned.sizes[column])
+            bins.append({**bins[leaf], column: before & ~left})
+            bins[leaf] = {**bins[leaf], column: before & left}
         return of_draws, of_rows, [self._words(one) for one in bins]
 
     def _words(self, bins: Mapping[int, NDArray[np.bool_]]) -> str:
         parts = []
         for place, inside in bins.items():
-            column, edges = self._columns[place], self._codes[place].edges
+            column, edges = self._columns[place], self._binned.edges[place]
             if edges is None:
                 labels = [column.shown(k) for k in np.flatnonzero(inside).tolist()]
                 parts.append(
