@@ -28,6 +28,8 @@ import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from torch import Tensor
+
 from mdcm.kernels import reference
 from mdcm.kernels.reference import (
     STREAM_BATCH,
@@ -53,7 +55,6 @@ from mdcm.kernels.reference import (
     rng_state,
     uniform_noise,
 )
-from torch import Tensor
 
 __all__ = [
     "STREAM_BATCH",

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import triton.language as tl
+from torch import Tensor
+
 from mdcm.kernels import configs, reference_adam
 from mdcm.kernels.launch import blocks, jit, launch, vector_of
 from mdcm.kernels.reference_adam import check_adam
-from torch import Tensor
 
 __all__ = ["adam_flat"]
 

@@ -12,11 +12,12 @@ import weakref
 
 import torch
 import triton.language as tl
+from torch import Tensor
+
 from mdcm.kernels import configs, reference_batch, rng
 from mdcm.kernels.launch import blocks, jit, launch, stacked, vector_of
 from mdcm.kernels.reference_batch import check_rows
 from mdcm.kernels.reference_noise import STREAM_BATCH, STREAM_INTERPOLATION, NoiseAddress, Packing
-from torch import Tensor
 
 __all__ = ["interp_gather"]
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from mdcm.kernels import configs, layers, reference_critic, reference_layers
 from mdcm.kernels.reference_critic import CriticStep, check_step, is_straight, slope_of
 from mdcm.kernels.reference_parameters import CriticParameters, check_critics, critic_size, critic_views
-from torch import Tensor
 
 __all__ = [
     "CriticInputGrad",

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import torch
 import triton.language as tl
+from torch import Tensor
+
 from mdcm.kernels import configs, reference_generator
 from mdcm.kernels.configs import Config
 from mdcm.kernels.launch import blocks, jit, launch, product, stacked, vector_of
 from mdcm.kernels.reference_generator import check_batch
-from torch import Tensor
 
 __all__ = ["bn_relu_bwd", "lin_bn_relu_fwd"]
 

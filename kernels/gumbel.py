@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
 from mdcm.kernels import configs, reference_gumbel, rng
 from mdcm.kernels.launch import blocks, jit, launch
 from mdcm.kernels.reference_gumbel import check_observed, check_race
 from mdcm.kernels.reference_noise import STREAM_GUMBEL, STREAM_POSTERIOR, NoiseAddress, Packing
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["GumbelST", "gumbel_posterior", "gumbel_softmax", "gumbel_st_bwd", "gumbel_st_fwd"]
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from mdcm.kernels.configs import Config
 from torch import Tensor
+
+from mdcm.kernels.configs import Config
 
 __all__ = ["INTERPRETED", "blocks", "jit", "launch", "product", "stacked", "vector_of"]
 

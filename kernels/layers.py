@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import triton.language as tl
+from torch import Tensor
+
 from mdcm.kernels import configs
 from mdcm.kernels.launch import blocks, jit, launch, product, stacked, vector_of
-from torch import Tensor
 
 __all__ = ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 import triton.language as tl
+from torch import Tensor
+
 from mdcm.kernels import configs, rng
 from mdcm.kernels.launch import blocks, jit, launch, vector_of
 from mdcm.kernels.reference_noise import STREAM_BATCH, check_seeds
-from torch import Tensor
 
 __all__ = ["seeded_uniform"]
 

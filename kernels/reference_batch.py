@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from mdcm.kernels.reference_noise import (
     STREAM_BATCH,
     STREAM_INTERPOLATION,
@@ -11,7 +13,6 @@ from mdcm.kernels.reference_noise import (
     check_address,
     rows_of,
 )
-from torch import Tensor
 
 __all__ = [
     "batch_index",

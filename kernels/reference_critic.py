@@ -27,6 +27,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
 from mdcm.kernels.reference_layers import (
     delta,
     gp_norm_tangent,
@@ -40,8 +43,6 @@ from mdcm.kernels.reference_layers import (
     wgrad,
 )
 from mdcm.kernels.reference_parameters import CriticParameters, check_critics
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = [
     "CriticInputGrad",

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
 from mdcm.kernels.reference_noise import (
     STREAM_POSTERIOR,
     NoiseAddress,
@@ -17,8 +20,6 @@ from mdcm.kernels.reference_noise import (
     packed_gumbel_noise,
     rows_of,
 )
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = [
     "GumbelST",

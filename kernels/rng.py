@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import triton.language as tl
+
 from mdcm.kernels.launch import jit
 
 __all__ = ["exponential", "first_word", "gumbel", "normal_pair", "packed_words", "philox4x32", "uniform", "word_groups"]

@@ -405,8 +405,23 @@ class Answering:
             return None
         return origins.pop()
 
+    def _bases_of(self, query: language.Query, cases: Sequence[_Case]) -> Sequence[Basis | None]:
+        """What the answer in each case rests on, where one computation tells it for all of them."""
+        together = self._together(query, cases) if self._support is not None and len(cases) > 1 else None
+        if self._support is None or together is None:
+            return [None] * len(cases)
+        network, targets, evidence = together
+        found = self._support.bases(network, targets, evidence, len(cases), self.seed)
+        return [None] * len(cases) if found is None else found
+
     def _judge(
-        self, network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], allowed: bool, where: str = ""
+        self,
+        network: Network,
+        targets: Sequence[int],
+        evidence: Mapping[int, Tensor],
+        allowed: bool,
+        where: str = "",
+        basis: Basis | None = None,
     ) -> None:
         """Refuse or warn where training rows are few.
 
@@ -414,7 +429,8 @@ class Answering:
         """
         if self._support is None:
             return
-        basis = self._support.basis(network, targets, evidence, num_samples=self.num_samples, seed=self.seed)
+        if basis is None:
+            basis = self._support.basis(network, targets, evidence, num_samples=self.num_samples, seed=self.seed)
         asked = any(query.layer > 1 or query.given for query in self.expression.queries)
         said = f"{self.expression}{where}: {basis}"
         if asked and basis.is_refused and not allowed:
@@ -438,10 +454,10 @@ class Answering:
         records: list[dict[str, Any]] = []
         refused: list[LowSupportError] = []
         exact: Sequence[_Drawn | None] = self._exactly(query, cells) or [None] * len(cells)
-        for (do, given), summed in zip(cells, exact, strict=True):
+        for (do, given), summed, basis in zip(cells, exact, self._bases_of(query, cells), strict=True):
             where = ", ".join(f"{term.label}={value}" for term, value, _ in (*do, *given) if term.value is None)
             try:
-                rows = self._cell(query, do, given, summed, allowed, f" at {where}" if where else "")
+                rows = self._cell(query, do, given, summed, allowed, f" at {where}" if where else "", basis)
             except LowSupportError as low:
                 if len(cells) == 1:
                     raise
@@ -468,6 +484,7 @@ class Answering:
         summed: _Drawn | None,
         allowed: bool | None,
         where: str,
+        basis: Basis | None = None,
     ) -> list[dict[str, Any]]:
         """Rows of a table for one combination of what is set and given; without numbers where ``allowed`` is None."""
         settings = {term.variable: encoded for term, _, encoded in do}
@@ -477,7 +494,7 @@ class Answering:
         if allowed is not None:
             evidence = self._evidence(network, given, settings, targets)
             drawn = self._draw(network, targets, evidence, given) if summed is None else _possible(summed, given)
-            self._judge(network, targets, evidence, allowed, where)
+            self._judge(network, targets, evidence, allowed, where, basis)
         shown = {term.label: value for term, value, _ in (*do, *given)}
         shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
         if query.kind == "E":
@@ -536,20 +553,31 @@ class Answering:
         error = math.sqrt(variance)
         return pd.DataFrame({"value": [value], "stderr": [error]}), value, error
 
-    def _exactly(self, query: language.Query, cases: Sequence[_Case]) -> list[_Drawn] | None:
-        """Distributions of the outcomes in all cases, from one elimination; None where they must be drawn."""
-        network, rows = Network(self.dcm), len(cases)
+    def _together(
+        self, query: language.Query, cases: Sequence[_Case]
+    ) -> tuple[Network, list[int], dict[int, Tensor]] | None:
+        """All cases as one question: its nodes, those asked for, and what is seen, with one value for each case.
+
+        None where what is set is a function of the natural value, which may be a random one.
+        """
+        network = Network(self.dcm)
         settings: dict[str, Setting] = {}
         for place, term in enumerate(query.do):
             settings[term.variable] = _stacked([do[place][2] for do, _ in cases])
         if not all(isinstance(setting, torch.Tensor) for setting in settings.values()):
-            # a function of the natural value may be a random one
             return None
         targets = [self._node(network, term, settings) for term in query.outcomes]
         given = [
             (term, None, _stacked([given[place][2] for _, given in cases])) for place, term in enumerate(query.given)
         ]
-        evidence = self._evidence(network, given, settings, targets)
+        return network, targets, self._evidence(network, given, settings, targets)
+
+    def _exactly(self, query: language.Query, cases: Sequence[_Case]) -> list[_Drawn] | None:
+        """Distributions of the outcomes in all cases, from one elimination; None where they must be drawn."""
+        together, rows = self._together(query, cases), len(cases)
+        if together is None:
+            return None
+        network, targets, evidence = together
         result = posterior(network, targets, evidence, rows)
         codes: list[Tensor] = []
         if result is None and all(term.value is not None for term in query.outcomes):

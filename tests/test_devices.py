@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, elsewhere
-from mdcm.kernels import graphs
 
 import mdcm
 import mdcm.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
+from mdcm.kernels import graphs
 from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
 from mdcm.objectives.stack import Stack
 from mdcm.train.bank import Bank

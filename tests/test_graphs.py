@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import tape
 import torch
-from mdcm.kernels import graphs
 from test_adversarial import equal
 from test_adversarial_stack import f7, problems, three
 
 import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
+from mdcm.kernels import graphs
 from mdcm.objectives.adversarial import AdversarialConfig, AdversarialTraining
 
 

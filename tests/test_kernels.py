@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learning import chi_square, critical_chi_square
-from mdcm.kernels import reference, reference_noise
 
 from mdcm import kernels
+from mdcm.kernels import reference, reference_noise
 
 WORDS = st.integers(0, 2**32 - 1)
 # two-sided normal quantile, and its likes below, for tests that a correct generator fails once in 10,000 seeds

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from mdcm.kernels import reference, reference_critic
 from torch import nn
 
 from mdcm import kernels
+from mdcm.kernels import reference, reference_critic
 
 TOLERANCE = 1e-10
 ACTIVATIONS = {

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learning import chi_square, critical_chi_square
-from mdcm.kernels import reference
 from test_kernels import KS_LIMIT, kolmogorov_smirnov
 
 from mdcm import kernels
+from mdcm.kernels import reference
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**32)

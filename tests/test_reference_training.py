@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from mdcm.kernels import reference
 
 from mdcm import kernels
+from mdcm.kernels import reference
 
 BETAS = (0.5, 0.9)
 

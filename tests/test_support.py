@@ -9,8 +9,11 @@ import pytest
 
 import mdcm
 from mdcm import ADMG, LowSupportError
+from mdcm.answers import Answering
+from mdcm.query import parse
 from mdcm.sampling import FEWEST_ROWS, MOST_UNSEEN
 from mdcm.sampling.strata import Column, overlap
+from mdcm.sampling.support import Support
 from mdcm.scm import random_discrete
 from tests.exact_models import model_of
 
@@ -337,3 +340,36 @@ class TestStrata:
             # the half of the rows that a tree is read off on may leave out a tenth of a leaf of ten
             assert found.unseen < 0.01
             assert 0.7 * size < found.rows <= size
+
+
+class TestCases:
+    """One computation for all values that are set and given says what one for each says."""
+
+    @pytest.mark.parametrize("seed", range(12))
+    @pytest.mark.parametrize(
+        "text", ["P(Y | do(X))", "P(Y | do(X), C)", "P(Y | X, C)", "P(Y[X=1] | X, C)", "E[Y | do(X), C=0]"]
+    )
+    def test_as_one_by_one(self, monkeypatch, seed, text):
+        graph = ADMG.from_string(
+            [
+                "C -> X -> Y; C -> Y; X -> M -> Y",
+                "C -> X -> M -> Y; X <-> Y; C -> Y",
+                "C -> X -> Y; C <-> Y; C -> M -> Y",
+            ][seed % 3]
+        )
+        # few rows, so that some combinations have none and trees are grown
+        model = attached(random_discrete(graph, levels=2 + seed % 4, seed=seed), rows=60 if seed % 2 else 4000)
+
+        def asked():
+            answering = Answering(model.dcm, parse(text), num_samples=500, seed=seed, support=model._support)
+            answering.answer(model.identify(text), allow_low_support=True)
+            return answering._bases
+
+        together = asked()
+        monkeypatch.setattr(Support, "bases", lambda *args: None)
+        apart = asked()
+        assert len(together) == len(apart) > 0
+        for one, other in zip(together, apart, strict=True):
+            assert (one.missing, one.is_empty, one.total) == (other.missing, other.is_empty, other.total)
+            assert one.rows == pytest.approx(other.rows, rel=1e-9)
+            assert one.unseen == pytest.approx(other.unseen, rel=1e-9)

@@ -5,9 +5,10 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from mdcm.kernels import configs, critic, layers, reference
 from test_reference_critic import random_critics, random_rows
 from test_triton_noise import DEVICE, relative
+
+from mdcm.kernels import configs, critic, layers, reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6

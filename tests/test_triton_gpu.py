@@ -7,13 +7,13 @@ taken by the norm: a pre-activation that rounds to the other side of zero change
 import numpy as np
 import pytest
 import torch
-from mdcm.kernels import adam, batch, critic, generator, graphs, gumbel, layers, noise, reference
 from test_reference_critic import random_critics
 from test_triton_noise import DEVICE, relative
 from test_triton_training import Training
 
 import mdcm
 from mdcm import kernels
+from mdcm.kernels import adam, batch, critic, generator, graphs, gumbel, layers, noise, reference
 
 pytestmark = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device: compiled kernels run nowhere else")
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from learning import chi_square, critical_chi_square
-from mdcm.kernels import configs, gumbel, reference
 from test_kernels import KS_LIMIT, kolmogorov_smirnov
 from test_reference_gumbel import address, levels, winners
 from test_triton_noise import DEVICE, relative
 
 from mdcm import kernels
+from mdcm.kernels import configs, gumbel, reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6

@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 from learning import chi_square, critical_chi_square
-from mdcm.kernels import reference, reference_noise
 from test_kernels import KS_LIMIT, kolmogorov_smirnov
+
+from mdcm.kernels import reference, reference_noise
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to test")
 
 import triton.language as tl
+
 from mdcm.kernels import noise, rng
 from mdcm.kernels.launch import jit
 

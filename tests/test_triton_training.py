@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from mdcm.kernels import adam, batch, generator, reference
 from test_reference_gumbel import address
 from test_reference_training import randn, state
 from test_triton_noise import DEVICE, relative
 
 from mdcm import kernels
+from mdcm.kernels import adam, batch, generator, reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6

@@ -102,19 +102,23 @@ class Abduction:
 
     Args:
         network: Nodes of all worlds.
-        evidence: Value seen of each node, one row each.
+        evidence: Value seen of each node, one row each, or one for each case.
         targets: Nodes that will be computed from the rows.
+        cases: Number of cases; see :class:`mdcm.sampling.worlds.Units`.
 
     Attributes:
-        is_equal: Whether all rows have the same weight.
+        is_equal: Whether all rows of a case have the same weight.
         is_exact: Whether the posterior is known in closed form.
 
     Raises:
         EvidenceError: If evidence cannot be conditioned on.
     """
 
-    def __init__(self, network: Network, evidence: Mapping[int, Tensor], targets: Iterable[int]) -> None:
+    def __init__(
+        self, network: Network, evidence: Mapping[int, Tensor], targets: Iterable[int], *, cases: int = 1
+    ) -> None:
         self.network = network
+        self.cases = cases
         self.dcm = network.dcm
         self.evidence = {number: float_pixels(value) for number, value in evidence.items()}
         self.order = network.closure(evidence)
@@ -188,12 +192,12 @@ class Abduction:
             and all(self.network.nodes[one].rule is None for one in self._base)
         ):
             return None
-        tables = Tables(self.network, self.evidence)
+        tables = Tables(self.network, self.evidence, self.cases)
         scopes = [tables.scope(one) for one in nodes]
         latents = sorted({index for one in nodes for index in self.dcm.latents[self.network.nodes[one].variable]})
         order = elimination_order(scopes, (), tables.sizes)
         # all tables stay, to be drawn from
-        if max(order.cells, *map(tables.cells, nodes)) > _LARGEST:
+        if self.cases * max(order.cells, *map(tables.cells, nodes)) > _LARGEST:
             return None
         pool, log_scale = [], torch.zeros(1, dtype=torch.float64)
         for one in nodes:
@@ -202,7 +206,7 @@ class Abduction:
             log_scale = log_scale + scale
         for index in latents:
             pool.append(RowFactor((("state", index),), self.dcm.priors[index].double().softmax(0)[None]))
-        found = eliminate(pool, order, tables.sizes)
+        found = eliminate(pool, order, tables.sizes, rows=self.cases)
         return Eliminated(found.buckets, found.rest, found.log_scale + log_scale)
 
     def _can_tabulate(self, number: int) -> bool:
@@ -223,12 +227,13 @@ class Abduction:
             seed: Seed of their noise.
 
         Returns:
-            The rows, with the values of all that the evidence depends on, and the log weight of each, float64 ``[n]``.
+            The rows of every case, with the values of all that the evidence depends on, and the log weight of each,
+            float64 ``[cases * n]``.
         """
-        units = Units(self.network, rows, seed)
-        log_weight = torch.zeros(len(rows), dtype=torch.float64)
+        units = Units(self.network, rows, seed, cases=self.cases)
+        log_weight = torch.zeros(len(units), dtype=torch.float64)
         if self._exact is not None:
-            log_weight += self._exact.log_total
+            log_weight += units.in_all_rows(self._exact.log_total)
             self._draw_exactly(units)
         if self._rest:
             messages = self._messages(units)
@@ -246,13 +251,13 @@ class Abduction:
             kind, number = cast("tuple[str, int]", name)
             return _state_uniform(units, number) if kind == "state" else _value_uniform(units, number)
 
-        self._exact.draw(uniform, chosen)
+        self._exact.draw(uniform, chosen, units.in_all_rows(torch.arange(self.cases)))
         for number in self._base:
             node = self.network.nodes[number]
             if node.is_set:
                 units.set_value(number, units.setting(node))
             elif number in self.evidence:
-                units.set_value(number, _expand(self.evidence[number], len(units)), inferred=True)
+                units.set_value(number, units.in_all_rows(self.evidence[number]), inferred=True)
             else:
                 units.set_value(number, chosen["value", number], inferred=True)
         for name, state in chosen.items():
@@ -268,7 +273,7 @@ class Abduction:
 
     def _step(self, number: int, units: Units, messages: Mapping[int, _Message], log_weight: Tensor) -> None:
         node = self.network.nodes[number]
-        seen = self.evidence.get(number)
+        seen = self._seen(units, number)
         latents = self.dcm.latents[node.variable]
         message = messages[self._component[latents[0]]] if latents and not node.is_set else None
         if node.is_set or units.has_copy(node.variable):
@@ -300,6 +305,11 @@ class Abduction:
             units.set_value(number, _expand(seen, rows), inferred=True)
         else:
             self._draw(number, node, units, message)
+
+    def _seen(self, units: Units, number: int) -> Tensor | None:
+        """What was seen of a node, one row where all rows have the same."""
+        value = self.evidence.get(number)
+        return value if value is None or len(value) == 1 else units.in_all_rows(value)
 
     def _draw(self, number: int, node: Node, units: Units, message: _Message) -> None:
         """Value of a variable that was not seen, from its distribution given what was seen of its component so far."""
@@ -401,13 +411,15 @@ class _Message:
 def _state_uniform(units: Units, index: int) -> Tensor:
     """Numbers in [0, 1) from which the state of a confounder is drawn, those of the prior; float64 ``[n]``."""
     site = len(units.dcm.graph.nodes) + index
-    return kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_CONFOUNDER, 1).squeeze(1)
+    noise = kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_CONFOUNDER, 1)
+    return units.in_all_cases(noise.squeeze(1))
 
 
 def _value_uniform(units: Units, number: int) -> Tensor:
     """Numbers in [0, 1) from which the value of a node is drawn; float64 ``[n]``."""
     site = units.dcm.position[units.network.nodes[number].variable]
-    return kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_POSTERIOR, 1).squeeze(1)
+    noise = kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_POSTERIOR, 1)
+    return units.in_all_cases(noise.squeeze(1))
 
 
 def _expand(value: Tensor, rows: int) -> Tensor:

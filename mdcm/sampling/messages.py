@@ -55,17 +55,23 @@ class Eliminated:
             else (self.rest.log() + self.log_scale)
         )
 
-    def draw(self, uniform: Callable[[Hashable], Tensor], chosen: dict[Hashable, Tensor]) -> None:
+    def draw(
+        self, uniform: Callable[[Hashable], Tensor], chosen: dict[Hashable, Tensor], rows: Tensor | None = None
+    ) -> None:
         """Draw the variables that were summed out, in proportion to the product.
 
         Args:
             uniform: Numbers in [0, 1) by variable, float64 ``[n]``.
             chosen: Indices of the kept variables, int64 ``[n]``; those drawn are added.
+            rows: Row of the tables that each draw is made from, int64 ``[n]``; by default draw i is from row i.
         """
         for variable, (scope, table) in reversed(self.buckets):
             numbers = uniform(variable)
-            rows = torch.arange(len(numbers)) if len(table) > 1 else torch.zeros(len(numbers), dtype=torch.int64)
-            weights = table[(rows, *(chosen[name] for name in scope[:-1]))]
+            if len(table) == 1:
+                row = torch.zeros(len(numbers), dtype=torch.int64)
+            else:
+                row = torch.arange(len(numbers)) if rows is None else rows
+            weights = table[(row, *(chosen[name] for name in scope[:-1]))]
             chosen[variable] = draw_index(weights, numbers)
 
 

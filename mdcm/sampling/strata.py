@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Overlap", "overlap"]
+__all__ = ["Column", "Overlap", "overlap", "overlaps"]
 
 # half the width of the neighbourhood of a number, in robust standard deviations of the rows
 _REACH = 0.5
@@ -21,6 +21,8 @@ _EXPECTED = 5.0
 # share that the rows may leave out by chance, where every combination of levels is a stratum of its own
 _CHANCE = 0.01
 _MOST_STRATA = 32
+# combinations of levels that are counted for several cases at once, in all of these together
+_MOST_COUNTED = 1 << 20
 # loss of divergence that a split may have, which is by half a row
 _LEAST = 0.01
 _BINS = 32
@@ -136,6 +138,68 @@ def overlap(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDA
     return Overlap(min(effective, matched), unseen, tuple(" with ".join([*told, one]) for one in ordered))
 
 
+def overlaps(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDArray[np.float64]) -> list[Overlap]:
+    """How the same rows cover the draws of several cases, such as values that are set.
+
+    Args:
+        columns: The variables; their draws are ``[cases, N]``.
+        weights: Weight of every draw, ``[cases, N]``.
+        counts: Rows like every distinct one, ``[k]``.
+
+    Returns:
+        For each case what :func:`overlap` returns of it.
+
+    Complexity:
+        O(cases x columns x N) where all rows and no strata are to be described, and that of :func:`overlap` otherwise.
+    """
+    found = _counted(columns, weights, counts)
+    for case, one in enumerate(found):
+        if one is None:
+            own = [replace(column, draws=column.draws[case]) for column in columns]
+            found[case] = overlap(own, weights[case], counts)
+    return found  # type: ignore[return-value]
+
+
+def _counted(
+    columns: Sequence[Column], weights: NDArray[np.float64], counts: NDArray[np.float64]
+) -> list[Overlap | None]:
+    """Overlap of every case whose strata are the combinations of levels and all have rows; None for the others."""
+    cases = len(weights)
+    shape = [len(column.levels) for column in columns if column.levels is not None]
+    size = math.prod(shape)
+    if len(shape) < len(columns) or cases * size > _MOST_COUNTED:
+        return [None] * cases
+    drawn, seen = np.zeros(weights.shape, dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
+    for column, levels in zip(columns, shape, strict=True):
+        drawn, seen = drawn * levels + column.draws, seen * levels + column.rows
+    drawn += size * np.arange(cases)[:, None]
+    share = weights / weights.sum(axis=1, keepdims=True)
+    shares = np.bincount(drawn.ravel(), weights=share.ravel(), minlength=cases * size).reshape(cases, size)
+    rows = np.bincount(seen, weights=counts, minlength=size).astype(np.float64)
+    constant = np.array([column.is_fixed | (column.draws == column.draws[:, :1]).all(axis=1) for column in columns])
+    found: list[Overlap | None] = []
+    for case in range(cases):
+        place = tuple(
+            int(column.draws[case, 0]) if fixed else slice(None)
+            for column, fixed in zip(columns, constant[:, case], strict=True)
+        )
+        matched = float(rows.reshape(shape)[place].sum())
+        own = shares[case]
+        without = bool(((rows == 0) & (own > 0)).any())
+        if matched == 0 or (not constant[:, case].all() and (without or not _is_fine(own, matched))):
+            found.append(None)
+        elif constant[:, case].all():
+            found.append(Overlap(matched, 0.0))
+        else:
+            found.append(Overlap(min(_worth(own, rows, 0.0), matched), 0.0))
+    return found
+
+
+def _is_fine(shares: NDArray[np.float64], rows: float) -> bool:
+    """Whether so many rows, were they like the draws, would leave out hardly any stratum by chance."""
+    return float((shares * np.exp(-rows * shares)).sum()) <= _CHANCE
+
+
 def _agreeing(column: Column, counts: NDArray[np.float64]) -> tuple[NDArray[np.bool_], str, str | None]:
     """Rows that agree with what all draws agree in, what that is, and what it is where it alone has no row."""
     value = column.draws[0]
@@ -194,7 +258,7 @@ def _cells(
     used, first, back = np.unique(both, return_index=True, return_inverse=True)
     shares = np.bincount(back[: len(share)], weights=share, minlength=len(used)).astype(np.float64)
     rows = np.bincount(back[len(share) :], weights=counts, minlength=len(used)).astype(np.float64)
-    if float((shares * np.exp(-counts.sum() * shares)).sum()) > _CHANCE:
+    if not _is_fine(shares, float(counts.sum())):
         return None
     missing = {}
     for k in np.flatnonzero((rows == 0) & (shares > 0)):
@@ -279,7 +343,7 @@ class _Binned:
         total = np.bincount(
             bins[members].ravel(), weights=np.repeat(weights[members], columns), minlength=columns * self.width
         )
-        return total.reshape(columns, self.width)
+        return total.reshape(columns, self.width).astype(np.float64)
 
 
 def _edges(column: Column, share: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -38,11 +38,12 @@ import torch
 
 from mdcm import kernels
 from mdcm.data import encode
+from mdcm.dcm import one_thread
 from mdcm.errors import LowSupportError
-from mdcm.sampling.abduction import EvidenceError
+from mdcm.sampling.abduction import Abduction, EvidenceError
 from mdcm.sampling.counts import Rows, RowTable, countable, quantile_knots
 from mdcm.sampling.draws import Draws
-from mdcm.sampling.strata import Column, Overlap, overlap
+from mdcm.sampling.strata import Column, Overlap, overlaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,9 @@ __all__ = ["FEWEST_ROWS", "MOST_UNSEEN", "Basis", "Support"]
 FEWEST_ROWS = 50
 # an answer is warned of where more than this share of its weight has no row, and refused at the second one
 MOST_UNSEEN = (0.05, 0.2)
-# draws by which what is asked is compared with what was seen
+# draws by which what is asked is compared with what was seen, and the most that are made at a time
 _DRAWS = 2048
+_MOST_DRAWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -313,36 +315,76 @@ class Support:
             num_samples: Draws of the answer, which evidence was found probable enough for.
             seed: Seed of the draws that are compared with the rows.
         """
-        # the draws of all combinations of what is set and given have the same noise
         with kernels.remembering(self._noise):
-            return self._basis(network, targets, evidence, num_samples, seed)
+            families = self._families(network, targets, evidence)
+            drawable = self._drawable(network, families)
+            values, weights, drawable = self._drawn(network, drawable, targets, evidence, num_samples, seed)
+            (basis,) = self._compared(network, families, drawable, values, weights, evidence)
+        return basis
 
-    def _basis(
-        self, network: Network, targets: Collection[int], evidence: Mapping[int, Tensor], num_samples: int, seed: int
-    ) -> Basis:
+    def bases(
+        self, network: Network, targets: Collection[int], evidence: Mapping[int, Tensor], cases: int, seed: int
+    ) -> list[Basis] | None:
+        """What the answers in several cases rest on, from one computation; None where each has weights of its own.
+
+        Args:
+            network: The nodes of all worlds of the question; what is set has one value, or one for each case.
+            targets: Nodes that are asked for.
+            evidence: Value seen of each node, one or one for each case.
+            cases: Number of cases, at least 2.
+            seed: Seed of the draws that are compared with the rows.
+
+        Returns:
+            What :meth:`basis` returns for each case, up to rounding.
+        """
+        if any(node.rule is not None for node in network.nodes):
+            return None
         families = self._families(network, targets, evidence)
+        wanted = self._drawable(network, families)
+        if cases * _DRAWS > _MOST_DRAWS:
+            return None
+        with kernels.remembering(self._noise), one_thread(), torch.no_grad():
+            try:
+                abduction = Abduction(network, evidence, wanted, cases=cases)
+            except EvidenceError:
+                return None
+            if not abduction.is_equal:
+                return None
+            units, _ = abduction(torch.arange(_DRAWS), seed)
+            units.compute(wanted)
+        values = {node: units.values[node].view(cases, _DRAWS).numpy() for node in wanted}
+        return self._compared(network, families, wanted, values, np.ones((cases, _DRAWS)), evidence)
+
+    def _drawable(self, network: Network, families: Sequence[Mapping[_Family, object]]) -> set[int]:
+        """Nodes of families that do not depend on a picture that would have to be drawn."""
         pictured = {number for number in range(len(network.nodes)) if self._is_picture(network, number)}
-        drawable = {
-            node
-            for found in families
-            for family in found
-            for _, node in family
-            if not pictured.intersection(network.closure([node]))
-        }
-        values, weights, drawable = self._drawn(network, drawable, targets, evidence, num_samples, seed)
-        parts = []
+        nodes = {node for found in families for family in found for _, node in family}
+        return {node for node in nodes if not pictured.intersection(network.closure([node]))}
+
+    def _compared(
+        self,
+        network: Network,
+        families: Sequence[Mapping[_Family, Sequence[Rows]]],
+        drawable: Collection[int],
+        values: Mapping[int, NDArray[Any]],
+        weights: NDArray[np.float64],
+        evidence: Mapping[int, Tensor],
+    ) -> list[Basis]:
+        """What the answer in every case rests on, by draws of it, ``[cases, N]``."""
+        cases = len(weights)
+        parts: list[list[Basis]] = [[] for _ in range(cases)]
         for found in families:
-            worth, seen = 0.0, []
+            worth, seen = np.zeros(cases), []
             for family, rows in found.items():
                 kept = tuple((column, node) for column, node in family if node in drawable)
-                compared = self._overlap(network, kept, rows, values, weights, evidence)
+                compared = self._overlaps(network, kept, rows, values, weights, evidence)
                 if compared is not None:
-                    worth += compared.rows
+                    worth += [one.rows for one in compared]
                     seen.append(compared)
-            if seen:
-                best = min(seen, key=lambda one: (one.is_empty, one.unseen))
-                parts.append(Basis(worth, self.total, best.unseen, best.missing, best.is_empty))
-        return Basis.weakest(parts, self.total)
+            for case in range(cases if seen else 0):
+                best = min((one[case] for one in seen), key=lambda one: (one.is_empty, one.unseen))
+                parts[case].append(Basis(float(worth[case]), self.total, best.unseen, best.missing, best.is_empty))
+        return [Basis.weakest(some, self.total) for some in parts]
 
     def _is_picture(self, network: Network, number: int) -> bool:
         node = network.nodes[number]
@@ -357,26 +399,26 @@ class Support:
         num_samples: int,
         seed: int,
     ) -> tuple[dict[int, NDArray[Any]], NDArray[np.float64], set[int]]:
-        """Values of nodes in draws as asked, the weights of these, and the nodes that could be drawn."""
+        """Values of nodes in draws as asked and the weights of these, ``[1, N]``, and the nodes that could be drawn."""
         constants = [network.nodes[number].constant for number in network.closure(wanted)]
         per_row = [len(one) for one in constants if one is not None and len(one) > 1]
         number = min([_DRAWS, *per_row])
         known = {node for node in wanted if network.nodes[node].constant is not None} | wanted.intersection(evidence)
         if wanted <= known and not per_row:
-            values = {node: self._constant(network, node, evidence) for node in wanted}
-            return values, np.ones(1), wanted
+            values = {node: self._constant(network, node, evidence)[None] for node in wanted}
+            return values, np.ones((1, 1)), wanted
         try:
             blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
         except EvidenceError:
             # a natural value in a world of its own can make evidence too hard to condition on
             wanted = wanted.intersection(network.closure([*targets, *evidence]))
             blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
-        values = {node: torch.cat([block.values[node] for block in blocks]).numpy() for node in wanted}
+        values = {node: torch.cat([block.values[node] for block in blocks]).numpy()[None] for node in wanted}
         if any(block.weight is None for block in blocks):
             weights = np.ones(sum(block.rows for block in blocks))
         else:
             weights = torch.cat([block.weight for block in blocks if block.weight is not None]).numpy()
-        return values, weights, wanted
+        return values, weights[None], wanted
 
     def _blocks(
         self, network: Network, wanted: set[int], evidence: Mapping[int, Tensor], number: int, most: int, seed: int
@@ -393,7 +435,7 @@ class Support:
         assert value is not None
         return value[:1].numpy()
 
-    def _overlap(
+    def _overlaps(
         self,
         network: Network,
         family: _Family,
@@ -401,9 +443,11 @@ class Support:
         values: Mapping[int, NDArray[Any]],
         weights: NDArray[np.float64],
         evidence: Mapping[int, Tensor],
-    ) -> Overlap | None:
+    ) -> list[Overlap] | None:
+        """How rows cover the draws of every case; None where it is not known which values occur together."""
+        cases = len(weights)
         if not family:
-            return Overlap(float(sum(one.size for one in rows)), 0.0)
+            return [Overlap(float(sum(one.size for one in rows)), 0.0)] * cases
         # a variable may be read in two worlds; rows show one value of it
         names = list(dict.fromkeys(column for column, _ in family))
         tables = [one.table(names) for one in rows]
@@ -419,17 +463,15 @@ class Support:
         columns = []
         for column, node in family:
             variable, codes = self.schema[column], table.codes[:, names.index(column)]
-            is_fixed = node in evidence or (
-                network.nodes[node].constant is not None and len(network.nodes[node].constant) == 1  # type: ignore[arg-type]
-            )
-            draws = values[node]
+            constant = network.nodes[node].constant
+            is_fixed = node in evidence or (constant is not None and len(constant) in {1, cases})
             if variable.levels is not None:
-                columns.append(Column(column, draws, codes, variable.levels, is_fixed))
+                columns.append(Column(column, values[node], codes, variable.levels, is_fixed))
             else:
                 seen = self.knots[column][codes]
                 mean, scale = float(variable.mean or 0.0), float(variable.scale or 1.0)  # type: ignore[arg-type]
-                columns.append(Column(column, draws, seen, None, is_fixed, mean, scale))
-        return overlap(columns, weights, table.counts)
+                columns.append(Column(column, values[node], seen, None, is_fixed, mean, scale))
+        return overlaps(columns, weights, table.counts)
 
 
 def _array(arrays: Mapping[str, Tensor], name: str, dtype: torch.dtype, axes: int) -> NDArray[Any]:

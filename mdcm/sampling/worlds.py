@@ -130,6 +130,8 @@ class Units:
         rows: Numbers of the rows, int64 ``[n]``, at which noise is addressed.
         seed: Seed of the noise.
         noise: Own noise by variable and states by confounder that are given, addressed by row number.
+        cases: Number of cases, such as values that are set: each has all the rows, with the same noise, and comes after
+            the one before. With more than one, what is set to several values has one for each case.
 
     Attributes:
         values: Value of every node that was computed.
@@ -137,11 +139,20 @@ class Units:
         inferred: Variables whose value was seen or drawn, so that their own noise follows from it.
     """
 
-    def __init__(self, network: Network, rows: Tensor, seed: int, noise: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        rows: Tensor,
+        seed: int,
+        noise: Mapping[str, Tensor] | None = None,
+        *,
+        cases: int = 1,
+    ) -> None:
         self.network = network
         self.dcm = network.dcm
         self.rows = rows
         self.seed = seed
+        self.cases = cases
         self.values: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
         self.inferred: set[str] = set()
@@ -152,7 +163,20 @@ class Units:
         self._settled: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.cases * len(self.rows)
+
+    def in_all_cases(self, value: Tensor) -> Tensor:
+        """What differs from row to row, for the rows of all cases."""
+        return value if self.cases == 1 else value.repeat(self.cases, *(1,) * (value.ndim - 1))
+
+    def in_all_rows(self, value: Tensor) -> Tensor:
+        """What all rows of a case have in common, given once or case by case, for all rows; else by number of row."""
+        if len(value) == 1:
+            return value.expand(len(self), *value.shape[1:])
+        if self.cases > 1:
+            return value.repeat_interleave(len(self.rows), 0)
+        # the last block is computed whole, beyond the rows that were asked for
+        return value[self.rows.clamp_max(len(value) - 1)]
 
     def continue_at(self, rows: Tensor, seed: int) -> None:
         """Address all noise that has had no part in the rows so far by other rows, so that copies of a row differ."""
@@ -189,10 +213,7 @@ class Units:
         if node.rule is not None:
             return node.rule(self.values[node.parents[0]])
         assert node.constant is not None
-        value, size = node.constant, len(self)
-        # the last block is computed whole, beyond the rows that were asked for
-        taken = value.expand(size, *value.shape[1:]) if len(value) == 1 else value[self.rows.clamp_max(len(value) - 1)]
-        return float_pixels(taken)
+        return float_pixels(self.in_all_rows(node.constant))
 
     def _again(self, node: Node) -> Tensor:
         """Value of a variable in a further world; where a parent differs in no way, the earlier value itself."""
@@ -245,9 +266,8 @@ class Units:
         if index not in self.states:
             given = self._noise.get(self.dcm.confounders[index])
             rows, seed = self._further or (self.rows, self.seed)
-            self.states[index] = (
-                self._of_rows(given) if given is not None else (self.dcm.confounder_states(index, rows, seed))
-            )
+            drawn = self._of_rows(given) if given is not None else self.dcm.confounder_states(index, rows, seed)
+            self.states[index] = self.in_all_cases(drawn)
         return self.states[index]
 
     def own_noise(self, variable: str) -> Tensor:
@@ -260,6 +280,7 @@ class Units:
             further = self._further if variable not in self._settled else None
             rows, seed = further or (self.rows, self.seed)
             found = self.dcm.own_noise(variable, rows, seed)
+        found = self.in_all_cases(found)
         if variable in self.inferred:
             first = self._copies[variable][0]
             node = self.network.nodes[first]
