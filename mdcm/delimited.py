@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from mdcm.errors import DataError
+from mdcm.limits import MOST_COLUMNS
 
-__all__ = ["read_csv"]
+__all__ = ["read_csv", "refuse_wide"]
 
 _SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -68,7 +69,11 @@ def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.
 def _check(path: Path, separator: str) -> bool:
     """Refuse lines that pandas would shift, cut or fill; whether a whole number may begin with a zero."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first, second = file.readline().removeprefix("\ufeff"), file.readline()
+        first, second = file.readline(_LONGEST).removeprefix("\ufeff"), file.readline(_LONGEST)
+    if len(first) == _LONGEST and not first.endswith("\n"):
+        raise DataError(f"{path}: its first line, which names the columns, has more than {_LONGEST:,} characters")
+    # a separator within quotes separates nothing
+    refuse_wide(path, first.count(separator) + 1 if '"' not in first else _fields_of(first, separator))
     _check_separator(path, separator, first)
     words = len(first.split())
     if separator not in first and 1 < words == len(second.split()) and all(map(_is_number, second.split())):
@@ -148,7 +153,21 @@ def _check_rows(path: Path, separator: str) -> None:
         csv.field_size_limit(limit)
 
 
+def refuse_wide(path: Path, columns: int) -> None:
+    """Refuse a table of more columns than one is read with, before memory is taken for them.
+
+    Raises:
+        DataError: If it has more.
+    """
+    if columns > MOST_COLUMNS:
+        raise DataError(
+            f"{path} has {columns:,} columns, and no more than {MOST_COLUMNS:,} are read; save those that the graph "
+            "names, or give numbers that belong together as one array in an .npy file"
+        )
+
+
 def _check_header(path: Path, names: list[str], line: int) -> None:
+    refuse_wide(path, len(names))
     column, times = Counter(name.removeprefix("\ufeff") for name in names).most_common(1)[0]
     if times > 1:
         # pandas would rename the second of two equal columns instead of refusing it
@@ -158,19 +177,19 @@ def _check_header(path: Path, names: list[str], line: int) -> None:
 
 def _check_separator(path: Path, separator: str, first: str) -> None:
     """Refuse a header that only another separator takes apart."""
-
-    def fields(mark: str) -> int:
-        try:
-            return len(next(csv.reader([first], delimiter=mark), []))
-        except csv.Error:
-            return 1
-
-    if fields(separator) > 1:
+    if _fields_of(first, separator) > 1:
         return
-    likely = max(_SEPARATORS, key=fields)
-    if fields(likely) > 1:
+    likely = max(_SEPARATORS, key=lambda mark: _fields_of(first, mark))
+    if _fields_of(first, likely) > 1:
         how = "save it as .tsv" if likely == "\t" else "save it as .csv" if likely == "," else "save the file with ','"
         raise DataError(f"{path}: columns seem to be separated by {_SEPARATORS[likely]}; {how}")
+
+
+def _fields_of(line: str, mark: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=mark), []))
+    except csv.Error:
+        return 1
 
 
 def _is_number(text: str) -> bool:

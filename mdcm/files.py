@@ -11,14 +11,19 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from mdcm.delimited import read_csv
+from mdcm.delimited import read_csv, refuse_wide
 from mdcm.errors import DataError
+from mdcm.limits import most_unpacked
 from mdcm.printable import quoted, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["file_sha256", "parquet_size", "read_images", "read_table", "refuse_nul", "without_words"]
+
+# rows of a Parquet file that are looked at together, and bytes that a number takes
+_BATCH = 1 << 16
+_PLACE = 8
 
 
 def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataFrame:
@@ -34,7 +39,8 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
 
     Raises:
         DataError: If the file is missing, damaged, not UTF-8, of another kind, has a column name twice or a row with
-            more or fewer fields than the header, or if it is Parquet and pyarrow is not installed.
+            more or fewer fields than the header; if it has more than 100,000 columns, or is Parquet that takes far more
+            memory than the file has bytes; or if it is Parquet and pyarrow is not installed.
 
     Example:
         >>> import tempfile
@@ -118,7 +124,61 @@ def file_sha256(path: str | Path) -> str:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     with _parquet_of(path) as (pyarrow, file):
-        return cast("pd.DataFrame", pyarrow.parquet.read_table(file).to_pandas())
+        _refuse_to_unpack(path, pyarrow.parquet, file)
+        # threads are no faster, and of many columns they take gigabytes
+        return cast("pd.DataFrame", pyarrow.parquet.read_table(file, use_threads=False).to_pandas())
+
+
+def _refuse_to_unpack(path: Path, parquet: Any, file: IO[bytes]) -> None:
+    """Refuse a Parquet file that says next to nothing in many rows, before memory is taken for them."""
+    source = parquet.ParquetFile(file)
+    metadata = source.metadata
+    refuse_wide(path, metadata.num_columns)
+    columns = [source.schema.column(place) for place in range(metadata.num_columns)]
+    limit = most_unpacked(path.stat().st_size)
+    numbers = texts = most = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for place, column in enumerate(columns):
+            if column.max_repetition_level:
+                raise DataError(f"{path}: column {column.path!r} holds lists; a column holds one value per row")
+            chunk = group.column(place)
+            count, held = max(chunk.num_values, group.num_rows), chunk.total_uncompressed_size
+            if column.physical_type == "BYTE_ARRAY":
+                texts += max(held, _PLACE * count)
+                # every row may be the longest text
+                most += count * held
+            else:
+                numbers += max(held, (column.length or _PLACE) * count)
+    if numbers + texts > limit:
+        raise DataError(_unpacked(path, numbers + texts, limit))
+    if numbers + most <= limit:
+        return
+    # what a dictionary holds is counted before it is repeated
+    names = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    source = parquet.ParquetFile(file, read_dictionary=names, metadata=metadata)
+    for batch in source.iter_batches(_BATCH, columns=names):
+        for array in batch.columns:
+            numbers += _length(array)
+        if numbers > limit:
+            raise DataError(_unpacked(path, numbers, limit))
+
+
+def _length(array: Any) -> int:
+    """Bytes of all texts of a column of pyarrow, as many times as they are in it."""
+    import pyarrow.compute
+
+    if not hasattr(array, "dictionary"):
+        return int(array.nbytes)
+    lengths = np.append(pyarrow.compute.binary_length(array.dictionary).fill_null(0).to_numpy(zero_copy_only=False), 0)
+    places = array.indices.fill_null(len(lengths) - 1).to_numpy(zero_copy_only=False)
+    return int(lengths.astype(np.int64)[places].sum()) + _PLACE * len(places)
+
+
+def _unpacked(path: Path, needed: int, limit: int) -> str:
+    return (
+        f"{path}: its columns take more than {needed:,} bytes of memory, and of a file of this size no more than "
+        f"{limit:,} are read; save it with fewer rows or shorter texts"
+    )
 
 
 def parquet_size(path: str | Path) -> tuple[int, int]:
@@ -143,6 +203,8 @@ def _parquet_of(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     with path.open("rb") as file:
         try:
             yield pyarrow, file
+        except DataError:
+            raise
         except Exception as error:
             # of a damaged file pyarrow raises nearly anything, also that it lacks the memory for a size that is wrong
             reason = shortened(" ".join(str(error).split())) or type(error).__name__

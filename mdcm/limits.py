@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from mdcm.printable import quoted
 
-__all__ = ["LARGEST_SEED", "MOST", "MOST_PIXELS", "MOST_SAMPLES", "flag", "real", "whole"]
+__all__ = [
+    "LARGEST_SEED",
+    "MOST",
+    "MOST_COLUMNS",
+    "MOST_PIXELS",
+    "MOST_SAMPLES",
+    "flag",
+    "most_unpacked",
+    "real",
+    "whole",
+]
 
 # of every setting that is a size or a count: far more than anybody trains with, less than what never ends
 MOST = {
@@ -27,6 +37,23 @@ LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 10**15
 # numbers in one image
 MOST_PIXELS = 100_000_000
+# columns of a table in a file; one of every gene has a fifth of them
+MOST_COLUMNS = 100_000
+# bytes that a packed file may hold in any case, and for each of its own
+_ALWAYS_UNPACKED, _MOST_FOR_A_BYTE = 1 << 27, 200
+
+
+def most_unpacked(packed: int) -> int:
+    """Bytes that packed ones may become: a file of a few kilobytes that asks for more was made to take memory.
+
+    Args:
+        packed: Bytes as they are packed.
+
+    Example:
+        >>> most_unpacked(1000) >> 20, most_unpacked(10**8)
+        (128, 20000000000)
+    """
+    return max(_ALWAYS_UNPACKED, _MOST_FOR_A_BYTE * packed)
 
 
 def real(name: str, value: object) -> float:

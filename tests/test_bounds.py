@@ -8,7 +8,11 @@ import gzip
 import html
 import io
 import json
+import resource
+import subprocess
+import sys
 import time
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -58,6 +62,14 @@ def refused(kind, match, function, *args, **kwargs):
     assert time.process_time() - start < SOON
     assert len(str(caught.value)) < LONGEST
     return caught.value
+
+
+def in_little_memory(match, function, *args):
+    """A call that is refused soon, with at most as many bytes more as the smallest limit of what is unpacked."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(MdcmError, match, function, *args)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < 1 << 29
 
 
 class TestShown:
@@ -167,6 +179,119 @@ class TestParquet:
         pd.DataFrame({"X": [0, 1], "Y": ["a", "b"]}).to_parquet(file)
         file.write_bytes(change(file.read_bytes()))
         refused(MdcmError, "not a Parquet file that can be read", mdcm.data.read_table, file)
+
+    @pytest.mark.parametrize("kind", ["equal numbers", "repeated text", "one long text", "levels"])
+    def test_a_small_file_of_many_values(self, kind, tmp_path):
+        import pyarrow
+        import pyarrow.parquet
+
+        file = tmp_path / "a.parquet"
+        zeros = np.zeros(10**6, np.int32)
+        column, options = {
+            "equal numbers": (np.zeros(2 * 10**7, np.int8), {}),
+            "repeated text": (pyarrow.DictionaryArray.from_arrays(zeros, ["x" * 10**5]), {"store_schema": False}),
+            "levels": (pyarrow.DictionaryArray.from_arrays(zeros, ["x" * 10**5]), {"compression": "gzip"}),
+            "one long text": (["x" * (1 << 28)], {"use_dictionary": False, "write_statistics": False}),
+        }[kind]
+        pyarrow.parquet.write_table(pyarrow.table({"X": column}), file, **{"compression": "zstd", **options})
+        assert file.stat().st_size < 200_000
+        in_little_memory("take more than .* no more than 134,217,728 are read", mdcm.data.read_table, file)
+
+    def test_lists(self, tmp_path):
+        file = tmp_path / "a.parquet"
+        pd.DataFrame({"X": [[0, 1], [2]]}).to_parquet(file)
+        refused(MdcmError, "column 'X.*' holds lists; a column holds one value per row", mdcm.data.read_table, file)
+
+    def test_texts_and_numbers_of_many_rows_are_read(self, tmp_path):
+        file = tmp_path / "a.parquet"
+        rng = np.random.default_rng(0)
+        texts = np.array(["a" * 300, None, "ä", ""], dtype=object)[rng.integers(4, size=200_000)]
+        table = pd.DataFrame({"X": texts, "Y": rng.random(200_000), "Z": pd.Categorical(texts)})
+        table.to_parquet(file, row_group_size=70_000)
+        pd.testing.assert_frame_equal(mdcm.data.read_table(file), pd.read_parquet(file))
+
+
+class TestColumns:
+    @pytest.mark.parametrize("head", ["{}", '"a,b",{}', '"a\nb",{}', "\ufeff{}"], ids=range(4))
+    def test_a_header_of_a_million_names(self, head, tmp_path):
+        file = tmp_path / "a.csv"
+        file.write_text(head.format(",".join(f"column{i}" for i in range(10**6))) + "\n", encoding="utf-8")
+        in_little_memory("has 1,000,00. columns, and no more than 100,000 are read", mdcm.data.read_table, file)
+
+    def test_a_line_without_end(self, tmp_path):
+        (tmp_path / "a.tsv").write_bytes(b"x" * (1 << 25))
+        refused(
+            MdcmError, "its first line, .*, has more than 16,777,216 char", mdcm.data.read_table, tmp_path / "a.tsv"
+        )
+
+    def test_parquet(self, tmp_path, monkeypatch):
+        file = tmp_path / "a.parquet"
+        pd.DataFrame(np.zeros((1, 11)), columns=list("abcdefghijk")).to_parquet(file)
+        monkeypatch.setattr("mdcm.delimited.MOST_COLUMNS", 10)
+        refused(MdcmError, "has 11 columns, and no more than 10 are read", mdcm.data.read_table, file)
+
+    def test_parquet_of_many_columns_takes_memory_as_the_columns_do(self, tmp_path):
+        pd.DataFrame(np.zeros((1, 10_000)), columns=[f"c{i}" for i in range(10_000)]).to_parquet(tmp_path / "a.parquet")
+        code = (
+            "import resource, sys, mdcm.files; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
+            "import pyarrow.parquet; before = peak(); table = mdcm.files.read_table(sys.argv[1]);"
+            "print(table.shape[1], peak() - before)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "a.parquet")]
+        columns, megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert int(columns) == 10_000
+        assert int(megabytes) < 400
+
+    def test_from_the_shell(self, tmp_path):
+        from command_line import fail
+
+        (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_001)) + "\n")
+        for arguments in (["check", "c1 -> c2", tmp_path / "a.csv"], ["plan", "c1 -> c2", "--data", tmp_path / "a.csv"],
+                          ["init", "c1 -> c2", tmp_path / "a.csv"]):  # fmt: skip
+            assert "has 100,001 columns, and no more than 100,000 are read" in fail(2, *arguments)
+
+
+class TestArrays:
+    def npy(self, shape, held, kind="<f8"):
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
+        return stream.getvalue() + held
+
+    @pytest.mark.parametrize("read", [mdcm.data.read_array, mdcm.data.read_images])
+    def test_npy_and_npz(self, read, tmp_path):
+        file = tmp_path / "a.npy"
+        file.write_bytes(self.npy((10**11,), bytes(100)))
+        in_little_memory("header says .100000000000. values", read, file)
+        file.write_bytes(self.npy((10**40, 10**40), bytes(100)))
+        in_little_memory("is truncated or damaged", read, file)
+        for name in ("a.npz", "b.npy"):
+            for content in (self.npy((10**11,), b""), self.npy((1 << 27,), bytes(1 << 27), "|u1")):
+                with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as packed:
+                    packed.writestr("a.npy", content)
+                in_little_memory("holds several arrays", read, tmp_path / name)
+        np.save(file, np.array([{}, 1], dtype=object), allow_pickle=True)
+        in_little_memory("Python objects, which would have to be executed", read, file)
+
+    def test_idx_packed_by_gzip(self, tmp_path):
+        file = tmp_path / "a.gz"
+        head = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (1 << 18, 32, 32))
+        file.write_bytes(gzip.compress(head + bytes(1 << 28), 6))
+        assert file.stat().st_size < 1 << 19
+        in_little_memory("268,435,456 bytes; unpack so large", mdcm.data.read_array, file)
+
+
+class TestPictures:
+    def test_a_small_file_of_many_pixels(self, tmp_path):
+        picture = pytest.importorskip("PIL.Image").new("RGBA", (6_000, 6_000))
+        picture.save(tmp_path / "a.png")
+        names = pd.Series(["a.png"], name="I")
+        in_little_memory("6,000 x 6,000 pixels take 144,000,000 bytes", mdcm.data.read_pictures, names, tmp_path)
+
+    def test_one_picture_many_times(self, tmp_path):
+        pytest.importorskip("PIL.Image").new("L", (3_000, 3_000)).save(tmp_path / "a.png")
+        names = pd.Series(["a.png"] * 1000, name="I")
+        in_little_memory("its 1,000 pictures take 9,000,000,000 bytes", mdcm.data.read_pictures, names, tmp_path)
+        assert mdcm.data.read_pictures(names[:3], tmp_path).shape == (3, 1, 3_000, 3_000)
 
 
 class TestMessages:

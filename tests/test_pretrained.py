@@ -463,6 +463,13 @@ class TestPipelines:
         with pytest.raises(MdcmError, match=str(folder)):
             Pretrained.from_diffusers(folder, label="D")
 
+    def test_a_header_that_promises_more_numbers_than_the_file_holds(self, folder):
+        header = json.dumps({"w": {"dtype": "F32", "shape": [10**11], "data_offsets": [0, 4 * 10**11]}}).encode()
+        content = len(header).to_bytes(8, "little") + header + bytes(100)
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
+        with pytest.raises(MdcmError, match="its header says 100,000,000,000 numbers, for which it is too short"):
+            Pretrained.from_diffusers(folder, label="D")
+
     def test_missing_folder_and_wrong_options(self, folder, tmp_path):
         with pytest.raises(MdcmError, match="cannot be read"):
             Pretrained.from_diffusers(tmp_path / "nothing")

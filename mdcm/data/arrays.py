@@ -12,6 +12,7 @@ import numpy as np
 
 from mdcm import files
 from mdcm.errors import DataError
+from mdcm.limits import most_unpacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,8 @@ def read_array(path: str | Path) -> NDArray[Any]:
     and nothing in it is executed.
 
     Args:
-        path: .npy; IDX (``train-images-idx3-ubyte``); or IDX packed by gzip, up to 1 GiB unpacked.
+        path: .npy; IDX (``train-images-idx3-ubyte``); or IDX packed by gzip, up to 1 GiB unpacked and no
+            more than 200 bytes for one of the file, or 128 MiB.
 
     Returns:
         The array, of the shape and type in the file.
@@ -137,7 +139,7 @@ def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
         with gzip.GzipFile(fileobj=file) as stream:
             shape, dtype, _ = _idx_header(path, stream)
             needed = math.prod(shape) * dtype.itemsize
-            if needed > _MOST_UNPACKED:
+            if needed > min(_MOST_UNPACKED, most_unpacked(path.stat().st_size)):
                 raise DataError(
                     f"{path}: its header says {list(shape)} values of {dtype.name}, {needed:,} bytes; unpack so large "
                     "a file with gunzip, and it is mapped instead of read"

@@ -7,12 +7,14 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdcm.errors import DataError
+from mdcm.limits import most_unpacked
 from mdcm.variables import leaving_out, refuse
 
 if TYPE_CHECKING:
@@ -115,7 +117,9 @@ def read_pictures(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                with PIL.Image.open(Path(folder) / file, formats=_FORMATS) as picture:
+                path = Path(folder) / file
+                with PIL.Image.open(path, formats=_FORMATS) as picture:
+                    _refuse_to_unpack(picture, path.stat().st_size)
                     pixels = _pixels(picture, shape, scale=scale)
         except _UnusableError as error:
             raise DataError(f"{where} {error}", column=column, row=row, count=1) from None
@@ -129,11 +133,38 @@ def read_pictures(
             raise DataError(f"{where}: {reason}", column=column, row=row, count=1) from error
         if pictures is None:
             shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+            _refuse_repeated(names, Path(folder), math.prod(shape))
             pictures = _store((len(names), *shape), column)
         pictures[row] = pixels
     if pictures is None:
         raise DataError(f"column {column!r} has no rows, so there is no picture", column=column)
     return pictures
+
+
+def _refuse_to_unpack(picture: Image, size: int) -> None:
+    """Refuse a picture of far more pixels than a file of that size shows anything in."""
+    needed, limit = picture.height * picture.width * len(picture.getbands()), most_unpacked(size)
+    if needed > limit:
+        raise _UnusableError(
+            f"is too large: its {picture.height:,} x {picture.width:,} pixels take {needed:,} bytes, and of a file of "
+            f"{size:,} bytes no more than {limit:,} are read; save it with fewer pixels"
+        )
+
+
+def _refuse_repeated(names: pd.Series[Any], folder: Path, size: int) -> None:
+    """Refuse a column that names a few files so often that their pixels fill the memory or the disk."""
+    held = 0
+    for name in names.unique():
+        # what is no file is refused where it is read
+        with suppress(OSError, ValueError, TypeError):
+            held += (folder / name).stat().st_size
+    needed, limit = len(names) * size, most_unpacked(held)
+    if needed > limit:
+        raise DataError(
+            f"column {names.name!r}: its {len(names):,} pictures take {needed:,} bytes, and of files of {held:,} bytes "
+            f"no more than {limit:,} are read; save smaller pictures, or fewer rows",
+            column=str(names.name),
+        )
 
 
 def _store(shape: tuple[int, ...], column: str) -> NDArray[np.uint8]:

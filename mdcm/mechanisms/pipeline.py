@@ -166,7 +166,11 @@ def _numbers_in(folder: Path) -> int:
                 if length > min(file.stat().st_size, _LONGEST_DESCRIPTION):
                     raise ValueError("its header is longer than the file or than a description")
                 header = parse_json(stream.read(length))
-            total += sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+            found = sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+            # memory for all of them is taken before they are read
+            if not 0 <= found <= file.stat().st_size - 8 - length:
+                raise ValueError(f"its header says {found:,} numbers, for which it is too short")
+            total += found
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise MdcmError(f"{file} is damaged: {error}") from error
     return total
