@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,7 @@ from mdcm.data import Variable
 from mdcm.mechanisms import Categorical, Flow
 from mdcm.train import lacking_fits
 from mdcm.train.normal import NormalProblem
-from mdcm.train.problems import Losses
-from mdcm.train.reference import behind_regressions, is_behind, regression_losses
+from mdcm.train.reference import is_behind, regression_losses
 from mdcm.train.rows import FitRows
 
 
@@ -82,13 +82,6 @@ class TestRegressions:
         vector = Variable("V", "continuous", size=2)
         rows = fit_rows(V=np.zeros((10, 2)))
         assert regression_losses({"V": Flow(vector, (), (8,))}, [rows], held(10)) is None
-
-    def test_the_gap_has_the_standard_error_of_its_rows(self):
-        # the standard error of a difference of spread 1 over 100 rows is .1
-        difference = np.random.default_rng(0).normal(size=100)
-        difference = (difference - difference.mean()) / difference.std() + 0.3
-        found = Losses(torch.from_numpy(difference), torch.full((100,), 0.01), 100)
-        assert behind_regressions(found, torch.zeros(100, dtype=torch.float64)) == pytest.approx((0.3, 0.1))
 
     @pytest.mark.parametrize(
         ("gap", "rows", "behind"), [(0.0, 100, False), (0.015, 100, False), (0.025, 100, True), (math.nan, 100, True)]
@@ -185,7 +178,7 @@ class TestGrowth:
         class Worse(NormalProblem):
             def evaluate(self):
                 found = super().evaluate()
-                return Losses(found.loss + 10, found.weight, found.rows, found.errors)
+                return replace(found, loss=found.loss + 10)
 
         monkeypatch.setattr("mdcm.train.member.NormalProblem", Worse)
         with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdcm.mechanisms.base import Mechanism, float_pixels
@@ -180,12 +181,14 @@ class ComponentRows:
         weight: Share of the data that each row stands for, float32 ``[n]``, sums to one.
         rows: Number of rows before merging.
         total: Sum of the weights of these rows before they were made shares.
+        merged: The merged row of every row, int64; None where none are merged.
     """
 
     members: Mapping[str, MemberRows]
     weight: Tensor
     rows: int
     total: float = 1.0
+    merged: Tensor | None = None
 
     @staticmethod
     def build(
@@ -206,6 +209,7 @@ class ComponentRows:
         count = len(values[next(iter(mechanisms))])
         weights = torch.ones(count, dtype=torch.float64) if weight is None else weight.double()
         tabular = share and all(isinstance(m, Categorical) and m.tabular for m in mechanisms.values())
+        inverse = None
         if tabular:
             names = sorted({*mechanisms, *(p.name for m in mechanisms.values() for p in m.parents)})
             values, inverse = distinct_rows({name: values[name] for name in names}, count)
@@ -221,10 +225,14 @@ class ComponentRows:
             configs = int(config.max()) + 1
             members[name] = MemberRows(parents, configs, config, values[name])
         total = weights.sum()
-        return ComponentRows(members, (weights / total).float(), count, float(total))
+        return ComponentRows(members, (weights / total).float(), count, float(total), inverse)
 
     def __len__(self) -> int:
         return len(self.weight)
+
+    def merged_rows(self) -> tuple[NDArray[np.int64], int]:
+        """The merged row of every row, and the number of merged rows."""
+        return (np.arange(self.rows) if self.merged is None else self.merged.numpy()), len(self)
 
     def to(self, device: torch.device) -> ComponentRows:
         """The same rows on a device."""

@@ -4,8 +4,9 @@ from mdcm.train.bank import Bank, Module, tiles
 from mdcm.train.config import Schedule, TrainConfig
 from mdcm.train.devices import training_device
 from mdcm.train.loop import Alone, Progress, Run, Trainer
+from mdcm.train.losses import Losses, Sample
 from mdcm.train.member import Setup
-from mdcm.train.problems import ComponentProblem, ConditionalProblem, Losses, Problem
+from mdcm.train.problems import ComponentProblem, ConditionalProblem, Problem
 from mdcm.train.resampling import resampled
 from mdcm.train.rows import FitRows, HNodeRows, held_out
 from mdcm.train.run import Source, train
@@ -24,6 +25,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Run",
+    "Sample",
     "Schedule",
     "Setup",
     "Source",

@@ -22,7 +22,8 @@ from mdcm.mechanisms import Categorical
 from mdcm.mechanisms.categorical import ParentInput
 from mdcm.objectives.likelihood import contract, distinct_rows, elimination_order
 from mdcm.train.config import CPU, TrainConfig
-from mdcm.train.problems import FULL_BATCH_ROWS, Losses, errors_allowed, full_batch_schedule
+from mdcm.train.losses import Losses, Sample, effective_rows
+from mdcm.train.problems import FULL_BATCH_ROWS, errors_allowed, full_batch_schedule
 from mdcm.train.rows import FitRows
 
 __all__ = ["Bank", "Module", "network_table", "tiles"]
@@ -88,7 +89,7 @@ class Module:
         self.has_tables = all(m.combinations * m.levels <= _MOST_ENTRIES for m in self.mechanisms)
         self.parts = [self._part(fit) for fit in fits]
         self.distinct = sum(part.distinct for part in self.parts)
-        self.errors = errors_allowed(sum(len(part.inverse) for part in self.parts), self.distinct)
+        self.errors = errors_allowed(self.worth(None), self.distinct)
         places = [tuple(self.members.index(name) for name in fit.variables) for fit in fits]
         self.shape = (
             tuple(
@@ -154,12 +155,23 @@ class Module:
         for part in self.parts:
             local = part.fit.local(rows)
             inverse = part.inverse if local is None else part.inverse[local.numpy()]
-            weight = part.fit.weight
-            own = None if weight is None else (weight if local is None else weight[local]).numpy()
-            found.append(np.bincount(inverse, weights=own, minlength=part.distinct).astype(np.float64))
+            found.append(np.bincount(inverse, part.fit.mass(local).numpy(), part.distinct))
             number += len(inverse)
         total = sum(float(one.sum()) for one in found)
         return [one / total for one in found], number
+
+    def worth(self, rows: Tensor | None) -> float:
+        """Equally weighted rows that the given rows are worth; None stands for all of them."""
+        return effective_rows(part.fit.mass(part.fit.local(rows)) for part in self.parts)
+
+    def sample(self, rows: Tensor) -> Sample:
+        """What losses of the merged rows are where these rows are judged."""
+        chosen = [part.fit.local(rows) for part in self.parts]
+        merged = [
+            (part.inverse if own is None else part.inverse[own.numpy()], part.distinct)
+            for part, own in zip(self.parts, chosen, strict=True)
+        ]
+        return Sample.build(self.fits, chosen, merged)
 
     def layers(self, place: int) -> list[Tensor]:
         """Weights of one member, with those of its parents joined."""
@@ -308,7 +320,7 @@ class Bank:
         index = torch.tensor(list(kept))
         self.parameters = [nn.Parameter(one.detach()[index]) for one in self.parameters]
 
-    def _weights(self, rows: Sequence[Tensor | None]) -> tuple[list[Tensor], list[int]]:
+    def _weights(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
         found = [module.weights(own) for module, own in zip(self.modules, rows, strict=True)]
         stacked = []
         for number, part in enumerate(self.parts):
@@ -316,15 +328,15 @@ class Bank:
             for m, (weights, _) in enumerate(found):
                 weight[m, : len(weights[number])] = torch.from_numpy(weights[number]).float()
             stacked.append(weight.to(self.device))
-        return stacked, [number for _, number in found]
+        return stacked
 
     def begin(self, rows: Sequence[Tensor | None]) -> None:
         """Train every module on these rows of its own from now on; None means all of them."""
-        self.weight, _ = self._weights(rows)
+        self.weight = self._weights(rows)
 
     def hold(self, rows: Sequence[Tensor]) -> None:
         """Judge every module on these rows of its own from now on."""
-        self.held, self.held_rows = self._weights(rows)
+        self.samples = [module.sample(own) for module, own in zip(self.modules, rows, strict=True)]
 
     def losses(self, step: int) -> Tensor:
         """Training loss of every module, ``[M]``."""
@@ -336,15 +348,19 @@ class Bank:
     def evaluate(self) -> list[Losses]:
         """Losses of every module on its held-out rows."""
         losses = self.row_losses()
-        found = []
-        for m, module in enumerate(self.modules):
+        return [
             # without the padding, whose length changes when modules are let go of
-            ends = [part.distinct for part in module.parts]
-            own, share = (
-                torch.cat([one[m, :end] for one, end in zip(parts, ends, strict=True)]) for parts in (losses, self.held)
+            Losses(
+                torch.cat([one[m, : part.distinct] for one, part in zip(losses, module.parts, strict=True)]),
+                sample,
+                module.errors,
             )
-            found.append(Losses(own, share, self.held_rows[m], module.errors))
-        return found
+            for m, (module, sample) in enumerate(zip(self.modules, self.samples, strict=True))
+        ]
+
+    def judged(self, own: int, loss: Tensor) -> Losses:
+        """Losses of one module's held-out rows that were found before."""
+        return Losses(loss, self.samples[own], self.modules[own].errors)
 
     def row_losses(self) -> list[Tensor]:
         """Negative log-likelihood of every merged row, ``[M, r]``, for each fit; that of padding means nothing."""

@@ -29,7 +29,7 @@ from mdcm.rundir import CHECKPOINT, CHECKPOINTS, MOST_WEIGHTS, remove_checkpoint
 
 __all__ = ["Checkpoints", "Snapshot"]
 
-_FORMAT = "mdcm-checkpoint 2"
+_FORMAT = "mdcm-checkpoint 3"
 
 # of a user, of a system, and of a terminal that is closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))

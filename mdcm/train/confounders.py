@@ -8,6 +8,7 @@ import torch
 
 from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
+from mdcm.train.losses import effective_rows
 from mdcm.train.rows import FitRows
 
 __all__ = ["dependence", "uninformative"]
@@ -63,7 +64,7 @@ def uninformative(dcm: DCM, names: Sequence[str], fits: Sequence[FitRows]) -> li
         names: Names of confounders.
         fits: Rows that their children were trained on.
     """
-    rows = max(len(fit.place) for fit in fits)
+    rows = max(effective_rows([fit.mass()]) for fit in fits)
     found = []
     for name in names:
         index = dcm.confounders.index(name)

@@ -31,7 +31,7 @@ from torch import Tensor
 from mdcm.objectives.likelihood import contract, elimination_order
 from mdcm.train.bank import Module
 from mdcm.train.config import CPU
-from mdcm.train.problems import Losses
+from mdcm.train.losses import Losses, Sample
 
 __all__ = ["LEAST", "Fitted", "Tables"]
 
@@ -264,18 +264,17 @@ class Tables:
         return found
 
     @torch.no_grad()
-    def evaluate(self, rows: Sequence[Tensor]) -> list[Losses]:
+    def evaluate(self, samples: Sequence[Sample]) -> list[Losses]:
         """Losses of every module on other rows of its own, as they are judged in training."""
-        weight, numbers = self._weights(rows)
         losses = self.row_losses()
-        found = []
-        for m, module in enumerate(self.modules):
-            own, share = (
-                torch.cat([one[m, : part.distinct] for one, part in zip(parts, module.parts, strict=True)])
-                for parts in (losses, weight)
+        return [
+            Losses(
+                torch.cat([one[m, : part.distinct] for one, part in zip(losses, module.parts, strict=True)]),
+                sample,
+                module.errors,
             )
-            found.append(Losses(own, share, numbers[m], module.errors))
-        return found
+            for m, (module, sample) in enumerate(zip(self.modules, samples, strict=True))
+        ]
 
     @torch.no_grad()
     def row_losses(self) -> list[Tensor]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mdcm.dcm import derived_seed
 from mdcm.train.bank import Bank, Module
 from mdcm.train.config import CPU, Schedule, TrainConfig
+from mdcm.train.losses import Losses
 from mdcm.train.polish import Polished, unexplained
-from mdcm.train.problems import Losses, full_batch_schedule
+from mdcm.train.problems import full_batch_schedule
 
 __all__ = ["full_length", "may_lack_states", "more_states_gain"]
 
@@ -139,7 +140,5 @@ def _continued(bank: Bank, weights: Sequence[Tensor], steps: int) -> list[Losses
 
 def _gains(more: Losses, fewer: Losses) -> bool:
     """Whether the mean is lower by more than the standard error of the difference, row by row."""
-    difference = fewer.loss - more.loss
-    mean = (difference * more.weight).sum()
-    variance = ((difference - mean).square() * more.weight).sum() / more.rows
-    return bool(mean > variance.sqrt())
+    gain, error = fewer.above(more.loss)
+    return gain > error

@@ -23,8 +23,9 @@ from mdcm.printable import quoted
 from mdcm.train.bank import Bank
 from mdcm.train.config import TrainConfig
 from mdcm.train.expectation import Fitted
+from mdcm.train.losses import Losses
 from mdcm.train.polish import Polished, Polisher
-from mdcm.train.problems import Losses, Problem
+from mdcm.train.problems import Problem
 
 __all__ = ["Alone", "Growth", "Progress", "Run", "Trainer"]
 
@@ -40,7 +41,7 @@ _HEADER = record(
         "final": flag, "step": whole(), "alive": _PLACES, "since": _PLACES, "kept_step": _PLACES,
         "kept_loss": listed(optional(number())), "targets": _PLACES, "grown": _PLACES,
         "tests": listed(sequence(whole(), mapping())), "tables": listed(sequence(whole(), whole(), whole())),
-        "seconds": number(0), "best_rows": listed(optional(sequence(whole(), number(0)))),
+        "seconds": number(0),
     }
 )  # fmt: skip
 
@@ -109,6 +110,10 @@ class Alone:
     def evaluate(self) -> list[Losses]:
         """Losses on the held-out rows."""
         return [self.problem.evaluate()]
+
+    def judged(self, own: int, loss: Tensor) -> Losses:
+        """Losses of the held-out rows that were found before."""
+        return Losses(loss, self.problem.sample, self.problem.errors)
 
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
@@ -448,14 +453,15 @@ class Trainer:
             "tests": [[place, one] for place, one in self.tests.items()],
             "tables": [[place, len(one.tables), len(one.priors)] for place, one in self.tables.items()],
             "seconds": self.seconds,
-            "best_rows": [None if best is None else [best.rows, best.errors] for best in self.best],
         }
         tensors: dict[str, Tensor] = {}
         for name, group in self._groups().items():
             tensors.update({f"{name}.{number}": one for number, one in enumerate(group)})
-        for place, best in enumerate(self.best):
+        # those that are finished are not judged again
+        for place in self.alive:
+            best = self.best[place]
             if best is not None:
-                tensors |= {f"best.{place}.loss": best.loss, f"best.{place}.weight": best.weight}
+                tensors[f"best.{place}"] = best.loss
         for place, one in self.tables.items():
             tensors |= {f"table.{place}.{k}": table for k, table in enumerate(one.tables)}
             tensors |= {f"prior.{place}.{k}": prior for k, prior in enumerate(one.priors)}
@@ -476,7 +482,7 @@ class Trainer:
     def _check(self, header: Mapping[str, Any]) -> None:
         """Refuse a state that training cannot have come to."""
         count, steps = len(self.hnodes), self.schedule.steps
-        for name in ("since", "kept_step", "kept_loss", "targets", "best_rows"):
+        for name in ("since", "kept_step", "kept_loss", "targets"):
             if len(header[name]) != count:
                 raise ValueError(f"job.{name} must have {count:,} entries, not {len(header[name]):,}")
         for name, values in (("step", [header["step"]]), *((name, header[name]) for name in ("kept_step", "targets"))):
@@ -526,14 +532,10 @@ class Trainer:
         self.targets = [int(one) for one in header["targets"]]
         self.kept_loss = [None if one is None else float(one) for one in header["kept_loss"]]
         device = self.job.parameters[0].device
-
-        def found(place: int, part: str) -> Tensor:
-            return tensors[f"best.{place}.{part}"].to(device)
-
-        self.best = [
-            None if one is None else Losses(found(place, "loss"), found(place, "weight"), *one)
-            for place, one in enumerate(header["best_rows"])
-        ]
+        for module, place in enumerate(self.alive):
+            loss = tensors.get(f"best.{place}")
+            if loss is not None and not self.final:
+                self.best[place] = self.job.judged(module, loss.to(device))
         own = {name.removeprefix("problem."): one for name, one in tensors.items() if name.startswith("problem.")}
         if own and isinstance(self.job, Alone):
             self.job.problem.restore(own)  # type: ignore[attr-defined]

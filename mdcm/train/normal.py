@@ -32,7 +32,8 @@ from mdcm.mechanisms import Categorical, Flow, Mechanism
 from mdcm.mechanisms.regression import least_squares, mean_and_spread
 from mdcm.train.config import CPU, Schedule, TrainConfig
 from mdcm.train.factors import Equation, Moments, fit_linear_factors
-from mdcm.train.problems import Losses, decays
+from mdcm.train.losses import Losses, Sample
+from mdcm.train.problems import decays
 from mdcm.train.rows import FitRows
 
 __all__ = ["NormalProblem", "grid", "normal_states", "reads_numbers"]
@@ -235,7 +236,7 @@ class NormalProblem:
                 if parents:
                     at = slice(int(first[number]), int(first[number + 1]))
                     table[:, at] = torch.cat(_inputs(mechanism, parents), 1).double()
-            weight = _weights(fit, torch.arange(len(table)))
+            weight = fit.mass()
             tables.append((own, table))
             if own:
                 matrix = table.T @ (table * (weight / weight.sum())[:, None])
@@ -277,7 +278,7 @@ class NormalProblem:
         for part in self.parts:
             local = part.fit.local(rows)
             part.chosen = torch.arange(len(part.fit.place)) if local is None else local
-            part.cumulative = _weights(part.fit, part.chosen).cumsum(0)
+            part.cumulative = part.fit.mass(part.chosen).cumsum(0)
         total = sum(float(part.cumulative[-1]) for part in self.parts if len(part.chosen))
         self.shares = [float(part.cumulative[-1]) / total if len(part.chosen) else 0.0 for part in self.parts]
 
@@ -301,19 +302,18 @@ class NormalProblem:
             held = part.fit.local(rows)
             assert held is not None
             part.held = held
+        self.sample = Sample.build(self.fits, [part.held for part in self.parts])
 
     @torch.no_grad()
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
         # the same nodes at every look, so that looks differ by the weights alone
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
-        losses, weights = [], []
+        losses = []
         for part, proposal in zip(self.parts, self.proposals, strict=True):
             for rows in torch.split(part.held, _EVALUATION_ROWS):
                 losses.append(-self._judge(part, proposal, rows, _CAREFUL)[0])
-            weights.append(_weights(part.fit, part.held).float())
-        weight = torch.cat(weights).to(self.device)
-        return Losses(torch.cat(losses), weight / weight.sum(), len(weight), self.errors)
+        return Losses(torch.cat(losses), self.sample, self.errors)
 
     def _judge(self, part: _Part, proposal: _Proposal, rows: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
         """Log-likelihood of rows, and the cross entropy of the proposal with the posterior, ``[n]`` each."""
@@ -440,10 +440,6 @@ def _inputs(mechanism: Mechanism, parents: Mapping[str, Tensor]) -> list[Tensor]
 
 def _width(variable: Variable) -> int:
     return variable.num_levels if variable.kind == "categorical" else variable.size or 1
-
-
-def _weights(fit: FitRows, rows: Tensor) -> Tensor:
-    return torch.ones(len(rows), dtype=torch.float64) if fit.weight is None else fit.weight[rows].double()
 
 
 class _Scales:

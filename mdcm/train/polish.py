@@ -17,7 +17,7 @@ from mdcm.objectives.likelihood import distinct_rows
 from mdcm.train.bank import Module, network_table
 from mdcm.train.config import CPU
 from mdcm.train.expectation import LEAST, Fitted, Tables
-from mdcm.train.problems import Losses
+from mdcm.train.losses import Losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class Polished:
             "pseudo_counts": None if self.is_network else self.strength,
             "calibration": None if math.isinf(self.calibration) else self.calibration,
             "behind_frequencies": list(self.behind),
-            "heldout_rows": self.losses.rows,
+            "heldout_rows": self.losses.sample.rows,
         }
 
 
@@ -138,7 +138,7 @@ class Polisher:
     ) -> None:
         self.modules, self.seeds, self.stacked, self.device = tuple(modules), tuple(seeds), stacked, device
         self.kept = [(~mask).nonzero().squeeze(1) for mask in held]
-        self.held = [mask.nonzero().squeeze(1) for mask in held]
+        self.samples = [module.sample(mask.nonzero().squeeze(1)) for module, mask in zip(modules, held, strict=True)]
 
     def choose(self, weights: Sequence[Tensor]) -> list[Polished | None]:
         """Fit tables to the rows that are not held out, in several ways each, and choose by those that are.
@@ -175,7 +175,7 @@ class Polisher:
     def _with_fewer_states(self, m: int, base: Fitted, pseudo: float) -> Iterator[_Candidate]:
         """Fresh starts whose priors leave most states out; those that are left out stay so."""
         module = self.modules[m]
-        if module.weights(self.kept[m])[1] < _DENSE * module.distinct:
+        if module.worth(self.kept[m]) < _DENSE * module.distinct:
             return
         for states in _FEWER_STATES:
             if states >= min(len(prior) for prior in base.priors):
@@ -200,7 +200,7 @@ class Polisher:
         found: dict[int, list[_Tried]] = {}
         for part in self._stacks(candidates):
             tables, fitted = self._fit(part, self.kept)
-            losses = tables.evaluate([self.held[one.module] for one in part])
+            losses = tables.evaluate([self.samples[one.module] for one in part])
             rows = tables.row_losses()
             for number, (one, own, loss) in enumerate(zip(part, fitted, losses, strict=True)):
                 if math.isfinite(loss.mean):
@@ -309,7 +309,7 @@ def _chosen(module: Module, kept: Tensor, tried: Sequence[_Tried]) -> _Tried:
     that explains the other rows best, for what it is free to do (Akaike's criterion). There too a candidate is left
     out whose bias, by the other rows, is larger than the variance of their frequencies.
     """
-    shares, number = module.weights(kept)
+    (shares, _), number = module.weights(kept), module.worth(kept)
     density = number / module.distinct
     if density >= _DENSE:
         tried = [one for one in tried if not _is_biased(module, kept, one.rows)] or tried
@@ -381,16 +381,12 @@ def _fresh(module: Module, network: Fitted, seed: int) -> tuple[Fitted, tuple[Te
 
 def _behind(module: Module, rows: Tensor, losses: Losses) -> tuple[float, float]:
     """Nats per held-out row by which the frequencies of other rows are better, and their standard error."""
-    shares, number = module.weights(rows)
+    (shares, _), number = module.weights(rows), module.worth(rows)
     logs = [
         frequencies(module, part.fit, share * number, pseudo=1.0)[0]
         for part, share in zip(module.parts, shares, strict=True)
     ]
-    gap = losses.loss.cpu().double() + torch.from_numpy(np.concatenate(logs))
-    weight = losses.weight.cpu().double()
-    mean = (gap * weight).sum()
-    variance = ((gap - mean).square() * weight).sum() / losses.rows
-    return float(mean), float(variance.sqrt())
+    return losses.above(-torch.from_numpy(np.concatenate(logs)))
 
 
 def unexplained(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
@@ -421,7 +417,7 @@ def _is_biased(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> bool:
 
 def _statistic(module: Module, rows: Tensor, losses: Sequence[Tensor]) -> tuple[float, int]:
     """Likelihood-ratio statistic of the frequencies against a fit, and their free cells."""
-    shares, number = module.weights(rows)
+    (shares, _), number = module.weights(rows), module.worth(rows)
     statistic, cells = 0.0, 0
     for part, share, loss in zip(module.parts, shares, losses, strict=True):
         saturated, free = frequencies(module, part.fit, share)

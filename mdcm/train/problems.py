@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,13 +13,13 @@ from mdcm.dcm import DCM, derived_seed
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
 from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.train.config import CPU, Schedule, TrainConfig
+from mdcm.train.losses import FEWEST_ERRORS, Losses, Sample, effective_rows
 from mdcm.train.rows import FitRows
 
 __all__ = [
     "FULL_BATCH_ROWS",
     "ComponentProblem",
     "ConditionalProblem",
-    "Losses",
     "Problem",
     "decays",
     "errors_allowed",
@@ -32,41 +32,12 @@ _EVALUATION_ROWS = 2048
 _STEPS = 400
 _BATCHED_STEPS = 400
 _READING_STEPS = 800
-# standard errors by which a look may be worse than the best one and still be taken for as good: with two, a few dozen
-# held-out rows would excuse any overfitting, and with a third, chance stops a fit early that has nothing to overfit
-_FEWEST_ERRORS, _MOST_ERRORS = 1 / 3, 2.0
+# standard errors by which a look may be worse than the best one and still be as good, at the most: with two, a few
+# dozen held-out rows would excuse any overfitting, and with the fewest, a third, chance stops a fit early that has
+# nothing to overfit
+_MOST_ERRORS = 2.0
 # rows for each distinct one at which a whole standard error is allowed
 _ROWS_PER_CELL = 20
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Losses on held-out rows.
-
-    Attributes:
-        loss: Loss of each distinct row, ``[n]``.
-        weight: Share of the rows that each stands for, sums to one.
-        rows: Number of rows, equal ones counted apart.
-        errors: Standard errors by which a mean may be higher and still be taken for as good.
-    """
-
-    loss: Tensor
-    weight: Tensor
-    rows: int
-    errors: float = _FEWEST_ERRORS
-
-    @property
-    def mean(self) -> float:
-        """Mean loss per row."""
-        return float((self.loss * self.weight).sum())
-
-    def worse_than(self, other: Losses) -> bool:
-        """Whether the mean is higher than another one's on the same rows by more than ``errors`` standard errors."""
-        difference = self.loss - other.loss
-        mean = (difference * self.weight).sum()
-        variance = ((difference - mean).square() * self.weight).sum() / self.rows
-        # written so that NaN counts as worse
-        return not float(mean) <= self.errors * float(variance.sqrt())
 
 
 class Problem(Protocol):
@@ -76,6 +47,9 @@ class Problem(Protocol):
     parameters: list[nn.Parameter]
     decays: list[float]
     refit: bool
+    # of the held-out rows, and what is allowed on them
+    sample: Sample
+    errors: float
 
     def begin(self, rows: Tensor | None) -> None:
         """Train on these rows of the h-node from now on; None means all of them."""
@@ -96,14 +70,14 @@ class Problem(Protocol):
         """Put the parameters back to where they may be, after a step."""
 
 
-def errors_allowed(rows: int, distinct: int) -> float:
+def errors_allowed(rows: float, distinct: int) -> float:
     """Standard errors by which a look may be worse: more where so few distinct rows leave little to overfit.
 
     Example:
         >>> errors_allowed(100, 50), errors_allowed(1000, 50), errors_allowed(100_000, 50)
         (0.3333333333333333, 1.0, 2.0)
     """
-    return min(max(rows / max(distinct, 1) / _ROWS_PER_CELL, _FEWEST_ERRORS), _MOST_ERRORS)
+    return min(max(rows / max(distinct, 1) / _ROWS_PER_CELL, FEWEST_ERRORS), _MOST_ERRORS)
 
 
 def full_batch_schedule(config: TrainConfig) -> Schedule:
@@ -185,7 +159,8 @@ class ComponentProblem:
             # a step that sees a sample of the rows teaches less than one that sees them all
             steps = _READING_STEPS if self.seeing else _BATCHED_STEPS
             self.schedule = replace(self.schedule, steps=steps)
-        self.errors = errors_allowed(sum(part.rows for part in self.parts), sum(len(part) for part in self.parts))
+        worth = effective_rows(fit.mass() for fit in self.fits)
+        self.errors = errors_allowed(worth, sum(len(part) for part in self.parts))
         if not self.tabular and not self.seeing:
             self.errors = min(float(one["errors"]) for one in own)
         for name, mechanism in self.mechanisms.items():
@@ -260,19 +235,22 @@ class ComponentProblem:
     def hold(self, rows: Tensor) -> None:
         """Judge on these rows from now on."""
         self.held = self._parts(rows)
+        seen = [(fit, fit.local(rows)) for fit in self.fits]
+        fits, chosen = zip(*((fit, own) for fit, own in seen if own is None or len(own)), strict=True)
+        merged = [part.merged_rows() for part in self.held]
+        self.sample = Sample.build(fits, chosen, merged)
 
     @torch.no_grad()
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
         # the same draws at every look, so that looks differ by the weights alone
         self.likelihood.generator.manual_seed(derived_seed(self.seed, "evaluate"))
-        losses, weights = [], []
-        for part, share in zip(self.held, _shares(self.held), strict=True):
-            for chosen in torch.split(torch.arange(len(part)), _EVALUATION_ROWS):
-                losses.append(-self.likelihood(part.select(chosen).to(self.device)))
-            weights.append((part.weight * share).to(self.device))
-        rows = sum(part.rows for part in self.held)
-        return Losses(torch.cat(losses), torch.cat(weights), rows, self.errors)
+        losses = [
+            -self.likelihood(part.select(chosen).to(self.device))
+            for part in self.held
+            for chosen in torch.split(torch.arange(len(part)), _EVALUATION_ROWS)
+        ]
+        return Losses(torch.cat(losses), self.sample, self.errors)
 
 
 def decays(
@@ -370,12 +348,12 @@ class ConditionalProblem:
         held = self.fit.local(rows)
         assert held is not None
         self.held = held
+        self.sample = Sample.build([self.fit], [held])
 
     @torch.no_grad()
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
         # the same noise at every look, so that looks differ by the weights alone
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
-        weight = torch.ones(len(self.held)) if self.fit.weight is None else self.fit.weight[self.held].float()
         losses = torch.cat([self._losses(part) for part in torch.split(self.held, _EVALUATION_ROWS)])
-        return Losses(losses, (weight / weight.sum()).to(self.device), len(self.held), self.errors)
+        return Losses(losses, self.sample, self.errors)

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdcm.mechanisms.regression import least_squares
-from mdcm.train.problems import Losses
+from mdcm.train.losses import effective_rows
 
 if TYPE_CHECKING:
     from mdcm.mechanisms import Mechanism
     from mdcm.train.rows import FitRows
 
-__all__ = ["behind_regressions", "is_behind", "regression_losses"]
+__all__ = ["is_behind", "regression_losses"]
 
 # Newton's steps of a logistic regression, and its ridge in rows
 _STEPS, _RIDGE = 25, 1.0
@@ -26,16 +26,13 @@ _STEPS, _RIDGE = 25, 1.0
 _NATS = 2.0
 
 
-def behind_regressions(found: Losses, reference: Tensor) -> tuple[float, float]:
-    """Nats per row by which regressions are better than a fit, and the standard error of that."""
-    gap = found.loss.cpu().double() - reference
-    weight = found.weight.cpu().double()
-    mean = float((gap * weight).sum())
-    return mean, math.sqrt(float(((gap - mean).square() * weight).sum()) / found.rows)
+def is_behind(mean: float, rows: float) -> bool:
+    """Whether a fit leaves so much to regressions that another one is worth a try: two nats over all of the rows.
 
-
-def is_behind(mean: float, rows: int) -> bool:
-    """Whether a fit leaves so much to regressions that another one is worth a try: two nats over all of the rows."""
+    Args:
+        mean: Nats per row by which regressions are better.
+        rows: Equally weighted rows that the rows are worth.
+    """
     # written so that NaN counts as worse
     return not mean * rows <= _NATS
 
@@ -71,7 +68,7 @@ def regression_losses(
         assert test is not None
         if not len(test):
             continue
-        weight = torch.ones(len(train), dtype=torch.float64) if fit.weight is None else fit.weight[train].double()
+        weight = fit.mass(train)
         total = torch.zeros(len(test), dtype=torch.float64)
         known: dict[str, Tensor] = {}
         for name in fit.variables:
@@ -84,7 +81,7 @@ def regression_losses(
             judge = _logistic if mechanism.variable.kind == "categorical" else _normal
             loss, numbers = judge(x[train], y[train], weight / weight.mean(), x[test], y[test])
             # on rows that it has seen a regression is better by half a row's worth of every number than on others
-            total += loss + numbers / float(weight.sum().square() / weight.square().sum())
+            total += loss + numbers / effective_rows([weight])
             known[name] = y
         losses.append(total)
     return torch.cat(losses)

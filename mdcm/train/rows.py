@@ -32,12 +32,21 @@ class FitRows:
         values: Values of these and of their parents by name, ``n`` rows each.
         weight: Weight of every row, float64 ``[n]``, or None where all are equal.
         place: Number of every row among the rows of the h-node, int64 ``[n]``, ascending.
+        unit: Number of the group of every row, int64 ``[n]``, the same in all fits of an h-node; None where every row
+            of the h-node is independent of the others.
     """
 
     variables: tuple[str, ...]
     values: Mapping[str, Tensor]
     weight: Tensor | None
     place: Tensor
+    unit: Tensor | None = None
+
+    def mass(self, rows: Tensor | None = None) -> Tensor:
+        """Weights of these rows, float64, ones where all are equal; None stands for all rows."""
+        if self.weight is None:
+            return torch.ones(len(self.place if rows is None else rows), dtype=torch.float64)
+        return (self.weight if rows is None else self.weight[rows]).double()
 
     def local(self, rows: Tensor | None) -> Tensor | None:
         """Which of these rows are among the given rows of the h-node; None stands for all of them."""
@@ -71,8 +80,10 @@ class HNodeRows:
         names = tuple(dict.fromkeys(name for fit in hnode.fits for name in fit.datasets))
         sizes = tuple(data[name].rows for name in names)
         start = dict(zip(names, np.cumsum([0, *sizes]).tolist(), strict=False))
-        fits = tuple(_fit_rows(dcm, fit, data, start) for fit in hnode.fits)
-        return HNodeRows(fits, names, sizes, tuple(data[name].groups for name in names))
+        groups = tuple(data[name].groups for name in names)
+        units = _units(sizes, groups)
+        fits = tuple(_fit_rows(dcm, fit, data, start, units) for fit in hnode.fits)
+        return HNodeRows(fits, names, sizes, groups)
 
     def held_out(self, share: float, seed: int) -> Tensor | None:
         """Which rows are held out, bool ``[n]``; None where there are too few rows to spare any."""
@@ -92,7 +103,21 @@ class HNodeRows:
         return mask if any(held for held, _ in sides) and all(seen for _, seen in sides) else None
 
 
-def _fit_rows(dcm: DCM, fit: Fit, data: Mapping[str, Encoded], start: Mapping[str, int]) -> FitRows:
+def _units(sizes: Sequence[int], groups: Sequence[np.ndarray[Any, Any] | None]) -> Tensor | None:
+    """Number of the group of every row of an h-node; None where there are no groups."""
+    if all(one is None for one in groups):
+        return None
+    found, first = [], 0
+    for size, own in zip(sizes, groups, strict=True):
+        numbers = np.arange(size) if own is None else np.unique(own, return_inverse=True)[1].reshape(-1)
+        found.append(numbers + first)
+        first += size
+    return torch.from_numpy(np.concatenate(found))
+
+
+def _fit_rows(
+    dcm: DCM, fit: Fit, data: Mapping[str, Encoded], start: Mapping[str, int], units: Tensor | None
+) -> FitRows:
     variables = tuple(node for node in dcm.order if node in fit.variables)
     needed = sorted({*variables, *(parent for node in variables for parent in dcm.parents(node))})
     parts = [data[name] for name in fit.datasets]
@@ -109,7 +134,7 @@ def _fit_rows(dcm: DCM, fit: Fit, data: Mapping[str, Encoded], start: Mapping[st
     if len(parts) > 1 and not bool((order == torch.arange(len(place))).all()):
         values, place = {name: value[order] for name, value in values.items()}, place[order]
         weight = None if weight is None else weight[order]
-    return FitRows(variables, values, weight, place)
+    return FitRows(variables, values, weight, place, None if units is None else units[place])
 
 
 def tensor(array: np.ndarray[Any, Any]) -> Tensor:

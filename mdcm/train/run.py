@@ -34,9 +34,10 @@ from mdcm.train.fidelity import misfits
 from mdcm.train.fingerprints import training_fingerprint
 from mdcm.train.growth import full_length, more_states_gain
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer
+from mdcm.train.losses import effective_rows
 from mdcm.train.member import Member, Setup
 from mdcm.train.polish import Polished, Polisher
-from mdcm.train.reference import behind_regressions, is_behind, regression_losses
+from mdcm.train.reference import is_behind, regression_losses
 from mdcm.train.sharing import refuse_unshared, shown
 
 if TYPE_CHECKING:
@@ -587,14 +588,15 @@ class _Training:
             def behind(rows: Tensor) -> tuple[float, float] | None:
                 reference = regression_losses(mechanisms, fits, held, rows)
                 problem.hold(rows)
-                return None if reference is None else behind_regressions(problem.evaluate(), reference)
+                return None if reference is None else problem.evaluate().above(reference)
 
+            worth = [effective_rows(fit.mass(fit.local(rows)) for fit in fits) for rows in (None, apart, judged)]
             everywhere = behind(judged)
             # on rows that it has not seen a fit that has learned their chances by heart shows
             outside = behind(apart)
             if everywhere is None or outside is None:
                 return [], {}
-            lacks = is_behind(everywhere[0], len(held)) or is_behind(outside[0], len(apart))
+            lacks = is_behind(everywhere[0], worth[0]) or is_behind(outside[0], worth[1])
             former = member.former[place]
             if former is None and may_gain and not lacks:
                 seed = member.derived("fidelity", hnode)
@@ -602,7 +604,7 @@ class _Training:
             if former is not None:
                 # what has been tried before is worse than regressions too, and is tried again only if it was better
                 lacks = lacks and not problem.evaluate().mean <= former
-            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*everywhere, len(judged)]}}
+            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*everywhere, worth[2]]}}
 
         return growth
 
