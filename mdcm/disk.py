@@ -15,14 +15,17 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Literal
 
-__all__ = ["Folder", "Kind", "is_temporary", "replacing"]
+from mdcm.errors import DataError, MdcmError
+from mdcm.printable import quoted
+
+__all__ = ["Folder", "Kind", "as_path", "is_temporary", "replacing"]
 
 Kind = Literal["file", "directory", "link", "special"]
 
@@ -39,6 +42,46 @@ _RELATIVE = os.open in os.supports_dir_fd
 _LARGE = 1 << 26
 _LEAST_DATA = 0.25
 _MOST_EXTENTS = 1_000
+
+
+def as_path(path: object, error: Callable[[str], MdcmError] = DataError) -> Path:
+    r"""What a user gives as a path, if there can be a file or directory of that name.
+
+    Args:
+        path: Text, or a path.
+        error: What makes the error of its message.
+
+    Raises:
+        MdcmError: That error, if it is something else, empty, holds a NUL or what the system has no letters for, or
+            is longer than the system takes.
+
+    Example:
+        >>> as_path("a/b.csv").name
+        'b.csv'
+        >>> as_path("a\0b")
+        Traceback (most recent call last):
+            ...
+        mdcm.errors.DataError: 'a\x00b' is no path: it holds a NUL
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise error(f"a path is needed, a text or a pathlib.Path, not {quoted(path)}")
+    text = os.fspath(path)
+    reason = None
+    if not text:
+        reason = "it is empty"
+    elif "\0" in text:
+        reason = "it holds a NUL"
+    else:
+        try:
+            os.lstat(text)
+        except UnicodeEncodeError:
+            reason = "it holds what is no letter to the system"
+        except OSError as found:
+            if found.errno == errno.ENAMETOOLONG:
+                reason = f"it, or a name in it, is too long for the system; it has {len(text):,} characters"
+    if reason is not None:
+        raise error(f"{quoted(text)} is no path: {reason}")
+    return Path(text)
 
 
 @dataclass(frozen=True)

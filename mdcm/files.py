@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from mdcm.delimited import read_csv, refuse_wide
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.limits import most_unpacked
-from mdcm.printable import quoted, shortened
+from mdcm.printable import shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["file_sha256", "parquet_size", "read_images", "read_table", "refuse_nul", "without_words"]
+__all__ = ["file_sha256", "parquet_size", "read_images", "read_table", "without_words"]
 
 # rows of a Parquet file that are looked at together, and bytes that a number takes
 _BATCH = 1 << 16
@@ -49,7 +50,7 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
         >>> read_table(path).isna().sum().tolist(), read_table(path, na_values=["NA"]).isna().sum().tolist()
         ([1, 0], [1, 1])
     """
-    path = refuse_nul(path)
+    path = as_path(path)
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".tsv", ".parquet", ".pq"}:
         how = "; save the sheet as CSV UTF-8" if suffix in {".xls", ".xlsx", ".xlsm", ".ods"} else ""
@@ -85,7 +86,7 @@ def read_images(path: str | Path) -> NDArray[Any]:
     Raises:
         DataError: If the file is missing, damaged, or holds Python objects.
     """
-    path = refuse_nul(path)
+    path = as_path(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
@@ -98,17 +99,6 @@ def read_images(path: str | Path) -> NDArray[Any]:
     return array
 
 
-def refuse_nul(path: str | Path) -> Path:
-    """A path, unless it holds a NUL, which none can.
-
-    Raises:
-        DataError: If it does.
-    """
-    if "\0" in str(path):
-        raise DataError(f"{quoted(str(path))} is no path: it holds a NUL")
-    return Path(path)
-
-
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal.
 
@@ -116,7 +106,7 @@ def file_sha256(path: str | Path) -> str:
         DataError: If the file cannot be read.
     """
     try:
-        with refuse_nul(path).open("rb") as file:
+        with as_path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
@@ -188,7 +178,7 @@ def parquet_size(path: str | Path) -> tuple[int, int]:
         DataError: If it cannot be read, or pyarrow is not installed.
         OSError: Likewise.
     """
-    with _parquet_of(Path(path)) as (pyarrow, file):
+    with _parquet_of(as_path(path)) as (pyarrow, file):
         metadata = pyarrow.parquet.read_metadata(file)
         return metadata.num_rows, metadata.num_columns
 

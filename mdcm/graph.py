@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdcm import _core
+from mdcm.disk import as_path
 from mdcm.edges import (
     ARROW,
     NO_HUBS,
@@ -44,6 +45,7 @@ from mdcm.formats import (
     parse_text,
     read_record,
 )
+from mdcm.printable import shortened
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -938,12 +940,12 @@ def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
         GraphError: If the file cannot be read, holds no graph, or does not have a name in ``hide``; the message names
             the file, and line and column where they are known.
     """
-    path = Path(path)
+    path = as_path(path, GraphError)
     _refuse_table(path)
     try:
         return ADMG._from_record(_hiding(read_record(path), hide))
     except GraphError as error:
-        error.args = (f"{path}: {error}",)
+        error.args = (shortened(f"{path}: {error}"),)
         raise
 
 

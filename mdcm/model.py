@@ -20,7 +20,7 @@ from mdcm.advice import advice, warn
 from mdcm.answers import Answer, Answering, surrounded
 from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
-from mdcm.disk import Folder
+from mdcm.disk import Folder, as_path
 from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
@@ -524,7 +524,7 @@ def fit(
             if not resume and not force:
                 refuse_taken(out)
             # what trains may change the directory that it works in
-            out = Path(out).absolute()
+            out = as_path(out, CheckpointError).absolute()
             held.enter_context(locked(out))
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)

@@ -16,6 +16,7 @@ from mdcm import page
 from mdcm.advice import warn
 from mdcm.checking import Check, check, statement
 from mdcm.data import Dataset, encode, validate
+from mdcm.disk import as_path
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
 from mdcm.pictures import NO_PICTURES, can_draw_pictures, grid_png
@@ -106,7 +107,7 @@ def write_report(
 
     Raises:
         QueryError: If a query is malformed.
-        DataError: If the data do not fit the model.
+        DataError: If the data do not fit the model, or the path cannot be one.
         OSError: If the file cannot be written.
 
     Warns:
@@ -121,6 +122,7 @@ def write_report(
         >>> "P(A | do(D=0))" in file.read_text()
         True
     """
+    path = as_path(path)
     expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
         expression.check(model.graph.nodes)
@@ -138,7 +140,7 @@ def write_report(
         warn("the page is written, but " + ", and ".join(lacking))
     with replacing(path) as stream:
         stream.write(html.encode("utf-8", "backslashreplace"))
-    return Path(path)
+    return path
 
 
 # ---------------------------------------------------------------------- model and data side by side

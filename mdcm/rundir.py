@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mdcm import disk
 from mdcm.advice import advice, warn
-from mdcm.disk import Folder, is_temporary
+from mdcm.disk import Folder, as_path, is_temporary
 from mdcm.errors import CheckpointError
 from mdcm.printable import quoted
 
@@ -117,7 +118,7 @@ def reserve(path: str | Path) -> Path:
         CheckpointError: If the path is a file or a link, holds other things than a run of this format version, links
             or directories of the names of a run's files, or cannot be written.
     """
-    directory = Path(path)
+    directory = as_path(path, CheckpointError)
     try:
         if directory.is_symlink():
             raise CheckpointError(
@@ -439,10 +440,14 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    directory = Path(path)
-    if not directory.is_dir():
-        what = "is a file, not a run directory" if directory.exists() else "does not exist"
-        raise CheckpointError(f"run directory {directory} {what}", path=str(directory))
+    directory = as_path(path, CheckpointError)
+    try:
+        mode = directory.stat().st_mode
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise CheckpointError(f"run directory {directory} {what}", path=str(directory)) from None
+    if not stat.S_ISDIR(mode):
+        raise CheckpointError(f"run directory {directory} is a file, not a run directory", path=str(directory))
     folder, model = Folder(directory), directory / MODEL
     if folder.kind(MODEL) is None:
         hint = "; its training was not finished, --resume goes on" if is_unfinished(directory) else ""

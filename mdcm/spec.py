@@ -30,6 +30,7 @@ from mdcm.data import (
     read_table,
     validate,
 )
+from mdcm.disk import as_path
 from mdcm.errors import DataError, MdcmError
 from mdcm.graph import ADMG
 from mdcm.levels import listing
@@ -176,7 +177,7 @@ class DataEntry(_Entry):
 
     @model_validator(mode="after")
     def _holds_something(self) -> DataEntry:
-        if self.path is None and not self.images and not self.arrays:
+        if self.path == "" or (self.path is None and not self.images and not self.arrays):
             raise PydanticCustomError(_NO_PATH, "path")
         return self
 
@@ -565,14 +566,13 @@ def read_spec(path: str | Path) -> Spec:
         SpecError: With file, line and column, if the file is no YAML or an entry is unknown, missing or of another
             type.
     """
-    file = Path(path)
+    file = as_path(path, lambda message: SpecError(message, path=str(path)))
     origin = _Origin(file)
     try:
         with file.open(encoding="utf-8-sig") as stream:
             text = stream.read(_MOST_CHARACTERS + 1)
-    except (OSError, ValueError) as error:
-        what = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else "a path holds no NUL"
-        reason = error.strerror if isinstance(error, OSError) else what
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise origin.error(f"the spec cannot be read: {reason}", ()) from None
     if len(text) > _MOST_CHARACTERS:
         raise origin.error(f"the spec cannot be read: it has more than {_MOST_CHARACTERS:,} characters", ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -142,8 +143,12 @@ def path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
     from mdcm.errors import DataError
 
     path, separator, targets = option.rpartition(":do=")
-    if Path(option).exists():
-        return option, []
+    if not option or (separator and not path):
+        raise DataError(f"{flag}{option}: the path of a table is missing")
+    # what cannot be a path does not exist
+    with suppress(OSError, ValueError):
+        if Path(option).exists():
+            return option, []
     if not separator:
         if ":" in Path(option).name:
             raise DataError(f"{flag}{option}: there is no such file, and after a colon do=X,Y is expected")

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from mdcm import files
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.limits import most_unpacked
 
@@ -53,7 +54,7 @@ def read_array(path: str | Path) -> NDArray[Any]:
         >>> read_array(path).tolist()
         [7, 2, 1]
     """
-    path = files.refuse_nul(path)
+    path = as_path(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(_NPY))

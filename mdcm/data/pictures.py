@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.limits import most_unpacked
 from mdcm.variables import leaving_out, refuse
@@ -103,6 +104,7 @@ def read_pictures(
             f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
             column=column,
         ) from None
+    folder = as_path(folder)
     refuse(names.isna(), f"column {column!r} names no picture", None, column, remedy=leaving_out())
     pictures: NDArray[np.uint8] | None = None
     files: Iterable[Any] = names
@@ -117,7 +119,7 @@ def read_pictures(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                path = Path(folder) / file
+                path = folder / file
                 with PIL.Image.open(path, formats=_FORMATS) as picture:
                     _refuse_to_unpack(picture, path.stat().st_size)
                     pixels = _pixels(picture, shape, scale=scale)
@@ -133,7 +135,7 @@ def read_pictures(
             raise DataError(f"{where}: {reason}", column=column, row=row, count=1) from error
         if pictures is None:
             shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
-            _refuse_repeated(names, Path(folder), math.prod(shape))
+            _refuse_repeated(names, folder, math.prod(shape))
             pictures = _store((len(names), *shape), column)
         pictures[row] = pixels
     if pictures is None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mdcm.advice import warn
-from mdcm.disk import replacing
+from mdcm.disk import as_path, replacing
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
 from mdcm.experiments.records import METHODS, Experiment, Request
-from mdcm.files import refuse_nul
 from mdcm.page import NO_CHARTS, can_draw, number
 from mdcm.progress import Stages
 from mdcm.variables import suggestion
@@ -88,7 +87,7 @@ def run_experiment(
     written = _mnist(experiment, mnist)
     given = _mechanisms(experiment, mechanisms)
     _check_resolution(experiment, resolution)
-    out = refuse_nul(out)
+    out = as_path(out)
     if not can_draw():
         warn(f"in the report, {NO_CHARTS}")
     out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mdcm.data import Dataset
-from mdcm.disk import replacing
+from mdcm.disk import as_path, replacing
 from mdcm.experiments.digits import COLOURS, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.frontdoor import Judgement, do_image_distance, judge_pictures, on_real_pictures, shares
@@ -125,7 +125,7 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
         CheckpointError: If ``out/model`` holds something else than a run.
     """
     size = _FAST if fast else _FULL
-    out = Path(out)
+    out = as_path(out)
     clock = _Clock(progress)
     with clock.stage("data", "drawing data"):
         # what is missing is found out here, and not after minutes of training

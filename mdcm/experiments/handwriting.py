@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdcm.data import read_array
+from mdcm.disk import as_path
 from mdcm.errors import DataError, MdcmError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def load_handwriting(directory: str | Path | None = None) -> Handwriting:
         1797
     """
     if directory is not None:
-        return _read_mnist(Path(directory))
+        return _read_mnist(as_path(directory))
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

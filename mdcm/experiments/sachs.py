@@ -13,6 +13,7 @@ import pandas as pd
 
 from mdcm.checking import check, statement
 from mdcm.data import Dataset
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import Adversarial, Trained, train_adversarial, train_auto
@@ -69,7 +70,7 @@ def read_cells(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         DataError: If the file is missing, damaged, or not that one.
     """
-    path = Path(directory) / FILE
+    path = as_path(directory) / FILE
     if not path.is_file():
         raise DataError(f"{directory}: there is no file {FILE}")
     try:

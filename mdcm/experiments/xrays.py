@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.data import read_pictures
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
         DataError: Naming file and line, if the list or a picture is missing or cannot be read, a class is none of
             these, or one says "negative" in a list of three.
     """
-    listed = Path(directory) / _LIST
+    listed = as_path(directory) / _LIST
     try:
         lines = listed.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.data import Variable
+from mdcm.disk import as_path
 from mdcm.errors import MdcmError, PlanError
 from mdcm.mechanisms.base import Mechanism, NoiseKind, check_finite
 from mdcm.mechanisms.categorical import winning_noise
@@ -110,7 +111,7 @@ class Pretrained:
         """
         from mdcm.mechanisms.pipeline import read_pipeline
 
-        pipeline = read_pipeline(Path(path), label, steps)
+        pipeline = read_pipeline(as_path(path, MdcmError), label, steps)
         return cls(pipeline, noise_size=pipeline.noise_size)
 
 

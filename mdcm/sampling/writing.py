@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.levels import plain
 from mdcm.rundir import replacing
@@ -59,7 +60,7 @@ def write_samples(
         DataError: If the file has another suffix, or is Parquet and pyarrow is not installed.
         OSError: If a file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix not in {".csv", ".parquet"}:
         raise DataError(f"{path}: the table is written as .csv or .parquet")
     ess = 0.0
