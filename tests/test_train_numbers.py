@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from napkins import GRAPH as NAPKIN
+from napkins import NAPKINS, model_effect
 
 import mdcm
 from mdcm.data import Variable
@@ -163,6 +165,14 @@ class TestGrowth:
         error = math.sqrt(float(left[0]) / 797 * np.linalg.inv(design.T @ design)[0, 0])
         # the effect of X on Z is known ten times as well
         assert abs(drawn[1] - drawn[0] - slopes[0] * np.polyfit(x, z, 1)[0]) < error
+
+    @pytest.mark.parametrize("kind", ["linear-0.9", "linear-0.999"])
+    def test_a_napkin_is_within_two_standard_errors_of_the_ratio_of_two_regressions(self, kind):
+        """In four steps: what is linear is found where training starts."""
+        rows = NAPKINS[kind].sample(1000, 0)
+        _, error = NAPKINS[kind].plug_in(rows)
+        model = mdcm.fit(NAPKIN, rows, mechanisms=dict.fromkeys("WRXY", Quick))
+        assert abs(model_effect(model, 4000) - NAPKINS[kind].truth) < 2 * error
 
     def trained(self, model):
         return next(record for record in model.history if record["event"] == "trained")
