@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.errors import PlanError
+from mdcm.limits import seeded
 from mdcm.mechanisms import Categorical, Flow, ImageGenerator, Implicit, Mechanism, RectifiedFlow
 from mdcm.mechanisms.base import check_finite
 
@@ -27,11 +28,14 @@ MechanismFactory = Callable[["Variable", "Sequence[Variable]", "Sequence[int]"],
 def derived_seed(seed: int, *address: str | int) -> int:
     """Seed in [0, 2^63) for one purpose, a function of the run's seed and of what it is for.
 
+    Raises:
+        ValueError: If the run's seed is no whole number in that range.
+
     Example:
         >>> derived_seed(0, "initial", 3) == derived_seed(0, "initial", 3) != derived_seed(0, "initial", 4)
         True
     """
-    text = "/".join(str(part) for part in (seed, *address))
+    text = "/".join(str(part) for part in (seeded(seed), *address))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

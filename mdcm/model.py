@@ -25,6 +25,7 @@ from mdcm.engines import Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
+from mdcm.limits import check_ensemble, seeded
 from mdcm.mechanisms import Pretrained
 from mdcm.plan import Method, Objective, Plan, check_datasets
 from mdcm.plan import plan as make_plan
@@ -247,8 +248,9 @@ class Model(Sampler):
             QueryError: With a caret under the place, if the query is malformed, or does not fit the model.
             NotIdentifiableError: If the graph and the data do not determine the answer.
             LowSupportError: If the evidence is too improbable, or no training rows show what the answer rests on.
-            ValueError: If the level is not between 0 and 1.
+            ValueError: If the level is not between 0 and 1, or the seed out of range.
         """
+        seed = seeded(seed)
         check_number(num_samples, 2, " (a standard error needs two draws)")
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level!r}")
@@ -335,8 +337,7 @@ class Model(Sampler):
         progress: bool | Progress,
         out: Folder | None = None,
     ) -> None:
-        if isinstance(members, bool) or not isinstance(members, int) or members < 2:
-            raise ValueError(f"an ensemble has at least 2 members, not {members!r}")
+        check_ensemble(members)
         if not self.data:
             raise DataError("an ensemble is trained on the training data; give them to the model with attach()")
         data = {encoded.name: encoded for encoded in (encode(dataset, self.schema) for dataset in self.data)}
@@ -484,6 +485,10 @@ def fit(
     config = config or TrainConfig()
     if not isinstance(config, TrainConfig):
         raise PlanError(f"config must be such as mdcm.TrainConfig(max_steps=3000), not {type(config).__name__}")
+    seed = seeded(seed)
+    if ensemble != 0:
+        # not after hours of training
+        check_ensemble(ensemble)
     datasets = validate(data, graph.nodes)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     datasets, outliers = limit_outliers(datasets, schema)

@@ -19,6 +19,7 @@ from mdcm.data import Dataset, encode, validate
 from mdcm.disk import as_path
 from mdcm.errors import LowSupportError, MdcmError, NotIdentifiableError
 from mdcm.identify.picture import draw
+from mdcm.limits import seeded
 from mdcm.pictures import NO_PICTURES, can_draw_pictures, grid_png
 from mdcm.printable import escaped
 from mdcm.progress import Stages
@@ -122,7 +123,7 @@ def write_report(
         >>> "P(A | do(D=0))" in file.read_text()
         True
     """
-    path = as_path(path)
+    path, seed = as_path(path), seeded(seed)
     expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
         expression.check(model.graph.nodes)

@@ -21,6 +21,7 @@ from mdcm import query as language
 from mdcm.errors import DataError, QueryError
 from mdcm.factors import Factor, aligned, check_size, contract
 from mdcm.levels import Level
+from mdcm.limits import seeded
 from mdcm.schema import Schema
 from mdcm.variables import Variable
 
@@ -114,7 +115,9 @@ class DiscreteSCM:
 
         Raises:
             DataError: If a value is no level of its variable.
+            ValueError: If the seed is out of range.
         """
+        seed = seeded(seed)
         setting = {name: self._do_codes(name, value, n) for name, value in (do or {}).items()}
         states: dict[str, NDArray[np.int64]] = {}
         for place, (name, _) in enumerate(self.graph.confounders):
@@ -391,6 +394,7 @@ def random_discrete(
         >>> random_discrete(ADMG.from_string("X -> Y"), levels=2).tables["Y"].shape
         (2, 2)
     """
+    seed = seeded(seed)
     if not 0 < smoothing <= 1 or concentration <= 0 or latent_levels < 1:
         raise ValueError("smoothing must be in (0, 1], concentration positive and latent_levels at least 1")
     sizes = {node: levels if isinstance(levels, int) else levels.get(node, 3) for node in graph.nodes}

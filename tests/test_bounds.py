@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from mdcm.commands import console
 from mdcm.documents import parse_json
 from mdcm.formats import parse_bif, parse_dot
 from mdcm.formats.records import Lines
-from mdcm.limits import MOST
+from mdcm.limits import MOST, RANGES
 from mdcm.objectives.adversarial import AdversarialConfig
 from mdcm.page import Chart, Line, Table, table
 from mdcm.page.charts import draw_chart
@@ -414,10 +415,10 @@ class TestSpecs:
     @pytest.mark.parametrize(
         ("entry", "message"),
         [
-            *((f"train: {{{name}: {value}}}", f"{name} must be at most {MOST[name]:,}, not")
+            *((f"train: {{{name}: {value}}}", f"{name} must be (a whole number from . to|at most) {MOST[name]:,}, not")
               for name in ("max_steps", "batch_size", "confounder_states", "draws", "checks", "patience", "ensemble")
               for value in (10_000_000_000, 10**30)),
-            *((f"train: {{adversarial: {{{name}: 100000000000}}}}", f"adversarial: {name} must be at most")
+            *((f"train: {{adversarial: {{{name}: 100000000000}}}}", f"adversarial: {name} must be a whole number from")
               for name in ("hidden", "layers", "critic_steps", "encoder_steps", "batch_size", "steps")),
             ("train: {seed: 1e30}", "train.seed must be"),
             ("train: {adversarial: {decay: perhaps}}", "adversarial: decay must be true or false"),
@@ -447,6 +448,54 @@ class TestSettings:
     def test_numbers(self, name, value):
         refused(ValueError, f"^{name} must", TrainConfig, **{name: value})
 
+    @pytest.mark.parametrize("name", sorted(RANGES))
+    @pytest.mark.parametrize("value", [1e30, -1.0, 1e300, float("inf"), float("nan"), "fast", True])
+    def test_numbers_have_a_range_which_the_message_states(self, name, value):
+        kinds = [kind for kind in (TrainConfig, AdversarialConfig) if name in {one.name for one in fields(kind)}]
+        given = (value, 0.1) if name == "temperature" else value
+        how, _, most = RANGES[name]
+        for kind in kinds:
+            said = f"^{name} must be a number {how} .*{most:,.0f}, not"
+            refused(ValueError, said, kind, **{name: given})
+            with pytest.raises(ValueError, match=f"{name} must be a number"):
+                kind.from_json({**kind().to_json(), name: list(given) if name == "temperature" else value})
+        assert kinds
+
+    @pytest.mark.parametrize("name", sorted({"holdout", "window", "cooling"}))
+    def test_shares(self, name):
+        for value in (-0.1, 1.5, 1e30):
+            refused(
+                ValueError, f"{name} must be a number from 0 to (below )?1, not", AdversarialConfig, **{name: value}
+            )
+
+    def test_what_is_in_range_is_computed_with(self):
+        table = pd.DataFrame({"X": [0, 1] * 50, "Y": [0.5, 1.5] * 50})
+        for rate in (1e-12, 10):
+            mdcm.fit("X -> Y", table, config=TrainConfig(max_steps=3, learning_rate=rate))
+
+    def test_critics_of_too_many_weights(self):
+        refused(ValueError, "make a critic of 429,496,729,600 weights", AdversarialConfig, hidden=65_536, layers=100)
+
+    @pytest.mark.parametrize("seed", [-1, 2**63, 10**30, 1.5, "a", True, None])
+    def test_seeds(self, seed, tmp_path):
+        table = pd.DataFrame({"X": [0, 1] * 50, "Y": [0, 1] * 50})
+        model = mdcm.fit("X -> Y", table, config=TrainConfig(max_steps=1), seed=np.int64(3))
+        assert type(model.seed) is int
+        for call, given in (
+            (mdcm.fit, ("X -> Y", table)), (model.query, ("P(Y | do(X=0))",)), (model.draw_samples, (3,)),
+            (mdcm.check, ("X -> Y", table)),
+        ):  # fmt: skip
+            refused(ValueError, "^seed must be a whole number from 0 to", call, *given, seed=seed)
+        truth = mdcm.scm.random_discrete(mdcm.ADMG(["X"]))
+        refused(ValueError, "^seed must be", mdcm.scm.random_discrete, truth.graph, seed=seed)
+        refused(ValueError, "^seed must be", truth.sample, 5, seed=seed)
+        refused(ValueError, "^seed must be", mdcm.write_report, model, tmp_path / "r.html", seed=seed)
+
+    @pytest.mark.parametrize("members", [-1, 1, 10**9, 1.5, "a", True, None])
+    def test_ensembles(self, members):
+        table = pd.DataFrame({"X": [0, 1] * 50, "Y": [0, 1] * 50})
+        refused(ValueError, "at least 2 members and at most 10,000", mdcm.fit, "X -> Y", table, ensemble=members)
+
     def test_truth_values(self):
         refused(ValueError, "refit must be true or false", TrainConfig, refit="no")
         refused(ValueError, "decay must be true or false", AdversarialConfig, decay=1)
@@ -466,7 +515,9 @@ class TestSettings:
     def test_images_and_vectors(self):
         refused(MdcmError, "at most 100,000,000 numbers", Variable, "I", "image", shape=(3, 10**5, 10**5))
         refused(MdcmError, "at most 100,000,000 numbers", Variable, "I", "image", shape=(10**5000, 1, 1))
-        refused(MdcmError, "size must be at most", Variable, "V", "continuous", size=10**9)
+        refused(
+            MdcmError, "size must be a whole number from 1 to 1,000,000, not", Variable, "V", "continuous", size=10**9
+        )
 
 
 class TestJson:

@@ -137,7 +137,7 @@ class TestMembers:
         assert all(member.states == model.dcm.states for member in model.members)
 
     def test_an_ensemble_of_one_is_refused_and_data_are_needed(self, model, tmp_path):
-        with pytest.raises(ValueError, match="at least 2 members, not 1"):
+        with pytest.raises(ValueError, match="at least 2 members and at most 10,000, not 1"):
             model.train_ensemble(1)
         model.save(tmp_path / "run")
         with pytest.raises(mdcm.DataError, match="attach"):

@@ -164,10 +164,10 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"max_steps": 0}, "max_steps must be a whole number of at least 1, not 0"),
+            ({"max_steps": 0}, "max_steps must be a whole number from 1 to 1,000,000,000, not 0"),
             ({"batch_size": 2.5}, "batch_size must be a whole number"),
-            ({"learning_rate": float("nan")}, "learning_rate must be a number, not nan"),
-            ({"holdout": 1.0}, r"holdout must be in \[0, 1\), not 1.0"),
+            ({"learning_rate": float("nan")}, "learning_rate must be a number above 0 and at most 10, not nan"),
+            ({"holdout": 1.0}, r"holdout must be a number from 0 to below 1, not 1.0"),
         ],
     )
     def test_settings_out_of_range(self, settings, message):

@@ -175,9 +175,13 @@ SLIPS = {
     "out of range": (
         GRAPH_AND_DATA + "train:\n  seed: 1\n  max_steps: 0",
         "5:3",
-        "train: max_steps must be a whole number of at least 1, not 0",
+        "train: max_steps must be a whole number from 1 to 1,000,000,000, not 0",
     ),
-    "infinite": (GRAPH_AND_DATA + "train: {learning_rate: .inf}", "3:9", "train: learning_rate must be positive"),
+    "infinite": (
+        GRAPH_AND_DATA + "train: {learning_rate: .inf}",
+        "3:9",
+        "train: learning_rate must be a number above 0 and at most 10, not inf",
+    ),
     "kind": (
         GRAPH_AND_DATA + "variables:\n  X: {kind: nominal}",
         "4:7",

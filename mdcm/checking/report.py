@@ -18,6 +18,7 @@ from mdcm.checking.sources import Across, Kind, Outcome, Within, columns_of
 from mdcm.data import Dataset, validate
 from mdcm.graph import ADMG
 from mdcm.levels import listing
+from mdcm.limits import seeded
 from mdcm.schema import Schema
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def check(
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     if max_tests < 1:
         raise ValueError(f"max_tests must be positive, not {max_tests}")
+    seed = seeded(seed)
     graph = ADMG.of(graph)
     datasets = validate(data, graph.nodes, unobserved=graph.nodes)
     schema = Schema.infer(datasets, variables)

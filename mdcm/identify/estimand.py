@@ -16,6 +16,7 @@ from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, wit
 from mdcm.identify.question import Asked, Symbol, as_text
 from mdcm.identify.tables import Source, Tables
 from mdcm.levels import as_word
+from mdcm.limits import seeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -345,6 +346,7 @@ class Estimand:
         """
         if replicates == 1 or replicates < 0:
             raise ValueError(f"a standard error needs at least 2 samples, not {replicates}")
+        seed = seeded(seed)
         tables = self._tables(data, weights)
         if replicates:
             tables = tables.compressed(self._columns)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mdcm.limits import flag, real, whole
+from mdcm.limits import MOST_CRITIC, flag, ranged, real, whole
 from mdcm.printable import quoted
 
 __all__ = ["AdversarialConfig"]
@@ -18,6 +18,8 @@ _LAST_RATE = 0.02
 @dataclass(frozen=True)
 class AdversarialConfig:
     """Settings of adversarial training.
+
+    Every setting has a range, in :data:`mdcm.limits.MOST` and :data:`mdcm.limits.RANGES`, which errors state.
 
     Attributes:
         steps: Generator steps per h-node, at most.
@@ -78,10 +80,14 @@ class AdversarialConfig:
             whole(name, getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_minutes"):
             value = getattr(self, name)
-            if value is not None and not 0 < real(name, value) < math.inf:
-                raise ValueError(f"{name} must be positive, not {quoted(value)}")
-        if not 0 <= real("penalty", self.penalty) < math.inf:
-            raise ValueError(f"penalty must not be negative, not {quoted(self.penalty)}")
+            if value is not None:
+                ranged(name, value)
+        ranged("penalty", self.penalty)
+        if self.hidden**2 * self.layers > MOST_CRITIC:
+            raise ValueError(
+                f"{self.layers:,} layers of hidden={self.hidden:,} units make a critic of "
+                f"{self.hidden**2 * self.layers:,} weights; at most {MOST_CRITIC:,} are trained"
+            )
         for name in ("decay", "one_sided"):
             flag(name, getattr(self, name))
         for name in ("temperature", "betas"):
@@ -89,15 +95,14 @@ class AdversarialConfig:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise ValueError(f"{name} must be two numbers, not {quoted(pair)}")
             for one in pair:
-                real(name, one)
-        if not all(0 < one < math.inf for one in self.temperature):
-            raise ValueError(f"temperature must be two positive numbers, not {self.temperature!r}")
+                ranged(name, one) if name == "temperature" else real(name, one)
         if not all(0 <= one < 1 for one in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), not {self.betas!r}")
         for name in ("holdout", "window", "cooling"):
             value = getattr(self, name)
             if not (0 <= real(name, value) < 1 or (name == "cooling" and value == 1)):
-                raise ValueError(f"{name} must be in [0, 1), not {quoted(value)}")
+                most = "1" if name == "cooling" else "below 1"
+                raise ValueError(f"{name} must be a number from 0 to {most}, not {quoted(value)}")
 
     @classmethod
     def paper(cls) -> AdversarialConfig:

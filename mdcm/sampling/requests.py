@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdcm.errors import QueryError
+from mdcm.limits import seeded
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.places import is_placed
 from mdcm.sampling.samples import Samples, to_samples
@@ -64,6 +65,7 @@ class Request:
         resample: bool = True,
         support: Support | None = None,
     ) -> None:
+        seed = seeded(seed)
         self.schema = dcm.schema
         for what, values in {"do": do, "given": given, "evidence": evidence, "noise": noise}.items():
             if values is not None and not isinstance(values, Mapping):

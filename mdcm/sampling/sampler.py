@@ -10,7 +10,7 @@ import torch
 
 from mdcm.advice import warn
 from mdcm.errors import LowSupportError, NotIdentifiableError, QueryError
-from mdcm.limits import MOST_SAMPLES
+from mdcm.limits import MOST_SAMPLES, seeded
 from mdcm.printable import quoted
 from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
@@ -231,6 +231,7 @@ class Sampler:
         Returns:
             Own noise by variable, float32 ``[n, size]``, and states by confounder, int64 ``[n]``.
         """
+        seed = seeded(seed)
         check_number(num_samples, 1)
         rows = torch.arange(int(num_samples))
         with torch.no_grad():

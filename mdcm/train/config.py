@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from mdcm.limits import flag, real, whole
+from mdcm.limits import flag, ranged, real, whole
 from mdcm.objectives.adversarial import AdversarialConfig
 from mdcm.printable import quoted
 
@@ -25,10 +25,12 @@ _LOWEST_RATE = 1e-6
 class TrainConfig:
     """Settings of training; None means the mechanism's or the objective's own default.
 
+    Every setting has a range, in :data:`mdcm.limits.MOST` and :data:`mdcm.limits.RANGES`, which errors state.
+
     Attributes:
         max_steps: Steps of the optimiser per h-node.
         batch_size: Rows per step; where at most 4,000 distinct rows exist, every step sees all of them.
-        learning_rate: Highest learning rate of the schedule (short linear warm-up, then cosine to zero).
+        learning_rate: Highest learning rate of the schedule, at most 10 (short linear warm-up, then cosine to zero).
         confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. "gaussian" makes
             every confounder a standard normal number, which mechanisms read as they read a parent: its integral is
             taken by importance sampling at every row, from a start as the linear model that fits best, and the trained
@@ -86,14 +88,13 @@ class TrainConfig:
                 whole(name, value)
         for name in ("learning_rate", "max_minutes"):
             value = getattr(self, name)
-            if value is not None and not 0 < real(name, value) < math.inf:
-                raise ValueError(f"{name} must be positive, not {quoted(value)}")
+            if value is not None:
+                ranged(name, value)
         for name in ("refit", "batch_modules"):
             flag(name, getattr(self, name))
         if not 0 <= real("holdout", self.holdout) < 1:
-            raise ValueError(f"holdout must be in [0, 1), not {quoted(self.holdout)}")
-        if not 0 <= real("checkpoint_seconds", self.checkpoint_seconds) < math.inf:
-            raise ValueError(f"checkpoint_seconds must not be negative, not {self.checkpoint_seconds!r}")
+            raise ValueError(f"holdout must be a number from 0 to below 1, not {quoted(self.holdout)}")
+        ranged("checkpoint_seconds", self.checkpoint_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Settings as plain JSON values."""
