@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -518,14 +519,21 @@ class TestDemo:
 
         asked = []
 
-        def run(out, *, seed, progress):
-            asked.append((out, seed, progress))
+        def run(out, *, seed, resume, force, progress):
+            asked.append((out, seed, resume, force, progress))
             return "result"
 
         monkeypatch.setattr(demo, "run", run)
         monkeypatch.setattr(demo, "render", lambda result: f"the {result}")
         assert succeed("demo", "--out", tmp_path, "--seed", 2).out == "the result\n"
-        assert asked == [(tmp_path, 2, True)]
+        succeed("demo", "--force")
+        succeed("demo", "--resume")
+        assert asked == [
+            (tmp_path, 2, False, False, True),
+            (Path("mdcm-demo"), 0, False, True, True),
+            (Path("mdcm-demo"), 0, True, False, True),
+        ]
+        assert "give one of them" in fail(2, "demo", "--resume", "--force")
 
     @pytest.mark.parametrize(("module", "package"), [("PIL", "pillow"), ("sklearn", "scikit-learn")])
     def test_says_what_it_needs(self, monkeypatch, module, package):

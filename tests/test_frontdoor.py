@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mdcm
@@ -163,6 +164,34 @@ class TestRun:
         with pytest.raises(CheckpointError, match="model"):
             demo.run(tmp_path, fast=True)
         assert [path.name for path in tmp_path.rglob("*")] == ["model", "thesis.txt"]
+
+    def test_an_earlier_demo_is_replaced_only_if_somebody_says_so(self, result, out, tmp_path):
+        def held():
+            return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+        before = held()
+        with pytest.raises(CheckpointError, match=r"holds a finished run: resume=True .*, force=True replaces it"):
+            demo.run(out, fast=True)
+        assert held() == before
+        again = demo.run(out, fast=True, resume=True)
+        assert again.model == result.model
+        assert {path: held()[path] for path in before if path.parent.name == "model"} == {
+            path: content for path, content in before.items() if path.parent.name == "model"
+        }
+        (tmp_path / "metrics.json").write_text("mine")
+        with pytest.raises(CheckpointError, match=r"metrics\.json exists and would be replaced"):
+            demo.run(tmp_path, fast=True)
+        assert (tmp_path / "metrics.json").read_text() == "mine"
+        assert len(list(tmp_path.iterdir())) == 1
+
+    @pytest.mark.parametrize("how", [{"force": True}, {"resume": True}])
+    def test_a_run_of_something_else_is_never_replaced(self, how, tmp_path):
+        table = pd.DataFrame({"X": [0, 1] * 20, "Y": [0, 1] * 20})
+        mdcm.fit("X -> Y", table, config=mdcm.TrainConfig(max_steps=1), out=tmp_path / "model")
+        weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
+        with pytest.raises(CheckpointError, match="holds a run of another graph, which is none of the demo"):
+            demo.run(tmp_path, fast=True, **how)
+        assert (tmp_path / "model" / "weights.safetensors").read_bytes() == weights
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ from mdcm.limits import LARGEST_SEED
 __all__ = ["demo", "experiment"]
 
 
-@command("mdcm demo --out mdcm-demo")
+@command("mdcm demo --out mdcm-demo", "mdcm demo --out mdcm-demo --force")
 def demo(
     out: Annotated[Path, typer.Option(metavar="RUN", help="where pictures and the model go")] = Path("mdcm-demo"),
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of everything random")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the training in RUN")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace what an earlier demo left in RUN")] = False,
 ) -> None:
     """Run the front-door experiment on real handwritten digits.
 
@@ -30,8 +32,10 @@ def demo(
 
     from mdcm.experiments import demo as front_door
 
+    if resume and force:
+        raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
     one_thread()
-    result = front_door.run(out, seed=seed, progress=not is_quiet())
+    result = front_door.run(out, seed=seed, resume=resume, force=force, progress=not is_quiet())
     show(front_door.render(result))
 
 

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from mdcm.advice import advice
 from mdcm.data import Dataset
 from mdcm.disk import as_path, replacing
+from mdcm.errors import CheckpointError
 from mdcm.experiments.digits import COLOURS, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.frontdoor import Judgement, do_image_distance, judge_pictures, on_real_pictures, shares
+from mdcm.graph import ADMG
 from mdcm.identify import identify
 from mdcm.metrics import sampling_floor, tv_distance
-from mdcm.model import fit
+from mdcm.model import fit, load
 from mdcm.pictures import grid_png
 from mdcm.progress import is_terminal
-from mdcm.rundir import reserve
+from mdcm.rundir import is_finished, refuse_taken, reserve
 from mdcm.train import TrainConfig
 
 __all__ = ["Result", "render", "run"]
@@ -107,7 +110,16 @@ _FAST = _Size(
 _COLUMNS, _SHOWN = 16, 48
 
 
-def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int = 16, progress: bool = False) -> Result:
+def run(
+    out: str | Path,
+    *,
+    fast: bool = False,
+    seed: int = 0,
+    resolution: int = 16,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = False,
+) -> Result:
     """Train a model of D -> I -> A, D <-> A on pictures of digits, and compare its answers with the truth.
 
     Args:
@@ -115,6 +127,8 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
         fast: A small run that shows that everything works; its pictures and answers are rough.
         seed: Seed of everything random.
         resolution: Height and width of the pictures, a multiple of 8.
+        resume: Whether to go on with the training that is there, or take its model where it is finished.
+        force: Whether what an earlier run of the demo left in ``out`` is replaced.
         progress: Whether to show on a terminal how far it is.
 
     Returns:
@@ -122,7 +136,8 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
 
     Raises:
         MdcmError: If scikit-learn or pillow is not installed.
-        CheckpointError: If ``out/model`` holds something else than a run.
+        CheckpointError: If ``out`` holds an earlier run, or a file of a name that the demo writes, and neither
+            ``resume`` nor ``force`` is given; or if ``out/model`` holds something else than a model of the demo.
     """
     size = _FAST if fast else _FULL
     out = as_path(out)
@@ -130,13 +145,16 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
     with clock.stage("data", "drawing data"):
         # what is missing is found out here, and not after minutes of training
         grid_png({"": np.zeros((1, 3, 8, 8), dtype=np.uint8)})
-        reserve(out / "model")
+        _refuse_taken(out, spared=not resume and not force)
         scm = FrontDoor(resolution)
         truth = scm.exact()
         data = scm.sample(size.rows, seed=seed)
     with clock.stage("training"):
         dataset = Dataset(data.table, images={"I": data.images}, name="digits")
-        model = fit(GRAPH, dataset, config=size.config, seed=seed, out=out / "model", force=True, progress=progress)
+        model = fit(
+            GRAPH, dataset, config=size.config, seed=seed, out=out / "model", resume=resume, force=force,
+            progress=progress,
+        )  # fmt: skip
     with clock.stage("sampling", "drawing pictures under do(D=0) and do(D=1)"):
         drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
     with clock.stage("real pictures", "putting real pictures in"):
@@ -185,6 +203,26 @@ def run(out: str | Path, *, fast: bool = False, seed: int = 0, resolution: int =
         with replacing(files[name], follow=False) as stream:
             stream.write(content)
     return result
+
+
+def _refuse_taken(out: Path, *, spared: bool) -> None:
+    """Refuse to replace what the demo has not made, and unless somebody says so also what it has."""
+    if spared:
+        refuse_taken(out / "model")
+        for name in _FILES.values():
+            if (out / name).exists():
+                raise CheckpointError(
+                    f"{out / name} exists and would be replaced: {advice('force=True', '--force')} replaces it, "
+                    f"{advice('or give another directory', 'or --out names another directory')}",
+                    path=str(out / name),
+                )
+    elif is_finished(out / "model") and load(out / "model").graph != ADMG.of(GRAPH):
+        raise CheckpointError(
+            f"{out / 'model'} holds a run of another graph, which is none of the demo; nothing was written, give "
+            "another directory",
+            path=str(out / "model"),
+        )
+    reserve(out / "model")
 
 
 class _Clock:
