@@ -1,5 +1,7 @@
 // The Python module mdcm._core: integers in, integers out, errors with their evidence. Names stay in Python.
 
+#include "bindings.hpp"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -702,4 +704,5 @@ PYBIND11_MODULE(_core, m) {
   mdcm::bind_graph(m);
   mdcm::bind_planning(m);
   mdcm::bind_identification(m);
+  mdcm::bind_strata(m);
 }

@@ -123,3 +123,15 @@ class Identification(metaclass=_BoundType):
     @property
     def symbols(self) -> list[int]: ...
     def terms(self) -> list[tuple[str, int, list[int], list[int], list[int], list[int]]]: ...
+
+def grow_strata(
+    draw_bins: NDArray[np.int32],
+    row_bins: NDArray[np.int32],
+    share: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    sizes: NDArray[np.int32],
+    ordered: NDArray[np.uint8],
+    most: int,
+    expected: float,
+    least: float,
+) -> tuple[list[tuple[int, int, NDArray[np.uint8]]], NDArray[np.int32], NDArray[np.int32]]: ...

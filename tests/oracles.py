@@ -390,3 +390,50 @@ def total_probability(model, outcomes, do, given) -> float:
             weight = weight * logits.softmax(1).gather(1, values[node][:, None])[:, 0]
     seen, hit = (sum(values[n] == v for n, v in some.items()) == len(some) for some in (given, {**given, **outcomes}))
     return float((weight * hit).sum() / (weight * seen).sum())
+
+
+def grow_strata(draw_bins, row_bins, share, counts, sizes, ordered, most, expected, least):
+    """Strata of two samples as ``_core.grow_strata`` finds them: every split in two of every leaf is tried.
+
+    Of levels all splits in two are tried, not those in the order of a ratio. Returns splits and leaves likewise.
+    """
+    total = counts.sum()
+
+    def part(q, n):
+        return q * np.log(q * (total + 1) / (n + 0.5)) if q > 0 else 0.0
+
+    def best(draws, rows):
+        q_all, n_all = share[draws].sum(), counts[rows].sum()
+        found = (0.0, -1, None)
+        if q_all <= 0 or n_all < 2 * expected:
+            return found
+        for column, size in enumerate(sizes):
+            if ordered[column]:
+                sides = [np.arange(size) < k for k in range(1, size)]
+            else:
+                sides = [np.array(side) for side in itertools.product([False, True], repeat=int(size))]
+            for left in sides:
+                q = share[draws][left[draw_bins[draws, column]]].sum()
+                n = counts[rows][left[row_bins[rows, column]]].sum()
+                ratio = n_all / q_all
+                if max(q * ratio, n) < expected or max((q_all - q) * ratio, n_all - n) < expected:
+                    continue
+                gain = part(q, n) + part(q_all - q, n_all - n) - part(q_all, n_all) + least
+                if gain > found[0]:
+                    found = (gain, column, left)
+        return found
+
+    leaves = [(np.arange(len(share)), np.arange(len(counts)))]
+    gains = []
+    while len(leaves) < most:
+        tried = [best(*leaf) for leaf in leaves]
+        k = max(range(len(leaves)), key=lambda k: tried[k][0])
+        gain, column, left = tried[k]
+        if column < 0:
+            break
+        gains.append(gain)
+        draws, rows = leaves[k]
+        inside = left[draw_bins[draws, column]], left[row_bins[rows, column]]
+        leaves[k] = draws[inside[0]], rows[inside[1]]
+        leaves.append((draws[~inside[0]], rows[~inside[1]]))
+    return gains, leaves

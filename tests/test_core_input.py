@@ -188,3 +188,55 @@ def test_random_calls_of_every_entry_point_break_nothing():
     assert sorted(counts) == sorted(core_api.CALLS)
     # deep code is reached, and wrong arguments are refused
     assert all(values > 10 and errors > 1 for values, errors in counts.values())
+
+
+def strata(**changed: object) -> object:
+    """A call of the growth of strata, right but for what is changed."""
+    arguments: dict[str, object] = {
+        "draw_bins": np.array([[0, 1], [1, 0], [1, 1]], np.int32),
+        "row_bins": np.array([[0, 0], [1, 1]], np.int32),
+        "share": np.full(3, 1 / 3),
+        "counts": np.array([5.0, 7.0]),
+        "sizes": np.array([2, 2], np.int32),
+        "ordered": np.zeros(2, np.uint8),
+        "most": 4,
+        "expected": 1.0,
+        "least": 0.0,
+    }
+    return _core.grow_strata(**(arguments | changed))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"draw_bins": np.array([[0, 2], [1, 0], [1, 1]], np.int32)}, IndexError, "bin 2 in a column of 2"),
+        ({"row_bins": np.array([[0, -1], [1, 1]], np.int32)}, IndexError, "bin -1"),
+        ({"draw_bins": np.zeros((3, 2), np.int64)}, TypeError, "int32"),
+        ({"draw_bins": np.zeros((3, 2), np.int32, order="F")}, TypeError, "contiguous"),
+        ({"draw_bins": np.zeros((3, 1), np.int32)}, ValueError, "fit each other"),
+        ({"draw_bins": np.zeros(6, np.int32)}, ValueError, "2 axes"),
+        ({"share": np.array([1.0, np.nan, 0.0])}, ValueError, "finite"),
+        ({"counts": np.array([1.0, -1.0])}, ValueError, "not negative"),
+        ({"counts": np.ones(3)}, ValueError, "fit each other"),
+        ({"sizes": np.array([2, 0], np.int32)}, ValueError, "must have a bin"),
+        ({"sizes": np.array([2, 2**30], np.int32)}, ValueError, "more than"),
+        ({"sizes": np.zeros(0, np.int32)}, ValueError, "must be a column"),
+        ({"ordered": np.zeros(3, np.uint8)}, ValueError, "fit each other"),
+        ({"most": 0}, ValueError, "from 1 to"),
+        ({"expected": float("inf")}, ValueError, "finite"),
+        ({"share": None}, TypeError, "float64"),
+    ],
+)
+def test_strata_are_grown_from_what_fits_together(changed, error, words):
+    strata()
+    with pytest.raises(error, match=words):
+        strata(**changed)
+
+
+def test_strata_of_nothing():
+    """No draw or no row is one leaf."""
+    none = np.zeros((0, 2), np.int32)
+    splits, of_draws, of_rows = strata(draw_bins=none, share=np.zeros(0))
+    assert (splits, len(of_draws), of_rows.tolist()) == ([], 0, [0, 0])
+    splits, of_draws, of_rows = strata(row_bins=none, counts=np.zeros(0))
+    assert (splits, of_draws.tolist(), len(of_rows)) == ([], [0, 0, 0], 0)

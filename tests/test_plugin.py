@@ -1,5 +1,6 @@
 """The plug-in estimate is right, or is absent and says why: conditions without a row, impossible conditions, sizes."""
 
+import sys
 import warnings
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.graph import ADMG
 from mdcm.identify import identify, plugin
 from mdcm.identify.plugin import _samples as samples
-from mdcm.identify.tables import _small_gamma
+from mdcm.identify.tables import Tables, _small_gamma
 from mdcm.levels import plain as plain_level
 from mdcm.plan import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
@@ -450,3 +451,40 @@ def one_sample(tables, k):
     drawn = {key: value[k : k + 1] for key, value in tables._drawn.items()}
     alone.__dict__ = {**tables.__dict__, "replicates": 1, "_parts": parts, "_drawn": drawn, "evaluated": {}}
     return alone
+
+
+class TestWork:
+    """An estimate beside an answer does not take longer than the answer."""
+
+    def wide(self, levels):
+        rng = np.random.default_rng(0)
+        names = ["X", "Y", *(f"C{k}" for k in range(4))]
+        table = pd.DataFrame({name: rng.integers(0, levels, 2000) for name in names})
+        graph = " ; ".join([f"{c} -> X; {c} -> Y" for c in names[2:]]) + "; X -> Y"
+        return identify(graph, "P(Y=1 | do(X=1))").estimand, table
+
+    def test_has_fewer_samples_and_the_same_value(self, monkeypatch):
+        estimand, table = self.wide(2)
+        drawn = []
+        resampled = Tables.resampled
+
+        def counted(self, replicates, seed, at_once):
+            drawn.append(replicates)
+            return resampled(self, replicates, seed, at_once)
+
+        monkeypatch.setattr(Tables, "resampled", counted)
+        free = estimand.estimate(table, replicates=100)
+        few = estimand.estimate(table, replicates=100, most_work=10_000)
+        assert drawn[0] == 100
+        assert 30 <= drawn[1] < 100
+        assert few.values.equals(free.values)
+        # of so many samples each
+        error = free.stderr.iloc[0] * np.sqrt(sum(1 / (2 * (n - 1)) for n in drawn))
+        assert few.stderr.iloc[0] == pytest.approx(free.stderr.iloc[0], abs=4 * error)
+
+    def test_is_refused_in_words_before_anything_is_computed(self, monkeypatch):
+        estimand, table = self.wide(6)
+        module = sys.modules[type(estimand).__module__]
+        monkeypatch.setattr(module, "estimate_of", lambda *args, **kwargs: pytest.fail("computed"))
+        with pytest.raises(MdcmError, match=r"takes [\d,]+ numbers.*evaluate"):
+            estimand.estimate(table, replicates=100, most_work=10_000)

@@ -4,11 +4,14 @@ import itertools
 import math
 
 import numpy as np
+import oracles
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mdcm
-from mdcm import ADMG, LowSupportError
+from mdcm import ADMG, LowSupportError, _core
 from mdcm.answers import Answering
 from mdcm.query import parse
 from mdcm.sampling import FEWEST_ROWS, MOST_UNSEEN
@@ -373,3 +376,42 @@ class TestCases:
             assert (one.missing, one.is_empty, one.total) == (other.missing, other.is_empty, other.total)
             assert one.rows == pytest.approx(other.rows, rel=1e-9)
             assert one.unseen == pytest.approx(other.unseen, rel=1e-9)
+
+
+class TestTrees:
+    """The compiled growth of strata against an exhaustive search of every split."""
+
+    @given(st.integers(0, 10_000))
+    @settings(max_examples=60)
+    def test_every_split_gains_as_much_as_the_best(self, seed):
+        rng = np.random.default_rng(seed)
+        columns = int(rng.integers(1, 4))
+        sizes = rng.integers(1, 5, columns).astype(np.int32)
+        ordered = rng.integers(0, 2, columns).astype(np.uint8)
+        # uneven weights, so that no two splits gain the same
+        share, counts = rng.dirichlet(np.ones(40)), rng.gamma(2.0, size=60)
+        draw_bins, row_bins = (
+            rng.integers(0, sizes, size=(count, columns)).astype(np.int32) for count in (len(share), len(counts))
+        )
+        limits = (int(rng.integers(1, 9)), float(rng.choice([0.5, 3.0])), 0.01)
+        splits, of_draws, of_rows = _core.grow_strata(draw_bins, row_bins, share, counts, sizes, ordered, *limits)
+        gains, leaves = oracles.grow_strata(draw_bins, row_bins, share, counts, sizes, ordered, *limits)
+        assert len(splits) == len(gains) == len(leaves) - 1
+
+        def divergence(groups):
+            total = counts.sum()
+            return sum(
+                share[d].sum() * np.log(share[d].sum() * (total + 1) / (counts[r].sum() + 0.5))
+                for d, r in groups
+                if share[d].sum() > 0
+            )
+
+        own = [(np.flatnonzero(of_draws == k), np.flatnonzero(of_rows == k)) for k in range(len(leaves))]
+        assert divergence(own) == pytest.approx(divergence(leaves), rel=1e-9, abs=1e-12)
+        assert {tuple(d) for d, _ in own} == {tuple(np.sort(d)) for d, _ in leaves}
+        # what is said of the splits is where draws and rows are
+        for bins, found in ((draw_bins, of_draws), (row_bins, of_rows)):
+            leaf = np.zeros(len(bins), dtype=int)
+            for number, (split, column, stays) in enumerate(splits, 1):
+                leaf[(leaf == split) & (stays[bins[:, column]] == 0)] = number
+            assert (leaf == found).all()

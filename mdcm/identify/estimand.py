@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mdcm import query as language
 from mdcm.advice import warn
-from mdcm.errors import DataError, QueryError
+from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.identify.evaluation import Columns, Cost, columns, cost, evaluate, unseen_condition
 from mdcm.identify.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identify.question import Asked, Symbol, as_text
@@ -27,6 +27,10 @@ __all__ = ["Estimand", "Formula", "Term"]
 
 # far more characters than anybody reads; shared subexpressions are written out wherever they are used
 _LONGEST_TEXT = 100_000
+# bootstrap samples that a standard error needs at least, for one of 13 %
+_FEWEST_REPLICATES = 30
+# of the work that may be done for an error, the part that one estimate may be
+_SHARE_OF_ONE = 8
 
 
 @dataclass(frozen=True)
@@ -329,6 +333,7 @@ class Estimand:
         replicates: int = 0,
         seed: int = 0,
         most_unseen: float = MOST_UNSEEN,
+        most_work: int | None = None,
     ) -> Estimate:
         """The plug-in estimate with all that is to be said of it, without a warning.
 
@@ -338,11 +343,13 @@ class Estimand:
             replicates: Number of bootstrap samples, at least 2; 0 for no standard errors.
             seed: Seed.
             most_unseen: Share of the weight on conditions without a row above which there is no estimate.
+            most_work: Numbers that may be computed in all bootstrap samples. Where ``replicates`` samples take more,
+                there are fewer of them, 30 at least, and no condition without a row is searched for the notes.
 
         Raises:
             DataError: If a variable is missing, or a value of the query does not occur.
             QueryError: If an expectation is of a variable whose levels are no numbers.
-            MdcmError: If a table would be too large.
+            MdcmError: If a table would be too large, or the estimate alone takes more than an eighth of ``most_work``.
         """
         if replicates == 1 or replicates < 0:
             raise ValueError(f"a standard error needs at least 2 samples, not {replicates}")
@@ -350,9 +357,20 @@ class Estimand:
         tables = self._tables(data, weights)
         if replicates:
             tables = tables.compressed(self._columns)
-        for formula in self._formulas:
-            formula.cost(tables).check(max(1, replicates))
-        found = estimate_of(self._formulas, self.query, tables, most_unseen)
+        costs = [formula.cost(tables) for formula in self._formulas]
+        explains = True
+        if most_work is not None:
+            work = sum(one.cells + one.reads for one in costs)
+            if _SHARE_OF_ONE * work > most_work:
+                raise MdcmError(
+                    f"it takes {work:,} numbers, more than the {most_work // _SHARE_OF_ONE:,} that are computed beside "
+                    "an answer; the estimand's own evaluate() computes it"
+                )
+            explains = replicates * work <= most_work
+            replicates = min(replicates, max(_FEWEST_REPLICATES, most_work // work))
+        for one in costs:
+            one.check(max(1, replicates))
+        found = estimate_of(self._formulas, self.query, tables, most_unseen, explains=explains)
         return with_error(found, self._formulas, self.query, tables, replicates, seed) if replicates else found
 
     @property

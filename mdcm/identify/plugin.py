@@ -166,8 +166,8 @@ def _numbers(formula: AnyFormula, levels: Sequence[Hashable]) -> NDArray[np.floa
     return np.array(levels, dtype=np.float64)
 
 
-def notes_on(formula: AnyFormula, part: Part, data: Tables, most_unseen: float) -> list[str]:
-    """What is to be said of the estimate of one query, a sentence each."""
+def notes_on(formula: AnyFormula, part: Part, data: Tables, explains: bool) -> list[str]:
+    """What is to be said of the estimate of one query, a sentence each, with a condition that has no row if asked."""
     notes = []
     if part.impossible.any():
         row = _row(part, part.impossible)
@@ -190,7 +190,8 @@ def notes_on(formula: AnyFormula, part: Part, data: Tables, most_unseen: float) 
         place = np.unravel_index(int(worst.argmax()), worst.shape)
         row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
         shown = [f"{label}={level}" for label, level in row.items()]
-        reason = formula.reason(data, row) or "some conditions of the estimand have no row"
+        reason = formula.reason(data, row) if explains else None
+        reason = reason or "some conditions of the estimand have no row"
         notes.append(
             f"{part.query}: {reason}, on which {_percent(float(part.unseen[place]))} of the weight rests; {verdict}"
             f"{_others(part, where, shown)}"
@@ -217,16 +218,29 @@ def _percent(share: float) -> str:
 
 
 def estimate_of(
-    formulas: Sequence[AnyFormula], expression: language.Expression, data: Tables, most_unseen: float = MOST_UNSEEN
+    formulas: Sequence[AnyFormula],
+    expression: language.Expression,
+    data: Tables,
+    most_unseen: float = MOST_UNSEEN,
+    *,
+    explains: bool = True,
 ) -> Estimate:
-    """The plug-in estimate of an expression, without an error."""
+    """The plug-in estimate of an expression, without an error.
+
+    Args:
+        formulas: Formulas of its queries.
+        expression: The expression.
+        data: The tables.
+        most_unseen: Share of the weight on conditions without a row above which there is no estimate.
+        explains: Whether the notes name a condition that has no row, which takes many evaluations.
+    """
     import pandas as pd
 
     parts = [part_of(formula, data, most_unseen) for formula in formulas]
     notes: list[str] = []
     for formula, part in zip(formulas, parts, strict=True):
         if not part.is_certain and not data.is_sample:
-            notes += notes_on(formula, part, data, most_unseen)
+            notes += notes_on(formula, part, data, explains)
     notes = list(dict.fromkeys(notes))
     if not is_sum(expression):
         (part,) = parts

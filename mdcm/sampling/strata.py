@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdcm import _core
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ _CHANCE = 0.01
 _MOST_STRATA = 32
 # combinations of levels that are counted for several cases at once, in all of these together
 _MOST_COUNTED = 1 << 20
-# loss of divergence that a split may have, which is by half a row
+# loss of divergence that a split may have, which is by half a row; it may make way for one that gains
 _LEAST = 0.01
 _BINS = 32
 # quartiles of a normal distribution are so many standard deviations apart
@@ -284,16 +286,17 @@ def _leaves(
     missing: dict[str, float] = {}
     for grown, read in (halves, halves[::-1]):
         tree = _Tree(columns, binned, *grown)
-        leaf_of_draws, leaf_of_rows, texts = tree.read()
-        shares = np.bincount(leaf_of_draws, weights=read[0], minlength=len(texts))
+        size = tree.size
+        shares = np.bincount(tree.leaf_of_draw, weights=read[0], minlength=size)
         if shares.sum() == 0:
             continue
         shares = shares / shares.sum()
-        rows = np.bincount(leaf_of_rows, weights=read[1], minlength=len(texts)).astype(np.float64)
-        effective += _worth(shares, rows, (len(texts) - 1) / len(texts))
+        rows = np.bincount(tree.leaf_of_row, weights=read[1], minlength=size).astype(np.float64)
+        effective += _worth(shares, rows, (size - 1) / size)
         # neither half has a row there
-        without = (shares > 0) & (np.bincount(leaf_of_rows, weights=counts, minlength=len(texts)) == 0)
+        without = (shares > 0) & (np.bincount(tree.leaf_of_row, weights=counts, minlength=size) == 0)
         unseen += float(shares[without].sum()) / 2
+        texts = tree.texts() if without.any() else []
         for leaf in np.flatnonzero(without).tolist():
             missing[texts[leaf]] = missing.get(texts[leaf], 0.0) + float(shares[leaf]) / 2
     return effective, unseen, missing
@@ -304,46 +307,35 @@ class _Binned:
     """Columns in few bins each: the levels of a variable, or intervals of a number.
 
     Attributes:
-        draws: Bin of every draw, ``[N, d]``; that of column j is ``j * width`` plus its number in the column.
-        rows: Bin of every row, ``[k, d]``, likewise.
+        draws: Bin of every draw, int32 ``[N, d]``.
+        rows: Bin of every row, int32 ``[k, d]``.
         edges: Of each number, where its intervals meet; None for levels.
         sizes: Bins of each column.
-        width: The most bins of a column.
     """
 
-    draws: NDArray[np.intp]
-    rows: NDArray[np.intp]
+    draws: NDArray[np.int32]
+    rows: NDArray[np.int32]
     edges: Sequence[NDArray[np.float64] | None]
-    sizes: NDArray[np.intp]
-    width: int
+    sizes: NDArray[np.int32]
 
     @classmethod
     def of(cls, columns: Sequence[Column], share: NDArray[np.float64]) -> _Binned:
         edges = [_edges(column, share) for column in columns]
         sizes = [
-            len(column.levels) if column.levels is not None else len(some) + 1  # type: ignore[arg-type]
+            len(column.levels or ()) if some is None else len(some) + 1
             for column, some in zip(columns, edges, strict=True)
         ]
-        width = max(sizes)
-        bins = [
-            (column.draws, column.rows)
-            if some is None
-            else [np.searchsorted(some, v) for v in (column.draws, column.rows)]
-            for column, some in zip(columns, edges, strict=True)
-        ]
-        first = width * np.arange(len(columns))
-        draws, rows = (np.stack(side, axis=1).astype(np.intp) + first for side in zip(*bins, strict=True))
-        return cls(draws, rows, edges, np.array(sizes), width)
-
-    def sums(
-        self, bins: NDArray[np.intp], members: NDArray[np.intp], weights: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Weight of the members in every bin, ``[d, width]``."""
-        columns = len(self.sizes)
-        total = np.bincount(
-            bins[members].ravel(), weights=np.repeat(weights[members], columns), minlength=columns * self.width
+        draws, rows = (
+            np.stack(
+                [
+                    side if some is None else np.searchsorted(some, side)
+                    for side, some in zip(sides, edges, strict=True)
+                ],
+                axis=1,
+            ).astype(np.int32)
+            for sides in ([column.draws for column in columns], [column.rows for column in columns])
         )
-        return total.reshape(columns, self.width).astype(np.float64)
+        return cls(draws, rows, edges, np.array(sizes, dtype=np.int32))
 
 
 def _edges(column: Column, share: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -356,7 +348,12 @@ def _edges(column: Column, share: NDArray[np.float64]) -> NDArray[np.float64] | 
 
 
 class _Tree:
-    """Strata found by splitting, one column at a time, where draws and rows differ most."""
+    """Strata found by splitting, one column at a time, where draws and rows differ most.
+
+    Attributes:
+        leaf_of_draw: Leaf of every draw, ``[N]``.
+        leaf_of_row: Leaf of every row, ``[k]``.
+    """
 
     def __init__(
         self,
@@ -367,88 +364,28 @@ class _Tree:
     ) -> None:
         self._columns = columns
         self._binned = binned
-        self._share = share / max(float(share.sum()), 1e-300)
-        self._counts = counts
-        # levels may be put in any order, and those that a column lacks come last; intervals stay in theirs
-        self._is_number = np.array([edges is not None for edges in binned.edges])
-        self._lacks = np.arange(binned.width) >= binned.sizes[:, None]
+        # intervals stay in their order; levels may be put in any
+        ordered = np.array([edges is not None for edges in binned.edges], dtype=np.uint8)
+        share = share / max(float(share.sum()), 1e-300)
         # leaf that is split, column, bins that stay in it; the others become the next leaf
-        self._splits: list[tuple[int, int, NDArray[np.bool_]]] = []
-        self._grow()
-
-    def _grow(self) -> None:
-        draws, rows = np.flatnonzero(self._share > 0), np.flatnonzero(self._counts > 0)
-        # leaves by number; the one whose split gains most is split next
-        open_ = {0: (self._best(draws, rows), draws, rows)}
-        number = 1
-        while number < _MOST_STRATA:
-            leaf = max(open_, key=lambda k: open_[k][0][0])
-            (gain, column, left), draws, rows = open_[leaf]
-            if gain <= 0 or left is None:
-                break
-            self._splits.append((leaf, column, left))
-            of_draws, of_rows = self._sides(column, left)
-            on_left = of_draws[draws], of_rows[rows]
-            for k, side in ((leaf, True), (number, False)):
-                d, r = draws[on_left[0] == side], rows[on_left[1] == side]
-                open_[k] = (self._best(d, r), d, r)
-            number += 1
-
-    def _sides(self, column: int, left: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Whether draws and rows are in bins that stay."""
-        first = column * self._binned.width
-        return left[self._binned.draws[:, column] - first], left[self._binned.rows[:, column] - first]
-
-    def _best(self, draws: NDArray[np.intp], rows: NDArray[np.intp]) -> tuple[float, int, NDArray[np.bool_] | None]:
-        """The split that gains most, with the bins that stay; all columns are gone through at once."""
-        share, counts, binned = self._share, self._counts, self._binned
-        none = (0.0, -1, None)
-        q_all, n_all, total = float(share[draws].sum()), float(counts[rows].sum()), float(counts.sum())
-        if q_all == 0 or n_all < 2 * _EXPECTED or binned.width < 2:
-            return none
-        q, n = binned.sums(binned.draws, draws, share), binned.sums(binned.rows, rows, counts)
-        # for two classes the best split of levels is among those in the order of their ratio
-        ratios = np.where(self._is_number[:, None], np.arange(binned.width), n / np.maximum(q, 1e-12))
-        order = np.argsort(np.where(self._lacks, math.inf, ratios), axis=1, kind="stable")
-        q_left = np.take_along_axis(q, order, axis=1).cumsum(axis=1)[:, :-1]
-        n_left = np.take_along_axis(n, order, axis=1).cumsum(axis=1)[:, :-1]
-        q_right, n_right = q_all - q_left, n_all - n_left
-        ratio = n_all / q_all
-        admissible = (np.maximum(q_left * ratio, n_left) >= _EXPECTED) & (
-            np.maximum(q_right * ratio, n_right) >= _EXPECTED
+        self._splits, self.leaf_of_draw, self.leaf_of_row = _core.grow_strata(
+            binned.draws, binned.rows, share, counts, binned.sizes, ordered, _MOST_STRATA, _EXPECTED, _LEAST
         )
-        # past the last bin of a column nothing is left to split off
-        admissible &= ~self._lacks[:, 1:]
-        if not admissible.any():
-            return none
-        gain = np.full(admissible.shape, -math.inf)
-        gain[admissible] = (
-            _apart(q_left[admissible], n_left[admissible], total)
-            + _apart(q_right[admissible], n_right[admissible], total)
-            - float(_apart(q_all, n_all, total))
-        )
-        column, last = np.unravel_index(int(gain.argmax()), gain.shape)
-        best = float(gain[column, last]) + _LEAST
-        # a split that gains nothing may make way for one that does
-        if best <= 0:
-            return none
-        left = np.zeros(binned.width, dtype=bool)
-        left[order[column, : last + 1]] = True
-        return best, int(column), left
 
-    def read(self) -> tuple[NDArray[np.intp], NDArray[np.intp], list[str]]:
-        """Leaf of every draw, leaf of every row, and what every leaf is in words."""
-        of_draws = np.zeros(len(self._share), dtype=np.intp)
-        of_rows = np.zeros(len(self._counts), dtype=np.intp)
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._splits) + 1
+
+    def texts(self) -> list[str]:
+        """What every leaf is in words."""
         bins: list[dict[int, NDArray[np.bool_]]] = [{}]
-        for number, (leaf, column, left) in enumerate(self._splits, start=1):
-            stays = self._sides(column, left)
-            of_draws[(of_draws == leaf) & ~stays[0]] = number
-            of_rows[(of_rows == leaf) & ~stays[1]] = number
-            before = bins[leaf].get(column, np.arange(self._binned.width) < self._binned.sizes[column])
+        for leaf, column, stays in self._splits:
+            left = stays.astype(bool)
+            before = bins[leaf].get(column, np.ones(len(left), dtype=bool))
             bins.append({**bins[leaf], column: before & ~left})
             bins[leaf] = {**bins[leaf], column: before & left}
-        return of_draws, of_rows, [self._words(one) for one in bins]
+        return [self._words(one) for one in bins]
 
     def _words(self, bins: Mapping[int, NDArray[np.bool_]]) -> str:
         parts = []
@@ -468,8 +405,3 @@ class _Tree:
             elif below or above:
                 parts.append(f"{below}{column.name}{above}")
         return " with ".join(parts) or "anything"
-
-
-def _apart(q: Any, n: Any, total: float) -> Any:
-    """A stratum's part of the divergence of the draws from the rows, ``q log q / p``, with half a row added."""
-    return np.where(q > 0, q * np.log(np.maximum(q, 1e-300) * (total + 1) / (n + 0.5)), 0.0)

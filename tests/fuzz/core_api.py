@@ -267,12 +267,39 @@ def call_identification(r: Random) -> None:
         known.terms()
 
 
+def call_strata(r: Random) -> None:
+    columns, draws, rows = 1 + r.below(4), r.below(30), r.below(30)
+    sizes = np.array([1 + r.below(5) for _ in range(columns)], dtype=np.int32)
+    bins = [r.rng.integers(0, sizes, size=(count, columns)).astype(np.int32) for count in (draws, rows)]
+    arguments: list[Any] = [
+        *bins,
+        r.rng.random(draws),
+        r.rng.integers(0, 9, rows).astype(np.float64),
+        sizes,
+        r.rng.integers(0, 2, columns).astype(np.uint8),
+        1 + r.below(20),
+        r.pick((0.0, 1.0, 5.0)),
+        r.pick((-0.01, 0.0, 0.01)),
+    ]
+    for place, right in enumerate(arguments):
+        if r.chance(r.wrong):
+            wrong = [r.junk(), r.pick(INTEGERS), float("nan"), float("inf")]
+            if isinstance(right, np.ndarray):
+                other = right.astype(r.pick(DTYPES)) if right.size else right
+                missing = right * np.nan if right.dtype == np.float64 else right.T
+                wrong += [right[1:], right[:, None], right[::2], other, right - 1, right + 1, missing]
+                wrong.append(np.asfortranarray(right))
+            arguments[place] = r.pick(wrong)
+    _core.grow_strata(*arguments)
+
+
 CALLS = {
     "graph": call_graph,
     "pairs": call_pairs,
     "closure": call_closure,
     "hgraph": call_hgraph,
     "identification": call_identification,
+    "strata": call_strata,
 }
 
 
