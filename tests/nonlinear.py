@@ -97,11 +97,23 @@ def chain(rng, rows, strength=0.0):
     return pd.DataFrame({"X": x, "Z": z, "Y": z**2 + np.sin(3 * z) + 0.3 * rng.normal(size=rows) + strength * x})
 
 
+def sign(rng, rows, strength=0.0):
+    """The sign of a product with little noise: four cells, of which two are alike."""
+    z, w = rng.normal(size=(2, rows))
+    return _table(rng, np.sign(z * w), 0.1, strength, {"Z": z, "W": w})
+
+
+def five_waves(rng, rows, strength=0.0):
+    """A sum of waves in five causes."""
+    causes = rng.normal(size=(5, rows))
+    return _table(rng, np.sin(2 * causes).sum(axis=0), 0.5, strength, dict(zip("ABCDE", causes, strict=True)))
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (
         linear, wave, fast_wave, step, product, threefold, diagonal_wave, wave_by_level, uneven, skewed, logit_wave,
-        two_logits, chain,
+        two_logits, chain, sign, five_waves,
     )
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from nonlinear import KINDS, p_value
 from scipy import stats
 
 from mdcm.checking import check
+from mdcm.checking.cuts import best_cut, cells
 from mdcm.checking.regressions import Regression, StratumMeans, leaf_centred, leaves
 from mdcm.data import Dataset
 
@@ -78,6 +79,27 @@ class TestRegression:
         # what is left beside noise, as a share of noise
         assert np.mean((left.values[:, 0] - noise) ** 2) < 0.5 * np.mean(noise**2)
 
+    @pytest.mark.parametrize("noise", [0.1, 0.3])
+    def test_learns_the_sign_of_a_product(self, noise):
+        """Beside one row on the wrong side of each of two cuts, and four means."""
+        rng = np.random.default_rng(0)
+        n = 500
+        z, error = rng.normal(size=(n, 2)), noise * rng.normal(size=n)
+        mean = np.sign(z[:, 0] * z[:, 1])
+        left = Regression(z, np.empty((n, 0), dtype=np.int64), None, None).residuals((mean + error)[:, None])
+        missed = left.values[:, 0] - error
+        assert (np.abs(missed) > 1).sum() <= 2
+        assert np.mean(missed[np.abs(missed) < 1] ** 2) < 4 * 4 * noise**2 / n
+
+    def test_learns_a_bent_sum(self):
+        rng = np.random.default_rng(0)
+        n = 2_000
+        z, error = rng.normal(size=(n, 5)), 0.1 * rng.normal(size=n)
+        mean = np.tanh(np.sin(2 * z).sum(axis=1))
+        left = Regression(z, np.empty((n, 0), dtype=np.int64), None, None).residuals((mean + error)[:, None])
+        # a sum of functions leaves more than noise
+        assert np.mean((left.values[:, 0] - error) ** 2) < np.mean(error**2)
+
     @pytest.mark.parametrize("weighted", [False, True])
     def test_shares_kept_are_those_of_noise(self, weighted):
         rng = np.random.default_rng(1)
@@ -97,6 +119,54 @@ class TestRegression:
         left = StratumMeans(strata, weights).residuals(np.array([[1.0], [5], [2], [2], [6], [9]]))
         assert left.values[:, 0] == pytest.approx([-3, 1, -2, -2, 2, 0])
         assert left.kept[:5, 0] == pytest.approx([3 / 4, 1 / 4, 3 / 4, 3 / 4, 1 / 2])
+
+
+def slow_cut(first, second, values, weights):
+    """The same by looking at every pair of places."""
+
+    def places(column):
+        ordered = np.unique(column)
+        return (ordered[1:] + ordered[:-1]) / 2
+
+    def squares(mask):
+        return (weights * values)[mask].sum() ** 2 / weights[mask].sum() if mask.any() else 0.0
+
+    def explained(a, b):
+        sides = [(first <= a) == low for low in (True, False)], [(second <= b) == low for low in (True, False)]
+        return sum(squares(one & other) for one in sides[0] for other in sides[1]) - squares(np.ones(len(first), bool))
+
+    return max(explained(a, b) for a in places(first) for b in places(second))
+
+
+class TestCuts:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_gain_is_that_of_its_places_and_at_most_the_best(self, seed):
+        rng = np.random.default_rng([seed, 84])
+        n = int(rng.integers(5, 40))
+        first, second = rng.integers(0, 12, size=(2, n)) / 1.0 if seed % 2 else rng.normal(size=(2, n))
+        values, weights = np.sign(first * second) + rng.normal(size=n), rng.uniform(0.5, 2, n)
+        a, b, gain = best_cut(first, second, values, weights)
+        parts = cells(first, second, (a, b))
+        left = (
+            values
+            - parts @ np.linalg.lstsq(parts * np.sqrt(weights)[:, None], values * np.sqrt(weights), rcond=None)[0]
+        )
+        mean = np.average(values, weights=weights)
+        assert gain == pytest.approx((weights * ((values - mean) ** 2 - left**2)).sum())
+        assert gain == pytest.approx(slow_cut(first, second, values, weights))
+
+    def test_columns_that_are_constant_are_not_cut(self):
+        a, b, gain = best_cut(np.zeros(9), np.zeros(9), np.arange(9.0), np.ones(9))
+        assert (a, b) == (np.inf, np.inf)
+        assert gain == 0
+
+    def test_many_rows_are_cut_where_they_jump(self):
+        rng = np.random.default_rng(0)
+        first, second = rng.uniform(-1, 1, size=(2, 20_000))
+        a, b, _ = best_cut(first, second, np.where((first > 0.123) == (second > -0.456), 1.0, -1.0), np.ones(20_000))
+        # neighbours are 1e-4 apart on average, and the farthest of so many ten times that
+        assert abs(a - 0.123) < 1e-3
+        assert abs(b + 0.456) < 1e-3
 
 
 class TestLeaves:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdcm.checking.cuts import best_cut, cells
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,6 +38,11 @@ _MOST_PAIRED, _PAIR_ROWS = 6, 2_000
 # of the stages that predict best on some rows so many are tried on all, in so many steps at most, as long as the error
 # falls by the share of so many rows
 _TRIED, _MOST_STEPS, _LEAST_GAIN = 3, 12, 12
+# two cuts, or a function of the fit, are a step where the error falls by the share of so many rows beyond what bell
+# curves do: places that are looked for among all that there are explain some of mere noise
+_LEAST_FREE = 25
+# bell curves of a function of the fit
+_BENDS = 12
 # more coefficients per row than this are never fitted
 _MOST_FREEDOM = 0.7
 # rows whose fit is all their own show nothing
@@ -87,10 +94,12 @@ class Regression:
     A stage is a function of all coordinates, a sum of functions of one each, or one of a pair; whichever predicts best
     comes first, then what predicts best what that leaves. Features are bell curves at rows drawn at random, for
     products over coordinates of one plus a bell curve of the distance (or, of a categorical variable, one plus whether
-    the levels are the same); the width, and the weight of interactions, are chosen among a few. Given the choices a fit
-    is linear in the column, so that products of residuals of two columns have the mean zero wherever one of the two
-    fits has no bias, and the share of noise that every residual keeps is known. Fits are deliberately less smooth than
-    those that predict best.
+    the levels are the same); the width, and the weight of interactions, are chosen among a few. Bell curves are off on
+    both sides of a jump: where a cut in each of two numbers predicts better, a stage is a constant in each of the four
+    cells. It is a function of the fit so far where that predicts better. Given the choices a fit is linear in the
+    column, so that products of residuals of two columns have the mean zero wherever one of the two fits has no bias,
+    and the share of noise that every residual keeps is known. Fits are deliberately less smooth than those that predict
+    best.
 
     Args:
         numbers: Coordinates ``[n, p]``, of about unit variance.
@@ -139,27 +148,82 @@ class Regression:
         return Residuals(values * scale, np.maximum(kept, _LEAST_KEPT))
 
     def _residual(self, column: Floats) -> tuple[Floats, Floats]:
-        left = column if self._root is None else column * self._root
-        kept, step = np.ones(len(column)), self._step(left, 0.0)
+        whole = left = column if self._root is None else column * self._root
+        kept, step = np.ones(len(column)), self._step(left, left - whole, 0.0)
         for _ in range(_MOST_STEPS):
             if step is None:
                 break
             basis, penalty = step
             left, share = basis.residual(left, penalty * _UNDERSMOOTHING)
             kept *= share
-            step = self._step(left, _LEAST_GAIN * self._copies / len(column))
+            step = self._step(left, whole - left, _LEAST_GAIN * self._copies / len(column))
         return left if self._root is None else left / self._root, kept
 
-    def _step(self, left: Floats, gain: float) -> tuple[_Basis, float] | None:
-        """What predicts best what is left, and its penalty; None if the error falls by a smaller share than that."""
+    def _step(self, left: Floats, fit: Floats, gain: float) -> tuple[_Basis, float] | None:
+        """What predicts best what is left, and its penalty; None if the error falls by a smaller share than that.
+
+        Args:
+            left: What is left of the column, of rows with weights times their roots.
+            fit: What is not, likewise.
+            gain: The share.
+        """
+        bar = float(left @ left) / len(left) * (1 - gain) if gain else math.inf
+        best = self._bell_step(left, bar)
+        for other in (self._cut_step, self._bend_step):
+            least = best[0] if best else bar
+            best = other(left, fit, least * (1 - _LEAST_FREE * self._copies / len(left))) or best
+        if best is None:
+            return None
+        _, basis, penalty = best
+        # copies of a row, as groups have them, make what they overfit look right
+        return basis, penalty * self._copies
+
+    def _bell_step(self, left: Floats, bar: float) -> tuple[float, _Basis, float] | None:
+        """The error of bell curves that is below a bar, with what they are and their penalty."""
         trials = sorted((self._trial(stage, left) for stage in self._stages), key=lambda trial: trial[0])
         for _, kernels, penalty in trials[:_TRIED]:
             basis = self._basis(kernels)
             error, own = basis.choice(left)
-            if not gain or error < (left @ left) / len(left) * (1 - gain):
-                # copies of a row, as groups have them, make what they overfit look right
-                return basis, penalty * self._copies if self._copies > 1 else own
+            if error < bar:
+                return error, basis, penalty if self._copies > 1 else own
         return None
+
+    def _bend_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
+        """The same of a function of the fit so far: a bent sum is no sum, and normal scores bend what was one."""
+        root = np.ones(len(left)) if self._root is None else self._root
+        value = fit / root
+        spread = float(value.std())
+        if spread == 0:
+            return None
+        value = (value - value.mean()) / spread
+        centers = np.quantile(value, np.linspace(0, 1, _BENDS))
+        best: tuple[float, _Basis, float] | None = None
+        for width in _PAIR_WIDTHS:
+            bells = np.exp(-(((value[:, None] - centers) / width) ** 2) / 2)
+            features = np.hstack([np.full((len(left), 1), _CONSTANT), value[:, None] * _LINE, bells])
+            basis = _Basis(features * root[:, None])
+            error, penalty = basis.choice(left)
+            if error < (best[0] if best else bar):
+                best = error, basis, penalty
+        return best
+
+    def _cut_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
+        """The same of two cuts, whatever the fit."""
+        own, numbers = self._own, range(self._lines.shape[1])
+        root = np.ones(len(left)) if self._root is None else self._root
+        values, weights = (left / root)[own], root[own] ** 2
+        best: tuple[float, _Basis, float] | None = None
+        pairs = itertools.combinations(numbers, 2) if len(numbers) > 1 else ((k, k) for k in numbers)
+        for a, b in pairs if len(numbers) <= _MOST_PAIRED else ():
+            first, second = self._columns[a], self._columns[b]
+            *cuts, gain = best_cut(first[own], second[own], values, weights)
+            if float(values @ (weights * values)) - gain >= bar * len(own):
+                continue
+            basis = _Basis(cells(first, second, (cuts[0], cuts[1])) * root[:, None])
+            error, penalty = basis.choice(left)
+            if error < min(bar, best[0] if best else math.inf):
+                best = error, basis, penalty
+        return best
 
     def _trial(self, stage: _Stage, left: Floats) -> tuple[float, tuple[_Kernel, ...], float]:
         """The least error of a stage on some rows, as a share of what is left there, with its kernels and penalty."""
