@@ -17,7 +17,8 @@ import torch
 
 from mdcm import query as language
 from mdcm.advice import advice, warn
-from mdcm.answers import Answer, Answering, surrounded
+from mdcm.answering import Answering
+from mdcm.answers import Answer, surrounded
 from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
 from mdcm.disk import Folder, as_path

@@ -30,7 +30,7 @@ RANKS = {
         11: "sampling",
         12: "engines",
         13: "train answers",
-        14: "saved",
+        14: "answering saved",
         15: "model",
         16: "doctor drafts experiments options report spec",
         17: "provenance",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mdcm
 from mdcm import ADMG, LowSupportError, _core
-from mdcm.answers import Answering
+from mdcm.answering import Answering
 from mdcm.query import parse
 from mdcm.sampling import FEWEST_ROWS, MOST_UNSEEN
 from mdcm.sampling.strata import Column, overlap
