@@ -10,8 +10,14 @@ from scipy import optimize, stats
 
 from mdcm.checking import check
 from mdcm.checking.independences import implies_nothing
-from mdcm.checking.instruments import instrumental_test, instruments
+from mdcm.checking.instruments import (
+    bonets_inequalities,
+    instrumental_test,
+    instruments,
+    pearls_inequalities,
+)
 from mdcm.checking.report import statement
+from mdcm.checking.statistics import sum_test
 from mdcm.data import Dataset
 from mdcm.graph import ADMG
 
@@ -76,10 +82,107 @@ class TestInstruments:
             pearl = joint.max(axis=0).sum(axis=1).max()
             assert allows(joint) == (pearl <= 1)
             if pearl > 1.05:
-                assert found["sum"] == pytest.approx(pearl, abs=2e-4)
+                assert found["inequality"].sum == pytest.approx(pearl, abs=2e-4)
                 assert found["log_p"] < -5
             if pearl <= 1:
                 assert found["log_p"] == 0
+
+    def test_pearl_and_bonet_are_all_that_a_linear_program_asks_of_three_values(self):
+        rng = np.random.default_rng(0)
+        seen = set()
+        for _ in range(200):
+            joint = rng.dirichlet(np.full(4, rng.choice([0.3, 0.6, 1.5])), size=3).reshape(3, 2, 2)
+            shares = dict(enumerate(joint))
+            kept = [
+                max(one.sum - one.bound for one in kind(shares)) <= 0
+                for kind in (pearls_inequalities, bonets_inequalities)
+            ]
+            assert allows(joint) == all(kept)
+            seen.add(tuple(kept))
+        # each of the two says something that the other does not
+        assert {(True, True), (True, False), (False, True)} <= seen
+
+    @pytest.mark.parametrize("shape", [(3, 2, 2), (3, 2, 3), (3, 3, 2), (3, 3, 3), (4, 2, 2), (4, 3, 3)])
+    def test_no_model_breaks_an_inequality(self, shape):
+        """Mixtures of a few kinds of units, which lie on the boundary of what is possible."""
+        values, causes, outcomes = shape
+        rng = np.random.default_rng(0)
+        met = 0
+        for _ in range(200):
+            kinds = int(rng.integers(1, 5))
+            answers, effects = rng.integers(causes, size=(kinds, values)), rng.integers(outcomes, size=(kinds, causes))
+            joint = np.zeros(shape)
+            for answer, effect, weight in zip(answers, effects, rng.dirichlet(np.ones(kinds)), strict=True):
+                joint[np.arange(values), answer, effect[answer]] += weight
+            shares = dict(enumerate(joint))
+            for one in (*pearls_inequalities(shares), *bonets_inequalities(shares)):
+                assert one.sum <= one.bound + 1e-12
+                met += one.bound == 2 and one.sum > 2 - 1e-12
+        assert met > 0
+
+    @pytest.mark.parametrize("shape", [(3, 2, 2), (3, 2, 3), (3, 3, 2)])
+    def test_the_sets_that_are_looked_at_are_the_worst(self, shape):
+        rng = np.random.default_rng(1)
+        values, causes, outcomes = shape
+        joint = rng.dirichlet(np.full(causes * outcomes, 0.5), size=values).reshape(shape)
+        found = list(bonets_inequalities(dict(enumerate(joint))))
+        sets = [np.array(one) for one in itertools.product([False, True], repeat=outcomes)]
+        worst, count = -1.0, 0
+        for first, second, third in itertools.permutations(range(values)):
+            for cause, other in itertools.permutations(range(causes), 2):
+                for inside, parted in itertools.product(sets, sets):
+                    total = joint[first, cause] @ inside
+                    total += joint[second, cause] @ ~inside + joint[second, other] @ parted
+                    total += joint[third, cause] @ ~inside + joint[third, other] @ ~parted
+                    worst = max(worst, total)
+                    # two orders of the last two are one inequality; empty and full sets say what Pearl's do
+                    count += second < third and inside.any() and parted.any() and not (inside.all() or parted.all())
+        assert max(one.sum for one in found) == pytest.approx(worst)
+        assert {one.comparisons for one in found} == {count}
+
+    @pytest.mark.parametrize("rows", [90, 300, 3_000])
+    def test_a_model_on_the_boundary_is_rarely_rejected(self, rows):
+        rng = np.random.default_rng([rows, 85])
+        rejected = 0
+        for _ in range(300):
+            # units of three kinds, each of which is in two of three events
+            kind = rng.choice(3, rows, p=rng.dirichlet(np.ones(3)))
+            z = rng.permutation(np.arange(rows) % 3)
+            answers, effects = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]), np.array([[0, 0], [1, 0], [1, 1]])
+            x = answers[kind, z]
+            y = effects[kind, x]
+            found = instrumental_test(z, x, y)
+            rejected += found is not None and found["log_p"] < math.log(0.05)
+        assert rejected <= stats.binom.ppf(0.999, 300, 0.05)
+
+    def test_three_values_show_what_two_do_not(self):
+        rng = np.random.default_rng(0)
+        z = np.arange(900) % 3
+        x = np.where(z == 1, rng.integers(0, 2, 900), 0)
+        x = np.where(z == 2, rng.integers(0, 2, 900), x)
+        y = np.where(z == 0, 1, np.where((z == 2) & (x == 1), 1, 0))
+        noise = rng.random(900) < 0.25
+        y = np.where(noise & (z == 0), 0, y)
+        (row,) = check(IV, pd.DataFrame({"Z": z, "X": x, "Y": y})).rejected.to_dict("records")
+        assert row["detail"].endswith("against at most 2")
+        assert row["detail"].count("P(") == 3
+        assert " or X=1, Y=" in row["detail"]
+
+    @pytest.mark.parametrize("shares", [[0.9, 0.95, 0.5], [1.0, 1.0, 0.3], [0.99, 0.8, 0.7]])
+    def test_the_likeliest_probabilities_are_those_of_a_solver(self, shares):
+        sizes = np.array([50.0, 80, 200])
+        missing = 1 - np.array(shares)
+
+        def loss(q):
+            return -(sizes * (missing * np.log(q) + (1 - missing) * np.log(1 - q))).sum()
+
+        start = np.full(3, 1 / 3)
+        total = {"type": "eq", "fun": lambda q: q.sum() - 1}
+        best = optimize.minimize(loss, start, bounds=[(1e-9, 1 - 1e-9)] * 3, constraints=total, tol=1e-12).x
+        expected = (1 - missing.sum()) ** 2 / (best * (1 - best) / sizes).sum()
+        found = sum_test(shares, sizes)
+        assert found["statistic"] == pytest.approx(expected, rel=1e-3)
+        assert found["log_p"] == pytest.approx(stats.norm.logsf(math.sqrt(found["statistic"])))
 
     @pytest.mark.parametrize(("levels", "outcomes"), [(2, 2), (3, 3)])
     def test_true_models_are_rarely_rejected(self, levels, outcomes):
@@ -95,7 +198,7 @@ class TestInstruments:
         z, x, y = (table[name].to_numpy() for name in "ZXY")
         plain = instrumental_test(z, x, y)
         weighted = instrumental_test(z, x, y, np.full(300, 2.0))
-        assert weighted["sum"] == pytest.approx(plain["sum"])
+        assert weighted["inequality"].sum == pytest.approx(plain["inequality"].sum)
         assert weighted["log_p"] < -10
         rows = np.repeat(np.arange(300), 3)
         grouped = instrumental_test(z[rows], x[rows], y[rows], None, rows)
@@ -111,9 +214,9 @@ class TestWhatIsSaid:
         (row,) = found.rejected.to_dict("records")
         assert (row["kind"], row["x"], row["y"], row["given"]) == ("instrument", "X", "Y", ("Z",))
         shares = [((table["X"] == 0) & (table["Y"] == z))[table["Z"] == z].mean() for z in (0, 1)]
-        assert row["detail"] == f"P(X=0, Y=0 | Z=0) + P(X=0, Y=1 | Z=1) = {sum(shares):.3f}"
+        assert row["detail"] == f"P(X=0, Y=0 | Z=0) + P(X=0, Y=1 | Z=1) = {sum(shares):.3f} against at most 1"
         assert statement(row) == "Z → X → Y alone"
-        assert "it cannot exceed 1 if Z acts on Y through X alone, as the graph says" in str(found)
+        assert "it cannot be more if Z acts on Y through X alone, as the graph says" in str(found)
         assert str(found).startswith("1 instrumental inequality tested, 1 rejected at level 0.05")
 
     @pytest.mark.parametrize("text", ["H -> X; H -> Y; Z -> X -> Y", "Z <-> X; X -> M; M -> Y; X <-> Y"])

@@ -1,16 +1,17 @@
-"""Instruments, and the inequality that shows whether they are any."""
+"""Instruments, and the inequalities that show whether they are any."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdcm.checking.sources import Outcome, columns_of, levels_of
-from mdcm.checking.statistics import FEWEST_UNITS, excess_test, score_test
+from mdcm.checking.statistics import FEWEST_UNITS, effective_rows, excess_test, score_test, sum_test
 from mdcm.data import encode
 from mdcm.edges import fresh_name
 from mdcm.graph import ADMG
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
 
-__all__ = ["Instruments", "instrumental_test", "instruments"]
+__all__ = [
+    "Inequality", "Instruments", "bonets_inequalities", "instrumental_test", "instruments", "pearls_inequalities",
+]  # fmt: skip
 
 
 def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
@@ -72,15 +76,113 @@ def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
     return triples
 
 
+@dataclass(frozen=True, eq=False)
+class Inequality:
+    """That events of x and y, one for each of several values of the instrument, have no more than so much in all.
+
+    Attributes:
+        events: The value of the instrument, and which levels of x and y the event holds, bool ``[causes, outcomes]``.
+        sum: Sum of their shares.
+        bound: What it cannot exceed.
+        comparisons: Inequalities of its kind, of which this one is violated most.
+    """
+
+    events: tuple[tuple[int, Flags], ...]
+    sum: float
+    bound: int
+    comparisons: int
+
+
+def pearls_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
+    """Of every two values of the instrument and level of x the sets B with the largest P(x, B | z) + P(x, not B | z').
+
+    Were x set, y would be in B with a probability of at least the first term, and not with one of at least the second,
+    whatever z: together they are at most 1. If y has two levels, these are all the inequalities that Pearl gives.
+
+    Args:
+        shares: P(x, y | z), ``[causes, outcomes]``, for each value z.
+
+    References:
+        Pearl (1995), On the testability of causal models with latent and instrumental variables.
+
+    Example:
+        >>> shares = {0: np.array([[0.9, 0.0], [0.1, 0.0]]), 1: np.array([[0.0, 0.9], [0.1, 0.0]])}
+        >>> [round(one.sum, 3) for one in pearls_inequalities(shares)]
+        [1.8, 0.1]
+    """
+    causes, sets = _counts(shares)
+    comparisons = len(causes) * math.comb(len(shares), 2) * sets
+    for first, second in itertools.combinations(shares, 2):
+        for cause in causes:
+            inside = shares[first][cause] > shares[second][cause]
+            events = _event(shares, (cause, inside)), _event(shares, (cause, ~inside))
+            yield _inequality(shares, dict(zip((first, second), events, strict=True)), 1, comparisons)
+
+
+def bonets_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
+    """The same of three values of the instrument and two levels of x, whose events have at most 2 in all.
+
+    P(x, B | z) + P(x, not B or x', B' | z') + P(x, not B or x', not B' | z'') is at most 2. Take a unit by what y would
+    be were x or x' set. If y(x) is not in B, the first event does not happen, whatever x comes to be. If it is and
+    y(x') is not in B', the second does not; if it is and y(x') is in B', the third does not. So no unit, had it each
+    value of the instrument in turn, is in all three. For two levels of x and y and three values these inequalities and
+    Pearl's are all that there is; of larger tables there is more.
+
+    Args:
+        shares: P(x, y | z), ``[causes, outcomes]``, for each value z.
+
+    References:
+        Bonet (2001), Instrumentality tests revisited, https://arxiv.org/abs/1301.2258 (two levels, three values; the
+        proof here holds for any number).
+
+    Example:
+        >>> shares = {0: np.array([[0.0, 1.0], [0.0, 0.0]]), 1: np.array([[0.5, 0.0], [0.5, 0.0]])}
+        >>> shares[2] = np.array([[0.5, 0.0], [0.0, 0.5]])
+        >>> max(one.sum for one in pearls_inequalities(shares)), max(one.sum for one in bonets_inequalities(shares))
+        (1.5, 3.0)
+    """
+    causes, sets = _counts(shares)
+    comparisons = len(shares) * math.comb(len(shares) - 1, 2) * len(causes) * (len(causes) - 1) * sets**2
+    for first in shares:
+        for second, third in itertools.combinations([z for z in shares if z != first], 2):
+            for cause, other in itertools.permutations(causes, 2):
+                inside = shares[first][cause] > shares[second][cause] + shares[third][cause]
+                parted = shares[second][other] > shares[third][other]
+                events = {
+                    first: _event(shares, (cause, inside)),
+                    second: _event(shares, (cause, ~inside), (other, parted)),
+                    third: _event(shares, (cause, ~inside), (other, ~parted)),
+                }
+                yield _inequality(shares, events, 2, comparisons)
+
+
+def _counts(shares: Mapping[int, Floats]) -> tuple[list[int], int]:
+    """Levels of x that occur, and sets of levels of y but the empty one and that of all."""
+    total = np.sum(list(shares.values()), axis=0)
+    return np.flatnonzero(total.sum(axis=1)).tolist(), 2 ** int((total.sum(axis=0) > 0).sum()) - 2
+
+
+def _event(shares: Mapping[int, Floats], *parts: tuple[int, Flags]) -> Flags:
+    """Levels of x, each with levels of y."""
+    event = np.zeros(next(iter(shares.values())).shape, bool)
+    for cause, among in parts:
+        event[cause] = among
+    return event
+
+
+def _inequality(shares: Mapping[int, Floats], events: Mapping[int, Flags], bound: int, comparisons: int) -> Inequality:
+    total = sum(float(shares[z][event].sum()) for z, event in events.items())
+    return Inequality(tuple(events.items()), total, bound, comparisons)
+
+
 def instrumental_test(
     z: Codes, x: Codes, y: Codes, weights: Floats | None = None, groups: Codes | None = None
 ) -> dict[str, Any] | None:
-    """Pearl's inequality for two values of the instrument: P(x, B | z) + P(x, not B | z') is at most 1.
+    """Pearl's inequalities for two values of the instrument, and where there are three, Bonet's for three.
 
-    Were x set, y would be in B with a probability of at least the first term, and not with one of at least the second,
-    whatever z. That the first exceeds the complement of the second is a comparison of two shares, which is exact. Of
-    all levels and sets B the most extreme is taken, and its p multiplied by their number. If y has two levels, these
-    are all the inequalities that Pearl gives.
+    That the sum of two shares exceeds 1 is a comparison of two shares, which is exact; that of three is compared with 2
+    by a score test. Of all levels and sets the most extreme is taken, and its p multiplied by their number; where both
+    kinds are tested, each is given half of the level.
 
     Args:
         z: Levels of the instrument, ``[n]``. Those of fewer than 30 rows, or groups, are left out.
@@ -90,21 +192,20 @@ def instrumental_test(
         groups: Numbers of groups, or None.
 
     Returns:
-        Statistic, degrees of freedom, log p and effect; and where p is least: the level of x as ``cause``, two of z as
-        ``first`` and ``second``, the levels of y that go with the first as ``inside``, and the ``sum`` of the two
-        shares. None if fewer than two levels of z have rows enough, or y has one level.
+        Statistic, degrees of freedom, log p and effect; and the :class:`Inequality` whose p is least as
+        ``inequality``. None if fewer than two levels of z have rows enough, or y has one level.
 
     References:
-        Pearl (1995), On the testability of causal models with latent and instrumental variables;
-        Wang, Robins & Richardson (2017), On falsification of the binary instrumental variable model (two shares).
+        Pearl (1995), On the testability of causal models with latent and instrumental variables; Bonet (2001),
+        Instrumentality tests revisited; Wang, Robins & Richardson (2017), On falsification of the binary instrumental
+        variable model (two shares).
     """
     units = np.arange(len(z)) if groups is None else groups
     mass = np.ones(len(z)) if weights is None else weights
     rows = {int(level): np.flatnonzero(z == level) for level in np.unique(z)}
     rows = {level: own for level, own in rows.items() if len(np.unique(units[own])) >= FEWEST_UNITS}
-    levels, causes = int(y.max()) + 1, np.unique(x).tolist()
-    seen = len(np.unique(y))
-    if len(rows) < 2 or seen < 2:
+    levels = int(y.max()) + 1
+    if len(rows) < 2 or len(np.unique(y)) < 2:
         return None
     cells = (int(x.max()) + 1) * levels
     shares = {
@@ -113,28 +214,32 @@ def instrumental_test(
     }
     nothing: dict[str, Any] = {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
     tests: list[dict[str, Any]] = []
-    for (first, own), (second, other) in itertools.combinations(rows.items(), 2):
-        for cause in causes:
-            # the set of which the sum of the two shares is largest
-            inside = shares[first][cause] > shares[second][cause]
-            hits = (x[own] == cause) & inside[y[own]]
-            misses = (x[other] != cause) | inside[y[other]]
-            total = float(np.maximum(shares[first][cause], shares[second][cause]).sum())
-            if total <= 1:
-                test = nothing
-            elif weights is None and groups is None:
-                test = excess_test(int(hits.sum()), len(hits), int(misses.sum()), len(misses))
-            else:
-                sides = [
-                    (marked, mass[part], np.unique(units[part], return_inverse=True)[1])
-                    for marked, part in ((hits, own), (misses, other))
-                ]
-                test = score_test(*sides)
-            where = {"cause": cause, "first": first, "second": second, "inside": inside, "sum": total}
-            tests.append(test | where)
-    best = min(tests, key=lambda test: (test["log_p"], -test["sum"]))
-    comparisons = len(causes) * math.comb(len(rows), 2) * (2**seen - 2)
-    return best | {"log_p": min(0.0, best["log_p"] + math.log(comparisons))}
+    kinds = [found for found in (list(pearls_inequalities(shares)), list(bonets_inequalities(shares))) if found]
+    for one in itertools.chain.from_iterable(kinds):
+        test = nothing
+        if one.sum > one.bound:
+            hits = [event[x[rows[level]], y[rows[level]]] for level, event in one.events]
+            sides = [
+                (mass[rows[level]], np.unique(units[rows[level]], return_inverse=True)[1]) for level, _ in one.events
+            ]
+            test = _violation(hits, sides, plain=weights is None and groups is None)
+        log_p = min(0.0, test["log_p"] + math.log(one.comparisons * len(kinds)))
+        tests.append(test | {"log_p": log_p, "inequality": one})
+    return min(tests, key=lambda test: (test["log_p"], test["inequality"].bound - test["inequality"].sum))
+
+
+def _violation(hits: Sequence[Flags], sides: Sequence[tuple[Floats, Codes]], *, plain: bool) -> dict[str, Any]:
+    """Whether the shares of some events have more in all than one less than their number."""
+    if len(hits) > 2:
+        return sum_test(
+            [float(hit @ weights / weights.sum()) for hit, (weights, _) in zip(hits, sides, strict=True)],
+            # rows of a group count as one
+            [effective_rows(np.bincount(groups, weights).astype(np.float64)) for weights, groups in sides],
+        )
+    first, second = hits
+    if plain:
+        return excess_test(int(first.sum()), len(first), int((~second).sum()), len(second))
+    return score_test((first, *sides[0]), (~second, *sides[1]))
 
 
 class Instruments:
@@ -176,14 +281,17 @@ class Instruments:
         found = instrumental_test(codes[z], codes[x], codes[y], self._dataset.weights, self._dataset.groups)
         if found is None:
             return Outcome(untested=f"that {z} acts on {y} through {x} alone{self._where}")
-        cause, first, second = (found.pop(key) for key in ("cause", "first", "second"))
-        inside, total = found.pop("inside"), found.pop("sum")
-        detail = " + ".join(
-            f"P({texts[x][cause]}, {_any_of(y, list(itertools.compress(texts[y], among)))} | {texts[z][level]})"
-            for level, among in ((first, inside), (second, ~inside))
-        )
+        inequality = found.pop("inequality")
+        terms = []
+        for level, event in inequality.events:
+            parts = [
+                f"{texts[x][cause]}, {_any_of(y, list(itertools.compress(texts[y], event[cause])))}"
+                for cause in np.flatnonzero(event.any(axis=1))
+            ]
+            terms.append(f"P({' or '.join(parts)} | {texts[z][level]})")
+        detail = f"{' + '.join(terms)} = {inequality.sum:.3f} against at most {inequality.bound}"
         names = {"dataset": str(self._dataset.name), "x": x, "y": y, "given": (z,)}
-        return Outcome({"kind": "instrument", **names, **found, "detail": f"{detail} = {total:.3f}"})
+        return Outcome({"kind": "instrument", **names, **found, "detail": detail})
 
 
 def _any_of(name: str, texts: Sequence[str]) -> str:

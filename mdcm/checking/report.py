@@ -145,8 +145,8 @@ def check(
     along curves of two numbers, and interactions of many, need many rows to be learnt. Weights and groups of rows go
     into the regressions and into the covariance of the products, so these pairs are always tested by residuals.
     Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test; those of a
-    continuous variable by its quarters. An instrument is tested by its values two by two, for a categorical
-    cause.
+    continuous variable by its quarters. An instrument is tested by its values two by two, and by three
+    of them by a score test, for a categorical cause.
 
     Args:
         graph: The graph, its text, or a networkx digraph (hidden nodes as in :meth:`ADMG.from_networkx`).
@@ -316,7 +316,7 @@ def _sentence(row: Mapping[Any, Any], *, show_dataset: bool) -> str:
     if row["kind"] == "instrument":
         (z,) = row["given"]
         return (
-            f"{where}{row['detail']} {size}: it cannot exceed 1 if {z} acts on {y} through {x} alone, as the graph "
+            f"{where}{row['detail']} {size}: it cannot be more if {z} acts on {y} through {x} alone, as the graph "
             f"says; perhaps an edge or a hidden common cause is missing between {z} and {y}"
         )
     if row["kind"] == "invariance":

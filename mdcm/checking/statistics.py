@@ -10,6 +10,8 @@ import numpy as np
 from mdcm.checking.regressions import leaf_centred
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from mdcm.checking.regressions import Residuals
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     Codes = NDArray[np.int64]
 
 __all__ = [
-    "FEWEST_UNITS", "covariance_test", "excess_test", "log_f_tail", "log_gamma_tail", "log_hypergeometric_tail",
-    "products", "score_test", "table_test",
+    "FEWEST_UNITS", "covariance_test", "effective_rows", "excess_test", "log_f_tail", "log_gamma_tail",
+    "log_hypergeometric_tail", "products", "score_test", "sum_test", "table_test",
 ]  # fmt: skip
 
 # fewer rows, or groups of them, than this show nothing
@@ -27,6 +29,8 @@ FEWEST_UNITS = 30
 # fewer rows than this in a stratum show nothing: the variance has no formula
 _STRATUM_ROWS = 4
 _TINY = 1e-300
+# of an interval, until it has no more than rounding
+_HALVINGS = 200
 
 
 def products(a: Floats, b: Floats) -> Floats:
@@ -220,6 +224,58 @@ def score_test(*sides: tuple[NDArray[np.bool_], Floats, Codes]) -> dict[str, Any
     # half of the tail of chi-squared is one tail of the normal distribution
     log_p = log_gamma_tail(0.5, squared / 2) - math.log(2)
     return {**nothing, "statistic": squared, "log_p": log_p, "effect": max(0.0, information - 1 / (2 * units))}
+
+
+def effective_rows(weights: Floats) -> float:
+    """Number of equally weighted rows whose mean varies as much as the weighted mean of these.
+
+    References:
+        Kish (1965), Survey Sampling, section 11.7.
+
+    Example:
+        >>> effective_rows(np.array([1.0, 1.0, 2.0]))
+        2.6666666666666665
+    """
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
+    """Whether the probabilities of several events have more in all than one less than their number: a score test.
+
+    Args:
+        shares: Of each event among independent rows, with a sum above that.
+        sizes: Numbers of rows.
+
+    Returns:
+        The squared excess over its variance where the probabilities are the likeliest that have no excess, and the tail
+        of a normal distribution. The effect is the information of the difference in nats per row.
+
+    References:
+        Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
+    """
+    missing, number = 1 - np.array(shares), np.array(sizes, dtype=np.float64)
+    low, high = 0.0, 1.0
+    while _likeliest(missing, number, high).sum() < 1:
+        high *= 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _likeliest(missing, number, middle).sum() < 1 else (low, middle)
+    found = _likeliest(missing, number, high)
+    squared = float((1 - missing.sum()) ** 2 / (found * (1 - found) / number).sum())
+    information = sum(n * _relative(p, q) for n, p, q in zip(number, missing, found, strict=True)) / float(number.sum())
+    return {
+        "test": "score",
+        "statistic": squared,
+        "dof": 1.0,
+        "log_p": log_gamma_tail(0.5, squared / 2) - math.log(2),
+        "effect": max(0.0, float(information) - 1 / (2 * float(number.sum()))),
+    }
+
+
+def _likeliest(shares: Floats, sizes: Floats, price: float) -> Floats:
+    """Probabilities of greatest log-likelihood plus their sum times a positive price."""
+    lead = price - sizes
+    return np.asarray((lead + np.sqrt(lead**2 + 4 * price * sizes * shares)) / (2 * price))
 
 
 def _relative(p: float, q: float) -> float:
