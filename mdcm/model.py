@@ -115,16 +115,17 @@ class Model(Sampler):
     def __repr__(self) -> str:
         return f"Model({self.graph!s}; {len(self.plan.hnodes)} h-nodes)"
 
-    def attach(self, data: pd.DataFrame | Dataset | Sequence[Dataset | pd.DataFrame]) -> None:
+    def attach(self, data: pd.DataFrame | Dataset | Sequence[Dataset | pd.DataFrame], *, dropna: bool = False) -> None:
         """Give a loaded model its training data, so that answers show the plug-in estimate beside the model's.
 
         Args:
             data: The data that the model was trained on, as :func:`fit` took them.
+            dropna: As :func:`fit` was told.
 
         Raises:
             DataError: If they are not those data.
         """
-        datasets, _ = limit_outliers(validate(data, self.graph.nodes), self.schema)
+        datasets, _ = limit_outliers(validate(data, self.graph.nodes, dropna=dropna), self.schema)
         digests = [_digest(dataset, self.schema) for dataset in datasets]
         if digests != [dataset.get("sha256") for dataset in self.datasets]:
             raise DataError("these are not the data that the model was trained on")
@@ -433,6 +434,7 @@ def fit(
     resample: bool = True,
     progress: bool | Progress = False,
     origin: Mapping[str, Any] | None = None,
+    dropna: bool = False,
 ) -> Model:
     """Train a deep causal generative model of a graph on data.
 
@@ -465,6 +467,8 @@ def fit(
         resample: Whether these are trained on rows weighted anew, or differ by their seeds alone.
         progress: True for progress bars on a terminal, or an object that is told.
         origin: Where the data are, noted in ``out``: what :func:`mdcm.provenance.note_origin` says of a spec.
+        dropna: Whether rows with missing values are left out rather than refused, in every dataset; one may also say so
+            of itself: ``Dataset(table, dropna=True)``.
 
     Returns:
         The trained model.
@@ -493,7 +497,7 @@ def fit(
     if ensemble != 0:
         # not after hours of training
         check_ensemble(ensemble)
-    datasets = validate(data, graph.nodes)
+    datasets = validate(data, graph.nodes, dropna=dropna)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     datasets, outliers = limit_outliers(datasets, schema)
     if outliers:

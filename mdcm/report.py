@@ -84,6 +84,7 @@ def write_report(
     allow_unidentifiable: bool = False,
     allow_low_support: bool = False,
     progress: bool = False,
+    dropna: bool = False,
 ) -> Path:
     """Write a report of a model as one HTML file that needs nothing else.
 
@@ -102,6 +103,7 @@ def write_report(
         allow_unidentifiable: As for :meth:`Model.query`; the answers are marked.
         allow_low_support: As for :meth:`Model.query`.
         progress: Whether to show on a terminal how it goes.
+        dropna: Whether rows of ``data`` with missing values are left out rather than refused.
 
     Returns:
         The path.
@@ -127,7 +129,7 @@ def write_report(
     expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
         expression.check(model.graph.nodes)
-    seen = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes)
+    seen = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes, dropna=dropna)
     stages = Stages(progress)
     stages.expect(4 + len(expressions))
     with stages.open():

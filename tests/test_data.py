@@ -5,8 +5,10 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tables import pixels, refused
 
+import mdcm
 from mdcm.data import (
     Dataset,
     Schema,
@@ -256,3 +258,38 @@ class TestValidate:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             Schema.infer(validate([self.table, Dataset(self.table, do="X")], self.nodes))
+
+
+class TestRowsWithMissingValues:
+    TABLE = pd.DataFrame({"X": [0, 1, None, 1] * 25, "Y": [0, 1, 1, None] * 25})
+    WHOLE = TABLE.dropna().astype(int).reset_index(drop=True)
+    BRIEF = mdcm.TrainConfig(max_steps=3)
+
+    @pytest.mark.parametrize("given", [TABLE, Dataset(TABLE), {"X": TABLE["X"], "Y": TABLE["Y"]}], ids=range(3))
+    def test_fit_leaves_them_out_as_a_dataset_does(self, given):
+        own = mdcm.fit("X -> Y", Dataset(self.TABLE, dropna=True), config=self.BRIEF)
+        model = mdcm.fit("X -> Y", given, config=self.BRIEF, dropna=True)
+        assert len(model.data[0]) == len(self.WHOLE)
+        assert all(torch.equal(a, b) for a, b in zip(model.dcm.parameters(), own.dcm.parameters(), strict=True))
+        model.data = ()
+        model.attach(given, dropna=True)
+        assert len(model.data[0]) == len(self.WHOLE)
+
+    def test_what_was_given_is_as_it_was(self):
+        given = Dataset(self.TABLE)
+        mdcm.fit("X -> Y", given, config=self.BRIEF, dropna=True)
+        assert not given.dropna
+        refused("dropna=True", mdcm.fit, "X -> Y", given, config=self.BRIEF)
+
+    def test_check_and_report(self, tmp_path):
+        graph = "X; Y"
+        both = [mdcm.check(graph, table, dropna=True).table for table in (self.TABLE, self.WHOLE)]
+        pd.testing.assert_frame_equal(*both)
+        model = mdcm.fit("X -> Y", self.WHOLE, config=self.BRIEF)
+        text = mdcm.write_report(model, tmp_path / "r.html", data=self.TABLE, dropna=True).read_text()
+        assert "50 rows" in text
+        refused("dropna=True", mdcm.check, graph, self.TABLE)
+
+    def test_it_is_true_or_false(self):
+        with pytest.raises(ValueError, match="dropna must be true or false, not 'any'"):
+            mdcm.fit("X -> Y", self.TABLE, dropna="any")

@@ -120,6 +120,7 @@ def check(
     max_tests: int = 10_000,
     seed: int = 0,
     progress: bool = False,
+    dropna: bool = False,
 ) -> Check:
     """Tests what a graph implies on data, with Holm's correction over all tests.
 
@@ -160,6 +161,7 @@ def check(
             a guess about where.
         seed: Seed of that choice.
         progress: Whether to show on a terminal how far it is.
+        dropna: Whether rows with missing values are left out rather than refused, in every dataset.
 
     Returns:
         The tests, worst first, which is by the logarithm of p. Where one edge is missing, its own pair usually comes
@@ -200,7 +202,7 @@ def check(
         raise ValueError(f"max_tests must be positive, not {max_tests}")
     seed = seeded(seed)
     graph = ADMG.of(graph)
-    datasets = validate(data, graph.nodes, unobserved=graph.nodes)
+    datasets = validate(data, graph.nodes, unobserved=graph.nodes, dropna=dropna)
     schema = Schema.infer(datasets, variables)
     several = len(datasets) > 1
     sources: list[Within | Instruments | Across] = [Within(graph, one, schema, several=several) for one in datasets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections import Counter
@@ -401,6 +402,17 @@ class Dataset:
             kept.weights = None if self.weights is None else self.weights[rows]
             kept.rows = np.flatnonzero(rows) if self.rows is None else self.rows[rows]
         return kept
+
+    def leaving_out(self) -> Dataset:
+        """The same dataset as one made with ``dropna=True``.
+
+        Example:
+            >>> Dataset({"X": [0, None]}).leaving_out().dropna
+            True
+        """
+        made = copy.copy(self)
+        made.dropna = True
+        return made
 
     def gathered(self, nodes: Collection[str]) -> Dataset:
         """The same dataset with the columns ``W[0]``, ``W[1]``, ... as the vector W, for every node W of that kind.

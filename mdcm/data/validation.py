@@ -13,6 +13,7 @@ from mdcm.advice import Notice, warn
 from mdcm.data.dataset import Dataset, blocks
 from mdcm.errors import DataError
 from mdcm.levels import listing, plain
+from mdcm.limits import flag
 from mdcm.variables import floats, leaving_out, refuse, storage, suggestion
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def validate(
     nodes: Sequence[str],
     *,
     unobserved: Collection[str] = (),
+    dropna: bool = False,
 ) -> tuple[Dataset, ...]:
     """Datasets as a model can use them: named, without extra columns, without missing values.
 
@@ -33,6 +35,7 @@ def validate(
         data: One table or dataset, or several.
         nodes: Names of the graph's nodes.
         unobserved: Nodes that no dataset needs to hold, because their mechanism is given.
+        dropna: Whether rows with missing values are left out of all of them; a dataset may also say so of itself.
 
     Returns:
         Datasets with the columns that are nodes. One without a name is called d1, d2, ... by its place. Columns
@@ -59,7 +62,10 @@ def validate(
         raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}{hint}")
     if not nodes:
         raise DataError("the graph has no variable, so that nothing is to be learned; write one such as 'X -> Y'")
+    flag("dropna", dropna)
     datasets = [item if isinstance(item, Dataset) else Dataset(item) for item in data]
+    if dropna:
+        datasets = [item.leaving_out() for item in datasets]
     names = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
     for name in names:
         if names.count(name) > 1:
