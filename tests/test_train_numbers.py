@@ -16,6 +16,7 @@ from mdcm.data import Variable
 from mdcm.mechanisms import Categorical, Flow
 from mdcm.train import lacking_fits
 from mdcm.train.normal import NormalProblem
+from mdcm.train.problems import ComponentProblem
 from mdcm.train.reference import is_behind, regression_losses
 from mdcm.train.rows import FitRows
 
@@ -226,3 +227,32 @@ class TestGrowth:
             mdcm.fit("X <-> Y", self.table(0.02), **arguments, out=tmp_path / "run", progress=Stop())
         resumed = mdcm.fit("X <-> Y", self.table(0.02), **arguments, out=tmp_path / "run", resume=True)
         assert all(torch.equal(a, b) for a, b in zip(whole.dcm.parameters(), resumed.dcm.parameters(), strict=True))
+
+
+class TestEqualRows:
+    """Regressions are compared row by row with a fit that takes equal rows together."""
+
+    def test_of_tables_whose_confounders_are_drawn(self):
+        rng = np.random.default_rng(0)
+        u = rng.integers(0, 2, 400)
+        table = pd.DataFrame({name: np.where(rng.random(400) < 0.8, u, 1 - u) for name in "ABC"})
+        config = mdcm.TrainConfig(confounder="monte-carlo", draws=16)
+        # sixteen draws are too few for a sum over the states, which the regressions show
+        with pytest.warns(UserWarning, match="plain regressions describe"):
+            model = mdcm.fit("A <-> B; B <-> C", table, config=config, ensemble=0)
+        (record,) = [one for one in model.history if one["event"] == "trained"]
+        mean, error, rows = record["behind_regressions"]
+        assert rows == 400
+        assert np.isfinite([mean, error]).all()
+
+    def test_values_of_equal_rows_are_one(self):
+        table = pd.DataFrame({"X": [0, 0, 1, 1, 0], "Y": [1, 1, 0, 1, 1]})
+        model = mdcm.fit("X <-> Y", table, config=mdcm.TrainConfig(max_steps=2))
+        rows = fit_rows(**{name: table[name].to_numpy().copy() for name in "XY"})
+        problem = ComponentProblem(model.dcm, ["X", "Y"], [rows], model.config, 0)
+        problem.hold(torch.arange(5))
+        values = torch.tensor([3.0, 3.0, 1.0, 2.0, 3.0])
+        kept = problem.distinct(values)
+        assert len(kept) == len(problem.evaluate().loss) == 3
+        # what the mean over the rows is, the mean over distinct rows is as well
+        assert problem.sample.mean(kept) == pytest.approx(float(values.mean()))

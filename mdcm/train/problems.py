@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,9 @@ class Problem(Protocol):
 
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
+
+    def distinct(self, values: Tensor) -> Tensor:
+        """Values of held-out rows, fit by fit, as :meth:`evaluate` has them: one for all rows that are equal."""
 
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
@@ -240,6 +244,12 @@ class ComponentProblem:
         merged = [part.merged_rows() for part in self.held]
         self.sample = Sample.build(fits, chosen, merged)
 
+    def distinct(self, values: Tensor) -> Tensor:
+        """Values of held-out rows, fit by fit, as :meth:`evaluate` has them: one for all rows that are equal."""
+        parts = torch.split(values, [part.rows for part in self.held])
+        first = [np.unique(part.merged_rows()[0], return_index=True)[1] for part in self.held]
+        return torch.cat([part[torch.from_numpy(rows)] for part, rows in zip(parts, first, strict=True)])
+
     @torch.no_grad()
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
@@ -349,6 +359,10 @@ class ConditionalProblem:
         assert held is not None
         self.held = held
         self.sample = Sample.build([self.fit], [held])
+
+    def distinct(self, values: Tensor) -> Tensor:
+        """Values of held-out rows, as they are: no two of them are taken for equal."""
+        return values
 
     @torch.no_grad()
     def evaluate(self) -> Losses:

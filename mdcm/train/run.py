@@ -588,7 +588,7 @@ class _Training:
             def behind(rows: Tensor) -> tuple[float, float] | None:
                 reference = regression_losses(mechanisms, fits, held, rows)
                 problem.hold(rows)
-                return None if reference is None else problem.evaluate().above(reference)
+                return None if reference is None else problem.evaluate().above(problem.distinct(reference))
 
             worth = [effective_rows(fit.mass(fit.local(rows)) for fit in fits) for rows in (None, apart, judged)]
             everywhere = behind(judged)
