@@ -18,6 +18,7 @@ from command_line import fail
 import mdcm
 from mdcm.disk import Folder
 from mdcm.engines import ClusterError, RayEngine, engine_of
+from mdcm.limits import RANGES
 from mdcm.mechanisms import Categorical
 from mdcm.objectives.adversarial import AdversarialConfig
 from mdcm.train.checkpoints import Checkpoints
@@ -284,7 +285,9 @@ class TestErrors:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert (done.stdout, done.stderr) == ("", "")
 
-    def test_what_is_refused_there_is_refused_here(self, cluster):
+    def test_what_is_refused_there_is_refused_here(self, cluster, monkeypatch):
+        # no rate that is allowed diverges here
+        monkeypatch.setitem(RANGES, "learning_rate", ("above", 0, 1e38))
         config = mdcm.TrainConfig(max_steps=60, learning_rate=1e30, batch_modules=False)
         with pytest.raises(mdcm.MdcmError, match="diverged"):
             mdcm.fit(GRAPH, DATA, config=config, engine=cluster)

@@ -28,6 +28,7 @@ from mdcm.data import Dataset, Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.errors import MdcmError, PlanError
 from mdcm.graph import ADMG
+from mdcm.limits import RANGES
 from mdcm.mechanisms import Mechanism
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.objectives.likelihood import ComponentRows
@@ -390,7 +391,9 @@ class TestWeights:
 
 class TestFailures:
     @pytest.mark.parametrize("holdout", [0.0, 0.1])
-    def test_a_loss_that_is_not_finite_names_the_hnode_the_step_and_the_remedy(self, holdout):
+    def test_a_loss_that_is_not_finite_names_the_hnode_the_step_and_the_remedy(self, holdout, monkeypatch):
+        # no rate that is allowed does so here
+        monkeypatch.setitem(RANGES, "learning_rate", ("above", 0, 1e38))
         config = TrainConfig(learning_rate=1e38, max_steps=30, holdout=holdout)
         with pytest.raises(MdcmError) as caught:
             mdcm.fit("X -> Y; X <-> Y", coins(), config=config)
