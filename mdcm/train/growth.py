@@ -7,7 +7,9 @@ are trained, gain more on held-out rows than as many more steps with the same on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +17,25 @@ from torch import Tensor, nn
 from mdcm.dcm import derived_seed
 from mdcm.train.bank import Bank, Module
 from mdcm.train.config import CPU, Schedule, TrainConfig
-from mdcm.train.losses import Losses
+from mdcm.train.fidelity import misfits
+from mdcm.train.losses import Losses, effective_rows
 from mdcm.train.polish import Polished, unexplained
 from mdcm.train.problems import full_batch_schedule
+from mdcm.train.reference import is_behind, regression_losses
 
-__all__ = ["full_length", "may_lack_states", "more_states_gain"]
+if TYPE_CHECKING:
+    from mdcm.plan import Plan
+    from mdcm.train.loop import Alone, Growth
+    from mdcm.train.member import Member
+
+__all__ = ["full_length", "growth_of_numbers", "may_lack_states", "more_states_gain"]
 
 # share of a training's steps after which twice the states must have gained
 _TRIAL = 0.15
 # by how much of their own size the two halves of a state are moved apart
 _APART = 0.5
+# rows on which a fit is compared with regressions
+_JUDGED = 20_000
 
 
 def full_length(config: TrainConfig) -> bool:
@@ -142,3 +153,53 @@ def _gains(more: Losses, fewer: Losses) -> bool:
     """Whether the mean is lower by more than the standard error of the difference, row by row."""
     gain, error = fewer.above(more.loss)
     return gain > error
+
+
+def growth_of_numbers(plan: Plan, member: Member, place: int, held: Tensor, trained: Alone) -> Growth | None:
+    """Whether the confounders of an h-node with numbers need more states; None where nobody asks.
+
+    They do where the fit is behind plain regressions, or does not draw what the data hold.
+
+    Args:
+        plan: The plan.
+        member: The model.
+        place: Place of the h-node in the plan.
+        held: Mask of its rows that are held out.
+        trained: Its training.
+    """
+    hnode, config = plan.hnodes[place], member.config
+    if config.max_steps is not None or not member.confounders(hnode):
+        return None
+    if not all(member.dcm.mechanism(name).has_density for name in hnode.variables):
+        return None
+    may_gain = config.confounder_states is None and member.can_grow(place) and member.may_gain(place)
+    problem = trained.problem
+
+    def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
+        trained.store(weights)
+        mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
+        fits, apart = member.rows(hnode).fits, held.nonzero().squeeze(1)
+        judged = torch.arange(len(held))[:: math.ceil(len(held) / _JUDGED)]
+
+        def behind(rows: Tensor) -> tuple[float, float] | None:
+            reference = regression_losses(mechanisms, fits, held, rows)
+            problem.hold(rows)
+            return None if reference is None else problem.evaluate().above(problem.distinct(reference))
+
+        worth = [effective_rows(fit.mass(fit.local(rows)) for fit in fits) for rows in (None, apart, judged)]
+        everywhere = behind(judged)
+        # on rows that it has not seen a fit that has learned their chances by heart shows
+        outside = behind(apart)
+        if everywhere is None or outside is None:
+            return [], {}
+        lacks = is_behind(everywhere[0], worth[0]) or is_behind(outside[0], worth[1])
+        former = member.former[place]
+        if former is None and may_gain and not lacks:
+            seed = member.derived("fidelity", hnode)
+            lacks = bool(misfits(member.dcm, plan, member.data, seed, hnode.variables))
+        if former is not None:
+            # what has been tried before is worse than regressions too, and is tried again only if it was better
+            lacks = lacks and not problem.evaluate().mean <= former
+        return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*everywhere, worth[2]]}}
+
+    return growth

@@ -7,11 +7,10 @@ whichever model they belong to.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,18 +29,15 @@ from mdcm.rundir import CHECKPOINTS, remove_checkpoints
 from mdcm.train.bank import Bank, tiles
 from mdcm.train.checkpoints import Checkpoints
 from mdcm.train.config import CPU
-from mdcm.train.fidelity import misfits
 from mdcm.train.fingerprints import training_fingerprint
-from mdcm.train.growth import full_length, more_states_gain
+from mdcm.train.growth import full_length, growth_of_numbers, more_states_gain
+from mdcm.train.jobs import Job, Outcome, Shared, Source, State, Task
 from mdcm.train.loop import Alone, Growth, Progress, Run, Trainer
-from mdcm.train.losses import effective_rows
 from mdcm.train.member import Member, Setup
 from mdcm.train.polish import Polished, Polisher
-from mdcm.train.reference import is_behind, regression_losses
 from mdcm.train.sharing import refuse_unshared, shown
 
 if TYPE_CHECKING:
-    from mdcm.data import Encoded
     from mdcm.engines import Engine
     from mdcm.plan import HNode
 
@@ -50,30 +46,12 @@ __all__ = ["Source", "train"]
 _Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 _Records = Callable[[dict[str, Any]], None]
 
-# rows on which a fit is compared with regressions
-_JUDGED = 20_000
-
 _ROOM = {
     "alone": "Use a smaller batch_size, or device='cpu'",
     "bank": "Use batch_modules=False, or device='cpu'",
     "critic": "Use a smaller batch_size of AdversarialConfig, or device='cpu'",
     "critics": "Use batch_modules=False, a smaller batch_size of AdversarialConfig, or device='cpu'",
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """What one model is learned from.
-
-    Attributes:
-        data: Data sets by name.
-        seed: Seed of initial weights, splits and batches.
-        init: A trained model and its history: h-nodes of the same fingerprint keep its weights.
-    """
-
-    data: Mapping[str, Encoded]
-    seed: int = 0
-    init: tuple[DCM, Sequence[Mapping[str, Any]]] | None = None
 
 
 def train(
@@ -127,19 +105,6 @@ def train(
         with checkpoints:
             training.run(checkpoints, snapshot)
     return [member.dcm.eval() for member in members.values()]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """H-nodes that are trained as one.
-
-    Attributes:
-        kind: An h-node alone, a bank of small ones, or problems against critics, which are stepped as one or alone.
-        units: Which ones: number of the member times the number of h-nodes, plus the place in the plan; ascending.
-    """
-
-    kind: Literal["alone", "bank", "critics", "critic"]
-    units: tuple[int, ...]
 
 
 class _Training:
@@ -258,14 +223,14 @@ class _Training:
     def _tags(self) -> list[int | None]:
         return [None] if self.total == 1 else list(range(self.total))
 
-    def _check_done(self, job: _Job) -> None:
+    def _check_done(self, job: Job) -> None:
         """Refuse a checkpoint by which a job is done of which there is no record."""
         for unit in job.units:
             if not self.records(unit, "trained") and not self._has_grown(unit):
                 names = ", ".join(self.hnode(unit).variables)
                 raise self._misfit(f"{{{names}}} counts as done, and no record says that it was trained")
 
-    def finish(self, job: _Job, run: Run, snapshot: _Snapshot | None) -> list[int]:
+    def finish(self, job: Job, run: Run, snapshot: _Snapshot | None) -> list[int]:
         """Train one job to its end, on from a snapshot if there is one.
 
         Where the memory of a device does not suffice, it is begun anew, once, with half as many rows per step.
@@ -303,7 +268,7 @@ class _Training:
                 )
         return grown
 
-    def _attempt(self, job: _Job, run: Run, snapshot: _Snapshot | None) -> list[int] | str:
+    def _attempt(self, job: Job, run: Run, snapshot: _Snapshot | None) -> list[int] | str:
         """Train one job; if that does not fit in memory, what is said of it."""
         try:
             trainer = self._trainer(job, run) if snapshot is None else self._restored(job, run, *snapshot)
@@ -319,7 +284,7 @@ class _Training:
     def run_elsewhere(self, engine: Engine, sources: Sequence[Source], out: str | Path | Folder | None) -> None:
         """Train everything, the jobs of a level wherever an engine runs them."""
         deadline = self._deadline(time.monotonic())
-        shared = _Shared(self.setup, {k: replace(one, init=None) for k, one in enumerate(sources)}, self.total)
+        shared = Shared(self.setup, {k: replace(one, init=None) for k, one in enumerate(sources)}, self.total)
         fingerprint = None if out is None else self.fingerprint
         with nullcontext() if out is None else shown(Folder.of(out)) as proof:
             self._run_elsewhere(engine, shared, deadline, out, fingerprint, proof)
@@ -327,7 +292,7 @@ class _Training:
     def _run_elsewhere(
         self,
         engine: Engine,
-        shared: _Shared,
+        shared: Shared,
         deadline: float | None,
         out: str | Path | Folder | None,
         fingerprint: str | None,
@@ -342,12 +307,12 @@ class _Training:
                     number += 1
                     files = None if out is None else Folder.of(out) / CHECKPOINTS / f"job-{number:05}"
                     left = None if deadline is None else deadline - time.monotonic()
-                    tasks.append(_Task(job, self._states(job), files, f"{fingerprint}/{number}", left, proof))
+                    tasks.append(Task(job, self._states(job), files, f"{fingerprint}/{number}", left, proof))
                 names = [tuple(name for unit in job.units for name in self.hnode(unit).variables) for job in jobs]
                 if self.progress is not None:
                     for name in names:
                         self.progress.start(name, 1)
-                outcomes: dict[int, _Outcome] = {}
+                outcomes: dict[int, Outcome] = {}
                 gpu = self.setup.device.type == "cuda"
                 for place, outcome in engine.map(_work, shared, tasks, gpu=gpu):
                     outcomes[place] = outcome
@@ -362,7 +327,7 @@ class _Training:
         for member in self.members.values():
             member.forget_modules()
 
-    def _absorb(self, job: _Job, outcome: _Outcome) -> list[int]:
+    def _absorb(self, job: Job, outcome: Outcome) -> list[int]:
         """Take over what a job has become; the units that are to be trained again."""
         for k, state in outcome.states.items():
             dcm = self.members[k].dcm
@@ -381,14 +346,14 @@ class _Training:
         """The weights that training a unit changes, by their names in the model."""
         return self.member(unit).dcm.part(self.hnode(unit).variables)
 
-    def _states(self, job: _Job) -> dict[int, _State]:
+    def _states(self, job: Job) -> dict[int, State]:
         """All that has been learned so far of the models that a job is about."""
         found = {}
         for k in sorted({unit // len(self.plan.hnodes) for unit in job.units}):
             member = self.members[k]
             dcm, doubled = member.dcm, member.doubled
             encoders = {name: one.encoders for name, one in dcm.mechanisms.items() if one.encoders}
-            found[k] = _State(dict(dcm.states), dict(dcm.state_dict()), encoders, list(doubled), list(member.former))
+            found[k] = State(dict(dcm.states), dict(dcm.state_dict()), encoders, list(doubled), list(member.former))
         return found
 
     def _units(self, level: Sequence[int]) -> list[int]:
@@ -434,7 +399,7 @@ class _Training:
             raise self._misfit(error) from error
 
     def _restored(
-        self, job: _Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+        self, job: Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Trainer | _Adversarial:
         """The job that was under way, where it was."""
         prefix = "job."
@@ -474,11 +439,11 @@ class _Training:
 
     # ------------------------------------------------------------------ which h-nodes are trained as one
 
-    def _jobs(self, units: Sequence[int]) -> list[_Job]:
+    def _jobs(self, units: Sequence[int]) -> list[Job]:
         """What is trained of these units, as one or apart; a function of plan, data and settings alone."""
         for member in self.members.values():
             member.forget_modules()
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         small: dict[bool, list[int]] = {}
         against: dict[int, list[int]] = {}
         for unit in units:
@@ -493,15 +458,15 @@ class _Training:
             ):
                 small.setdefault(member.held_out(place) is None, []).append(unit)
             else:
-                jobs.append(_Job("alone", (unit,)))
+                jobs.append(Job("alone", (unit,)))
         for found in against.values():
             sizes = [self.member(unit).size(self.place(unit)) for unit in found]
             for tile in adversarial_tiles(sizes, self.setup.adversarial):
                 kind: Literal["critics", "critic"] = "critic" if sizes[tile[0]] is None else "critics"
-                jobs.append(_Job(kind, tuple(sorted(found[one] for one in tile))))
+                jobs.append(Job(kind, tuple(sorted(found[one] for one in tile))))
         for found in small.values():
             for tile in tiles([self.member(unit).module(self.place(unit)) for unit in found]):
-                jobs.append(_Job("bank", tuple(sorted(found[one] for one in tile))))
+                jobs.append(Job("bank", tuple(sorted(found[one] for one in tile))))
         return sorted(jobs, key=lambda job: job.units[0])
 
     def _keep(self, unit: int) -> bool:
@@ -514,7 +479,7 @@ class _Training:
             self.log({**record, "hnode": list(self.hnode(unit).variables), "kept": True, **self.tag(unit)})
         return True
 
-    def _trainer(self, job: _Job, run: Run) -> Trainer | _Adversarial:
+    def _trainer(self, job: Job, run: Run) -> Trainer | _Adversarial:
         if job.kind in {"critic", "critics"}:
             (member,) = {id(self.member(unit)): self.member(unit) for unit in job.units}.values()
             # with the mechanisms that it takes as they are
@@ -543,7 +508,7 @@ class _Training:
 
     # ------------------------------------------------------------------ more states
 
-    def _growth(self, job: _Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
+    def _growth(self, job: Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
         """Who says which h-nodes of a job need more states; None where nobody asks."""
         config = self.config
         masks = [mask for mask in held if mask is not None]
@@ -551,7 +516,7 @@ class _Training:
             return None
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
         if not units[0][0].can_stack(self.hnode(job.units[0])):
-            return self._growth_of_numbers(units[0], masks[0], trained)
+            return growth_of_numbers(self.plan, *units[0], masks[0], trained) if isinstance(trained, Alone) else None
         if config.confounder_states is not None or not all(member.can_grow(place) for member, place in units):
             return None
         modules = [member.module(place) for member, place in units]
@@ -565,50 +530,7 @@ class _Training:
 
         return growth if asked else None
 
-    def _growth_of_numbers(self, unit: tuple[Member, int], held: Tensor, trained: Bank | Alone) -> Growth | None:
-        """Whether the confounders of an h-node with numbers need more states.
-
-        They do where the fit is behind plain regressions, or does not draw what the data hold.
-        """
-        member, place = unit
-        hnode = self.plan.hnodes[place]
-        if self.config.max_steps is not None or not isinstance(trained, Alone) or not member.confounders(hnode):
-            return None
-        if not all(member.dcm.mechanism(name).has_density for name in hnode.variables):
-            return None
-        may_gain = self.config.confounder_states is None and member.can_grow(place) and member.may_gain(place)
-        problem = trained.problem
-
-        def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
-            trained.store(weights)
-            mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
-            fits, apart = member.rows(hnode).fits, held.nonzero().squeeze(1)
-            judged = torch.arange(len(held))[:: math.ceil(len(held) / _JUDGED)]
-
-            def behind(rows: Tensor) -> tuple[float, float] | None:
-                reference = regression_losses(mechanisms, fits, held, rows)
-                problem.hold(rows)
-                return None if reference is None else problem.evaluate().above(problem.distinct(reference))
-
-            worth = [effective_rows(fit.mass(fit.local(rows)) for fit in fits) for rows in (None, apart, judged)]
-            everywhere = behind(judged)
-            # on rows that it has not seen a fit that has learned their chances by heart shows
-            outside = behind(apart)
-            if everywhere is None or outside is None:
-                return [], {}
-            lacks = is_behind(everywhere[0], worth[0]) or is_behind(outside[0], worth[1])
-            former = member.former[place]
-            if former is None and may_gain and not lacks:
-                seed = member.derived("fidelity", hnode)
-                lacks = bool(misfits(member.dcm, self.plan, member.data, seed, hnode.variables))
-            if former is not None:
-                # what has been tried before is worse than regressions too, and is tried again only if it was better
-                lacks = lacks and not problem.evaluate().mean <= former
-            return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*everywhere, worth[2]]}}
-
-        return growth
-
-    def _polisher(self, job: _Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Polisher | None:
+    def _polisher(self, job: Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Polisher | None:
         """Who turns the networks of a job into tables; None where they stay as they are."""
         masks = [mask for mask in held if mask is not None]
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
@@ -622,7 +544,7 @@ class _Training:
             return None
         return Polisher(modules, masks, seeds, lambda weights: self._stacked(job, trained, weights), self.setup.device)
 
-    def _stacked(self, job: _Job, trained: Bank | Alone, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _stacked(self, job: Job, trained: Bank | Alone, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """Weights of a job as a bank has them."""
         if isinstance(trained, Bank):
             return weights
@@ -678,48 +600,7 @@ class _Adversarial:
 # ---------------------------------------------------------------------- jobs that run elsewhere
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What all jobs of a training need: setup, sources by member, and the number of members."""
-
-    setup: Setup
-    sources: Mapping[int, Source]
-    total: int
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a model has learned: states of its confounders, weights, encoders, and how often h-nodes have grown."""
-
-    states: dict[str, int]
-    weights: dict[str, Tensor]
-    encoders: dict[str, Any]
-    doubled: list[int]
-    former: list[float | None]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A job, its models, where its checkpoints go and belong, the seconds that it has, and a proof of that place."""
-
-    job: _Job
-    states: dict[int, _State]
-    files: Folder | None
-    fingerprint: str
-    seconds: float | None
-    proof: str | None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of a job: units that need more states, records, and the models as they are now."""
-
-    grown: tuple[int, ...]
-    records: list[dict[str, Any]]
-    states: dict[int, _State]
-
-
-def _work(shared: _Shared, task: _Task) -> _Outcome:
+def _work(shared: Shared, task: Task) -> Outcome:
     """Run one job, on from its last checkpoint if a worker that had it was lost."""
     if task.files is not None and task.proof is not None:
         refuse_unshared(task.files, task.proof)
@@ -748,7 +629,7 @@ def _work(shared: _Shared, task: _Task) -> _Outcome:
         if snapshot[0]["job"] is None:
             # it was done already, and only its result was lost
             training.load(snapshot)
-            return _Outcome(tuple(snapshot[0]["grown"]), records, training._states(task.job))
+            return Outcome(tuple(snapshot[0]["grown"]), records, training._states(task.job))
 
     def between(take: Callable[[], _Snapshot]) -> None:
         assert checkpoints is not None
@@ -761,4 +642,4 @@ def _work(shared: _Shared, task: _Task) -> _Outcome:
     if checkpoints is not None:
         header, tensors = training._snapshot(lambda: ({}, {}), 0, 0.0)
         checkpoints.write({**header, "job": None, "grown": grown}, tensors)
-    return _Outcome(grown, records, training._states(task.job))
+    return Outcome(grown, records, training._states(task.job))
