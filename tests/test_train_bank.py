@@ -1,5 +1,7 @@
 """Banks: modules trained together get what each gets alone, whatever they are padded to."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-from mdcm.train import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
+from mdcm.train import Bank, ComponentProblem, FitRows, Module, TrainConfig, bank, tiles
 
 
 def made(text, levels, rows=300, seed=0):
@@ -144,6 +146,45 @@ class TestTiles:
             assert len({modules[place].shape for place in tile}) == 1
         # three roots of other numbers of levels are no fellows
         assert sorted(len(tile) for tile in found) == [1, 1, 1, 3]
+
+    @staticmethod
+    def as_written_down(modules):
+        """The rule, with what a tile would need taken together anew for every module."""
+        by_shape = {}
+        for place, module in enumerate(modules):
+            by_shape.setdefault(module.shape, []).append(place)
+        found = []
+        for places in by_shape.values():
+            tile = []
+            for place in sorted(places, key=lambda place: (modules[place].cost, modules[place].sizes, place)):
+                both = [modules[one] for one in [*tile, place]]
+                wider = [tuple(map(max, zip(*one, strict=True))) for one in zip(*(m.sizes for m in both), strict=True)]
+                padded, own = modules[place].cost_at(wider) * len(both), sum(one.cost for one in both)
+                large = padded > max(bank._TILE, modules[tile[0]].cost) if tile else False
+                if tile and (large or padded > max(bank._MOST_PADDING * own, bank._TILE / 8)):
+                    found.append(tile)
+                    tile = []
+                tile.append(place)
+            found.append(tile)
+        return found
+
+    def test_tiles_are_those_of_the_rule_and_their_time_grows_as_the_modules(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        pad, seen = bank._padded, []
+        monkeypatch.setattr(bank, "_padded", lambda sizes: (seen.append(len(sizes)), pad(sizes))[1])
+        for most in (3, 400, 40_000):
+            modules = [
+                SimpleNamespace(shape=int(rng.integers(2)), sizes=sizes, cost=0, cost_at=None)
+                for sizes in ([tuple(row) for row in rng.integers(1, most, (2, 2)).tolist()] for _ in range(300))
+            ]
+            for module in modules:
+                module.cost_at = lambda sizes: int(np.prod(np.asarray(sizes, dtype=object)))
+                module.cost = module.cost_at(module.sizes)
+            found = tiles(modules)
+            assert found == self.as_written_down(modules)
+        # two at a time, however many there are in a tile
+        assert max(seen) == 2
+        assert len(seen) <= 900
 
     def test_large_modules_stay_alone(self, monkeypatch):
         _, modules, _ = made(PAIRS, LEVELS)

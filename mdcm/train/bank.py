@@ -202,6 +202,9 @@ def tiles(modules: Sequence[Module]) -> list[list[int]]:
 
     Returns:
         Places in ``modules``; those of one tile are trained as one.
+
+    Complexity:
+        O(n log n) in the number of modules.
     """
     by_shape: dict[object, list[int]] = {}
     for place, module in enumerate(modules):
@@ -211,14 +214,19 @@ def tiles(modules: Sequence[Module]) -> list[list[int]]:
         # neighbours differ least in size
         ordered = sorted(places, key=lambda place: (modules[place].cost, modules[place].sizes, place))
         tile: list[int] = []
+        # of the tile so far, not taken together anew for every module: there may be thousands
+        widest: Sequence[Sequence[int]] = ()
+        own = 0
         for place in ordered:
-            wider = _padded([modules[one].sizes for one in [*tile, place]])
-            padded = modules[place].cost_at(wider) * (len(tile) + 1)
-            own = sum(modules[one].cost for one in [*tile, place])
-            if tile and (padded > max(_TILE, modules[tile[0]].cost) or padded > max(_MOST_PADDING * own, _TILE / 8)):
+            module = modules[place]
+            wider = _padded([widest, module.sizes]) if tile else module.sizes
+            padded = module.cost_at(wider) * (len(tile) + 1)
+            most = max(_MOST_PADDING * (own + module.cost), _TILE / 8)
+            if tile and (padded > max(_TILE, modules[tile[0]].cost) or padded > most):
                 found.append(tile)
-                tile = []
+                tile, wider, own = [], module.sizes, 0
             tile.append(place)
+            widest, own = wider, own + module.cost
         found.append(tile)
     return found
 
