@@ -1,10 +1,10 @@
-"""README's numbers and its plot, from the committed runs in bench/results.
+"""The numbers and charts of README and docs/results.md, from the committed runs in bench/results.
 
-python bench/table.py          # writes both
-python bench/table.py --check  # says whether README says what the results say
+python bench/table.py          # writes the marked regions of both pages, and the charts
+python bench/table.py --check  # exits with an error that names each page or chart that is not up to date
 
-README has two marked regions: what the experiments came to, and how often intervals cover. Every number in them, and
-every comparison in words, is made here.
+The regions of README are its claim and a short table; those of docs/results.md are the full tables of the experiments
+and of the coverage of intervals. Every number in them, and every comparison in words, is made here.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS, PLOT = ROOT / "README.md", ROOT / "bench" / "results", ROOT / "docs" / "large.svg"
+RESULTS = ROOT / "bench" / "results"
 Run = dict[str, Any]
 
 # what a method of `frontdoor` is measured by, and the share of pictures that show the other digit
@@ -285,11 +285,11 @@ def behind_best(run: Run) -> str:
 SIDE = """\
 The methods side by side: `auto` is ours, `adversarial` and `joint` train against critics, module by module and all at
 once. Distances to the exact truth and times on one core, means over seeds; times compare within an experiment only."""
-PICTURE = "![Distance to the truth, time and memory against the number of variables](docs/large.svg)"
+PICTURE = "![Distance to the truth, time and memory against the number of variables](large.svg)"
 
 
 def wrapped(text: str) -> str:
-    """Lines of at most 120 characters, as README's."""
+    """Break a text into lines of at most 120 characters."""
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
@@ -334,43 +334,179 @@ def coverage() -> str:
     return "\n".join([wrapped(about), "", *head, *rows])
 
 
-REGIONS = {
-    ("<!-- coverage: made by bench/table.py -->", "<!-- end of coverage -->"): coverage,
-    ("<!-- results: made by bench/table.py -->", "<!-- end of results -->"): results,
+# ---- README
+
+# methods of the short table and of the chart, with their names in the chart
+SHOWN = {
+    "auto": "auto: mdcm's own",
+    "adversarial": "adversarial: critics, module by module",
+    "joint": "joint: critics, all at once",
+    "joint, equal time": "joint, equal time",
 }
 
 
-def plot(run):
+def side_by_side(runs: dict[str, Run]) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """Distance of the answers, seconds of a training (means over seeds) and number of seeds: by problem and method."""
+    own: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for run in filter(compares, runs.values()):
+        for label, method, seconds, _, answered in trained(run):
+            if method in SHOWN:
+                own.setdefault(label, {}).setdefault(method, []).append((answered, seconds))
+    return {
+        label: {
+            method: (statistics.mean(one[0] for one in values), statistics.mean(one[1] for one in values), len(values))
+            for method, values in methods.items()
+        }
+        for label, methods in own.items()
+    }
+
+
+def claim() -> str:
+    """What the front door through a picture came to, beside critics."""
+    run = read()["frontdoor"]
+    own = side_by_side({"frontdoor": run})["frontdoor"]
+    distance, seconds, seeds = own["auto"]
+    others = {"adversarial": "module by module", "joint, equal time": "all at once"}
+    critics = " and ".join(f"{own[method][0]:.4f} {way}" for method, way in others.items())
+    if min(own[method][0] for method in others) <= distance:
+        raise SystemExit("critics are as near as auto in frontdoor: write another claim")
+    times = listed([f"{own[method][1]:.0f}" for method in others])
+    (count,) = {own[method][2] for method in others}
+    rows, pixels = run["settings"]["rows"], run["settings"]["resolution"]
+    return wrapped(
+        f"`mdcm experiment frontdoor` learns from {rows:,} pictures of handwritten digits ({pixels} × {pixels} pixels) "
+        "whose label and outcome share a hidden cause. Its answers to P(A | do(D)) are off by a total variation "
+        f"distance of {distance:.4f} (mean over {seeds} seeds; {seconds:.0f} s of training on one core). Training "
+        f"against critics gives {critics} ({count} seed{'s' if count > 1 else ''}; {times} s)."
+    )
+
+
+def coverage_in_short() -> str:
+    run = json.loads((RESULTS / "coverage.json").read_text(encoding="utf-8"))
+    own = {(row["intervals"], row["answer"]): row for row in run["table"] if row["problems"] == "all"}
+    said = []
+    for intervals, name in (
+        ("ensemble", f"Intervals of an ensemble of {run['members']} models"),
+        ("frequencies", "Bootstrap intervals of the plug-in estimate"),
+    ):
+        shares = " and ".join(
+            f"{own[intervals, answer]['coverage']:.3f} ± {own[intervals, answer]['stderr']:.3f} of {answers}"
+            for answer, answers in (("probability", "the probabilities"), ("difference", "the differences"))
+        )
+        errors = " and ".join(f"{own[intervals, answer]['rmse']:.4f}" for answer in ("probability", "difference"))
+        said.append(
+            f"- {name} at the level {run['level']} cover {shares} of {own[intervals, 'probability']['number']} random "
+            f"problems; root mean squared errors {errors}."
+        )
+    return "\n".join(map(item, said))
+
+
+def item(text: str) -> str:
+    """An item of a list, on as many lines as it needs."""
+    return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def missed_in_short(runs: dict[str, Run]) -> str:
+    """How many limits were reached, and which were not, with the number beside the limit."""
+    judged = [(run, bar) for run in runs.values() for bar in run["bars"] if bar["judged"]]
+    lost = [
+        f"{bar['what'].removeprefix('auto, ').removesuffix(', on average')} in `{run['command']}` "
+        f"({number(bar['value'])}, limit {number(bar['limit'])})"
+        for run, bar in judged
+        if not bar["met"]
+    ]
+    said = f"- {len(judged) - len(lost)} of {len(judged)} limits that were set for the experiments are reached. "
+    return item(f"{said}Missed: {listed(lost)}." if lost else f"{said}None is missed.")
+
+
+def nearest(own: dict[str, dict[str, tuple[float, float, int]]]) -> str:
+    """Where a method other than `auto` has the nearest answers, and where `joint` is nearer than `adversarial`."""
+    first = {label: min(methods, key=lambda method: methods[method][0]) for label, methods in own.items()}
+    others = [f"{label} (`{method}`)" for label, method in first.items() if method != "auto"]
+    said = f"`auto` has the nearest answers everywhere{f' but in {listed(others)}' if others else ''}."
+    joint = [label for label, one in own.items() if "joint" in one and one["joint"][0] < one["adversarial"][0]]
+    if joint:
+        said += (
+            " Critics all at once (`joint`) are nearer than module by module (`adversarial`) in "
+            f"{listed(joint)}, as [Results](docs/results.md) discusses."
+        )
+    return item(f"- {said}")
+
+
+def brief() -> str:
+    """README's short table, and the lines below it."""
+    runs = read()
+    own = side_by_side(runs)
+    head = [f"| experiment | {' | '.join(f'`{method}`' for method in SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+    rows = []
+    for label, methods in own.items():
+        cells = []
+        for method in SHOWN:
+            if method not in methods:
+                cells.append("–")
+                continue
+            distance, seconds, seeds = methods[method]
+            cells.append(f"{distance:.4f}, {seconds:,.0f} s" + (", 1 seed" if seeds == 1 else ""))
+        rows.append(f"| {label} | {' | '.join(cells)} |")
+    lines = [nearest(own), missed_in_short(runs), coverage_in_short(), item(f"- {resolutions(runs)}")]
+    return "\n".join([*head, *rows, "", *lines])
+
+
+# ---- pages and charts
+
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"claim": claim, "short": brief},
+    ROOT / "docs" / "results.md": {"results": results, "coverage": coverage},
+}
+
+
+def written(text: str, regions: dict[str, Callable[[], str]]) -> str:
+    """A page with its regions made anew."""
+    for name, make in regions.items():
+        begin, end = f"<!-- {name}: made by bench/table.py -->", f"<!-- end of {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(f"the page needs the lines {begin} and {end} once each: put them where the text belongs")
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
+    return text
+
+
+Lines = dict[str, tuple[list[float], list[float]]]
+
+
+def large_numbers(runs: dict[str, Run]) -> list[tuple[str, str, Lines]]:
+    """Title, unit and lines of every panel of the chart of `large`, over the number of variables."""
+    own, costs = runs["large"]["numbers"]["runs"], runs["large"]["numbers"]["costs"]
+    sizes = sorted({one["nodes"] for one in own})
+    names = {"auto": "mdcm", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
+
+    def over_sizes(measure: Callable[[Run], float]) -> tuple[list[float], list[float]]:
+        return sizes, [statistics.mean(measure(one) for one in own if one["nodes"] == size) for size in sizes]
+
+    def of_step(what: str) -> Lines:
+        ways = {"adversarial": "module by module", "joint": "all at once"}
+        return {
+            label: tuple([one[key] for one in costs if one["way"] == way] for key in ("nodes", what))
+            for way, label in ways.items()
+        }
+
+    quality = {label: over_sizes(lambda one, name=name: one["tvd"][name]) for name, label in names.items()}
+    return [
+        ("Distance of adjacent pairs to the truth", "mean TVD", quality),
+        ("Training by likelihood, one core", "seconds", {"mdcm": over_sizes(lambda one: one["seconds"])}),
+        ("A step against critics", "seconds", of_step("seconds per step")),
+        ("A step against critics", "MB", of_step("MB")),
+    ]
+
+
+def draw_large(numbers: list[tuple[str, str, Lines]]):
     """Quality, time and memory of the experiment `large` over the number of variables."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    runs, costs = run["numbers"]["runs"], run["numbers"]["costs"]
-    sizes = sorted({one["nodes"] for one in runs})
-    own = {size: [one for one in runs if one["nodes"] == size] for size in sizes}
-    names = {"auto": "mdcm", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
-    quality = {
-        label: (sizes, [statistics.mean(one["tvd"][name] for one in own[size]) for size in sizes])
-        for name, label in names.items()
-    }
-    seconds = {"mdcm": (sizes, [statistics.mean(one["seconds"] for one in own[size]) for size in sizes])}
-    ways = {"adversarial": "module by module", "joint": "all at once"}
-    against = [
-        {
-            label: zip(*((one["nodes"], one[what]) for one in costs if one["way"] == way), strict=True)
-            for way, label in ways.items()
-        }
-        for what in ("seconds per step", "MB")
-    ]
-    panels = [
-        ("Distance of adjacent pairs to the truth", "mean TVD", quality),
-        ("Training by likelihood, one core", "seconds", seconds),
-        ("A step against critics", "seconds", against[0]),
-        ("A step against critics", "MB", against[1]),
-    ]
     figure = Figure(figsize=(9, 6), layout="constrained")
-    for axes, (title, unit, lines) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    for axes, (title, unit, lines) in zip(figure.subplots(2, 2).flat, numbers, strict=True):
         for label, (x, y) in lines.items():
             axes.plot(x, y, marker="o", label=label, linestyle="--" if label == "sampling floor" else "-")
         axes.set(title=title, xlabel="variables", ylabel=unit, xscale="log")
@@ -379,29 +515,100 @@ def plot(run):
         axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_methods(numbers: dict[str, dict[str, tuple[float, float, int]]]):
+    """Distance of the answers to the truth and seconds of a training, by experiment and method."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    looks = {
+        "auto": {"color": "#1b6ca8", "marker": "o", "s": 75, "zorder": 4},
+        "adversarial": {"color": "#d1742a", "marker": "s", "s": 45, "zorder": 3},
+        "joint": {"color": "#7a7a7a", "marker": "D", "s": 40, "zorder": 2},
+        "joint, equal time": {"facecolor": "white", "edgecolor": "#7a7a7a", "marker": "D", "s": 40, "zorder": 2},
+    }
+    labels = list(numbers)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    titles = ("Distance of the answers to the truth", "Training time on one core, in seconds")
+    for column, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        for row, label in enumerate(labels):
+            drawn = [own[column] for own in numbers[label].values()]
+            axes.plot([min(drawn), max(drawn)], [row, row], color="#dddddd", linewidth=2, zorder=1)
+        for method, look in looks.items():
+            rows = [row for row, label in enumerate(labels) if method in numbers[label]]
+            values = [numbers[labels[row]][method][column] for row in rows]
+            axes.scatter(values, rows, label=SHOWN[method], **look)
+        axes.set_xscale("log")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="x", color="#eeeeee")
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_xlabel("total variation distance; covidx: error of the effect", fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    return figure
+
+
+CHARTS: dict[Path, tuple[Callable[[dict[str, Run]], Any], Callable[[Any], Any]]] = {
+    ROOT / "docs" / "large.svg": (large_numbers, draw_large),
+    ROOT / "docs" / "methods.svg": (side_by_side, draw_methods),
+}
+
+
+def description(numbers: Any) -> str:
+    """What a chart carries to say which numbers it shows, to four digits; it is text of the SVG."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, dict):
+            return {key: rounded(one) for key, one in value.items()}
+        return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(rounded(numbers)).replace('"', "'")
+
+
+def save(path: Path, figure: Any, numbers: Any) -> None:
+    import matplotlib as mpl
+
     # so that the same numbers are the same file
     with mpl.rc_context({"svg.hashsalt": "mdcm"}):
-        figure.savefig(PLOT, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None, "Description": description(numbers)})
 
 
-def written(text: str) -> str:
-    """README with its regions made anew."""
-    for (begin, end), make in REGIONS.items():
-        before, rest = text.split(begin)
-        _, after = rest.split(end)
-        text = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
-    return text
+def stale() -> list[str]:
+    """Pages and charts that do not show what the results say."""
+    runs = read()
+    pages = [
+        path for path, regions in PAGES.items() if written(path.read_text(encoding="utf-8"), regions)
+        != path.read_text(encoding="utf-8")
+    ]  # fmt: skip
+    charts = [
+        path
+        for path, (measure, _) in CHARTS.items()
+        if not path.exists() or description(measure(runs)) not in path.read_text(encoding="utf-8")
+    ]
+    return [str(path.relative_to(ROOT)) for path in (*pages, *charts)]
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    made = written(text)
     if "--check" in sys.argv:
-        sys.exit(0 if made == text else "README does not say what bench/results say: run bench/table.py")
-    README.write_text(made, encoding="utf-8")
-    large = RESULTS / "large.json"
-    if large.exists():
-        plot(json.loads(large.read_text(encoding="utf-8")))
+        behind = stale()
+        sys.exit(f"not what bench/results say: {', '.join(behind)}; run bench/table.py" if behind else 0)
+    for path, regions in PAGES.items():
+        path.write_text(written(path.read_text(encoding="utf-8"), regions), encoding="utf-8")
+    runs = read()
+    for path, (measure, draw) in CHARTS.items():
+        save(path, draw(measure(runs)), measure(runs))
 
 
 if __name__ == "__main__":

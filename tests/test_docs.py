@@ -1,5 +1,6 @@
 """The documentation's programs run and print what stands there, its commands work, and every public name is in it."""
 
+import ast
 import contextlib
 import io
 import re
@@ -15,6 +16,32 @@ import mdcm
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python\n" in path.read_text(encoding="utf-8"))
+
+
+# `path::Class.method` of Python, and the same of C++, whose names are looked for as words
+REFERENCE = re.compile(r"`([\w/.-]+\.(?:py|cpp|hpp))::([\w.]+)`")
+
+
+def lacking(path: str, name: str) -> str | None:
+    """Why a reference of a page leads nowhere."""
+    file = ROOT / path
+    if not file.is_file():
+        return f"{path} is not a file"
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".py":
+        return next((f"{path} has no {part}" for part in name.split(".") if not re.search(rf"\b{part}\b", text)), None)
+    level = ast.parse(text).body
+    for part in name.split("."):
+        found = [
+            node
+            for node in level
+            if (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part)
+            or (isinstance(node, ast.Assign) and any(ast.unparse(one) == part for one in node.targets))
+        ]
+        if not found:
+            return f"{path} has no {name}: {part} is not defined there"
+        level = getattr(found[-1], "body", [])
+    return None
 
 
 def test_there_are_tutorials():
@@ -71,3 +98,34 @@ def test_every_command_is_in_the_table_of_commands():
     table = (DOCS / "commands.md").read_text("utf-8")
     for name in re.findall(r"^  (\w+) +[A-Z]", succeed("--help").out, re.MULTILINE):
         assert f"`mdcm {name}" in table, name
+
+
+@pytest.mark.parametrize("page", ["architecture"])
+def test_code_that_a_page_names_exists(page):
+    references = REFERENCE.findall((DOCS / f"{page}.md").read_text("utf-8"))
+    assert len(references) >= 25
+    assert [why for one in references if (why := lacking(*one))] == []
+
+
+@pytest.mark.parametrize("page", ["architecture", "sources"])
+def test_files_that_a_page_names_exist(page):
+    for path in re.findall(
+        r"`((?:mdcm|csrc|kernels|tests|bench|docs)/[\w./-]*)`", (DOCS / f"{page}.md").read_text("utf-8")
+    ):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "why"),
+    [
+        ("mdcm/model.py", "Model.query", None),
+        ("mdcm/model.py", "Model.ask", "ask is not defined there"),
+        ("mdcm/model.py", "query", "query is not defined there"),
+        ("mdcm/no_model.py", "Model", "is not a file"),
+        ("csrc/planning.hpp", "HGraph.Needs", None),
+        ("csrc/planning.hpp", "HGraph.Wants", "has no Wants"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_noticed(path, name, why):
+    found = lacking(path, name)
+    assert found is None if why is None else why in found

@@ -1,9 +1,11 @@
 """Who may import whom: a module imports only modules of a lower rank, and the graph half imports no torch."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,35 +13,22 @@ import mdcm
 
 PACKAGE = Path(mdcm.__file__).parent
 
+ROOT = Path(__file__).parent.parent
+FLOORS = ROOT / "bench" / "floors.py"
+
+
+def floors():
+    """The script that draws the table of ranks."""
+    spec = importlib.util.spec_from_file_location("floors", FLOORS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 # a package's own modules may import each other; the facade mdcm/__init__.py is looked at apart
-RANKS = {
-    name: rank
-    for rank, names in {
-        -1: "printable",
-        0: "advice documents errors limits",
-        1: "_core delimited disk kernels levels",
-        2: "edges formats diagram factors files intervals page pictures progress variables",
-        3: "graph texts",
-        4: "plan query metrics schema",
-        5: "scm",
-        6: "identify",
-        7: "data rundir",
-        8: "allocation checking mechanisms",
-        9: "objectives",
-        10: "dcm",
-        11: "sampling",
-        12: "engines",
-        13: "train answers",
-        14: "answering saved",
-        15: "model",
-        16: "doctor drafts experiments options report spec",
-        17: "provenance",
-        18: "commands",
-        19: "cli",
-    }.items()
-    for name in names.split()
-}
-TORCH_FROM_RANK = 7
+TABLE = floors().floors((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+RANKS = {module: rank for rank, _, modules in TABLE for module in modules}
+TORCH_FROM_RANK = floors().FIRST_WITH_TORCH
 HEAVY = {"torch", "triton", "safetensors"}
 COMMAND_LINE = {"pydantic", "rich", "typer", "ruamel"}
 COMMAND_LINE_MODULES = {"progress", "spec", "drafts", "commands", "cli"}
@@ -78,10 +67,37 @@ def own(imported: set[str]) -> set[str]:
     return {part[1] if len(part) > 1 and part[1] in RANKS else "mdcm" for part in parts}
 
 
+def test_table_of_ranks_names_every_module_once_and_nothing_else():
+    named = [module for _, _, modules in TABLE for module in modules]
+    assert sorted(named) == sorted({module_of(path) for path in FILES} | {"_core", "kernels"})
+
+
+def test_picture_of_ranks_is_that_of_the_table():
+    done = subprocess.run([sys.executable, str(FLOORS), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_picture_shows_every_module_at_its_rank():
+    drawn = ElementTree.fromstring((ROOT / "docs" / "floors.svg").read_text(encoding="utf-8"))
+    texts = [(float(one.get("y")), one.text) for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    heights = {text: y for y, text in texts}
+    for rank, _, modules in TABLE:
+        assert {heights[module] for module in modules} == {heights[str(rank)]}
+
+
+def test_a_table_without_rows_and_a_row_that_is_too_wide_are_refused():
+    with pytest.raises(SystemExit, match="has no table with the rows"):
+        floors().picture("| module | rank |")
+    wide = ", ".join(f"`module_{number}`" for number in range(20))
+    parts = "\n".join(f"| {rank} | part {rank} | `a{rank}` |" for rank in range(4))
+    with pytest.raises(SystemExit, match="the modules of rank 9 need"):
+        floors().picture(f"{parts}\n| 9 | part 9 | {wide} |")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_only_lower_ranks(path):
     module = module_of(path)
-    assert module in RANKS, f"{module} has no rank yet: give it one here and in the picture of the layout"
+    assert module in RANKS, f"{module} has no rank yet: give it one in docs/architecture.md and run bench/floors.py"
     for other in own(imports_of(ast.parse(path.read_text(encoding="utf-8")))) - {module}:
         assert other != "mdcm", "modules import from the module that defines a name, not from the facade"
         assert RANKS[other] < RANKS[module], f"{module} ({RANKS[module]}) imports {other} ({RANKS[other]})"

@@ -1,4 +1,4 @@
-"""README's program prints what README says, and its numbers and comparisons are those of the committed runs."""
+"""README is one page whose program prints what it says; numbers and charts are those of the committed runs."""
 
 import copy
 import importlib.util
@@ -38,9 +38,101 @@ def test_readme_program_prints_its_output(tmp_path):
     assert done.stdout == output
 
 
-def test_numbers_are_those_of_the_committed_runs():
+def test_readme_is_one_page_whose_links_lead_somewhere():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert len(links) >= 15
+    for link in links:
+        assert (README.parent / link).exists(), link
+
+
+def test_numbers_and_charts_are_those_of_the_committed_runs():
     done = subprocess.run([sys.executable, str(TABLE), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class TestPages:
+    """Every region of every page, and every chart, is compared with what the results say."""
+
+    @pytest.fixture
+    def pages(self, table, tmp_path, monkeypatch):
+        (tmp_path / "docs").mkdir()
+        for place in (table.PAGES, table.CHARTS):
+            for path in place:
+                (tmp_path / path.relative_to(table.ROOT)).write_bytes(path.read_bytes())
+        for name in ("PAGES", "CHARTS"):
+            own = getattr(table, name)
+            monkeypatch.setattr(table, name, {tmp_path / path.relative_to(table.ROOT): own[path] for path in own})
+        monkeypatch.setattr(table, "ROOT", tmp_path)
+        return tmp_path
+
+    def test_copies_are_current(self, table, pages):
+        assert table.stale() == []
+
+    @pytest.mark.parametrize(
+        ("page", "old", "new"),
+        [
+            ("README.md", "distance of 0.0", "distance of 0.1"),
+            ("README.md", "| asia | 0.00", "| asia | 0.01"),
+            ("docs/results.md", "| asia | auto | 3 s", "| asia | auto | 2 s"),
+            ("docs/results.md", "| ensemble | probability | 0.8", "| ensemble | probability | 0.9"),
+            ("docs/methods.svg", "{'asia': {'auto': [0.00", "{'asia': {'auto': [0.01"),
+            ("docs/large.svg", "Distance of adjacent pairs", "Distance of all pairs"),
+        ],
+    )
+    def test_a_changed_number_is_noticed(self, table, pages, page, old, new):
+        text = (pages / page).read_text(encoding="utf-8")
+        assert old in text
+        (pages / page).write_text(text.replace(old, new, 1), encoding="utf-8")
+        assert table.stale() == [page]
+
+    def test_a_lost_chart_and_a_lost_region_are_noticed(self, table, pages):
+        (pages / "docs" / "methods.svg").unlink()
+        assert table.stale() == ["docs/methods.svg"]
+        readme = pages / "README.md"
+        readme.write_text(readme.read_text(encoding="utf-8").replace("<!-- end of short -->", ""), encoding="utf-8")
+        with pytest.raises(SystemExit, match="end of short"):
+            table.stale()
+
+
+class TestShortTable:
+    """README's claim, its table and the lines below it follow the numbers."""
+
+    def test_values_are_means_over_seeds(self, table, runs):
+        own = [one for one in runs["asia"]["numbers"]["problem"]["outcomes"] if one["method"] == "adversarial"]
+        answers = statistics.mean(statistics.mean(one["answered"].values()) for one in own)
+        found = table.side_by_side(runs)["asia"]["adversarial"]
+        assert found == pytest.approx((answers, statistics.mean(one["seconds"] for one in own), 3))
+
+    def test_claim_needs_to_be_ahead_of_critics(self, table, runs, monkeypatch):
+        for one in runs["frontdoor"]["numbers"]["outcomes"]:
+            if one["label"] == "adversarial":
+                one["generated"] = [0.0, 0.0]
+        monkeypatch.setattr(table, "read", lambda: runs)
+        with pytest.raises(SystemExit, match="write another claim"):
+            table.claim()
+
+    def test_methods_that_are_nearer_are_named(self, table, runs):
+        own = table.side_by_side(runs)
+        assert "nearest answers everywhere but in asia (`joint, equal time`)" in table.nearest(own)
+        own["asia"]["auto"] = (0.0, 1.0, 3)
+        assert "`auto` has the nearest answers everywhere. " in table.nearest(own)
+        own["sachs"]["adversarial"] = (0.0, 1.0, 3)
+        assert "everywhere but in sachs (`adversarial`)" in table.nearest(own)
+
+    def test_missed_limits_are_named_with_their_numbers(self, table, runs):
+        said = " ".join(table.missed_in_short(runs).split())
+        assert "P(Akt | do(PKA=2)) in `mdcm experiment sachs` (0.0270, limit 0.0248)" in said
+        for run in runs.values():
+            for bar in run["bars"]:
+                bar["met"] = True
+        assert table.missed_in_short(runs).endswith("are reached. None is missed.")
+
+    def test_coverage_names_both_kinds_of_intervals(self, table):
+        said = table.coverage_in_short()
+        assert "ensemble of 20" in said
+        assert "Bootstrap intervals of the plug-in estimate" in said
 
 
 class TestCritics:
