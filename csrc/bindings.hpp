@@ -1,4 +1,4 @@
-// Parts of the Python module that have a file of their own.
+// Parts of the Python module, a file each.
 
 #pragma once
 
@@ -6,6 +6,9 @@
 
 namespace mdcm {
 
+void bind_graph(pybind11::module_& m);
+void bind_planning(pybind11::module_& m);
+void bind_identification(pybind11::module_& m);
 void bind_strata(pybind11::module_& m);
 
 }  // namespace mdcm
