@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from mdcm.answers import Answer, surrounded
 from mdcm.data import Dataset, Schema, encode, limit_outliers, to_spec, validate
 from mdcm.dcm import DCM, MechanismFactory, derived_seed
 from mdcm.disk import Folder, as_path
-from mdcm.engines import Engine, engine_of
+from mdcm.engines import ClusterError, Engine, engine_of
 from mdcm.errors import CheckpointError, DataError, LowSupportError, MdcmError, NotIdentifiableError, PlanError
 from mdcm.graph import ADMG
 from mdcm.identify import Identification, identify
@@ -548,7 +548,8 @@ def fit(
                 seed,
                 None if init is None else (init.dcm, init.history),
             )
-            dcm, history = _trained(setup, source, progress, out, resume, runner)
+            with _naming_resume(out):
+                dcm, history = _trained(setup, source, progress, out, resume, runner)
             for text in lacking_fits(history):
                 warn(text)
             stale = None if init is None else kept_with_another_seed(history, init.seed, seed)
@@ -566,11 +567,24 @@ def fit(
         model.data = tuple(datasets)
         if ensemble and (len(model.members) != ensemble or model.resampled != resample):
             place = None if out is None else Folder.of(out) / ENSEMBLE
-            model._train_ensemble(ensemble, resample, mechanisms, device, runner, seed, progress, place)
+            with _naming_resume(out):
+                model._train_ensemble(ensemble, resample, mechanisms, device, runner, seed, progress, place)
             if out is not None and place is not None:
                 model._save(out)
                 remove_checkpoints(place)
     return model
+
+
+@contextmanager
+def _naming_resume(out: str | Path | None) -> Iterator[None]:
+    """Say with the failure of a cluster that what was done is not lost."""
+    try:
+        yield
+    except ClusterError as error:
+        if out is None or not (has_checkpoints(out) or has_checkpoints(Path(out) / ENSEMBLE)):
+            raise
+        how = advice("resume=True", "the same command with --resume")
+        raise ClusterError(f"{error}; what was done is in {out}, and {how} goes on") from error
 
 
 def _trained(

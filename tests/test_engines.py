@@ -279,6 +279,47 @@ class TestDirectoriesOfWorkers:
         assert [path.name for path in folder.iterdir()] == [f"shared-{'b' * 32}"]
 
 
+class Failing(Elsewhere):
+    """A cluster that fails after its first task."""
+
+    def map(self, function, shared, tasks, *, gpu=False):
+        for number, one in enumerate(super().map(function, shared, tasks, gpu=gpu)):
+            if number:
+                raise ClusterError("the Ray cluster has failed: no node of it lives any more")
+            yield one
+
+
+class TestFailingClusters:
+    CONFIG = mdcm.TrainConfig(max_steps=30, checkpoint_seconds=0, batch_modules=False)
+
+    @pytest.mark.parametrize("members", [0, 2])
+    def test_the_error_says_how_to_go_on_and_that_is_so(self, tmp_path, members):
+        expected = mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members)
+        out = tmp_path / "run"
+        said = rf"no node of it lives any more; what was done is in {out}, and resume=True goes on$"
+        with pytest.raises(ClusterError, match=said):
+            mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members, out=out, engine=Failing(tmp_path))
+        found = mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members, out=out, resume=True)
+        assert_same(found.dcm, expected.dcm)
+        for one, other in zip(found.members, expected.members, strict=True):
+            assert_same(one, other)
+
+    def test_from_the_shell(self, tmp_path, monkeypatch):
+        DATA.to_csv(tmp_path / "d.csv", index=False)
+        (tmp_path / "s.yaml").write_text(
+            'graph: "X -> Z; Z -> Y; X <-> Y; Y -> W; Z -> W"\ndata: [{path: d.csv}]\n'
+            "train: {max_steps: 30, checkpoint_seconds: 0, batch_modules: false}\n"
+        )
+        monkeypatch.setattr("mdcm.model.engine_of", lambda name: Failing(tmp_path))
+        message = fail(2, "train", tmp_path / "s.yaml", "--out", tmp_path / "run", "--engine", "ray")
+        assert message.count("the same command with --resume goes on") == 1
+        assert "no node of it lives any more; what was done is in" in message
+
+    def test_where_nothing_is_saved_nothing_is_promised(self, tmp_path):
+        with pytest.raises(ClusterError, match=r"no node of it lives any more$"):
+            mdcm.fit(GRAPH, DATA, config=self.CONFIG, engine=Failing(tmp_path))
+
+
 class TestErrors:
     def test_starting_a_cluster_is_silent(self, tmp_path):
         program = "from mdcm.engines import RayEngine\nwith RayEngine(num_cpus=1).open():\n    pass"

@@ -80,7 +80,6 @@ def train(
     datasets = loaded.load_data(progress=not is_quiet())
     reserve(out)
 
-    from mdcm.engines import ClusterError
     from mdcm.model import fit
     from mdcm.provenance import note_origin
 
@@ -105,7 +104,7 @@ def train(
                 progress=not is_quiet(),
                 origin=note_origin(loaded, out),
             )
-    except (KeyboardInterrupt, SystemExit, ClusterError):
+    except (KeyboardInterrupt, SystemExit):
         if has_checkpoints(out) or has_checkpoints(out / ENSEMBLE):
             note(f"what was done is in {out}; the same command with --resume goes on")
         raise
