@@ -35,8 +35,7 @@ def outcomes(count, seed, act):
 
 def test_runs(tmp_path):
     def act(data):
-        mutants.mutated_run(data, tmp_path / "run")
-        mutants.use(tmp_path / "run")
+        mutants.use(tmp_path / "run", mutants.mutated_run(data, tmp_path / "run"))
 
     whole, errors = outcomes(60, 0, act)
     assert whole >= 3
@@ -55,4 +54,4 @@ def test_checkpoints(tmp_path):
 @pytest.mark.parametrize("kind", mutants.RUNS)
 def test_a_run_without_a_change_is_read(kind, tmp_path):
     mutants.run_of(kind)
-    mutants.use(mutants.folder() / kind)
+    mutants.use(mutants.folder() / kind, kind)

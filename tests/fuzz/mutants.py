@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 
 import mdcm
 from mdcm import rundir
+from mdcm.mechanisms import Pretrained
 from mdcm.train.checkpoints import Checkpoints
 
 CONFIG = mdcm.TrainConfig(max_steps=2, checks=1, batch_size=16)
@@ -65,6 +66,9 @@ def fitted(kind: str, out: Path, **more):
         return mdcm.fit("X -> N -> D; X <-> D", data[["X", "N", "D"]], out=out, **options, **more)
     if kind == "ensemble":
         return mdcm.fit("X -> N", data[["X", "N"]], out=out, ensemble=2, **options, **more)
+    if kind == "pretrained":
+        graph, columns = "X -> N; N -> Y; X <-> Y", ["X", "N", "Y"]
+        return mdcm.fit(graph, data[columns], out=out, mechanisms=MECHANISMS[kind], **options, **more)
     if kind == "image":
         images = {"I": np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)}
         return mdcm.fit("X -> I", mdcm.Dataset(data[["X"]], images=images), out=out, **options, **more)
@@ -72,8 +76,10 @@ def fitted(kind: str, out: Path, **more):
     return mdcm.fit("X -> Y; X <-> Y", datasets, out=out, **options, **more)
 
 
-RUNS = ("table", "numbers", "ensemble", "image", "experiment")
-UNFINISHED = ("table", "numbers", "experiment")
+RUNS = ("table", "numbers", "ensemble", "image", "experiment", "pretrained")
+UNFINISHED = ("table", "numbers", "experiment", "pretrained")
+# mechanisms that a run is loaded with; what they are is no part of it
+MECHANISMS = {"pretrained": {"N": Pretrained(lambda parents, noise: 2 * noise[:, 0], noise_size=1)}}
 
 
 class _Stop(Exception):
@@ -173,10 +179,11 @@ def change_tensor(choices: Choices, tensors) -> None:
         tensors[name] = other.clone()
 
 
-def mutated_run(data: bytes, out: Path) -> None:
-    """Write a run that is like one of ours but for a few changes."""
+def mutated_run(data: bytes, out: Path) -> str:
+    """Write a run that is like one of ours but for a few changes; the kind of its training."""
     choices = Choices(data)
-    description, weights, history = run_of(choices.pick(RUNS))
+    kind = choices.pick(RUNS)
+    description, weights, history = run_of(kind)
     description, history, weights = copy.deepcopy(description), copy.deepcopy(history), dict(weights)
     for _ in range(1 + choices.below(3)):
         where = choices.below(8)
@@ -190,11 +197,12 @@ def mutated_run(data: bytes, out: Path) -> None:
         description["plan"] = json.dumps(description["plan"])
     shutil.rmtree(out, ignore_errors=True)
     rundir.write_run(out, description, weights, [one if isinstance(one, dict) else {"event": one} for one in history])
+    return kind
 
 
-def use(run: Path) -> None:
+def use(run: Path, kind: str) -> None:
     """Load a run, draw from it, ask it and save it."""
-    model = mdcm.load(run)
+    model = mdcm.load(run, MECHANISMS.get(kind))
     samples = model.draw_samples(3, seed=0)
     assert len(samples) == 3
     first = next((name for name in model.graph.nodes if model.schema[name].levels is not None), None)

@@ -69,8 +69,7 @@ def read_spec(data: bytes) -> None:
 
 
 def read_run(data: bytes) -> None:
-    mutants.mutated_run(data, SCRATCH / "run")
-    mutants.use(SCRATCH / "run")
+    mutants.use(SCRATCH / "run", mutants.mutated_run(data, SCRATCH / "run"))
 
 
 def read_checkpoint(data: bytes) -> None:
