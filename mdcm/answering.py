@@ -17,6 +17,7 @@ from mdcm.advice import advice, warn
 from mdcm.answers import Answer, shown_date
 from mdcm.errors import DataError, LowSupportError, QueryError
 from mdcm.sampling import (
+    MOST_CASES,
     Basis,
     Draws,
     EvidenceError,
@@ -191,12 +192,15 @@ class Answering:
 
     def _bases_of(self, query: language.Query, cases: Sequence[_Case]) -> Sequence[Basis | None]:
         """What the answer in each case rests on, where one computation tells it for all of them."""
-        together = self._together(query, cases) if self._support is not None and len(cases) > 1 else None
-        if self._support is None or together is None:
+        if self._support is None or len(cases) == 1:
             return [None] * len(cases)
-        network, targets, evidence = together
-        found = self._support.bases(network, targets, evidence, len(cases), self.seed)
-        return [None] * len(cases) if found is None else found
+        bases: list[Basis | None] = []
+        for start in range(0, len(cases), MOST_CASES):
+            some = cases[start : start + MOST_CASES]
+            together = self._together(query, some)
+            found = None if together is None else self._support.bases(*together, len(some), self.seed)
+            bases += [None] * len(some) if found is None else found
+        return bases
 
     def _judge(
         self,

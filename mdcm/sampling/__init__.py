@@ -16,7 +16,7 @@ from mdcm.sampling.settings import (
     encode_values,
     known,
 )
-from mdcm.sampling.support import FEWEST_ROWS, MOST_UNSEEN, Basis, Support
+from mdcm.sampling.support import FEWEST_ROWS, MOST_CASES, MOST_UNSEEN, Basis, Support
 from mdcm.sampling.verdicts import rule_of
 from mdcm.sampling.weights import effective_size, largest_share, systematic
 from mdcm.sampling.worlds import Network, Node, Units
@@ -24,6 +24,7 @@ from mdcm.sampling.writing import Written, write_samples
 
 __all__ = [
     "FEWEST_ROWS",
+    "MOST_CASES",
     "MOST_UNSEEN",
     "Abduction",
     "Basis",

@@ -53,15 +53,16 @@ if TYPE_CHECKING:
     from mdcm.graph import ADMG
     from mdcm.sampling.worlds import Network
 
-__all__ = ["FEWEST_ROWS", "MOST_UNSEEN", "Basis", "Support"]
+__all__ = ["FEWEST_ROWS", "MOST_CASES", "MOST_UNSEEN", "Basis", "Support"]
 
 # an answer that rests on fewer effective rows than this is warned of
 FEWEST_ROWS = 50
 # an answer is warned of where more than this share of its weight has no row, and refused at the second one
 MOST_UNSEEN = (0.05, 0.2)
-# draws by which what is asked is compared with what was seen, and the most that are made at a time
+# cases, such as values that are set, that are looked at in one computation
+MOST_CASES = 64
+# draws by which what is asked is compared with what was seen, in each case
 _DRAWS = 2048
-_MOST_DRAWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ class Support:
             network: The nodes of all worlds of the question; what is set has one value, or one for each case.
             targets: Nodes that are asked for.
             evidence: Value seen of each node, one or one for each case.
-            cases: Number of cases, at least 2.
+            cases: Number of cases, up to :data:`MOST_CASES`.
             seed: Seed of the draws that are compared with the rows.
 
         Returns:
@@ -341,8 +342,6 @@ class Support:
             return None
         families = self._families(network, targets, evidence)
         wanted = self._drawable(network, families)
-        if cases * _DRAWS > _MOST_DRAWS:
-            return None
         with kernels.remembering(self._noise), one_thread(), torch.no_grad():
             try:
                 abduction = Abduction(network, evidence, wanted, cases=cases)
