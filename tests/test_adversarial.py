@@ -450,6 +450,13 @@ class TestFailures:
         # weights of the first steps count equally, those of later ones within a window of five steps
         assert [config.averaging(step) for step in (1, 2, 50)] == [pytest.approx(x) for x in (1 / 2, 1 / 3, 1 / 5)]
 
+    def test_settings_of_the_paper_are_those_of_section_f_1(self):
+        paper = AdversarialConfig.paper()
+        assert (paper.learning_rate, paper.critic_learning_rate, paper.penalty) == (5e-4, 5e-4, 10.0)
+        assert (paper.batch_size, paper.hidden, paper.layers, paper.temperature) == (200, 256, 2, (1.0, 0.1))
+        # the penalty of Gulrajani et al. (2017), to whom the paper leaves it, has two sides
+        assert (paper.one_sided, paper.critic_steps, paper.betas) == (False, 5, (0.0, 0.9))
+
     def test_settings_out_of_range_are_refused(self):
         for name, value in (("steps", 0), ("temperature", (1.0, 0.0)), ("betas", (0.5, 1.0)), ("holdout", 1.0)):
             with pytest.raises(ValueError, match=name):
@@ -472,16 +479,17 @@ class TestTruth:
     within half of it is nearer to the truth.
     """
 
-    def trained(self, graph, datasets):
-        setting = Setting(graph, datasets, states=2)
+    def trained(self, graph, datasets, **options):
+        setting = Setting(graph, datasets, states=2, **options)
         outcomes = fit_adversarial(setting.dcm, setting.plan, setting.data, QUICK)
         assert all(one.check.missing == () for one in outcomes)
         return setting, read_out(setting.dcm)
 
-    def test_front_door(self):
+    @pytest.mark.parametrize("method", ["minimal", "joint"])
+    def test_front_door(self, method):
         graph = ADMG.from_string(FRONT_DOOR)
         truth = voted(graph)
-        _, model = self.trained(graph, [Dataset(truth.sample(10_000, seed=2), name="d1")])
+        _, model = self.trained(graph, [Dataset(truth.sample(10_000, seed=2), name="d1")], method=method)
         names, naive = ["X", "Y", "Z"], without_confounder(truth, "XY")
         assert tv_distance(truth.exact(names), model.exact(names)) < halfway(truth, naive, names)
         for value in (0, 1):

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import oracles
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import admgs
 
 from mdcm.graph import ADMG
@@ -37,6 +38,28 @@ def test_c_components_under_do_are_those_of_the_cut_graph(graph):
     }
     parts = oracles.c_components(graph.mixed().without_into(targets))
     assert together == {(a, b) for a, b in itertools.combinations(graph.nodes, 2) for p in parts if {a, b} <= p}
+
+
+@given(admgs(max_nodes=9, max_latents=2), st.data())
+@settings(max_examples=200)
+def test_c_components_of_a_part_do_not_depend_on_what_is_set_outside(graph, data):
+    """Proposition D.6 of Rahman & Kocaoglu (2024)."""
+    subset = st.lists(st.sampled_from(graph.nodes), unique=True)
+    part, targets = set(data.draw(subset)), set(data.draw(subset))
+    admg = graph.admg()
+
+    def parts_under(do):
+        """The c-components of the subgraph over the part in the graph whose edges into `do` are cut."""
+        mixed = graph.mixed().without_into(do)
+        within = frozenset(pair for pair in mixed.pairs if pair <= part)
+        return oracles.c_components(oracles.Mixed(tuple(part), frozenset(), within))
+
+    outside = admg.parents(part) - part
+    assert parts_under(targets | outside) == parts_under(targets)
+    # the compiled graph keeps each of them in one c-component, whatever is set outside
+    labels = admg._core.c_components([admg.index(name) for name in targets | outside])
+    for found in parts_under(targets | outside):
+        assert len({labels[admg.index(name)] for name in found}) == 1
 
 
 def test_c_components_of_figure_2():

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -22,6 +23,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python\n" in path.read
 REFERENCE = re.compile(r"`([\w/.-]+\.(?:py|cpp|hpp))::([\w.]+)`")
 
 
+@functools.cache
 def lacking(path: str, name: str) -> str | None:
     """Why a reference of a page leads nowhere."""
     file = ROOT / path
@@ -100,11 +102,43 @@ def test_every_command_is_in_the_table_of_commands():
         assert f"`mdcm {name}" in table, name
 
 
-@pytest.mark.parametrize("page", ["architecture"])
+@pytest.mark.parametrize("page", ["architecture", "sources"])
 def test_code_that_a_page_names_exists(page):
     references = REFERENCE.findall((DOCS / f"{page}.md").read_text("utf-8"))
     assert len(references) >= 25
     assert [why for one in references if (why := lacking(*one))] == []
+
+
+def rows_of(text):
+    """Cells of every row of every table of sources.md: name, source, code and tests."""
+    lines = re.findall(r"^\| (?!-)(.+) \|$", text, re.MULTILINE)
+    return [row for row in ([cell.strip() for cell in line.split("|")] for line in lines) if row[3] != "tests"]
+
+
+def test_every_row_of_sources_names_code_and_tests():
+    rows = rows_of((DOCS / "sources.md").read_text("utf-8"))
+    assert len(rows) >= 60
+    for name, _, code, tests in rows:
+        assert REFERENCE.findall(code), name
+        assert REFERENCE.findall(tests), name
+        assert all(path.startswith("tests/") for path, _ in REFERENCE.findall(tests)), name
+        assert not any(path.startswith("tests/") for path, _ in REFERENCE.findall(code)), name
+
+
+def test_sources_names_every_algorithm_and_numbered_statement_of_the_paper():
+    part, _ = (DOCS / "sources.md").read_text("utf-8").split("## Graphs and identification")
+    named = set()
+    for _, where, *_ in rows_of(part):
+        kind = ""
+        for word, number in re.findall(r"(section|[A-Z][a-z]{4})|([A-Z]\.\d+|\d+(?:\.\d+)?)", where):
+            kind = word or kind
+            named.add((kind, number))
+    wanted = {"Algor": [str(number) for number in range(1, 11)]}
+    wanted["Defin"] = ["3.1", "3.2", "4.1", "4.3", "4.4", "D.1", "D.2", "D.4", "D.5", "D.9", "D.11"]
+    wanted["Theor"] = ["4.2", "4.5", "C.3", "D.3", "D.16", "D.17", "D.18"]
+    wanted["Propo"] = ["C.7", "D.6", "D.12", "D.13", "D.14", "D.15"]
+    wanted |= {"Lemma": ["D.7"], "Corol": ["C.4", "C.6", "D.8"]}
+    assert {(kind, number) for kind, numbers in wanted.items() for number in numbers} <= named
 
 
 @pytest.mark.parametrize("page", ["architecture", "sources"])

@@ -206,6 +206,30 @@ def test_the_product_of_c_factors_is_the_joint(graph, seed):
 
 
 @settings(deadline=None, max_examples=40)
+@given(admgs(), st.integers(0, 10**6), st.data())
+def test_a_c_factor_is_the_product_of_those_of_its_c_components(graph, seed, data):
+    """Lemma D.7 and Corollary D.8 of Rahman & Kocaoglu (2024), of any set of variables in place of h-nodes."""
+    model = random_discrete(graph, 2, seed, latent_levels=2)
+    nodes = list(graph.nodes)
+    chosen = set(data.draw(st.lists(st.sampled_from(nodes), min_size=1, unique=True)))
+    parts = [{node} for node in chosen]
+    for _, children in graph.confounders:
+        met = [part for part in parts if part & set(children)]
+        parts = [part for part in parts if part not in met] + ([set().union(*met)] if met else [])
+
+    def factor(members):
+        outside = graph.parents(members) - members
+        axes = [node for node in nodes if node in outside] + [node for node in nodes if node in members]
+        return axes, model.c_factor(members)
+
+    (axes, whole), factors = factor(chosen), [factor(part) for part in parts]
+    for values in itertools.product(range(2), repeat=len(axes)):
+        row = dict(zip(axes, values, strict=True))
+        product = math.prod(table[tuple(row[axis] for axis in own)] for own, table in factors)
+        assert product == pytest.approx(whole[values], abs=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
 @given(admgs(4), st.integers(0, 10**6), st.data())
 def test_a_c_factor_of_any_set_is_what_happens_when_its_parents_are_set(graph, seed, data):
     model = random_discrete(graph, 2, seed, latent_levels=2)
