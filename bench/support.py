@@ -179,6 +179,8 @@ class Asked:
     said: str
     error: float | None
     support: float | None
+    plug_in_error: float | None
+    why: str | None = None
 
 
 def network(name: str) -> DiscreteSCM:
@@ -210,41 +212,73 @@ def _of_pgmpy(name: str) -> Any:
     return load_model(f"bnlearn/{name}")
 
 
-def about(name: str, rows: int, queries: int, numbers: Sequence[int], seed: int = 0) -> Iterator[Asked]:
-    """Questions about a network, one number of hidden variables after the other."""
+@dataclass(frozen=True)
+class Question:
+    """One question about a network, with what it is asked of and the true answer."""
+
+    graph: mdcm.ADMG
+    table: pd.DataFrame
+    hidden: int
+    text: str
+    exact: float
+
+
+def questions(name: str, rows: int, number: int, hidden: Sequence[int], seed: int = 0) -> Iterator[Question]:
+    """Identifiable questions about a network, one number of hidden variables after the other."""
     truth = network(name)
     rng = np.random.default_rng([seed, rows, len(truth.graph)])
     table = truth.sample(rows, seed=seed)
     # a column with one value has nothing to tell
     varied = [node for node in truth.graph.nodes if table[node].nunique() > 1]
-    for hidden in numbers:
+    for count in hidden:
         parents = [node for node in varied if len(truth.graph.children(node)) > 1]
-        away = set(rng.permutation(parents)[:hidden])
+        away = set(rng.permutation(parents)[:count])
         graph = truth.graph.latent_projection([node for node in varied if node not in away])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            model = mdcm.fit(graph, table[list(graph.nodes)], seed=seed)
+        seen = table[list(graph.nodes)]
         asked = 0
-        for cause, effect in rng.permutation([(a, b) for b in graph.nodes for a in graph.ancestors(b) if a != b]):
+        for cause, effect in rng.permutation(
+            [(a, b) for b in graph.nodes for a in sorted(graph.ancestors(b)) if a != b]
+        ):
             value, outcome = (rng.choice(table[node].unique()).item() for node in (cause, effect))
             text = f"P({effect}={outcome} | do({cause}={value}))"
-            if asked >= queries / len(numbers):
+            if asked >= number / len(hidden):
                 break
-            if not model.identify(text).identifiable:
+            if not mdcm.identify(graph, text).identifiable:
                 continue
             asked += 1
-            exact = float(truth.exact([effect], do={cause: value}).loc[outcome])
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                try:
-                    answer = model.query(text, DRAWS)
-                except mdcm.LowSupportError:
-                    yield Asked(name, rows, hidden, text, "refused", None, None)
-                    continue
-            told = any("rests on" in str(one.message) for one in caught)
-            yield Asked(
-                name, rows, hidden, text, "warned" if told else "silent", abs(answer.value - exact), answer.rows
-            )
+            yield Question(graph, seen, count, text, float(truth.exact([effect], do={cause: value}).loc[outcome]))
+
+
+def about(name: str, rows: int, number: int, hidden: Sequence[int], seed: int = 0) -> Iterator[Asked]:
+    """Questions about a network, and what models of it answer."""
+    model: Any = None
+    for question in questions(name, rows, number, hidden, seed):
+        if model is None or model.graph != question.graph:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                model = mdcm.fit(question.graph, question.table, seed=seed)
+        beside = plug_in_error(question)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                answer = model.query(question.text, DRAWS)
+            except mdcm.LowSupportError as error:
+                yield Asked(name, rows, question.hidden, question.text, "refused", None, None, beside, str(error))
+                continue
+        told = any("rests on" in str(one.message) for one in caught)
+        error = abs(answer.value - question.exact)
+        said = "warned" if told else "silent"
+        yield Asked(name, rows, question.hidden, question.text, said, error, answer.rows, beside)
+
+
+def plug_in_error(question: Question) -> float | None:
+    """How far the frequencies in the rows are off, by the estimand; None where they give no number."""
+    estimand = mdcm.identify(question.graph, question.text).estimand
+    try:
+        value = float(estimand.estimate(question.table).values.iloc[0])
+    except mdcm.MdcmError:
+        return None
+    return None if math.isnan(value) else abs(value - question.exact)
 
 
 def main() -> None:
@@ -294,11 +328,14 @@ def main() -> None:
         for rows in given.rows:
             own = list(about(name, rows, given.queries, given.hidden))
             asked += own
-            errors = [one.error for one in own if one.error is not None]
+            both = [one for one in own if one.error is not None and one.plug_in_error is not None]
             networks.append({
                 "network": name, "rows": rows, "queries": len(own),
                 **{word: sum(one.said == word for one in own) for word in ("refused", "warned", "silent")},
-                "mean_error": round(float(np.mean(errors)), 5) if errors else None,
+                "mean_error": _mean([one.error for one in own]),
+                "of_both": len(both),
+                "mean_error_of_both": _mean([one.error for one in both]),
+                "plug_in_mean_error": _mean([one.plug_in_error for one in both]),
                 "mean_error_of_warned": _mean([one.error for one in own if one.said == "warned"]),
             })  # fmt: skip
             print(networks[-1], flush=True)
