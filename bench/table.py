@@ -283,8 +283,10 @@ def behind_best(run: Run) -> str:
 
 
 SIDE = """\
-The methods side by side: `auto` is ours, `adversarial` and `joint` train against critics, module by module and all at
-once. Distances to the exact truth and times on one core, means over seeds; times compare within an experiment only."""
+The methods side by side: `auto` is mdcm's default; `adversarial` and `joint` train against critics, module by module
+and all at once. In `frontdoor` both compare pixels, and `joint-rep` a representation of them. A run with "equal time"
+takes as many steps as fit into the time of `adversarial`. Distances to the exact truth and times on one core, means
+over seeds; times compare within an experiment only."""
 PICTURE = "![Distance to the truth, time and memory against the number of variables](large.svg)"
 
 
@@ -338,7 +340,7 @@ def coverage() -> str:
 
 # methods of the short table and of the chart, with their names in the chart
 SHOWN = {
-    "auto": "auto: mdcm's own",
+    "auto": "auto: mdcm's default",
     "adversarial": "adversarial: critics, module by module",
     "joint": "joint: critics, all at once",
     "joint, equal time": "joint, equal time",
