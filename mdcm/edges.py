@@ -1,4 +1,4 @@
-"""Edges between the names of a text or a list and the integers of the compiled graph, with messages that say where."""
+"""Conversion of edges between names and the integers of the compiled graph, with errors that name the position."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ARROW = {"directed": "->", "bidirected": "<->"}
 
 
 class Places:
-    """Where edges stand in a text; nowhere for edges that come from elsewhere."""
+    """Lines and columns of edges in a text; empty for edges from another source."""
 
     def __init__(self, directed: Sequence[Place] = (), bidirected: Sequence[Place] = ()) -> None:
         self._places = {"directed": directed, "bidirected": bidirected}
@@ -52,7 +52,7 @@ class Places:
         edge: Edge | None = None,
         cycle: tuple[str, ...] | None = None,
     ) -> NoReturn:
-        """Raises a GraphError at the place of an edge, with its evidence."""
+        """Raise a GraphError at the line and column of an edge, with the edge and the cycle as attributes."""
         places = self._places[kind]
         line, column = places[i] if i < len(places) else (None, None)
         where = f"line {line}, column {column}: " if line is not None else ""
@@ -77,18 +77,18 @@ def latent_children(
 
 
 def check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], index: Mapping[str, int]) -> None:
-    """Refuses names that are empty, given twice or no text, and latents whose children are no nodes."""
+    """Refuse names that are empty, given twice or not text, and latents whose children are not nodes."""
     try:
-        fine = all(map(str.strip, index))
+        valid = all(map(str.strip, index))
     except TypeError:  # not text
-        fine = False
-    if not fine:
-        for what, group in (("node", names), ("latent", tuple(hidden))):
+        valid = False
+    if not valid:
+        for kind, group in (("node", names), ("latent", tuple(hidden))):
             for i, name in enumerate(group):
                 if not isinstance(name, str):
-                    raise GraphError(f"{what} {i} is {name!r}: names are text")
+                    raise GraphError(f"{kind} {i} is {name!r}: names are text")
                 if not name.strip():
-                    raise GraphError(f"{what} {i} has an empty name")
+                    raise GraphError(f"{kind} {i} has an empty name")
     if len(index) < len(names) + len(hidden):
         counted: set[str] = set()
         for name in (*names, *hidden):
@@ -108,7 +108,7 @@ def check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], inde
 def pair_ends(
     index: dict[str, int], kind: str, pairs: tuple[Edge, ...], places: Places
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The two ends of named edges as node numbers."""
+    """The two ends of named edges as node indices."""
     ends = _core.index_pairs(index, pairs)
     if ends is not None:
         return ends
@@ -131,7 +131,7 @@ def raise_fault(
     bidirected: tuple[Edge, ...],
     places: Places,
 ) -> NoReturn:
-    """Says in names what the compiled graph refused."""
+    """Raise a GraphError that says by name why the compiled graph refused the edges."""
     what, nodes, at = fault.args
     named = tuple(names[v] for v in nodes)
     if what == "cycle":
@@ -155,14 +155,14 @@ def raise_fault(
 
 
 def as_pairs(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
-    """Edges that were given as lists or tuples, as tuples."""
+    """Convert edges given as lists or tuples to tuples."""
     if set(map(type, edges)) <= {tuple}:
         return edges
     return tuple((edge[0], edge[1]) for edge in edges)
 
 
 def hub_arrays(hubs: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Children of latents as the compiled graph takes them: offsets, and one list after another."""
+    """Children of latents in the compiled graph's format: offsets and concatenated lists."""
     rows = list(hubs)
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
@@ -173,19 +173,19 @@ NO_HUBS = hub_arrays(())
 
 
 def name_pairs(names: Sequence[str], first: NDArray[np.int32], second: NDArray[np.int32]) -> tuple[Edge, ...]:
-    """Edges in names from their ends in numbers."""
+    """Edges by name, from the indices of their ends."""
     return tuple((names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True))
 
 
 def sorted_pairs(pairs: Iterable[Edge], index: Mapping[str, int]) -> list[Edge]:
-    """Bidirected edges in the order in which the compiled graph counts them."""
+    """Bidirected edges in the order of the compiled graph."""
     return sorted(
         ((a, b) if index[a] < index[b] else (b, a) for a, b in pairs), key=lambda e: (index[e[0]], index[e[1]])
     )
 
 
 def fresh_name(pair: Edge, taken: set[str]) -> str:
-    """Name of a bidirected edge's confounder that is not taken yet; it is taken afterwards."""
+    """An unused name for a bidirected edge's confounder; it is added to ``taken``."""
     name = f"U[{pair[0]},{pair[1]}]"
     while name in taken:
         name += "'"
@@ -194,6 +194,6 @@ def fresh_name(pair: Edge, taken: set[str]) -> str:
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
-    """The nearest known name as the end of a message, or nothing."""
+    """The nearest known name as the end of a message, or an empty text."""
     close = difflib.get_close_matches(name[:200], list(known), n=1) if isinstance(name, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""

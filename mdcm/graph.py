@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ADMG", "read_graph"]
 
-# as the compiled graph has it
+# the limit of the compiled graph
 _MOST_NODES = 1 << 26
 
 Names = str | Iterable[str]
 
 
-# what stands in the place of a graph by mistake
+# inputs that are often given instead of a graph by mistake
 _TABLES = {".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xls", ".npy"}
 _QUERY = re.compile(r"\s*[PE]\s*[(\[]")
 _FILE = re.compile(r"[^\n\0>;]{1,1000}\.\w{1,8}")
@@ -67,7 +67,7 @@ _FILE = re.compile(r"[^\n\0>;]{1,1000}\.\w{1,8}")
 class ADMG:
     """An acyclic directed mixed graph: variables, directed edges, and hidden confounders.
 
-    A bidirected edge ``A <-> B`` is a latent of its own with the children A and B. A latent with more children is
+    A bidirected edge ``A <-> B`` is a separate latent with the children A and B. A latent with more children is
     given by name with its children, and is one confounder, not one per pair. A latent may have parents, latent
     children or bidirected edges: the graph is then replaced by its latent projection, in which every latent keeps
     its name and is a root. A latent that reaches fewer than two variables confounds nothing and is dropped.
@@ -75,13 +75,13 @@ class ADMG:
     Args:
         nodes: Names of the observed variables, in the order that breaks ties everywhere; None takes them from the
             edges, in order of first appearance.
-        directed: Pairs (tail, head). An edge that is given twice counts once.
+        directed: Pairs (tail, head). Duplicates count once.
         bidirected: Pairs, in either direction.
-        latents: For each latent's name its children; more children may be given as directed edges.
+        latents: Children of each latent, by name; further children may be given as directed edges.
 
     Attributes:
         nodes: Names, in insertion order.
-        latents: Pairs (name, children) of the latents with a name, in insertion order.
+        latents: Pairs (name, children) of the named latents, in insertion order.
 
     Raises:
         GraphError: If there is a cycle, a self-loop, a repeated node, bidirected edge or latent, an edge to an
@@ -107,7 +107,7 @@ class ADMG:
 
     nodes: tuple[str, ...]
     latents: tuple[tuple[str, tuple[str, ...]], ...]
-    # the edges of a projection are numbers, tails and heads of both kinds, until names are asked for
+    # edges of a projection are stored as integers, tails and heads of both kinds, and named on request
     _directed: tuple[Edge, ...] | None
     _bidirected: tuple[Edge, ...] | None
     _ends: tuple[NDArray[np.int32], ...]
@@ -164,9 +164,9 @@ class ADMG:
     def _adopt_latents(
         self, core: _core.Admg, every: tuple[str, ...], directed: tuple[Edge, ...], bidirected: tuple[Edge, ...]
     ) -> None:
-        """Turns the hidden nodes of ``core``, the last in ``every``, into latents that are roots.
+        """Turn the hidden nodes of ``core``, the last in ``every``, into latents that are roots.
 
-        Where they already are, nothing else changes; otherwise the graph becomes its latent projection.
+        If they all are roots, nothing else changes; otherwise the graph becomes its latent projection.
         """
         children: dict[str, list[str]] = {name: [] for name in every[len(self.nodes) :]}
         for tail, head in directed:
@@ -174,8 +174,8 @@ class ADMG:
                 children[tail].append(head)
         heads = {head for _, head in directed}
         if children.keys() & heads or children.keys() & {name for pair in bidirected for name in pair}:
-            kept = np.arange(len(self.nodes), dtype=np.int32)
-            self._adopt_projection(core.latent_projection(kept, shared=True), kept, every, (), bidirected)
+            observed = np.arange(len(self.nodes), dtype=np.int32)
+            self._adopt_projection(core.latent_projection(observed, shared=True), observed, every, (), bidirected)
             return
         self._directed = tuple(edge for edge in directed if edge[0] not in children)
         self._bidirected = bidirected
@@ -189,25 +189,30 @@ class ADMG:
 
     def _adopt_projection(
         self,
-        found: _core.Projection,
-        kept: NDArray[np.int32],
+        projection: _core.Projection,
+        observed: NDArray[np.int32],
         names: Sequence[str],
-        hubs: Sequence[str],
+        latent_names: Sequence[str],
         bidirected: Iterable[Edge],
     ) -> None:
-        """Takes over what a projection found, with names for what became a latent.
+        """Adopt the result of a latent projection and name its latents.
 
-        ``names``, ``hubs`` and ``bidirected`` belong to the graph that was projected; ``kept`` are the observed nodes
-        in its numbers, ascending.
+        ``names``, ``latent_names`` and ``bidirected`` belong to the graph that was projected; ``observed`` holds the
+        indices of its observed nodes, ascending.
         """
-        number = np.zeros(len(names), dtype=np.int32)
-        number[kept] = np.arange(len(kept), dtype=np.int32)
-        self._ends = number[found["tails"]], number[found["heads"]], number[found["first"]], number[found["second"]]
+        new_index = np.zeros(len(names), dtype=np.int32)
+        new_index[observed] = np.arange(len(observed), dtype=np.int32)
+        self._ends = (
+            new_index[projection["tails"]],
+            new_index[projection["heads"]],
+            new_index[projection["first"]],
+            new_index[projection["second"]],
+        )
         self._directed = self._bidirected = None
-        hub_arrays = found["latent_offsets"], number[found["latent_children"]]
-        self._core = _core.Admg(len(kept), *self._ends, *hub_arrays)
+        hub_arrays = projection["latent_offsets"], new_index[projection["latent_children"]]
+        self._core = _core.Admg(len(observed), *self._ends, *hub_arrays)
         self.latents = ()
-        origins = found["latent_origin"].tolist()
+        origins = projection["latent_origin"].tolist()
         if not origins:
             return
         pairs = sorted_pairs(bidirected, {name: i for i, name in enumerate(names)})
@@ -215,12 +220,12 @@ class ADMG:
         offsets, children = (array.tolist() for array in hub_arrays)
         latents = []
         for k, origin in enumerate(origins):
-            if origin < len(hubs):
-                name = hubs[origin]
-            elif origin < len(hubs) + len(names):
-                name = names[origin - len(hubs)]
+            if origin < len(latent_names):
+                name = latent_names[origin]
+            elif origin < len(latent_names) + len(names):
+                name = names[origin - len(latent_names)]
             else:
-                name = fresh_name(pairs[origin - len(hubs) - len(names)], taken)
+                name = fresh_name(pairs[origin - len(latent_names) - len(names)], taken)
             latents.append((name, tuple(self.nodes[i] for i in children[offsets[k] : offsets[k + 1]])))
         self.latents = tuple(latents)
 
@@ -228,7 +233,7 @@ class ADMG:
 
     @classmethod
     def from_string(cls, text: str) -> ADMG:
-        """Reads arrow text, for example ``"D -> I -> A; D <-> A"``.
+        """Read arrow text, for example ``"D -> I -> A; D <-> A"``.
 
         Statements stand on lines of their own or are separated by ``;``. A chain may mix ``->``, ``<-`` and
         ``<->``; a bare name is an isolated node; ``U [latent]`` declares a latent, whose children are the heads of
@@ -242,7 +247,7 @@ class ADMG:
             The graph, nodes in order of first appearance.
 
         Raises:
-            GraphError: If the text cannot be read or is no ADMG, with line and column.
+            GraphError: If the text cannot be read or is not an ADMG, with line and column.
 
         Example:
             >>> ADMG.from_string("U [latent]; U -> A; U -> B; U -> C; A -> B").latents
@@ -259,16 +264,16 @@ class ADMG:
 
     @classmethod
     def of(cls, graph: ADMG | str | nx.DiGraph[Any]) -> ADMG:
-        """Takes a graph as functions of this library do: as it is, as its text, or as a networkx digraph.
+        """Convert a graph, its text or a networkx digraph to an ADMG, as the functions of this library do.
 
         Args:
             graph: A graph, text for :meth:`from_string`, or a digraph for :meth:`from_networkx`.
 
         Returns:
-            The graph; the same object if it is one already.
+            The graph; the same object if it is an ADMG already.
 
         Raises:
-            GraphError: If it is none of these, or not a graph.
+            GraphError: If it is of another type, or its text is not a graph.
 
         Example:
             >>> import networkx as nx
@@ -286,13 +291,13 @@ class ADMG:
         if isinstance(graph, nx.Graph):
             return cls.from_networkx(graph)
         raise GraphError(
-            f"a graph is an ADMG, its text or a networkx digraph, not {type(graph).__name__}; it comes first, before "
-            "data and queries"
+            f"a graph must be an ADMG, its text or a networkx digraph, not {type(graph).__name__}; give it first, "
+            "before data and queries"
         )
 
     @classmethod
     def parse_or_read(cls, text_or_path: str) -> ADMG:
-        """Takes a graph as a command line gives it: the path of a graph file, the text itself, or - for standard input.
+        """Read the graph argument of a command line: the path of a graph file, its text, or - for standard input.
 
         Args:
             text_or_path: An existing file's path, or arrow, dagitty or DOT text; "-" for the text in standard input.
@@ -301,7 +306,7 @@ class ADMG:
             The graph.
 
         Raises:
-            GraphError: If it is neither, or has no variable.
+            GraphError: If it is neither a graph file nor graph text, or has no variable.
 
         Example:
             >>> ADMG.parse_or_read("X -> Y").nodes
@@ -310,30 +315,30 @@ class ADMG:
         if text_or_path == "-":
             text_or_path = sys.stdin.read()
             if not text_or_path.strip():
-                raise GraphError("standard input holds no graph; write one such as 'X -> Y; X <-> Y'")
+                raise GraphError("standard input is empty; write a graph such as 'X -> Y; X <-> Y'")
             return cls.from_string(text_or_path)
         is_text = any(mark in text_or_path for mark in ("->", "<-", ";", "\n", "→", "←", "↔"))
         if not is_text and not is_dot(text_or_path):
             path = Path(text_or_path)
             _refuse_table(path)
             if _QUERY.match(text_or_path):
-                raise GraphError(f"{text_or_path!r} is a query, and a graph is expected here; it comes first")
+                raise GraphError(f"{text_or_path!r} is a query, but a graph is expected here; give the graph first")
             if text_or_path.strip() and path.is_dir():
-                raise GraphError(f"{text_or_path} is a directory, and no graph; name a file in it")
+                raise GraphError(f"{text_or_path} is a directory, not a graph; name a file in it")
             if path.is_file():
                 return read_graph(path)
             if path.suffix or len(path.parts) > 1:
-                raise GraphError(f"there is no graph file {text_or_path!r}, and it has no edges to be a graph's text")
+                raise GraphError(f"there is no graph file {text_or_path!r}, and it is not a graph's text: no edges")
         graph = cls.from_string(text_or_path)
         if not graph.nodes:
             raise GraphError("the graph has no variable; write one such as 'X -> Y; X <-> Y', or the path of a file")
         return graph
 
     def to_string(self, separator: str = "; ") -> str:
-        r"""Writes arrow text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+        r"""Write arrow text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
 
         Args:
-            separator: What stands between statements, for example ``"; "`` or ``"\n"``.
+            separator: Text between statements, for example ``"; "`` or ``"\n"``.
 
         Returns:
             The text.
@@ -345,11 +350,11 @@ class ADMG:
         return format_arrows(self._record(), separator)
 
     def to_dagitty(self, positions: Mapping[str, tuple[float, float]] | None = None) -> str:
-        """Writes dagitty text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+        """Write dagitty text that :meth:`from_string` reads back into an equal graph, nodes in the same order.
 
         Args:
-            positions: Where a drawing has the nodes, latents included, as :func:`mdcm.formats.read_record` gives
-                them; not every node needs to have one.
+            positions: Coordinates of the nodes in a drawing, latents included, as :func:`mdcm.formats.read_record`
+                returns them; nodes may be missing.
 
         Returns:
             The text, one statement per line.
@@ -366,10 +371,10 @@ class ADMG:
         return format_dagitty(self._record(positions))
 
     def to_dot(self, positions: Mapping[str, tuple[float, float]] | None = None) -> str:
-        """Writes DOT that :meth:`from_string` reads back into an equal graph, nodes in the same order.
+        """Write DOT that :meth:`from_string` reads back into an equal graph, nodes in the same order.
 
         Args:
-            positions: Where a drawing has the nodes, latents included; not every node needs to have one.
+            positions: Coordinates of the nodes in a drawing, latents included; nodes may be missing.
 
         Returns:
             The text, one statement per line; confounding is dashed.
@@ -386,7 +391,7 @@ class ADMG:
         return format_dot(self._record(positions))
 
     def to_gml(self) -> str:
-        """Writes GML that :func:`read_graph` reads back into an equal graph.
+        """Write GML that :func:`read_graph` reads back into an equal graph.
 
         Returns:
             The text; every confounder is a hidden node, as in :meth:`to_networkx`.
@@ -394,7 +399,7 @@ class ADMG:
         return format_gml(self.to_networkx())
 
     def to_graphml(self) -> str:
-        """Writes GraphML that :func:`read_graph` reads back into an equal graph.
+        """Write GraphML that :func:`read_graph` reads back into an equal graph.
 
         Returns:
             The text; every confounder is a hidden node, as in :meth:`to_networkx`.
@@ -410,27 +415,27 @@ class ADMG:
         for name in positions or ():
             if name not in self._index and name not in latents:
                 known = (*self.nodes, *latents)
-                raise GraphError(f"there is a position for {name!r}, which is no node{suggestion(name, known)}")
+                raise GraphError(f"there is a position for {name!r}, which is not a node{suggestion(name, known)}")
         return GraphRecord(
             self.nodes, self.directed + from_latents, self.bidirected, latents, positions=dict(positions or {})
         )
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> ADMG:
-        """Converts a networkx digraph with hidden nodes.
+        """Convert a networkx digraph with hidden nodes.
 
         Args:
-            graph: The digraph. Nodes that are not text get their ``str`` as name. Hidden are nodes with the attribute
-                ``latent`` (True, 1 or yes) or with ``observed`` set to no; hidden roots with two children that also
-                have ``bidirected=True`` become bidirected edges, as do edges with the attribute ``dir="both"``.
+            graph: The digraph. Nodes that are not text are named by their ``str``. A node is hidden if it has the
+                attribute ``latent`` (True, 1 or yes) or ``observed`` set to no; hidden roots with two children that
+                also have ``bidirected=True`` become bidirected edges, as do edges with the attribute ``dir="both"``.
             latents: More hidden nodes.
 
         Returns:
             The graph, nodes in the digraph's order.
 
         Raises:
-            GraphError: If the graph is undirected, no ADMG, two nodes have the same name, a hidden node is not in
-                it, or an attribute says neither yes nor no.
+            GraphError: If the graph is undirected or not an ADMG, two nodes have the same name, a hidden node is not
+                in it, or the value of an attribute is neither yes nor no.
 
         Example:
             >>> import networkx as nx
@@ -440,11 +445,11 @@ class ADMG:
         return cls._from_record(from_networkx(graph, latents))
 
     def to_networkx(self) -> nx.DiGraph[str]:
-        """Converts to a networkx digraph in which every confounder is a hidden node.
+        """Convert to a networkx digraph in which every confounder is a hidden node.
 
         Returns:
             A DiGraph. Hidden nodes have the attribute ``latent=True``, those of bidirected edges also
-            ``bidirected=True``; :meth:`from_networkx` turns them back.
+            ``bidirected=True``; :meth:`from_networkx` converts them back.
 
         Example:
             >>> sorted(ADMG.from_string("X -> Y; X <-> Y").to_networkx().edges())
@@ -466,18 +471,19 @@ class ADMG:
     def from_edge_index(
         cls, nodes: int | Iterable[str], directed: NDArray[np.integer], bidirected: NDArray[np.integer] | None = None
     ) -> ADMG:
-        """Builds a graph from integer arrays, for graphs whose edges are numbers already.
+        """Build a graph from integer arrays, for graphs whose edges are given by index.
 
         Args:
             nodes: Names, or the number of nodes, which are then called ``"0"``, ``"1"`` and so on.
-            directed: Tails and heads, integers ``[2, m]``; int32 arrays with contiguous rows are used in place.
+            directed: Tails and heads, integers ``[2, m]``; int32 arrays with contiguous rows are not copied.
             bidirected: The two ends of every bidirected edge, integers ``[2, k]``; None for no edge.
 
         Returns:
-            The graph; names of edges are made only when asked for.
+            The graph; edges by name are made on request.
 
         Raises:
-            GraphError: If an array has another shape or type, an edge names no node, or the edges make no ADMG.
+            GraphError: If an array has another shape or type, an index is out of range, or the edges do not make an
+                ADMG.
 
         Complexity:
             O(nodes + edges) time and memory.
@@ -494,15 +500,15 @@ class ADMG:
         check_names(names, {}, graph._index)
         no_edges = np.zeros((2, 0), dtype=np.int32)
         ends = []
-        for what, given in (("directed", directed), ("bidirected", no_edges if bidirected is None else bidirected)):
+        for kind, given in (("directed", directed), ("bidirected", no_edges if bidirected is None else bidirected)):
             array = np.asarray(given)
             if array.ndim != 2 or len(array) != 2 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
                 shape = f"{array.dtype} {list(array.shape)}"
-                raise GraphError(f"{what} must be an array of integers of the shape [2, number of edges], not {shape}")
+                raise GraphError(f"{kind} must be an array of integers of the shape [2, number of edges], not {shape}")
             if array.size and not 0 <= array.min() <= array.max() < len(names):
                 i = int(np.flatnonzero(((array < 0) | (array >= len(names))).any(0))[0])
-                edge = f"{array[0, i]} {ARROW[what]} {array[1, i]}"
-                raise GraphError(f"{what} edge {i} is {edge}, but nodes are numbered from 0 to {len(names) - 1}")
+                edge = f"{array[0, i]} {ARROW[kind]} {array[1, i]}"
+                raise GraphError(f"{kind} edge {i} is {edge}, but nodes are numbered from 0 to {len(names) - 1}")
             ends += [np.ascontiguousarray(row, dtype=np.int32) for row in array]
         tails, heads, first, second = graph._ends = tuple(ends)
         graph._directed = graph._bidirected = None
@@ -516,9 +522,9 @@ class ADMG:
 
     @property
     def compiled(self) -> _core.Admg:
-        """The compiled graph, whose methods take and return node numbers, positions in :attr:`nodes`.
+        """The compiled graph, whose methods take and return node indices, positions in :attr:`nodes`.
 
-        Arrays of type int32 go in without a copy, and what comes out is numpy's own or a read-only view.
+        Arrays of type int32 are passed without a copy; results are new arrays or read-only views.
 
         Example:
             >>> ADMG.from_string("D -> I -> A; D <-> A").compiled.c_components()
@@ -537,16 +543,16 @@ class ADMG:
 
     @property
     def bidirected(self) -> tuple[Edge, ...]:
-        """Bidirected edges as pairs of names, in insertion order; latents with a name are not among them."""
+        """Bidirected edges as pairs of names, in insertion order, without the named latents."""
         if self._bidirected is None:
             self._bidirected = name_pairs(self.nodes, *self._ends[2:])
         return self._bidirected
 
     @property
     def confounders(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Every hidden confounder as (name, children): the latents with a name, then one per bidirected edge.
+        """Every hidden confounder as (name, children): the named latents, then one per bidirected edge.
 
-        A bidirected edge's confounder is called ``U[A,B]``, with primes added where that name is taken. The order
+        A bidirected edge's confounder is called ``U[A,B]``, with primes added if that name is taken. The order
         is the insertion order of the latents and of the bidirected edges.
         """
         if self._confounders is None:
@@ -603,7 +609,7 @@ class ADMG:
         return {self.nodes[s] for v in self._indices(names) for s in self._core.siblings(v).tolist()}
 
     def ancestors(self, names: Names) -> set[str]:
-        """Nodes from which a directed path leads to the given ones, these included.
+        """Ancestors of the given nodes, these included.
 
         Args:
             names: A name, or several.
@@ -617,7 +623,7 @@ class ADMG:
         return self._named(self._core.ancestors(self._indices(names)))
 
     def descendants(self, names: Names) -> set[str]:
-        """Nodes to which a directed path leads from the given ones, these included.
+        """Descendants of the given nodes, these included.
 
         Args:
             names: A name, or several.
@@ -631,7 +637,7 @@ class ADMG:
         return self._named(self._core.descendants(self._indices(names)))
 
     def topological_order(self) -> tuple[str, ...]:
-        """Kahn's order, in which every node follows its parents, the node inserted first wherever several could.
+        """Topological order by Kahn's algorithm; insertion order breaks ties.
 
         Returns:
             The names in that order.
@@ -686,7 +692,7 @@ class ADMG:
             >>> ADMG.from_string("X -> Z <- Y").m_separated("X", "Y")
             True
         """
-        # one set of all numbers is cheaper than looking for the overlap, which is seldom there
+        # one set of all indices is cheaper than a search for the overlap, which is rare
         a, b, c = self._indices(x), self._indices(y), self._indices(given)
         if len({*a, *b, *c}) < len(a) + len(b) + len(c):
             self._refuse_overlap(x=a, y=b, given=c)
@@ -697,7 +703,7 @@ class ADMG:
 
         Args:
             y: Outcomes.
-            z: Observations to be dropped.
+            z: Observations to drop.
             x: Variables intervened on.
             w: Further observations.
 
@@ -718,7 +724,7 @@ class ADMG:
 
         Args:
             y: Outcomes.
-            z: Interventions to be exchanged for observations.
+            z: Interventions to exchange for observations.
             x: Variables intervened on either way.
             w: Further observations.
 
@@ -744,7 +750,7 @@ class ADMG:
 
         Args:
             y: Outcomes.
-            z: Interventions to be dropped.
+            z: Interventions to drop.
             x: Variables intervened on either way.
             w: Observations.
 
@@ -763,11 +769,11 @@ class ADMG:
     def modularity_set(self, names: Names, do: Names = ()) -> set[str]:
         """The smallest set A of ancestors with which S = names ∪ A satisfies rule 2 for its parents under do().
 
-        Then P(S | Pa(S), do(I)) = P(S | do(Pa(S)), do(I)): matching the left side, which data show, teaches the
-        mechanisms of S the right side. The set is unique, and contained in every other one that satisfies rule 2.
+        Then P(S | Pa(S), do(I)) = P(S | do(Pa(S)), do(I)): mechanisms of S that match the left side, which data show,
+        also match the right side. The set is unique, and contained in every other set that satisfies rule 2.
 
         Args:
-            names: The mechanisms to be trained; those that ``do`` intervenes on have none and are left out.
+            names: Variables whose mechanisms are to be trained; those in ``do`` have none and are left out.
             do: Variables intervened on in the data.
 
         Returns:
@@ -777,7 +783,7 @@ class ADMG:
             GraphError: If a name is unknown.
 
         Complexity:
-            O(nodes + edges) at worst; only what precedes the last of ``names`` in topological order is visited.
+            O(nodes + edges) at worst; only nodes that precede the last of ``names`` in topological order are visited.
 
         References:
             Rahman & Kocaoglu (2024), Modular Learning of Deep Causal Generative Models for High-dimensional Causal
@@ -788,41 +794,41 @@ class ADMG:
             {'I'}
         """
         if self._closure is None:
-            # its scratch memory is as large as the graph, so one serves all calls
+            # its scratch memory is as large as the graph, so all calls share one object
             self._closure = _core.ModularityClosure(self._core)
         return self._named(self._closure.run(self._indices(names), self._indices(do)))
 
     # ------------------------------------------------------------------ new graphs
 
     def intervene(self, names: Names) -> ADMG:
-        """The graph under do(names): without the edges, confounders included, that point into them.
+        """The graph under do(names): without the edges and confounders that point into them.
 
         Args:
             names: Variables intervened on.
 
         Returns:
-            A new graph over the same nodes. A latent keeps its other children if two or more are left.
+            A new graph over the same nodes. A latent keeps its other children if two or more remain.
         """
         targets = {self.nodes[v] for v in self._indices(names)}
-        kept = ((name, tuple(c for c in children if c not in targets)) for name, children in self.latents)
+        remaining = ((name, tuple(c for c in children if c not in targets)) for name, children in self.latents)
         return ADMG(
             self.nodes,
             [edge for edge in self.directed if edge[1] not in targets],
             [(a, b) for a, b in self.bidirected if a not in targets and b not in targets],
-            {name: children for name, children in kept if len(children) > 1},
+            {name: children for name, children in remaining if len(children) > 1},
         )
 
     def latent_projection(self, observed: Names, *, shared: bool = False) -> ADMG:
         """The graph over ``observed`` alone that implies the same about them.
 
-        There is an edge A -> B where a directed path leads from A to B through hidden nodes only, and A and B are
-        confounded where a hidden node or a confounder reaches both in that way.
+        There is an edge A -> B if a directed path leads from A to B through hidden nodes only, and A and B are
+        confounded if a hidden node or a confounder reaches both in that way.
 
         Args:
             observed: Names of the variables to keep.
-            shared: False: what a hidden variable confounds becomes one bidirected edge per pair. True: a hidden
-                variable that reaches three or more becomes one latent, which keeps dependences that confounders of
-                pairs cannot produce. Latents with a name stay latents either way.
+            shared: False: a hidden variable becomes one bidirected edge per pair of variables it reaches. True: a
+                hidden variable that reaches three or more becomes one latent, which keeps dependences that
+                confounders of pairs cannot produce. Named latents stay latents either way.
 
         Returns:
             A new graph, nodes in the order of this one.
@@ -838,16 +844,16 @@ class ADMG:
             >>> ADMG.from_string("A -> H -> B; H -> C").latent_projection(["A", "B", "C"]).to_string()
             'A -> B; A -> C; B <-> C'
         """
-        is_kept = np.zeros(len(self.nodes), dtype=np.bool_)
-        is_kept[np.array(self._indices(observed), dtype=np.int32)] = True
-        kept = np.flatnonzero(is_kept).astype(np.int32)
+        is_observed = np.zeros(len(self.nodes), dtype=np.bool_)
+        is_observed[np.array(self._indices(observed), dtype=np.int32)] = True
+        observed_indices = np.flatnonzero(is_observed).astype(np.int32)
         graph = ADMG.__new__(ADMG)
-        graph.nodes = tuple(itertools.compress(self.nodes, is_kept.tolist()))
+        graph.nodes = tuple(itertools.compress(self.nodes, is_observed.tolist()))
         graph._index = {name: i for i, name in enumerate(graph.nodes)}
         graph._confounders = graph._closure = None
-        hubs = [name for name, _ in self.latents]
-        found = self._core.latent_projection(kept, shared=shared)
-        graph._adopt_projection(found, kept, self.nodes, hubs, self.bidirected)
+        latent_names = [name for name, _ in self.latents]
+        projection = self._core.latent_projection(observed_indices, shared=shared)
+        graph._adopt_projection(projection, observed_indices, self.nodes, latent_names, self.bidirected)
         return graph
 
     # ------------------------------------------------------------------ names and numbers
@@ -868,16 +874,16 @@ class ADMG:
         return {self.nodes[v] for v in indices.tolist()}
 
     def _disjoint(self, **sets: Names) -> dict[str, list[int]]:
-        found = {key: self._indices(names) for key, names in sets.items()}
-        self._refuse_overlap(**found)
-        return found
+        indices = {key: self._indices(names) for key, names in sets.items()}
+        self._refuse_overlap(**indices)
+        return indices
 
     def _refuse_overlap(self, **sets: list[int]) -> None:
-        where: dict[int, str] = {}
+        set_of: dict[int, str] = {}
         for key, indices in sets.items():
             for v in indices:
-                if where.setdefault(v, key) != key:
-                    raise GraphError(f"{self.nodes[v]!r} is in both {where[v]} and {key}; the sets must be disjoint")
+                if set_of.setdefault(v, key) != key:
+                    raise GraphError(f"{self.nodes[v]!r} is in both {set_of[v]} and {key}; the sets must be disjoint")
 
     def _same_as(self) -> tuple[frozenset[Any], ...]:
         return (
@@ -888,7 +894,7 @@ class ADMG:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Graphs are equal when nodes, edges and latents are, whatever their order."""
+        """Graphs are equal if their nodes, edges and latents are, in any order."""
         return self._same_as() == other._same_as() if isinstance(other, ADMG) else NotImplemented
 
     def __hash__(self) -> int:
@@ -916,29 +922,29 @@ class ADMG:
 
 
 def _numbered(count: object) -> tuple[str, ...]:
-    """The names "0", "1" and so on of so many nodes."""
+    """Names "0", "1" and so on for ``count`` nodes."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 0 <= count <= _MOST_NODES:
         raise GraphError(f"nodes must be names, or their number between 0 and {_MOST_NODES:,}, not {count!r}")
     return tuple(map(str, range(int(count))))
 
 
 def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
-    """Reads a graph from a file.
+    """Read a graph from a file.
 
-    The suffix says what the file holds: ``.dag`` or ``.dagitty`` is dagitty text, ``.dot`` or ``.gv`` DOT, ``.gml``
-    and ``.graphml`` what they say (read by networkx), ``.bif`` and ``.bif.gz`` the structure of a
-    Bayesian network. Under any other name, the file holds arrow text, dagitty or DOT, whichever it is.
+    The suffix determines the format: ``.dag`` or ``.dagitty`` is dagitty text, ``.dot`` or ``.gv`` DOT, ``.gml`` GML
+    and ``.graphml`` GraphML (both read by networkx), ``.bif`` or ``.bif.gz`` the structure of a Bayesian network.
+    A file with any other suffix holds arrow text, dagitty or DOT, recognized by its content.
 
     Args:
         path: The file, UTF-8.
-        hide: Names to make hidden: the graph is replaced by its latent projection without them.
+        hide: Names of variables to hide: the graph is replaced by its latent projection without them.
 
     Returns:
         The graph.
 
     Raises:
-        GraphError: If the file cannot be read, holds no graph, or does not have a name in ``hide``; the message names
-            the file, and line and column where they are known.
+        GraphError: If the file cannot be read, does not hold a graph, or lacks a name in ``hide``; the message names
+            the file, and line and column if they are known.
     """
     path = as_path(path, GraphError)
     _refuse_table(path)
@@ -952,13 +958,13 @@ def read_graph(path: str | Path, hide: Names = ()) -> ADMG:
 def _refuse_table(path: Path) -> None:
     if path.suffix.lower() in _TABLES:
         raise GraphError(
-            f"{path} is a table, and a graph is expected here; it comes first, as text such as 'X -> Y; X <-> Y' or as "
-            "the path of its file"
+            f"{path} is a table, but a graph is expected here; give the graph first, as text such as 'X -> Y; X <-> Y' "
+            "or as the path of its file"
         )
 
 
 def _hiding(record: GraphRecord, names: Names) -> GraphRecord:
-    """The record with more of its names declared latent."""
+    """The record with the given names declared latent."""
     hide = dict.fromkeys((names,) if isinstance(names, str) else names)
     known = dict.fromkeys((*record.nodes, *record.latents))
     for name in hide:

@@ -491,5 +491,5 @@ class TestCheck:
             assert {frozenset({row.x, row.y, *row.given}) for row in again.itertuples()} == {
                 frozenset({row.x, row.y, *row.given}) for row in own.itertuples()
             }
-        with pytest.raises(GraphError, match="a graph is an ADMG, its text or a networkx digraph, not dict"):
+        with pytest.raises(GraphError, match="a graph must be an ADMG, its text or a networkx digraph, not dict"):
             check({"X": ["Y"]}, case.table)

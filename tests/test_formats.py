@@ -250,11 +250,11 @@ def test_dot_statements():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1, column 1: expected dag { ... } or digraph { ... }, found the end of the text"),
-        ("A -> B", "line 1, column 1: expected dag { ... } or digraph { ... }, found 'A'"),
-        ("dag [", "line 1, column 5: expected '{' after 'dag', found '['"),
-        ("pdag { A }", "line 1, column 1: a pdag stands for many causal graphs; give one of them, as dag { ... }"),
-        ("mag { A }", "line 1, column 1: a mag stands for many causal graphs"),
+        ("", "line 1, column 1: expected dag { ... } or digraph { ... }, not the end of the text"),
+        ("A -> B", "line 1, column 1: expected dag { ... } or digraph { ... }, not 'A'"),
+        ("dag [", "line 1, column 5: expected '{' after 'dag', not '['"),
+        ("pdag { A }", "line 1, column 1: a pdag represents many causal graphs; give one of them, as dag { ... }"),
+        ("mag { A }", "line 1, column 1: a mag represents many causal graphs"),
         ("dag { A -- B }", "line 1, column 9: '--' is an edge without a direction; a causal graph has ->, <- and <->"),
         ("dag { A @-> B }", "line 1, column 9: '@->' is an edge without a direction"),
         ("dag {\n\n A @-@ B }", "line 3, column 4: '@-@' is an edge without a direction"),
@@ -267,7 +267,7 @@ def test_dot_statements():
         ("dag { A -> B", "line 1, column 5: this '{' is not closed"),
         ("dag { A [latent", "line 1, column 9: this '[' is not closed"),
         ("dag { A [=2] }", "line 1, column 10: unexpected '=' among attributes; write [key=value, flag]"),
-        ("dag { A [pos=] }", "line 1, column 14: a value is missing after 'pos', where ']' stands"),
+        ("dag { A [pos=] }", "line 1, column 14: a value is missing after 'pos', before ']'"),
         ("dag { A } B", "line 1, column 11: unexpected 'B' after the closing '}'; a text holds one graph"),
         ("dag { {A B} [latent] }", "line 1, column 13: attributes follow a name or an edge, not a group"),
         ('dag { "" -> A }', "line 1, column 7: a name is empty"),
@@ -296,7 +296,7 @@ def test_positions_belong_to_known_nodes():
     graph = ADMG.from_string("U [latent]; U -> age; U -> dose")
     assert parse_dot(graph.to_dot({"U": (1, 2)})).positions == {"U": (1.0, 2.0)}
     assert message_of(graph.to_dagitty, {"dosis": (0, 0)}) == (
-        "there is a position for 'dosis', which is no node; did you mean 'dose'?"
+        "there is a position for 'dosis', which is not a node; did you mean 'dose'?"
     )
 
 
@@ -355,7 +355,7 @@ def test_gml_of_other_programs():
             'graph [ directed 1 node [ id 0 label "A" latent "perhaps" ] ]',
             "the node 'A': the attribute latent is 'perhaps'; write yes or no",
         ),
-        (parse_graphml, "<graphml>\n<graph", "line 2, column 1: this GraphML is no XML: unclosed token"),
+        (parse_graphml, "<graphml>\n<graph", "line 2, column 1: this GraphML is not valid XML: unclosed token"),
         (parse_graphml, "<html/>", "networkx cannot read this GraphML: file not successfully read as graphml"),
     ],
 )
@@ -409,11 +409,11 @@ def test_bif_structure(text):
             SPRINKLER.partition("probability ( wet")[0],
             "line 5, column 10: the probabilities of 'wet-grass' are missing",
         ),
-        (SPRINKLER.replace("variable rain", "var rain"), "line 3, column 1: 'var' begins nothing in BIF"),
-        (SPRINKLER.replace("| rain", "| snow"), "line 7, column 27: 'snow' is declared nowhere as a variable"),
+        (SPRINKLER.replace("variable rain", "var rain"), "line 3, column 1: 'var' is not a BIF keyword"),
+        (SPRINKLER.replace("| rain", "| snow"), "line 7, column 27: 'snow' is not declared as a variable"),
         (
             SPRINKLER.replace("sprinkler, rain", "rain, rain"),
-            "line 11, column 33: 'rain' is a parent of 'wet-grass' twice",
+            "line 11, column 33: 'rain' is given twice as a parent of 'wet-grass'",
         ),
         (SPRINKLER + "variable rain { }", "line 16, column 11: the variable 'rain' is declared twice"),
         (SPRINKLER + "probability ( rain ) { }", "line 16, column 16: the probabilities of 'rain' are given twice"),
@@ -562,7 +562,7 @@ def test_read_graph_reads_bif_packed_or_not(tmp_path):
     assert read_graph(plain, hide=["rain"]) == read_graph(packed, hide=["rain"]) == expected
     for data in (b"network", packed.read_bytes()[:-9]):
         packed.write_bytes(data)
-        start = f"{packed}: the graph cannot be read: it is no gzip file: "
+        start = f"{packed}: the graph cannot be read: it is not a gzip file: "
         assert message_of(read_graph, packed).startswith(start)
 
 

@@ -37,19 +37,19 @@ class TestSwappedAndWrongFiles:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["check", "t.csv", "g.txt"], "t.csv is a table, and a graph is expected here; it comes first"),
-            (["init", "data.parquet", "g.txt"], "data.parquet is a table, and a graph is expected here"),
+            (["check", "t.csv", "g.txt"], "t.csv is a table, but a graph is expected here; give the graph first"),
+            (["init", "data.parquet", "g.txt"], "data.parquet is a table, but a graph is expected here"),
             (["plan", "Book.XLSX"], "Book.XLSX is a table"),
             (
                 ["identify", "P(Relief | do(Dose))", "g.txt"],
                 "is a query, and the graph comes first: mdcm identify GRAPH",
             ),
             (["query", "E[Relief]", "run"], "is a query, and the run comes first: mdcm query RUN QUERY"),
-            (["plan", "P(Relief)"], "is a query, and a graph is expected here"),
-            (["plan", "."], "is a directory, and no graph"),
+            (["plan", "P(Relief)"], "is a query, but a graph is expected here"),
+            (["plan", "."], "is a directory, not a graph"),
             (["init", "g.txt", "book.xlsx"], "save the sheet as CSV UTF-8"),
             (["train", "g.txt", "--out", "run"], "g.txt: no spec, which is a mapping"),
-            (["init", "my age -> x", "t.csv"], "a name of several words stands in double quotes"),
+            (["init", "my age -> x", "t.csv"], "put a name of several words in double quotes"),
         ],
     )
     def test_the_right_order_is_named(self, folder, arguments, says):
@@ -242,14 +242,14 @@ class TestPython:
     @pytest.mark.parametrize(
         ("slip", "error", "says"),
         [
-            (lambda d: mdcm.fit(d, "X -> Y"), mdcm.GraphError, "not DataFrame; it comes first"),
-            (lambda d: mdcm.check(d, "X -> Y"), mdcm.GraphError, "not DataFrame; it comes first"),
+            (lambda d: mdcm.fit(d, "X -> Y"), mdcm.GraphError, "not DataFrame; give it first"),
+            (lambda d: mdcm.check(d, "X -> Y"), mdcm.GraphError, "not DataFrame; give it first"),
             (lambda d: mdcm.fit(None, d), mdcm.GraphError, "not NoneType"),
             (lambda d: mdcm.fit("X -> Y", "t.csv"), mdcm.DataError, "mdcm.data.read_table reads a file"),
             (lambda d: mdcm.Dataset(Path("t.csv")), mdcm.DataError, "mdcm.data.read_table reads a file"),
             (lambda d: mdcm.fit("g.txt", d), mdcm.GraphError, "mdcm.read_graph reads it"),
             (lambda d: mdcm.identify("g.txt", "P(X)"), mdcm.GraphError, "mdcm.read_graph reads it"),
-            (lambda d: mdcm.read_graph("t.csv"), mdcm.GraphError, "t.csv is a table, and a graph is expected"),
+            (lambda d: mdcm.read_graph("t.csv"), mdcm.GraphError, "t.csv is a table, but a graph is expected"),
             (lambda d: mdcm.fit("", d), mdcm.DataError, "the graph has no variable"),
             (lambda d: mdcm.check(" ; # nothing", d), mdcm.DataError, "the graph has no variable"),
             (lambda d: mdcm.fit("X -> Y", {"X": 1, "Y": 2}), mdcm.DataError, "as in {'X': [1, ...]}"),

@@ -1,7 +1,7 @@
-"""Graph text and files: readers that give plain records, and writers that take them.
+"""Graph text and files: readers that return plain records, and writers that take them.
 
-A record holds names and edges as they stand in the text, with their places, and knows nothing of validity: whether
-the edges make an ADMG is judged by :class:`mdcm.graph.ADMG`, which uses the places for its messages.
+A record holds names and edges as written, with their line and column, unchecked: :class:`mdcm.graph.ADMG` checks
+whether the edges make an ADMG and uses lines and columns in its messages.
 
 | format | module | read and written through |
 |---|---|---|
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def parse_text(text: str) -> GraphRecord:
-    """Reads arrow text, or dagitty or DOT text where it begins with ``dag {``, ``digraph {`` or the like.
+    """Read arrow text, or dagitty or DOT text if it begins with ``dag {``, ``digraph {`` or the like.
 
     A byte-order mark counts as a space.
 
@@ -70,7 +70,7 @@ def parse_text(text: str) -> GraphRecord:
     return parse_dot(text) if is_dot(text) else parse_arrows(text)
 
 
-# of a file, and of what is unpacked into memory
+# largest size of a file, and of its unpacked content
 _MOST_BYTES = 1 << 26
 
 
@@ -102,17 +102,17 @@ _READERS: dict[str, Callable[[str], GraphRecord]] = {
 
 
 def read_record(path: Path) -> GraphRecord:
-    """Reads a graph file by its suffix.
+    """Read a graph file in the format of its suffix.
 
     Args:
         path: The file, UTF-8: ``.dag`` or ``.dagitty``, ``.dot`` or ``.gv``, ``.gml``, ``.graphml``, ``.bif`` or
-            ``.bif.gz``; under any other name, arrow text, dagitty or DOT, whichever it is.
+            ``.bif.gz``; with any other suffix, arrow text, dagitty or DOT, recognized by its content.
 
     Returns:
-        The record, with the positions of the nodes where the file has them.
+        The record, with the positions of the nodes if the file has them.
 
     Raises:
-        GraphError: If the file cannot be read, with line and column where they are known.
+        GraphError: If the file cannot be read, with line and column if they are known.
     """
     packed = path.name.lower().endswith(".bif.gz")
     try:
@@ -121,7 +121,7 @@ def read_record(path: Path) -> GraphRecord:
     except UnicodeDecodeError as error:
         raise GraphError("the graph cannot be read: it is not UTF-8 text") from error
     except (OSError, EOFError, zlib.error) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or f"it is no gzip file: {error}"
+        reason = (isinstance(error, OSError) and error.strerror) or f"it is not a gzip file: {error}"
         raise GraphError(f"the graph cannot be read: {reason}") from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return parse_bif(text) if packed else _READERS.get(path.suffix.lower(), parse_text)(text)

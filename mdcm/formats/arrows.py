@@ -1,4 +1,4 @@
-"""Arrow text: chains of names and arrows, as people write them in mail."""
+"""Arrow text: chains of names and arrows, as written by hand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Token:
 
 @dataclass(slots=True)
 class _Reader:
-    """Collects the statements of one text."""
+    """Collect the statements of one text."""
 
     names: dict[str, None] = field(default_factory=dict)
     latents: dict[str, None] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class _Reader:
     bidirected_places: list[Place] = field(default_factory=list)
 
     def statement(self, tokens: Sequence[_Token]) -> None:
-        """Reads ``names arrow names arrow names``; each name may have ``[latent]``, and commas are between names."""
+        """Read ``names arrow names arrow names``: names are separated by commas, and may have ``[latent]``."""
         left: list[str] = []
         right: list[str] = []
         arrow: _Token | None = None
@@ -82,8 +82,8 @@ class _Reader:
                 if last is not None and last.kind in {"name", "latent"}:
                     between = f"{quoted(right[-1])} and {quoted(token.text)}"
                     message = (
-                        f"an arrow (->, <- or <->), ',' or ';' is missing between {between}; a name of several words "
-                        "stands in double quotes"
+                        f"an arrow (->, <- or <->), ',' or ';' is missing between {between}; put a name of several "
+                        "words in double quotes"
                     )
                     raise error_at(message, token.place)
                 self.names[token.text] = None
@@ -94,7 +94,7 @@ class _Reader:
         self._edges(left, arrow, right)
 
     def _edges(self, left: Sequence[str], arrow: _Token | None, right: Sequence[str]) -> None:
-        """Edges from every name on the left to every one on the right."""
+        """Add an edge from every name on the left to every name on the right."""
         if arrow is None:
             return
         if len(self.directed) + len(self.bidirected) + len(left) * len(right) > MOST_EDGES:
@@ -120,11 +120,11 @@ class _Reader:
 
 
 def parse_arrows(text: str) -> GraphRecord:
-    """Reads arrow text: chains of names and arrows, one per line or separated by ``;``.
+    """Read arrow text: chains of names and arrows, one per line or separated by ``;``.
 
-    ``->``, ``<-`` and ``<->`` (or →, ←, ↔) may be mixed in a chain. Where a list stands for a name, as in
-    ``U -> A, B`` or ``A, B <- U``, every name of it has the edge. A bare name declares an isolated node, ``U [latent]``
-    a latent, ``#`` starts a comment. Names with spaces, arrows or punctuation are written in double quotes.
+    ``->``, ``<-`` and ``<->`` (or →, ←, ↔) may be mixed in a chain. A list may replace a name, as in ``U -> A, B`` or
+    ``A, B <- U``: every name of it has the edge. A bare name declares an isolated node, ``U [latent]`` a latent,
+    ``#`` starts a comment. Names with spaces, arrows or punctuation are written in double quotes.
 
     Args:
         text: The text.
@@ -171,8 +171,8 @@ def _explain(text: str, at: int) -> str:
     if text[at] == '"':
         return "a name is empty" if text.startswith('""', at) else "a quoted name does not end on this line"
     match = _WRONG.match(text, at)
-    found = match.group() if match else text[at]
-    return f"unexpected {found!r}; edges are written ->, <- or <->, other names in double quotes"
+    unexpected = match.group() if match else text[at]
+    return f"unexpected {unexpected!r}; edges are written ->, <- or <->, other names in double quotes"
 
 
 def _quoted(name: str) -> str:
@@ -182,7 +182,7 @@ def _quoted(name: str) -> str:
 
 
 def _chains(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Joins each edge to the one before it where that one ends at its start."""
+    """Join edges to chains: an edge that starts where the previous one ends continues its chain."""
     chains: list[list[str]] = []
     for left, right in edges:
         if chains and chains[-1][-1] == left:
@@ -193,11 +193,11 @@ def _chains(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
 
 
 def format_arrows(record: GraphRecord, separator: str = "; ") -> str:
-    r"""Writes arrow text that :func:`parse_arrows` reads back into the same names and edges, in the same order.
+    r"""Write arrow text that :func:`parse_arrows` reads back into the same names and edges, in the same order.
 
     Args:
         record: The record.
-        separator: What stands between statements, for example ``"; "`` or ``"\n"``.
+        separator: Text between statements, for example ``"; "`` or ``"\n"``.
 
     Returns:
         The text.

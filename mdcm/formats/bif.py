@@ -1,4 +1,4 @@
-"""BIF, the interchange format of Bayesian networks: its structure, without its tables."""
+"""BIF, the interchange format of Bayesian networks: the structure, without the probability tables."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from mdcm.formats.records import GraphRecord, Lines, Place, error_at
 
 __all__ = ["parse_bif"]
 
-# tokens that are read over one after another: a repeated group that does not go back would be shorter, and is wrong in
-# versions of Python that are still in use
+# tokens are skipped one by one: a possessive repeated group would be shorter, but is faulty in versions of Python that
+# are still in use
 _COMMENT = r"//[^\n]*|/\*(?s:.)*?\*/"
 _SPACE = re.compile(rf"[\s\ufeff]+|{_COMMENT}")
 _BETWEEN = re.compile(r"[;\s]+")
 _NAME = re.compile(r'"((?:[^"\\\n]|\\.)*)"|([^\s"{}()\[\],;|/\ufeff]+(?:/(?![/*])[^\s"{}()\[\],;|/\ufeff]*)*)')
 _QUOTED = r'"(?:[^"\\\n]|\\.)*"'
-# what neither opens nor closes anything in a block that is read over, and what a property says
-_CALM = re.compile(rf'[^"{{}}/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
+# text of a skipped block that neither opens nor closes anything, and the content of a property
+_FILLER = re.compile(rf'[^"{{}}/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
 _PROPERTY = re.compile(rf'[^";/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
 _DEEPEST = 100
 _SHOWN = 20
 
 
 class _Reader:
-    """One text, and how far it is read."""
+    """Reader of one text, with the offset of the next token."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -41,17 +41,17 @@ class _Reader:
     def fail(self, message: str, at: int | None = None) -> NoReturn:
         raise error_at(message, self.place(self.at if at is None else at))
 
-    def found(self) -> str:
+    def next_text(self) -> str:
         rest = self.text[self.at : self.at + _SHOWN]
         return repr(rest.split("\n")[0]) if rest else "the end of the text"
 
-    def over(self, token: re.Pattern[str]) -> None:
-        """Reads over as many tokens as there are."""
+    def skip(self, token: re.Pattern[str]) -> None:
+        """Skip all tokens of a kind at the current offset."""
         while match := token.match(self.text, self.at):
             self.at = match.end()
 
     def space(self) -> None:
-        self.over(_SPACE)
+        self.skip(_SPACE)
         if self.text.startswith("/*", self.at):
             self.fail("a comment does not end")
 
@@ -64,14 +64,14 @@ class _Reader:
 
     def expect(self, mark: str, where: str) -> None:
         if not self.accept(mark):
-            self.fail(f"{mark!r} is expected {where}, not {self.found()}")
+            self.fail(f"{mark!r} is expected {where}, not {self.next_text()}")
 
     def name(self, what: str) -> tuple[str, int]:
-        """A word, or a text in quotes, and where it stands."""
+        """A word or quoted text, and its offset."""
         self.space()
         match = _NAME.match(self.text, self.at)
         if match is None:
-            message = f"{what} is expected, not {self.found()}"
+            message = f"{what} is expected, not {self.next_text()}"
             self.fail("a quoted name does not end on this line" if self.text.startswith('"', self.at) else message)
         at, self.at = self.at, match.end()
         name = match[2] if match[1] is None else re.sub(r"\\(.)", r"\1", match[1])
@@ -80,11 +80,11 @@ class _Reader:
         return name, at
 
     def block(self, what: str) -> None:
-        """Reads over ``{ ... }``, with blocks in it."""
+        """Skip ``{ ... }`` with nested blocks."""
         self.expect("{", f"after {what}")
         opening, depth = self.at - 1, 1
         while depth:
-            self.over(_CALM)
+            self.skip(_FILLER)
             if self.at == len(self.text):
                 self.fail("this '{' is not closed", opening)
             mark = self.text[self.at]
@@ -103,7 +103,7 @@ class _Reader:
             if self.at == len(self.text):
                 return
             if self.text[self.at] == ";":
-                self.over(_BETWEEN)
+                self.skip(_BETWEEN)
                 continue
             keyword, at = self.name("network, variable or probability")
             if keyword == "variable":
@@ -114,14 +114,14 @@ class _Reader:
                 self.preamble(keyword)
             else:
                 self.fail(
-                    f"{keyword[:_SHOWN]!r} begins nothing in BIF; network, variable or probability is expected", at
+                    f"{keyword[:_SHOWN]!r} is not a BIF keyword; network, variable or probability is expected", at
                 )
 
     def preamble(self, keyword: str) -> None:
-        """Reads over ``network NAME { ... }`` and ``property ... ;``, which say nothing of the structure."""
+        """Skip ``network NAME { ... }`` and ``property ... ;``, which do not affect the structure."""
         if keyword == "property":
             self.space()
-            self.over(_PROPERTY)
+            self.skip(_PROPERTY)
             if self.text.startswith('"', self.at):
                 self.fail("a quoted text does not end on this line")
             if not self.accept(";"):
@@ -149,11 +149,11 @@ class _Reader:
         if self.accept("|"):
             known = set[str]()
             while not parents or self.accept(","):
-                parent, place = self.name("the name of a parent")
+                parent, parent_at = self.name("the name of a parent")
                 if parent in known:
-                    self.fail(f"{parent!r} is a parent of {child!r} twice", place)
+                    self.fail(f"{parent!r} is given twice as a parent of {child!r}", parent_at)
                 known.add(parent)
-                parents.append((parent, place))
+                parents.append((parent, parent_at))
         self.expect(")", f"after the parents of {child!r}" if parents else f"or '|' after {child!r}")
         self.block(f"the parents of {child!r}")
 
@@ -164,25 +164,25 @@ class _Reader:
         for child, parents in self.parents.items():
             for name, at in [(child, self.children[child]), *parents]:
                 if name not in self.variables:
-                    self.fail(f"{name!r} is declared nowhere as a variable", at)
+                    self.fail(f"{name!r} is not declared as a variable", at)
             for parent, at in parents:
                 edges.append((parent, child))
                 places.append(self.place(at))
         for name, at in self.variables.items():
             if name not in self.parents:
-                self.fail(f"the probabilities of {name!r} are missing, and with them its parents", at)
+                self.fail(f"the probabilities of {name!r} are missing; they name its parents", at)
         return GraphRecord(tuple(self.variables), tuple(edges), directed_places=tuple(places))
 
 
 def parse_bif(text: str) -> GraphRecord:
-    """Reads the structure of a Bayesian network in BIF, without its tables.
+    """Read the structure of a Bayesian network in BIF, without its probability tables.
 
     Args:
         text: The text.
 
     Returns:
-        The record: variables in the order of their declarations, and an edge from every parent, with the place where
-        it is named.
+        The record: variables in order of declaration, and an edge from every parent, with the line and column of the
+        parent's name.
 
     Raises:
         GraphError: If the text cannot be read, a variable is declared twice or not at all, or has no probabilities,

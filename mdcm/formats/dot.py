@@ -1,8 +1,8 @@
 """DOT and dagitty text.
 
-dagitty's language is DOT with more arrows and attributes of its own, so that one reader serves both. networkx reads
-DOT through pydot, which does not do here: it loses the nodes of subgraphs and the default attributes, takes a port
-for a part of the name, and has no places.
+dagitty's language is DOT with more arrows and its own attributes, so one reader serves both. networkx reads DOT
+through pydot, which is not sufficient here: it loses the nodes of subgraphs and the default attributes, takes a port
+for a part of the name, and has no line numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OPENING = re.compile(
 )
 _KEYWORDS = {"node", "edge", "graph", "digraph", "subgraph", "strict"}
 _DEFAULTS = {"node", "edge", "graph"}
-# attributes that only a node has
+# attributes of nodes only
 _HIDING = {"latent", "unobserved", "observed"}
 _OF_NODES = {*_HIDING, "exposure", "outcome", "adjusted", "selected", "pos"}
 _SHORT = {"l": "latent", "u": "latent", "s": "selected"}
@@ -64,7 +64,7 @@ class _Token:
 
 @dataclass(slots=True)
 class _Scope:
-    """Attributes that hold for what is named later in a group."""
+    """Default attributes of nodes and edges that follow in a group."""
 
     node: Attributes = field(default_factory=dict)
     edge: Attributes = field(default_factory=dict)
@@ -72,7 +72,7 @@ class _Scope:
 
 
 class _Text:
-    """A text as tokens, and the place of each."""
+    """Tokens of a text, with lookahead."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -126,17 +126,17 @@ class _Text:
         return self.take() if self.peek().kind in kinds else None
 
     def accept_word(self, *words: str) -> _Token | None:
-        """Takes an opening word, in any case: nothing else can stand there."""
+        """Take an opening keyword, in any case: no other name is allowed there."""
         token = self.peek()
         return self.take() if token.kind == "name" and token.text.lower() in words else None
 
 
 class _Reader:
-    """Reads statements and collects what they say."""
+    """Read statements and collect nodes, edges and attributes."""
 
     def __init__(self, text: str) -> None:
         self.tokens = _Text(text)
-        # of dagitty, whose keywords have small letters only and may be names; None in DOT, whose keywords may not
+        # dagitty: keywords are lower-case and may be names; DOT (None): keywords may not be names
         self.defaults: dict[str, _Token | None] | None = {"graph": None, "node": None}
         self.hidden: dict[str, bool] = {}
         self.positions: dict[str, tuple[float, float]] = {}
@@ -146,29 +146,29 @@ class _Reader:
         self.bidirected_places: list[Place] = []
 
     def graph(self) -> None:
-        """Reads ``dag { ... }`` or ``digraph name { ... }``."""
+        """Read ``dag { ... }`` or ``digraph name { ... }``."""
         tokens = self.tokens
         tokens.accept_word("strict")
         kind = tokens.accept_word(*_KINDS)
         if kind is None:
-            found = tokens.peek()
-            tokens.fail(f"expected dag {{ ... }} or digraph {{ ... }}, found {_shown(found)}", found.at)
+            token = tokens.peek()
+            tokens.fail(f"expected dag {{ ... }} or digraph {{ ... }}, not {_shown(token)}", token.at)
         word = kind.text.lower()
         if word in {"mag", "pdag", "pag"}:
-            tokens.fail(f"a {word} stands for many causal graphs; give one of them, as dag {{ ... }}", kind.at)
+            tokens.fail(f"a {word} represents many causal graphs; give one of them, as dag {{ ... }}", kind.at)
         if word != "dag":
             self.defaults = None
         tokens.accept("name", "quoted")
         opening = tokens.take()
         if opening.kind != "{":
-            tokens.fail(f"expected '{{' after {kind.text!r}, found {_shown(opening)}", opening.at)
+            tokens.fail(f"expected '{{' after {kind.text!r}, not {_shown(opening)}", opening.at)
         self.statements(_Scope(), opening)
         rest = tokens.peek()
         if rest.kind != "end":
             tokens.fail(f"unexpected {_shown(rest)} after the closing '}}'; a text holds one graph", rest.at)
 
     def statements(self, scope: _Scope, opening: _Token | None) -> dict[str, None]:
-        """Reads up to the closing brace, or to the end where none was opened; gives the names used."""
+        """Read up to the closing brace, or to the end if none was opened; return the names used."""
         tokens, used = self.tokens, dict[str, None]()
         while True:
             token = tokens.peek()
@@ -182,36 +182,36 @@ class _Reader:
             if token.kind == ";":
                 tokens.take()
             elif token.kind in {"name", "quoted"} and tokens.peek(1).kind == "=":
-                # an option of the drawing, such as dagitty's bb
+                # a drawing option, such as dagitty's bb
                 tokens.take()
                 tokens.take()
                 self._value("=")
             elif self._sets_defaults(token):
                 tokens.take()
                 word = token.text.lower()
-                found = self._attributes()
-                if self.defaults is not None and word == "graph" and not _OF_NODES.isdisjoint(found):
-                    # no graph is latent
+                attributes = self._attributes()
+                if self.defaults is not None and word == "graph" and not _OF_NODES.isdisjoint(attributes):
+                    # a graph has no attributes of nodes, so "graph" is the name of a node
                     used[token.text] = None
                     self._declare(token.text, scope, token.at)
-                    self._node(token.text, found, token.at)
+                    self._node(token.text, attributes, token.at)
                     continue
-                if self.defaults is None and word != "node" and not _HIDING.isdisjoint(found):
+                if self.defaults is None and word != "node" and not _HIDING.isdisjoint(attributes):
                     tokens.fail(f"{token.text!r} is a keyword of DOT; write a node of that name in quotes", token.at)
-                {"node": scope.node, "edge": scope.edge}.get(word, {}).update(found)
+                {"node": scope.node, "edge": scope.edge}.get(word, {}).update(attributes)
                 if self.defaults is not None:
                     self._defaults_or_name(token)
             else:
                 used |= self._chain(scope)
 
     def _sets_defaults(self, token: _Token) -> bool:
-        """Whether ``node [...]`` or the like stands here, rather than a node of that name."""
+        """Whether the next statement is ``node [...]`` or the like, not a node of that name."""
         if token.kind != "name" or self.tokens.peek(1).kind != "[":
             return False
         return token.text.lower() in _DEFAULTS if self.defaults is None else token.text in self.defaults
 
     def _defaults_or_name(self, token: _Token) -> None:
-        """Refuses a keyword of dagitty that sets defaults and names a node as well."""
+        """Refuse a dagitty keyword that both sets defaults and names a node."""
         assert self.defaults is not None
         at = self.defaults[token.text] = self.defaults[token.text] or token
         if token.text in self.hidden:
@@ -225,7 +225,7 @@ class _Reader:
             self.hidden[name] = self._says_hidden(scope.node, at) or False
 
     def _chain(self, scope: _Scope) -> dict[str, None]:
-        """Reads ``A -> {B C} <-> D [attributes]``, or one name or group."""
+        """Read ``A -> {B C} <-> D [attributes]``, or one name or group."""
         tokens = self.tokens
         first = tokens.peek()
         ends, arrows = [self._end(scope, None)], list[_Token]()
@@ -251,7 +251,7 @@ class _Reader:
         return dict.fromkeys(itertools.chain.from_iterable(ends))
 
     def _end(self, scope: _Scope, arrow: _Token | None) -> dict[str, None]:
-        """Reads a name or a group."""
+        """Read a name or a group."""
         tokens = self.tokens
         token = tokens.take()
         word = token.text.lower() if self.defaults is None else token.text
@@ -272,7 +272,7 @@ class _Reader:
         name = self._text(token)
         if not name.strip():
             tokens.fail("a name is empty", token.at)
-        # a port says where an edge is drawn
+        # a port only affects the drawing of an edge
         while tokens.accept(":"):
             tokens.accept("name", "quoted")
         if token.kind == "name" and self.defaults is None and word in _KEYWORDS:
@@ -292,9 +292,9 @@ class _Reader:
             message = f"{name!r} is marked as selected: data that depend on a selection have no ADMG; remove the mark"
             self.tokens.fail(message, at)
         if "pos" in attributes:
-            found = _POSITION.match(str(attributes["pos"]))
+            match = _POSITION.match(str(attributes["pos"]))
             try:
-                x, y = map(float, found.groups() if found else ("", ""))
+                x, y = map(float, match.groups() if match else ("", ""))
             except ValueError:
                 x = y = math.nan
             if not (math.isfinite(x) and math.isfinite(y)):
@@ -325,32 +325,32 @@ class _Reader:
             self.directed_places.append(place)
 
     def _attributes(self) -> Attributes:
-        """Reads any number of ``[key=value, flag]``."""
-        tokens, found = self.tokens, Attributes()
+        """Read any number of ``[key=value, flag]``."""
+        tokens, attributes = self.tokens, Attributes()
         while opening := tokens.accept("["):
             while not tokens.accept("]"):
                 key = tokens.accept("name", "quoted")
                 if key is None:
-                    wrong = tokens.peek()
-                    if wrong.kind == "end":
+                    token = tokens.peek()
+                    if token.kind == "end":
                         tokens.fail("this '[' is not closed", opening.at)
-                    tokens.fail(f"unexpected {_shown(wrong)} among attributes; write [key=value, flag]", wrong.at)
+                    tokens.fail(f"unexpected {_shown(token)} among attributes; write [key=value, flag]", token.at)
                 name = self._text(key).lower()
                 if tokens.accept("="):
-                    found[name] = self._value(name)
+                    attributes[name] = self._value(name)
                 else:
-                    found[_SHORT.get(name, name)] = True
+                    attributes[_SHORT.get(name, name)] = True
                 tokens.accept(",", ";")
-        return found
+        return attributes
 
     def _value(self, key: str) -> str:
         token = self.tokens.take()
         if token.kind not in {"name", "quoted"}:
-            self.tokens.fail(f"a value is missing after {key!r}, where {_shown(token)} stands", token.at)
+            self.tokens.fail(f"a value is missing after {key!r}, before {_shown(token)}", token.at)
         return self._text(token)
 
     def _text(self, token: _Token) -> str:
-        """A name or value without its quotes; strings that ``+`` joins are one."""
+        """A name or value without its quotes; strings joined by ``+`` are concatenated."""
         parts = [_unquoted(token)]
         while token.kind == "quoted" and self.tokens.peek().kind == "+" and self.tokens.peek(1).kind == "quoted":
             self.tokens.take()
@@ -384,7 +384,7 @@ def _shown(token: _Token) -> str:
 def _unquoted(token: _Token) -> str:
     if token.kind != "quoted":
         return token.text
-    # a backslash before anything else stands for itself, as labels have it
+    # a backslash before any other character is literal, as in labels
     return re.sub(r'\\(["\\\n])', lambda match: match.group(1).strip("\n"), token.text[1:-1])
 
 
@@ -395,7 +395,7 @@ def is_dot(text: str) -> bool:
         text: The text.
 
     Returns:
-        The answer; arrow text never begins so.
+        The answer; False for all arrow text.
 
     Example:
         >>> is_dot("dag { X -> Y }"), is_dot("X -> Y")
@@ -405,18 +405,18 @@ def is_dot(text: str) -> bool:
 
 
 def parse_dot(text: str, *, bare: bool = False) -> GraphRecord:
-    """Reads DOT or dagitty text.
+    """Read DOT or dagitty text.
 
-    ``->``, ``<-`` and ``<->`` may be mixed in a chain, and a group ``{A B}`` may stand for a name. In DOT, the
-    attribute ``dir=both`` makes an edge bidirected and ``dir=back`` turns it. A node is hidden by ``[latent]`` or
-    ``[unobserved]`` (with or without ``=yes``, ``=true`` or ``=1``) or ``[observed=no]``, never by how it is drawn:
-    ``style=dashed`` says nothing. ``pos`` is kept; all other attributes, exposure and outcome among them, are read
-    over. The words node, edge, graph, digraph, subgraph and strict are keywords of DOT in any case, and a node of that
-    name is quoted; in dagitty text only ``node [...]``, ``graph [...]`` and ``subgraph``, in small letters.
+    ``->``, ``<-`` and ``<->`` may be mixed in a chain, and a group ``{A B}`` may replace a name. In DOT, the
+    attribute ``dir=both`` makes an edge bidirected and ``dir=back`` reverses it. A node is hidden by ``[latent]`` or
+    ``[unobserved]`` (with or without ``=yes``, ``=true`` or ``=1``) or ``[observed=no]``, never by its style:
+    ``style=dashed`` has no effect. ``pos`` is kept; all other attributes, including exposure and outcome, are ignored.
+    The words node, edge, graph, digraph, subgraph and strict are keywords of DOT in any case, so a node of such a name
+    must be quoted; in dagitty text only ``node [...]``, ``graph [...]`` and ``subgraph`` are, in lower case.
 
     Args:
         text: The text.
-        bare: Whether the statements may stand without ``dag { }`` around them, which dagitty allows.
+        bare: Whether the ``dag { }`` around the statements may be left out, as dagitty allows.
 
     Returns:
         The record, names in order of first appearance.
@@ -451,27 +451,27 @@ def _quoted(name: str) -> str:
 
 
 def _decimal(number: float) -> str:
-    """The shortest text that reads back as the number, without the exponent that dagitty does not read."""
+    """The shortest text that reads back as the number, without an exponent, which dagitty does not read."""
     return np.format_float_positional(number, trim="0")
 
 
 def _written(record: GraphRecord, opening: str, hidden: str, arrow: str, confounded: str) -> str:
-    """One statement per line: names with what is known of them, then edges."""
+    """One statement per line: names with their attributes, then edges."""
     lines = [opening]
     for names, mark in ((record.nodes, ""), (record.latents, hidden)):
         for name in names:
-            known = [mark] if mark else []
+            attributes = [mark] if mark else []
             if name in record.positions:
                 x, y = record.positions[name]
-                known.append(f'pos="{_decimal(x)},{_decimal(y)}"')
-            lines.append(f"  {_quoted(name)}" + (f" [{', '.join(known)}]" if known else ""))
+                attributes.append(f'pos="{_decimal(x)},{_decimal(y)}"')
+            lines.append(f"  {_quoted(name)}" + (f" [{', '.join(attributes)}]" if attributes else ""))
     lines += [f"  {_quoted(a)} -> {_quoted(b)}" for a, b in record.directed]
     lines += [f"  {_quoted(a)} {arrow} {_quoted(b)}{confounded}" for a, b in record.bidirected]
     return "\n".join([*lines, "}", ""])
 
 
 def format_dagitty(record: GraphRecord) -> str:
-    """Writes dagitty text that :func:`parse_dot` reads back into the same names, edges and positions.
+    """Write dagitty text that :func:`parse_dot` reads back into the same names, edges and positions.
 
     Args:
         record: The record.
@@ -492,10 +492,9 @@ def format_dagitty(record: GraphRecord) -> str:
 
 
 def format_dot(record: GraphRecord) -> str:
-    """Writes DOT that :func:`parse_dot` reads back into the same names, edges and positions.
+    """Write DOT that :func:`parse_dot` reads back into the same names, edges and positions.
 
-    Hidden nodes and bidirected edges are dashed in a drawing; what says that they are hidden is ``latent=true`` and
-    ``dir=both``.
+    Hidden nodes and bidirected edges are drawn dashed; the attributes ``latent=true`` and ``dir=both`` mark them.
 
     Args:
         record: The record.

@@ -1,4 +1,4 @@
-"""Graphs of other libraries: networkx digraphs, among them those of pgmpy, and GML and GraphML through networkx."""
+"""Graphs of other libraries: digraphs of networkx and pgmpy, and GML and GraphML through networkx."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["format_gml", "format_graphml", "from_networkx", "parse_gml", "parse_graphml"]
 
-_GML_PLACE = re.compile(r" at \((\d+), (\d+)\)$")
+_GML_POSITION = re.compile(r" at \((\d+), (\d+)\)$")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphRecord:
-    """Reads a networkx digraph with hidden nodes.
+    """Read a networkx digraph with hidden nodes.
 
     Args:
-        graph: The digraph. Nodes that are not text get their ``str`` as name. Hidden are nodes with the attribute
-            ``latent`` or ``unobserved``, with ``observed`` set to no, with ``latents`` among their
-            ``roles``, and those in the attribute ``latents`` of the graph, as pgmpy has them; hidden roots with two
-            children that also have ``bidirected`` become bidirected edges, as do edges with the attribute
-            ``dir="both"`` or ``type="bidirected"``.
+        graph: The digraph. Nodes that are not text are named by their ``str``. A node is hidden if it has the
+            attribute ``latent`` or ``unobserved``, ``observed`` set to no, or ``latents`` among its ``roles``, or is
+            in the graph's attribute ``latents``, as in pgmpy; hidden roots with two children that also have
+            ``bidirected`` become bidirected edges, as do edges with the attribute ``dir="both"`` or
+            ``type="bidirected"``.
         latents: More hidden nodes.
 
     Returns:
@@ -34,15 +34,17 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
 
     Raises:
         GraphError: If the graph or an edge is undirected, two nodes have the same name, a hidden node is not in it,
-            or an attribute says neither yes nor no.
+            or the value of an attribute is neither yes nor no.
     """
     if not graph.is_directed():
         raise GraphError("the networkx graph is undirected; an ADMG needs a DiGraph")
     if undirected := list(getattr(graph, "undirected_edges", ())):
-        raise GraphError(f"the edge {undirected[0]} has no direction: the graph stands for many; give one of them")
-    own = getattr(graph, "latents", ())
+        raise GraphError(f"the edge {undirected[0]} has no direction: the graph represents many; give one of them")
+    graph_latents = getattr(graph, "latents", ())
     hidden = dict.fromkeys([latents] if isinstance(latents, str) else latents)
-    hidden |= dict.fromkeys(own if isinstance(own, Collection) and not isinstance(own, str) else ())
+    hidden |= dict.fromkeys(
+        graph_latents if isinstance(graph_latents, Collection) and not isinstance(graph_latents, str) else ()
+    )
     for node in hidden:
         if node not in graph:
             raise GraphError(f"the latent {node!r} is not a node of the networkx graph")
@@ -51,12 +53,12 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
     for node, attributes in graph.nodes(data=True):
         names[node] = str(node)
         try:
-            says_hidden = is_hidden(attributes)
+            hides = is_hidden(attributes)
         except ValueError as error:
             raise GraphError(f"the node {names[node]!r}: {error}") from error
-        if says_hidden:
+        if hides:
             hidden[node] = None
-            # GML has no truth values: what is written as True comes back as 1
+            # GML has no truth values: True is read back as 1
             of_pair = str(attributes.get("bidirected")) in {"True", "1"}
             if of_pair and graph.in_degree(node) == 0 and graph.out_degree(node) == 2:
                 pairs[node] = None
@@ -69,7 +71,7 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
         if attributes.get("dir") == "both":
             bidirected.append((names[a], names[b]))
         elif attributes.get("type") == "bidirected":
-            # which pgmpy holds as two edges
+            # pgmpy holds a bidirected edge as two edges
             both.setdefault(frozenset((names[a], names[b])), (names[a], names[b]))
         elif attributes.get("type") == "undirected":
             raise GraphError(f"the edge {names[a]!r} to {names[b]!r} has no direction")
@@ -85,7 +87,7 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
 
 
 def parse_gml(text: str) -> GraphRecord:
-    """Reads GML; names are the labels, hidden nodes and bidirected edges as in :func:`from_networkx`.
+    """Read GML; names are the labels, hidden nodes and bidirected edges as in :func:`from_networkx`.
 
     Args:
         text: The text.
@@ -94,7 +96,7 @@ def parse_gml(text: str) -> GraphRecord:
         The record.
 
     Raises:
-        GraphError: If networkx cannot read the text, with line and column where it gives them, or the graph is not
+        GraphError: If networkx cannot read the text, with line and column if it reports them, or the graph is not
             directed.
 
     Example:
@@ -109,17 +111,17 @@ def parse_gml(text: str) -> GraphRecord:
     try:
         graph = nx.parse_gml(lines)
     except Exception as error:
-        # a reader that takes text for what it should be may fail in any way
-        place = _GML_PLACE.search(str(error))
-        line, column = (int(place.group(1)), int(place.group(2))) if place else (None, None)
-        where = f"line {line}, column {column}: " if place else ""
-        message = _GML_PLACE.sub("", str(error)) or type(error).__name__
+        # networkx does not validate the text, so malformed text can raise any exception
+        position = _GML_POSITION.search(str(error))
+        line, column = (int(position.group(1)), int(position.group(2))) if position else (None, None)
+        where = f"line {line}, column {column}: " if position else ""
+        message = _GML_POSITION.sub("", str(error)) or type(error).__name__
         raise GraphError(f"{where}networkx cannot read this GML: {message}", line=line, column=column) from error
     return from_networkx(graph)
 
 
 def parse_graphml(text: str) -> GraphRecord:
-    """Reads GraphML; names are the nodes' ids, hidden nodes and bidirected edges as in :func:`from_networkx`.
+    """Read GraphML; names are the nodes' ids, hidden nodes and bidirected edges as in :func:`from_networkx`.
 
     Args:
         text: The text.
@@ -128,8 +130,8 @@ def parse_graphml(text: str) -> GraphRecord:
         The record.
 
     Raises:
-        GraphError: If networkx cannot read the text, with line and column where the XML is at fault, or the graph
-            is not directed.
+        GraphError: If networkx cannot read the text, with line and column if the XML is malformed, or the graph is
+            not directed.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -140,7 +142,7 @@ def parse_graphml(text: str) -> GraphRecord:
     except ParseError as error:
         line, column = error.position[0], error.position[1] + 1
         reason = str(error).partition(":")[0]
-        message = f"line {line}, column {column}: this GraphML is no XML: {reason}"
+        message = f"line {line}, column {column}: this GraphML is not valid XML: {reason}"
         raise GraphError(message, line=line, column=column) from error
     except Exception as error:
         # as above
@@ -149,10 +151,10 @@ def parse_graphml(text: str) -> GraphRecord:
 
 
 def format_gml(graph: nx.DiGraph[str]) -> str:
-    """Writes a digraph with hidden nodes as GML that :func:`parse_gml` reads back.
+    """Write a digraph with hidden nodes as GML that :func:`parse_gml` reads back.
 
     Args:
-        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` gives it.
+        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` returns it.
 
     Returns:
         The text, ASCII only.
@@ -163,10 +165,10 @@ def format_gml(graph: nx.DiGraph[str]) -> str:
 
 
 def format_graphml(graph: nx.DiGraph[str]) -> str:
-    """Writes a digraph with hidden nodes as GraphML that :func:`parse_graphml` reads back.
+    """Write a digraph with hidden nodes as GraphML that :func:`parse_graphml` reads back.
 
     Args:
-        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` gives it.
+        graph: The digraph, as :meth:`mdcm.graph.ADMG.to_networkx` returns it.
 
     Returns:
         The text.
@@ -177,6 +179,8 @@ def format_graphml(graph: nx.DiGraph[str]) -> str:
     import networkx as nx
 
     for name in graph:
-        if wrong := _NOT_XML.search(name):
-            raise GraphError(f"the name {name!r} has the character {wrong.group()!r}, which XML cannot hold; rename it")
+        if invalid := _NOT_XML.search(name):
+            raise GraphError(
+                f"the name {name!r} has the character {invalid.group()!r}, which XML cannot hold; rename it"
+            )
     return "\n".join(nx.generate_graphml(graph)) + "\n"

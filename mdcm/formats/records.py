@@ -1,4 +1,4 @@
-"""What a graph file says, before anything judges it: names and edges as they stand, with their places."""
+"""Content of a graph file before any check: names and edges as written, with line and column."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from mdcm.printable import quoted
 
 __all__ = ["MOST_EDGES", "GraphRecord", "Lines", "Place", "error_at", "is_hidden"]
 
-# that lists and groups of names may make in one text: a line of two lists of n names makes n squared
+# limit for lists and groups of names in one text: a line of two lists of n names makes n squared edges
 MOST_EDGES = 1_000_000
 
 Place = tuple[int, int]
 """Line and column in a text, both from 1."""
 
-# what attributes of nodes are called in dagitty, DOT, GML, GraphML and networkx; style=dashed is drawing, no statement
+# attributes of nodes in dagitty, DOT, GML, GraphML and networkx; style=dashed only affects the drawing
 _HIDDEN_IF = {"latent": True, "unobserved": True, "observed": False}
-# of pgmpy's nodes, which may have several roles
+# roles of pgmpy's nodes, which may have several
 _HIDDEN_ROLES = {"latent", "latents"}
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
 class GraphRecord:
-    """Names and edges as a text gives them.
+    """Names and edges as written in a text.
 
     Attributes:
         nodes: Observed names in order of first appearance.
         directed: Directed edges; an edge may start or end at a latent.
         bidirected: Bidirected edges.
         latents: Names declared latent, in order of first appearance.
-        directed_places: Place of each directed edge's arrow; empty where the source has no places.
+        directed_places: Line and column of each directed edge's arrow; empty if the source has none.
         bidirected_places: The same for the bidirected edges.
-        positions: Where a drawing has the nodes, as (x, y); not every node needs to have one.
+        positions: Coordinates (x, y) of the nodes in a drawing; nodes may be missing.
     """
 
     nodes: tuple[str, ...]
@@ -54,7 +54,7 @@ class Lines:
         text: The text.
 
     Complexity:
-        O(characters between an offset and the one asked before) time, and no memory.
+        O(characters between consecutive offsets) time, O(1) memory.
 
     Example:
         >>> lines = Lines("ab\ncd")
@@ -77,29 +77,29 @@ class Lines:
 
 
 def error_at(message: str, place: Place) -> GraphError:
-    """A GraphError whose message begins with a place in a text.
+    """A GraphError whose message begins with line and column in a text.
 
     Args:
         message: What is wrong, and what to do.
         place: Line and column.
 
     Returns:
-        The error, to be raised.
+        The error, for the caller to raise.
     """
     line, column = place
     return GraphError(f"line {line}, column {column}: {message}", line=line, column=column)
 
 
 def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
-    """Whether a node's attributes say that it is hidden: ``latent``, ``unobserved``, a role, or not ``observed``.
+    """Whether a node's attributes mark it as hidden: ``latent``, ``unobserved``, a role, or not ``observed``.
 
     Args:
         attributes: The attributes: truth values, the numbers 0 and 1, or true, false, yes or no in any case. A
-            ``latent`` without a value is given as True. ``roles`` is a collection of words, of which ``latents`` is
-            one.
+            ``latent`` without a value is given as True. ``roles`` is a collection of words that may contain
+            ``latents``.
 
     Returns:
-        The answer; None where no attribute says anything.
+        The answer; None if there is no such attribute.
 
     Raises:
         ValueError: If an attribute has another value, or two contradict each other.
