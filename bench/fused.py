@@ -1,4 +1,4 @@
-"""Fused operations against every other way to compute the same thing: Gumbel races, critics, and abduction.
+"""Fused operations against every other way to compute the same thing: Gumbel races, critics and Adam.
 
 On a GPU the fused forms are measured, eagerly and captured in a graph; on the CPU, where only Triton's interpreter has
 them, the twins are, at smaller sizes. Training steps of whole levels are in fused_levels.py, ceilings in roofline.py.
@@ -14,7 +14,8 @@ from critic import PENALTY, double_backward, network_of
 from fused_levels import levels
 from roofline import roofline
 from torch import Tensor
-from turns import DEVICE, ON_GPU, UNIT, Cell, Run, captured, compiled, form, timed_cells, times_of, under
+from torch.optim.adamw import adamw
+from turns import DEVICE, ON_GPU, Cell, Run, captured, compiled, form, timed_cells, under
 from workloads import Measured
 
 from mdcm import kernels
@@ -39,33 +40,28 @@ def _race(n: int, size: int, rows: int) -> Cell:
     packing = kernels.Packing([size] * n, device=DEVICE)
     logits, upstream = torch.randn(2, rows, packing.width, generator=generator, device=DEVICE).unbind(0)
     logits = logits.clone().requires_grad_()
-    state, sites = kernels.rng_state(0, device=DEVICE), torch.arange(n, device=DEVICE)
-    place = kernels.NoiseAddress(state, torch.arange(rows, device=DEVICE), sites)
-    noise = kernels.gumbel_softmax(logits.detach(), packing, 0.5, place)[2]
+    noise = kernels.gumbel_noise(0, torch.arange(rows), 0, packing.width).to(DEVICE)
 
     def gradient(drawn: Tensor) -> Sequence[Tensor]:
         return drawn.detach(), *torch.autograd.grad(drawn, logits, upstream)
 
-    # the usual ways make noise in sequence: that is done and thrown away, and the draw is that of the noise by address
     def loop() -> Sequence[Tensor]:
         parts = []
         for one, own in zip(logits.split(size, 1), noise.split(size, 1), strict=True):
-            torch.empty_like(own).exponential_().log_().neg_()
             parts.append(straight_through(one, own))
         return gradient(torch.cat(parts, 1))
 
     def packed() -> Sequence[Tensor]:
-        torch.empty_like(noise).exponential_().log_().neg_()
         shape = (rows, n, size)
         return gradient(straight_through(logits.view(shape), noise.view(shape)).flatten(1))
 
     def compiled_packed() -> Run:
         torch._dynamo.reset()
         draw = torch.compile(lambda: straight_through(logits.view(rows, n, size), noise.view(rows, n, size)).flatten(1))
-        return lambda: (torch.empty_like(noise).exponential_().log_().neg_(), gradient(draw()))[1]
+        return lambda: gradient(draw())
 
     def ours() -> Sequence[Tensor]:
-        return gradient(kernels.gumbel_softmax(logits, packing, 0.5, place)[0])
+        return gradient(kernels.gumbel_softmax(logits, packing, 0.5, noise))
 
     sides = {"a loop over variables": lambda: loop, "packed": lambda: packed, "twin": under(ours, "reference")}
     if ON_GPU:
@@ -179,83 +175,75 @@ def _critics() -> Iterator[Cell]:
             yield from (_critic(modules, rows, 256, precision) for modules in fitting)
 
 
-# ---- abduction
+# ---- Adam
 
 
-def _tables(probability: float, states: int) -> tuple[Tensor, Tensor]:
-    """Logits of a child of four levels in each state of a confounder, float64 ``[states, 4]``, and the posterior.
+def _adam(modules: int, columns: int, hidden: int) -> Cell:
+    """A step of Adam for a stack of critics, of which one is idle, against PyTorch's fused one."""
+    size = kernels.critic_size([columns, hidden, hidden])
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    start, grads = torch.randn(2, modules, size, generator=generator, device=DEVICE).unbind(0)
+    rates = torch.full((modules,), 1e-3, device=DEVICE)
+    active = torch.arange(modules, device=DEVICE) > 0
 
-    Three such children all have level 0 with the given probability.
-    """
-    low, high = -15.0, 15.0
-    for _ in range(60):
-        tilt = (low + high) / 2
-        rest = torch.tensor([0.0, 0.5, -0.5], dtype=torch.float64).expand(states, 3)
-        first = tilt + 0.4 * torch.arange(states, dtype=torch.float64)
-        table = torch.cat([first[:, None], rest], 1)
-        together = 3 * table.log_softmax(1)[:, 0]
-        low, high = (tilt, high) if float(together.exp().mean()) < probability else (low, tilt)
-    return table, together.softmax(0)
+    def state() -> list[Tensor]:
+        return [start.clone(), torch.zeros_like(start), torch.zeros_like(start)]
 
+    def ours() -> Run:
+        params, first, second = state()
+        steps = torch.zeros(modules, dtype=torch.int64, device=DEVICE)
 
-def _abduction() -> Iterator[Measured]:
-    """Time of a thousand effective draws of a confounder and its children's noise, given the children."""
-    rows, states = 2**20 if ON_GPU else 2**15, 4
-    packing, order = kernels.Packing([4, 4, 4], device=DEVICE), torch.arange(4, device=DEVICE)
-    children = kernels.NoiseAddress(kernels.rng_state(0, device=DEVICE), torch.arange(rows, device=DEVICE), order[:3])
-    parent = children._replace(sites=order[3:])
-    seen = torch.zeros(rows, 3, dtype=torch.int64, device=DEVICE)
-    for probability in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
-        table, exact = _tables(probability, states)
-        logits_of = table.float().repeat(1, 3).to(DEVICE)
-        sides = {
-            "rejection": under(lambda of=logits_of: _rejected(of, packing, parent, children, seen), KERNEL)(),
-            "weighting": under(lambda of=logits_of: _weighted(of, packing, parent, children, seen), KERNEL)(),
-        }
-        effective = {}
-        for name, run in sides.items():
-            state, weight = run()
-            share = weight.double() / weight.double().sum().clamp_min(1e-300)
-            effective[name] = float(1 / share.square().sum().clamp_min(1e-300)) if bool(weight.any()) else 0.0
-            found = torch.zeros(states, dtype=torch.float64, device=DEVICE).index_add_(0, state, share).cpu()
-            error = (exact * (1 - exact) / max(effective[name], 1.0)).sqrt()
-            # where there are enough draws to speak of a standard error
-            if effective[name] >= 100 and bool(((found - exact).abs() > 5 * error).any()):
-                print(
-                    f"kernels-abduction  {name} is WRONG: {found.tolist()}, not {exact.tolist()}; not timed", flush=True
-                )
-                effective[name] = 0.0
-        size = f"evidence of probability {probability:g}, {rows:,} draws, {effective['rejection']:,.0f} accepted"
-        if min(effective.values()) == 0:
-            print(f"kernels-abduction  {size}\n    not timed", flush=True)
-            continue
-        times = {name: [1000 * one / effective[name] for one in values] for name, values in times_of(sides).items()}
-        unit = f"{UNIT} per 1000 effective draws"
-        yield Measured("kernels-abduction", size, "0", unit, times["weighting"], times["rejection"], None)
+        def step() -> Sequence[Tensor]:
+            kernels.adam_flat(params, grads, first, second, steps, rates, active)
+            return [params]
+
+        return _first_of(step)
+
+    def fused(keeping: bool) -> Callable[[], Run]:
+        def build() -> Run:
+            params, first, second = state()
+            rows = [list(one.unbind(0)) for one in (params, grads, first, second)]
+            steps = [torch.zeros((), device=DEVICE) for _ in range(modules)]
+            rest = {"lr": rates[0], "beta1": 0.5, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8}
+
+            def step() -> Sequence[Tensor]:
+                before = [one.clone() for one in (params, first, second)] if keeping else []
+                adamw(*rows, [], steps, foreach=False, fused=True, amsgrad=False, maximize=False, **rest)
+                for one, old in zip((params, first, second), before, strict=False):
+                    one.copy_(torch.where(active[:, None], one, old))
+                return [torch.where(active[:, None], params, start)]
+
+            return _first_of(step)
+
+        return build
+
+    sides = {
+        "fused AdamW, idle rows put back": fused(True),
+        "fused AdamW of all rows": fused(False),
+        "flat": lambda: under(ours(), KERNEL)(),
+    }
+    words = f"{modules} of 2 x {hidden} units, {columns} columns"
+    return Cell("kernels-adam", words, "fused AdamW, idle rows put back", sides, 1e-6)
 
 
-def _rejected(
-    logits_of: Tensor,
-    packing: kernels.Packing,
-    parent: kernels.NoiseAddress,
-    children: kernels.NoiseAddress,
-    seen: Tensor,
-) -> Sequence[Tensor]:
-    state = kernels.batch_index(parent, len(logits_of))
-    _, level, _ = kernels.gumbel_softmax(logits_of[state], packing, 1.0, children)
-    return state, (level == seen).all(1).float()
+def _first_of(step: Run) -> Run:
+    """A run that always returns the result of its first step, so that sides that move on can be compared."""
+    kept: list[Tensor] = []
+
+    def run() -> Sequence[Tensor]:
+        found = step()
+        if not kept:
+            kept.extend(one.clone() for one in found)
+        return kept
+
+    return run
 
 
-def _weighted(
-    logits_of: Tensor,
-    packing: kernels.Packing,
-    parent: kernels.NoiseAddress,
-    children: kernels.NoiseAddress,
-    seen: Tensor,
-) -> Sequence[Tensor]:
-    state = kernels.batch_index(parent, len(logits_of))
-    _, log_weight = kernels.gumbel_posterior(logits_of[state], seen, packing, children)
-    return state, log_weight.sum(1).exp()
+def _adams() -> Iterator[Cell]:
+    for modules in (1, 5, 20, 100):
+        yield _adam(modules, 8, 64)
+    for modules in (1, 20) if not ON_GPU else (1, 20, 500):
+        yield _adam(modules, 24, 256)
 
 
 # ten minutes for all of them
@@ -263,6 +251,6 @@ FUSED: dict[str, Callable[[], Iterator[Measured]]] = {
     "kernels-races": lambda: timed_cells(_races(), 120),
     "kernels-critics": lambda: timed_cells(_critics(), 220),
     "kernels-levels": lambda: timed_cells(levels(), 120),
-    "kernels-abduction": _abduction,
+    "kernels-adam": lambda: timed_cells(_adams(), 60),
     "kernels-roofline": roofline,
 }

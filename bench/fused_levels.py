@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from critic import double_backward, network_of
 from torch import Tensor, nn
-from turns import DEVICE, ON_GPU, Cell, Run, captured, form, under
-
-from mdcm import kernels
+from turns import ON_GPU, Cell, Run, captured, form, under
 
 __all__ = ["levels"]
 
@@ -33,24 +31,20 @@ class OneByOne:
         self.level, self.taken = level, 0
         self.generators, self.critics, self.optimisers, self.numbers = [], [], [], []
         for module, flat in enumerate(level.flat_generators):
-            weight, gain, shift, last = flat.split(level.parts)
-            hidden, width = len(gain), level.packing.width
-            first, normal, top = nn.Linear(4, hidden, False), nn.BatchNorm1d(hidden), nn.Linear(hidden, width, False)
-            values = (weight.view(hidden, 4), gain + 1, shift, last.view(width, hidden))
-            parameters = (first.weight, normal.weight, normal.bias, top.weight)
+            weight, shift, last = flat.split(level.parts)
+            hidden, width = len(shift), level.packing.width
+            first, top = nn.Linear(4, hidden), nn.Linear(hidden, width, False)
+            values = (weight.view(hidden, 4), shift, last.view(width, hidden))
+            parameters = (first.weight, first.bias, top.weight)
             for parameter, value in zip(parameters, values, strict=True):
                 parameter.data = value.clone()
-            self.generators.append(nn.Sequential(first, normal.to(DEVICE), nn.ReLU(), top))
+            self.generators.append(nn.Sequential(first, nn.ReLU(), top))
             self.critics.append(network_of(level.critics.map(lambda one, m=module: one[m])))
             pair = (self.critics[-1], self.generators[-1])
             self.optimisers.append([torch.optim.Adam(one.parameters(), 1e-2, (0.5, 0.9), 1e-3) for one in pair])
-        rng, single = level.rng.clone(), kernels.Packing([1], device=DEVICE)
         for _ in range(STEPS):
-            rng[1] += 1
-            own = level.numbers._replace(rng=rng)
-            noise = kernels.packed_gumbel_noise(level.place._replace(rng=rng), level.packing)
-            share = (single.words(own, kernels.STREAM_INTERPOLATION) >> 8).float() * 2.0**-24
-            self.numbers.append((noise, kernels.batch_index(own, level.codes.shape[1]), share))
+            level.number += 1
+            self.numbers.append(level.numbers())
 
     def _draw(self, generator: nn.Module, latent: Tensor, noise: Tensor) -> Tensor:
         parts = []
@@ -71,9 +65,8 @@ class OneByOne:
             latent = self.level.latent[m]
             with torch.no_grad():
                 fake = self._draw(generator, latent, noises[m])
-            rows = self.level.codes[m][drawn[m]].long()
-            real = torch.cat([F.one_hot(rows[:, v], size).float() for v, size in enumerate(SIZES)], 1)
-            loss, *grads = double_backward(critic, torch.cat([fake, real, shares[m] * real + (1 - shares[m]) * fake]))
+            real = self.level.real[drawn[m]]
+            loss, *grads = double_backward(critic, torch.cat([fake, real, torch.lerp(fake, real, shares[m])]))
             for parameter, grad in zip(critic.parameters(), grads, strict=True):
                 parameter.grad = grad
             ours.step()

@@ -83,24 +83,21 @@ def _races(rows: int, n: int, levels: int, bandwidth: float) -> Iterator[Measure
 
     packing = kernels.Packing([levels] * n, device=DEVICE)
     logits, grad = torch.randn(2, rows, packing.width, device=DEVICE).unbind(0)
-    state, sites = kernels.rng_state(0, device=DEVICE), torch.arange(n, device=DEVICE)
-    place = kernels.NoiseAddress(state, torch.arange(rows, device=DEVICE), sites)
-    tau, seen = torch.tensor(0.5, device=DEVICE), torch.zeros(rows, n, dtype=torch.int64, device=DEVICE)
-    cells, races = rows * packing.width, rows * n
+    noise = torch.rand(rows, packing.width, device=DEVICE)
+    tau, cells = torch.tensor(0.5, device=DEVICE), rows * packing.width
     work = {
-        "K1": (lambda: gumbel.gumbel_st_fwd(logits, packing, tau, place), 12 * cells + 4 * races),
-        "K2": (lambda: gumbel.gumbel_st_bwd(logits, grad, packing, tau, place), 12 * cells),
-        "K3": (lambda: gumbel.gumbel_posterior(logits, seen, packing, place), 8 * cells + 12 * races),
+        "K1": (lambda: gumbel.gumbel_st_fwd(logits, packing, tau, noise), 12 * cells),
+        "K2": (lambda: gumbel.gumbel_st_bwd(logits, grad, packing, tau, noise), 16 * cells),
     }
     for name, (run, size) in work.items():
         words = f"{name}; {n} variables of {levels} levels, {rows:,} rows; its floor"
         yield _measured(words, run, size / bandwidth)
 
 
-def _rest(bandwidth: float) -> Iterator[Measured]:
-    from mdcm.kernels import adam, batch, generator
+def _adam(bandwidth: float) -> Iterator[Measured]:
+    from mdcm.kernels import adam
 
-    modules, rows, size = 500, 200, kernels.critic_size([32, 256, 256])
+    modules, size = 500, kernels.critic_size([32, 256, 256])
     params, grads, first, second = torch.zeros(4, modules, size, device=DEVICE).unbind(0)
     steps, rates = torch.zeros(modules, dtype=torch.int64, device=DEVICE), torch.ones(modules, device=DEVICE)
     active = torch.ones(modules, dtype=torch.bool, device=DEVICE)
@@ -109,29 +106,6 @@ def _rest(bandwidth: float) -> Iterator[Measured]:
         lambda: adam.adam_flat(params, grads, first, second, steps, rates, active),
         7 * params.nbytes / bandwidth,
     )
-    packing, fake = kernels.Packing([4] * 8, device=DEVICE), torch.rand(modules, rows, 32, device=DEVICE)
-    codes = torch.zeros(10_000, 8, dtype=torch.uint8, device=DEVICE).expand(modules, 10_000, 8)
-    sites = torch.arange(modules, device=DEVICE)[:, None]
-    place = kernels.NoiseAddress(kernels.rng_state(0, device=DEVICE), torch.arange(rows, device=DEVICE), sites)
-    yield _measured(
-        f"K4; {modules} modules, 8 variables of 4 levels, batch {rows}; its floor",
-        lambda: batch.interp_gather(codes, fake, packing, place),
-        (4 * fake.nbytes + 8 * modules * rows) / bandwidth,
-    )
-    modules, units = 50, 256
-    x, weight = torch.randn(modules, rows, units, device=DEVICE), torch.randn(modules, units, units, device=DEVICE)
-    gain, shift, mean, var = torch.ones(4, modules, units, device=DEVICE).unbind(0)
-    output = generator.lin_bn_relu_fwd(x, weight, gain, shift, mean, var)
-    words = f"{modules} of {units} units, batch {rows}; its floor"
-    for precision in ("ieee", "tf32"):
-        yield _measured(
-            f"K11 forward; {precision}, {words}",
-            lambda: generator.lin_bn_relu_fwd(x, weight, gain, shift, mean, var),
-            (3 * x.nbytes + weight.nbytes) / bandwidth,
-            precision,
-        )
-    backward = 4 * x.nbytes / bandwidth
-    yield _measured(f"K11 backward; {words}", lambda: generator.bn_relu_bwd(x, *output, gain), backward)
 
 
 def roofline() -> Iterator[Measured]:
@@ -147,4 +121,4 @@ def roofline() -> Iterator[Measured]:
             yield from _layers(modules, rows, precision, bandwidth, products)
     for rows, n, levels in ((8192, 50, 4), (65536, 50, 16), (8192, 50, 64)):
         yield from _races(rows, n, levels, bandwidth)
-    yield from _rest(bandwidth)
+    yield from _adam(bandwidth)

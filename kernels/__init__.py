@@ -11,7 +11,7 @@ device, and a fused form in Triton. Which form runs is decided at each call, by 
 | ``triton`` | the Triton form; on the CPU that needs Triton's interpreter, ``TRITON_INTERPRET=1`` |
 
 What a Triton form does not cover it hands to its twin: other types than float32, empty batches, critics with other than
-two hidden layers, smooth activations or layer normalisation, batches too large for batch statistics in one tile.
+two hidden layers, smooth activations or layer normalisation.
 Matrix products of the Triton forms have the precision of ``MDCM_PRECISION``: ieee, tf32, tf32x3 or bf16, by default
 tf32 where gradients are made and ieee where values are read.
 
@@ -36,23 +36,18 @@ from mdcm.kernels.reference import (
     STREAM_CONFOUNDER,
     STREAM_EXOGENOUS,
     STREAM_GUMBEL,
-    STREAM_INTERPOLATION,
     STREAM_POSTERIOR,
     CriticParameters,
     CriticStep,
-    NoiseAddress,
     NoiseMemory,
     Packing,
-    batch_index,
     critic_size,
     critic_views,
     gumbel_noise,
     normal_noise,
-    packed_gumbel_noise,
     philox4x32,
     random_words,
     remembering,
-    rng_state,
     uniform_noise,
 )
 
@@ -61,36 +56,24 @@ __all__ = [
     "STREAM_CONFOUNDER",
     "STREAM_EXOGENOUS",
     "STREAM_GUMBEL",
-    "STREAM_INTERPOLATION",
     "STREAM_POSTERIOR",
     "CriticParameters",
     "CriticStep",
-    "NoiseAddress",
     "NoiseMemory",
     "Packing",
     "adam_flat",
-    "batch_index",
-    "bn_relu_bwd",
-    "critic_forward",
-    "critic_input_grad",
     "critic_loss_and_grads",
     "critic_size",
     "critic_values",
     "critic_views",
     "gumbel_noise",
-    "gumbel_posterior",
     "gumbel_softmax",
-    "interp_gather",
-    "lin_bn_relu_fwd",
     "normal_noise",
-    "packed_gumbel_noise",
     "philox4x32",
     "random_words",
     "remembering",
-    "rng_state",
     "seeded_uniform",
     "uniform_noise",
-    "wgan_gp_loss",
 ]
 
 _Given = ParamSpec("_Given")
@@ -109,10 +92,8 @@ def _fused(module: str, name: str) -> Callable[..., Any]:
 # operations with a Triton form, by its module
 _MODULES = {
     "adam": ("adam_flat",),
-    "batch": ("interp_gather",),
-    "critic": ("critic_forward", "critic_input_grad", "critic_loss_and_grads", "critic_values", "wgan_gp_loss"),
-    "generator": ("bn_relu_bwd", "lin_bn_relu_fwd"),
-    "gumbel": ("gumbel_posterior", "gumbel_softmax"),
+    "critic": ("critic_loss_and_grads", "critic_values"),
+    "gumbel": ("gumbel_softmax",),
     "noise": ("seeded_uniform",),
 }
 # Triton forms by the name of the operation
@@ -166,14 +147,7 @@ def _operation(twin: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
 
 
 adam_flat = _operation(reference.adam_flat)
-bn_relu_bwd = _operation(reference.bn_relu_bwd)
-critic_forward = _operation(reference.critic_forward)
-critic_input_grad = _operation(reference.critic_input_grad)
 critic_loss_and_grads = _operation(reference.critic_loss_and_grads)
 critic_values = _operation(reference.critic_values)
-gumbel_posterior = _operation(reference.gumbel_posterior)
 gumbel_softmax = _operation(reference.gumbel_softmax)
-interp_gather = _operation(reference.interp_gather)
-lin_bn_relu_fwd = _operation(reference.lin_bn_relu_fwd)
 seeded_uniform = _operation(reference.seeded_uniform)
-wgan_gp_loss = _operation(reference.wgan_gp_loss)

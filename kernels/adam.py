@@ -1,6 +1,6 @@
 """Fused Adam: K10 in Triton, the operation of :mod:`mdcm.kernels.reference_adam`, one launch for all modules.
 
-With gradient g, the sum of S partial ones, and t the number of steps,
+With gradient g and t the number of steps,
 
     m <- m + (1 - b_1) (g - m),    v <- b_2 v + (1 - b_2) g^2,
     p <- p - lr / (1 - b_1^t) m / (sqrt(v / (1 - b_2^t)) + eps).
@@ -45,7 +45,6 @@ def _adam_flat(
     lr: tl.tensor,
     active: tl.tensor,
     size: tl.tensor,
-    parts: tl.tensor,
     tiles: tl.tensor,
     eps: tl.tensor,
     BETA_1: tl.constexpr,
@@ -56,14 +55,11 @@ def _adam_flat(
     """K10, after the steps of active modules were counted; the size is in units of VECTOR elements."""
     size *= VECTOR
     i_m = (tl.program_id(0) // tiles).to(tl.int64)
-    modules = tl.num_programs(0) // tiles
     if tl.load(active + i_m):
         o_i = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
         m_i = o_i < size
         o_p = i_m * size + o_i
-        b_g = tl.zeros((BLOCK,), dtype=tl.float32)
-        for i_s in range(parts):
-            b_g += tl.load(grads + (i_s * modules + i_m) * size + o_i, mask=m_i, other=0.0)
+        b_g = tl.load(grads + o_p, mask=m_i, other=0.0)
         b_m = tl.load(first + o_p, mask=m_i, other=0.0)
         b_v = tl.load(second + o_p, mask=m_i, other=0.0)
         b_m += (1.0 - BETA_1) * (b_g - b_m)
@@ -98,7 +94,7 @@ def adam_flat(
     """
     check_adam(params, grads, first, second, steps, lr, active, betas, eps)
     changed = (params, first, second)
-    if any(one.dtype != torch.float32 for one in (*changed, grads)) or params.numel() == 0 or grads.numel() == 0:
+    if any(one.dtype != torch.float32 for one in (*changed, grads)) or params.numel() == 0:
         fits = False
     else:
         fits = all(one.is_contiguous() for one in (*changed, steps))
@@ -110,13 +106,12 @@ def adam_flat(
     modules, size = params.shape
     tiles = blocks(size, config.tile["BLOCK"])
     vector = vector_of(size)
-    parts = grads.shape[0] if grads.dim() == 3 else 1
     tensors = (*(params, grads.contiguous(), first, second), *(steps, lr.contiguous(), active.contiguous()))
     launch(
         _adam_flat,
         (modules * tiles,),
         config,
-        *(*tensors, size // vector, parts, tiles, float(eps)),
+        *(*tensors, size // vector, tiles, float(eps)),
         BETA_1=float(betas[0]),
         BETA_2=float(betas[1]),
         VECTOR=vector,

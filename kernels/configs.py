@@ -68,20 +68,14 @@ def _config(warps: int, stages: int, shared: int, *, fusion: bool = True, stack:
 _RACE = 1024
 
 
-def _races(stacks: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[Config, ...]:
-    return tuple(
-        _config(4, 1, 8, fusion=False, stack=stack, PAIRS=_RACE // levels, LEVELS=levels)
-        for levels, stack in zip((4, 16, 64, 1024), stacks, strict=True)
-    )
+def _races() -> tuple[Config, ...]:
+    return tuple(_config(4, 1, 8, fusion=False, PAIRS=_RACE // levels, LEVELS=levels) for levels in (4, 16, 64, 1024))
 
 
 SHIPPED: dict[str, tuple[Config, ...]] = {
     "gumbel_st_fwd": _races(),
     "gumbel_st_bwd": _races(),
-    # two words by Triton 3.7, which torch 2.13 comes with; none by 3.9
-    "gumbel_posterior": _races(stacks=(0, 0, 8, 0)),
     "seeded_uniform": (_config(4, 1, 8, fusion=False, GROUPS=256),),
-    "interp_gather": (_config(4, 1, 8, fusion=False, ROWS=32, COLUMNS=32),),
     "lin_act": (
         _config(4, 3, 56, ROWS=64, UNITS=64, INPUTS=32),
         _config(8, 3, 113, ROWS=128, UNITS=128, INPUTS=32),
@@ -100,14 +94,6 @@ SHIPPED: dict[str, tuple[Config, ...]] = {
         _config(4, 2, 75, ROWS=32, UNITS=64, INPUTS=64),
     ),
     "adam_flat": (_config(4, 1, 8, fusion=False, BLOCK=1024),),
-    # by the rows of a batch, all of them in one tile
-    "lin_bn_relu_fwd": (
-        _config(4, 3, 28, ROWS=32, UNITS=32, INPUTS=32),
-        _config(4, 3, 45, ROWS=64, UNITS=32, INPUTS=32),
-        _config(4, 3, 75, ROWS=128, UNITS=32, INPUTS=32),
-        _config(8, 3, 113, ROWS=256, UNITS=32, INPUTS=32),
-    ),
-    "bn_relu_bwd": tuple(_config(4, 1, 8, ROWS=rows, UNITS=16) for rows in (32, 64, 128, 256)),
 }
 
 # programs that keep an H100's 132 multiprocessors busy: two each

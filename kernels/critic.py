@@ -11,24 +11,14 @@ is set to. Rows and weights are read in pieces of 16 bytes where widths are mult
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mdcm.kernels import configs, layers, reference_critic, reference_layers
-from mdcm.kernels.reference_critic import CriticStep, check_step, is_straight, slope_of
+from mdcm.kernels.reference_critic import CriticInputGrad, CriticStep, check_step, is_straight, slope_of
 from mdcm.kernels.reference_parameters import CriticParameters, check_critics, critic_size, critic_views
 
-__all__ = [
-    "CriticInputGrad",
-    "WGANGPLoss",
-    "critic_forward",
-    "critic_input_grad",
-    "critic_loss_and_grads",
-    "critic_values",
-    "wgan_gp_loss",
-]
+__all__ = ["critic_loss_and_grads", "critic_values", "values_of"]
 
 
 def _fits(x: Tensor, params: CriticParameters) -> bool:
@@ -88,12 +78,11 @@ def critic_loss_and_grads(
 
 
 @torch.no_grad()
-def _values(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+def values_of(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Fused form of :func:`mdcm.kernels.reference_critic.values_of`, which says what it does."""
     rows, critics, stacked = check_critics(x, params)
     if not _fits(rows, critics):
-        if gradient:
-            return reference_critic.critic_input_grad(x, params)
-        return reference_critic.critic_forward(x, params), None
+        return reference_critic.values_of(x, params, gradient=gradient)
     precision, slope = configs.precision("training" if gradient else "inference"), float(slope_of(critics))
     hidden = rows
     below = []
@@ -108,67 +97,7 @@ def _values(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Ten
     return (value, g) if stacked else (value[0], None if g is None else g[0])
 
 
-def critic_forward(x: Tensor, params: CriticParameters) -> Tensor:
-    """Fused form of :func:`mdcm.kernels.reference.critic_forward`, which says what it does."""
-    return _values(x, params, gradient=False)[0]
-
-
-def critic_input_grad(x: Tensor, params: CriticParameters) -> tuple[Tensor, Tensor]:
-    """Fused form of :func:`mdcm.kernels.reference.critic_input_grad`, which says what it does."""
-    value, g = _values(x, params, gradient=True)
-    assert g is not None
-    return value, g
-
-
-class CriticInputGrad(reference_critic.CriticInputGrad):
-    """Critic values with their gradient in the rows alone; called by :func:`critic_values`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, params: CriticParameters) -> Tensor:
-        """Values, and the gradient kept for the backward pass."""
-        value, g = _values(x, params, gradient=ctx.needs_input_grad[0])
-        if g is not None:
-            ctx.save_for_backward(g)
-        return value
-
-
 def critic_values(x: Tensor, params: CriticParameters) -> Tensor:
     """Fused form of :func:`mdcm.kernels.reference.critic_values`, which says what it does."""
-    value: Tensor = CriticInputGrad.apply(x, params)  # type: ignore[no-untyped-call]
+    value: Tensor = CriticInputGrad.apply(x, params, values_of)  # type: ignore[no-untyped-call]
     return value
-
-
-class WGANGPLoss(reference_critic.WGANGPLoss):
-    """Critic loss whose gradients are made in the forward pass; called by :func:`wgan_gp_loss`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        params: CriticParameters,
-        penalty: float,
-        columns: Tensor | None,
-        one_sided: bool,
-        *tensors: Tensor,
-    ) -> Tensor:
-        """Loss of :func:`critic_loss_and_grads`, and the gradients kept for the backward pass."""
-        step = critic_loss_and_grads(
-            x, params.with_tensors(tensors), penalty=penalty, columns=columns, one_sided=one_sided
-        )
-        ctx.save_for_backward(*step.grads.tensors())
-        return step.loss
-
-
-def wgan_gp_loss(
-    x: Tensor,
-    params: CriticParameters,
-    *,
-    penalty: float = 10.0,
-    columns: Tensor | None = None,
-    one_sided: bool = False,
-) -> Tensor:
-    """Fused form of :func:`mdcm.kernels.reference.wgan_gp_loss`, which says what it does."""
-    if x.requires_grad:
-        raise ValueError("rows of a critic step are constants: detach them")
-    loss: Tensor = WGANGPLoss.apply(x, params, penalty, columns, one_sided, *params.tensors())  # type: ignore[no-untyped-call]
-    return loss

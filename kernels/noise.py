@@ -1,22 +1,48 @@
 """Fused rows of uniform numbers: K12 in Triton, one operation of :mod:`mdcm.kernels.reference_noise`.
 
 All that a training step draws, for all h-nodes that take it, in one launch: each row belongs to an h-node, whose seed
-it has, so that an h-node draws the same alone and among others.
+it has, so that an h-node draws the same alone and among others. The words are those of the twin, bit for bit.
+
+References:
+    Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", Philox4x32-10.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from mdcm.kernels import configs, rng
+from mdcm.kernels import configs
 from mdcm.kernels.launch import blocks, jit, launch, vector_of
 from mdcm.kernels.reference_noise import STREAM_BATCH, check_seeds
 
 __all__ = ["seeded_uniform"]
 
 _BATCH = tl.constexpr(STREAM_BATCH)
+
+
+@jit
+def _philox4x32(c0: tl.tensor, c1: tl.tensor, c2: tl.tensor, c3: tl.tensor, k0: tl.tensor, k1: tl.tensor) -> Any:
+    """Four blocks of words for a counter of four blocks and a key of two numbers, all uint32."""
+    multiplier_0: tl.constexpr = 0xD2511F53
+    multiplier_1: tl.constexpr = 0xCD9E8D57
+    weyl_0: tl.constexpr = 0x9E3779B9
+    weyl_1: tl.constexpr = 0xBB67AE85
+    for _ in tl.static_range(10):
+        high_0 = tl.umulhi(c0, multiplier_0)
+        high_1 = tl.umulhi(c2, multiplier_1)
+        low_0 = tl.mul(c0, multiplier_0, sanitize_overflow=False)
+        low_1 = tl.mul(c2, multiplier_1, sanitize_overflow=False)
+        c0 = high_1 ^ c1 ^ k0
+        c2 = high_0 ^ c3 ^ k1
+        c1 = low_1
+        c3 = low_0
+        k0 = tl.add(k0, weyl_0, sanitize_overflow=False)
+        k1 = tl.add(k1, weyl_1, sanitize_overflow=False)
+    return c0, c1, c2, c3
 
 
 @jit
@@ -37,7 +63,7 @@ def _seeded_uniform(
     o_g = first + tl.arange(0, GROUPS)
     zero = tl.zeros_like(o_g).to(tl.uint32)
     seed = tl.load(seeds + i_r)
-    w0, w1, w2, w3 = rng.philox4x32(
+    w0, w1, w2, w3 = _philox4x32(
         zero,
         zero + tl.load(sites + i_r).to(tl.uint32),
         zero + tl.load(step).to(tl.uint32),

@@ -21,7 +21,7 @@ def check_adam(
 ) -> None:
     """Raise ValueError unless parameters, gradients and the state of the optimiser fit each other."""
     modules = params.shape[0]
-    if params.dim() != 2 or not params.shape == first.shape == second.shape == grads.shape[-2:] or grads.dim() > 3:
+    if params.dim() != 2 or not params.shape == first.shape == second.shape == grads.shape:
         raise ValueError(
             f"params, moments and grads must be [M, P], not {list(params.shape)}, {list(first.shape)}, "
             f"{list(second.shape)} and {list(grads.shape)}"
@@ -54,8 +54,7 @@ def adam_flat(
 
     Args:
         params: ``[M, P]``, changed.
-        grads: Gradients ``[M, P]``, or partial ones ``[S, M, P]`` that are added up here; those of a module that is
-            not active may hold anything, even NaN.
+        grads: Gradients ``[M, P]``; those of a module that is not active may hold anything, even NaN.
         first: Moving mean of gradients ``[M, P]``, zero at first, changed.
         second: Moving mean of their squares ``[M, P]``, zero at first, changed.
         steps: Steps taken by each module, int64 ``[M]``, changed.
@@ -78,11 +77,10 @@ def adam_flat(
         ([[-0.10000000149011612], [0.0]], [1, 0])
     """
     check_adam(params, grads, first, second, steps, lr, active, betas, eps)
-    grad = grads.sum(0) if grads.dim() == 3 else grads
     steps += active
     on = active[:, None]
-    first.copy_(torch.where(on, torch.lerp(first, grad, 1 - betas[0]), first))
-    second.copy_(torch.where(on, second * betas[1] + (1 - betas[1]) * grad * grad, second))
+    first.copy_(torch.where(on, torch.lerp(first, grads, 1 - betas[0]), first))
+    second.copy_(torch.where(on, second * betas[1] + (1 - betas[1]) * grads * grads, second))
     # in double precision, where 1 - beta^t is exact enough for any beta
     taken = steps.double()[:, None]
     unbiased = 1 - betas[0] ** taken

@@ -22,6 +22,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,15 +48,12 @@ from mdcm.kernels.reference_parameters import CriticParameters, check_critics
 __all__ = [
     "CriticInputGrad",
     "CriticStep",
-    "WGANGPLoss",
     "check_step",
-    "critic_forward",
-    "critic_input_grad",
     "critic_loss_and_grads",
     "critic_values",
     "is_straight",
     "slope_of",
-    "wgan_gp_loss",
+    "values_of",
 ]
 
 _NORM_EPSILON = 1e-5
@@ -318,8 +316,8 @@ def critic_loss_and_grads(
     is zero the penalty has no gradient.
 
     Args:
-        x: Rows ``[M, 3 B, D]``: generated, real, between, as :func:`interp_gather` stacks them; ``[3 B, D]`` for one
-            critic without the axis of modules.
+        x: Rows ``[M, 3 B, D]``: generated, real, between; ``[3 B, D]`` for one critic without the axis of
+            modules.
         params: M critics of D columns, or one, of the same type as x.
         penalty: Factor of the penalty, not negative.
         columns: True or 1 where a column counts in the norm, ``[D]`` or ``[M, D]``; None for all. Columns that the
@@ -351,53 +349,12 @@ def critic_loss_and_grads(
     return step if stacked else CriticStep(step.loss[0], step.norm[0], step.grads.map(lambda one: one[0]))
 
 
-def critic_forward(x: Tensor, params: CriticParameters) -> Tensor:
-    """Values of critics, without their gradient.
-
-    Args:
-        x: Rows ``[M, R, D]``, or ``[R, D]`` for one critic.
-        params: M critics, or one.
-
-    Returns:
-        ``[M, R]``, or ``[R]``.
-
-    Raises:
-        ValueError: If shapes or types do not fit.
-
-    Example:
-        >>> from mdcm.kernels import critic_size, critic_views
-        >>> critic = critic_views(torch.ones(critic_size([2, 3])), [2, 3])
-        >>> critic_forward(torch.tensor([[1.0, 0.0]]), critic)
-        tensor([7.])
-    """
-    return _values(x, params, gradient=False)[0]
-
-
-def critic_input_grad(x: Tensor, params: CriticParameters) -> tuple[Tensor, Tensor]:
-    """Values of critics, and the gradient of each row's value in that row; none in the parameters.
-
-    Args:
-        x: Rows ``[M, R, D]``, or ``[R, D]`` for one critic.
-        params: M critics, or one.
+def values_of(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Values of critics, and the gradient of each row's value in that row if it is asked for; as :func:`critic_values`.
 
     Returns:
         ``[M, R]`` and ``[M, R, D]``, or ``[R]`` and ``[R, D]``.
-
-    Raises:
-        ValueError: If shapes or types do not fit.
-
-    Example:
-        >>> from mdcm.kernels import critic_size, critic_views
-        >>> critic = critic_views(torch.ones(critic_size([2, 3])), [2, 3])
-        >>> critic_input_grad(torch.tensor([[1.0, 0.0]]), critic)
-        (tensor([7.]), tensor([[3., 3.]]))
     """
-    value, g = _values(x, params, gradient=True)
-    assert g is not None
-    return value, g
-
-
-def _values(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
     x, params, stacked = check_critics(x, params)
     with torch.no_grad():
         g = None
@@ -426,19 +383,21 @@ class CriticInputGrad(torch.autograd.Function):
     """Critic values with their gradient in the rows alone; called by :func:`critic_values`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, params: CriticParameters) -> Tensor:
-        """Values, and the gradient kept for the backward pass."""
-        value, g = _values(x, params, gradient=ctx.needs_input_grad[0])
+    def forward(
+        ctx: Any, x: Tensor, params: CriticParameters, form: Callable[..., tuple[Tensor, Tensor | None]]
+    ) -> Tensor:
+        """Values by a form of :func:`values_of`, and the gradient kept for the backward pass."""
+        value, g = form(x, params, gradient=ctx.needs_input_grad[0])
         if g is not None:
             ctx.save_for_backward(g)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """The kept gradient, scaled by that of each value."""
         (g,) = ctx.saved_tensors
-        return grad[..., None] * g, None
+        return grad[..., None] * g, None, None
 
 
 def critic_values(x: Tensor, params: CriticParameters) -> Tensor:
@@ -462,73 +421,5 @@ def critic_values(x: Tensor, params: CriticParameters) -> Tensor:
         >>> x.grad
         tensor([[3., 3.]])
     """
-    value: Tensor = CriticInputGrad.apply(x, params)  # type: ignore[no-untyped-call]
+    value: Tensor = CriticInputGrad.apply(x, params, values_of)  # type: ignore[no-untyped-call]
     return value
-
-
-class WGANGPLoss(torch.autograd.Function):
-    """Critic loss whose gradients are made in the forward pass; called by :func:`wgan_gp_loss`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        params: CriticParameters,
-        penalty: float,
-        columns: Tensor | None,
-        one_sided: bool,
-        *tensors: Tensor,
-    ) -> Tensor:
-        """Loss of :func:`critic_loss_and_grads`, and the gradients kept for the backward pass."""
-        step = critic_loss_and_grads(
-            x, params.with_tensors(tensors), penalty=penalty, columns=columns, one_sided=one_sided
-        )
-        ctx.save_for_backward(*step.grads.tensors())
-        return step.loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients, scaled by that of each module's loss."""
-        scaled = (one * grad.reshape(grad.shape + (1,) * (one.dim() - grad.dim())) for one in ctx.saved_tensors)
-        return (None, None, None, None, None, *scaled)
-
-
-def wgan_gp_loss(
-    x: Tensor,
-    params: CriticParameters,
-    *,
-    penalty: float = 10.0,
-    columns: Tensor | None = None,
-    one_sided: bool = False,
-) -> Tensor:
-    """Loss of :func:`critic_loss_and_grads` for use with autograd: differentiable once in the parameters, not in x.
-
-    Args:
-        x: Rows ``[M, 3 B, D]``, or ``[3 B, D]``.
-        params: M critics, or one.
-        penalty: Factor of the penalty.
-        columns: Columns that count in the norm.
-        one_sided: Whether only norms above 1 are penalised.
-
-    Returns:
-        ``[M]``, or a scalar.
-
-    Raises:
-        ValueError: As :func:`critic_loss_and_grads`, and if x asks for a gradient.
-
-    References:
-        Gulrajani et al. (2017), https://arxiv.org/abs/1704.00028.
-
-    Example:
-        >>> from mdcm.kernels import critic_size, critic_views
-        >>> flat = torch.ones(critic_size([2, 3]), requires_grad=True)
-        >>> x = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0]])
-        >>> wgan_gp_loss(x, critic_views(flat, [2, 3])).backward()
-        >>> flat.grad.shape
-        torch.Size([20])
-    """
-    if x.requires_grad:
-        raise ValueError("rows of a critic step are constants: detach them")
-    loss: Tensor = WGANGPLoss.apply(x, params, penalty, columns, one_sided, *params.tensors())  # type: ignore[no-untyped-call]
-    return loss

@@ -10,11 +10,9 @@ References:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,22 +22,14 @@ __all__ = [
     "STREAM_CONFOUNDER",
     "STREAM_EXOGENOUS",
     "STREAM_GUMBEL",
-    "STREAM_INTERPOLATION",
     "STREAM_POSTERIOR",
-    "NoiseAddress",
     "NoiseMemory",
-    "PackedPart",
-    "Packing",
-    "check_address",
     "check_seeds",
     "gumbel_noise",
     "normal_noise",
-    "packed_gumbel_noise",
     "philox4x32",
     "random_words",
     "remembering",
-    "rng_state",
-    "rows_of",
     "seeded_uniform",
     "uniform_noise",
 ]
@@ -48,7 +38,6 @@ STREAM_GUMBEL = 1
 STREAM_EXOGENOUS = 2
 STREAM_CONFOUNDER = 3
 STREAM_BATCH = 4
-STREAM_INTERPOLATION = 5
 STREAM_POSTERIOR = 6
 
 _MASK32 = 0xFFFFFFFF
@@ -237,185 +226,3 @@ def check_seeds(seeds: Tensor, sites: Tensor, step: Tensor, count: int) -> None:
         raise ValueError(f"seeds, sites and step must be int64, not {[one.dtype for one in (seeds, sites, step)]}")
     if not 0 <= count <= _MAX_INDEX:
         raise ValueError(f"at most 2^30 numbers per row, not {count}")
-
-
-# ---- noise of many variables at once
-
-
-class NoiseAddress(NamedTuple):
-    """Where the noise of a batch of packed variables lies: everything but stream and index.
-
-    Attributes:
-        rng: int64 ``[2]``, seed and step, from :func:`rng_state`. On the device, so that a captured graph may go on to
-            the next step by adding to it.
-        rows: int64 ``[..., B]``, row numbers in [0, 2^32); not checked, since that would wait for the device.
-        sites: int64 ``[..., n]``, number of each variable, in [0, 2^32). Leading axes, one entry per stacked module,
-            broadcast against those of ``rows``.
-    """
-
-    rng: Tensor
-    rows: Tensor
-    sites: Tensor
-
-
-def rng_state(seed: int, step: int = 0, *, device: torch.device | str | None = None) -> Tensor:
-    """Seed and step as int64 ``[2]``; the seed's 64 bits are kept, so that a large one reads as a negative number.
-
-    Args:
-        seed: 64-bit run seed.
-        step: Training step, in [0, 2^32).
-        device: Where the tensor shall lie.
-
-    Raises:
-        ValueError: If seed or step is out of range.
-
-    Example:
-        >>> rng_state(7, 3)
-        tensor([7, 3])
-    """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed} must be in [0, 2^64)")
-    if not 0 <= step < _MAX_SITE:
-        raise ValueError(f"step {step} must be in [0, 2^32)")
-    return torch.tensor([seed - 2**64 if seed >= 2**63 else seed, step], dtype=torch.int64, device=device)
-
-
-class PackedPart(NamedTuple):
-    """The m variables of one size K among packed ones; index tensors are None where these are all variables.
-
-    Attributes:
-        size: Number of levels K.
-        variables: int64 ``[m]``, places of the variables.
-        columns: int64 ``[m * K]``, their columns.
-    """
-
-    size: int
-    variables: Tensor | None
-    columns: Tensor | None
-
-    def levels(self, packed: Tensor) -> Tensor:
-        """The variables' columns, from ``[..., T]`` to ``[..., m, K]``."""
-        chosen = packed if self.columns is None else packed[..., self.columns]
-        return chosen.reshape((*packed.shape[:-1], chosen.shape[-1] // self.size, self.size))
-
-    def each(self, values: Tensor) -> Tensor:
-        """One number per variable, from ``[..., n]`` to ``[..., m]``."""
-        return values if self.variables is None else values[..., self.variables]
-
-    def put_levels(self, packed: Tensor, found: Tensor) -> None:
-        """Write ``[..., m, K]`` to the variables' columns of ``[..., T]``."""
-        packed[..., slice(None) if self.columns is None else self.columns] = found.flatten(-2)
-
-    def put_each(self, values: Tensor, found: Tensor) -> None:
-        """Write ``[..., m]`` to the variables' places of ``[..., n]``."""
-        values[..., slice(None) if self.variables is None else self.variables] = found.to(values.dtype)
-
-
-class Packing:
-    """Where each of n categorical variables lies among T packed columns: K_0 columns, then K_1 columns, and so on.
-
-    Args:
-        sizes: Number of levels of every variable, each at least 1.
-        device: Where its index tensors lie.
-
-    Attributes:
-        sizes: The sizes as given.
-        width: Number of columns T, the sum of all sizes.
-        offsets: int32 ``[n + 1]``, first column of each variable, and T.
-        parts: The variables by size, so that equal ones are reduced at once, without padding.
-
-    Raises:
-        ValueError: If there is no variable, or one without levels.
-
-    Example:
-        >>> packing = Packing([2, 3])
-        >>> packing.width, packing.offsets.tolist()
-        (5, [0, 2, 5])
-    """
-
-    def __init__(self, sizes: Sequence[int], *, device: torch.device | str | None = None) -> None:
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"sizes must name at least one variable, each of at least one level, not {list(sizes)}")
-        self.sizes = tuple(sizes)
-        starts = [0, *itertools.accumulate(self.sizes)]
-        self.width = starts[-1]
-        self.offsets = torch.tensor(starts, dtype=torch.int32, device=device)
-        self.device = self.offsets.device
-        alike: dict[int, list[int]] = {}
-        for place, size in enumerate(self.sizes):
-            alike.setdefault(size, []).append(place)
-        self.parts = tuple(
-            PackedPart(size, self._index(places), self._index([starts[p] + k for p in places for k in range(size)]))
-            for size, places in alike.items()
-        )
-        if len(self.parts) == 1:
-            self.parts = (PackedPart(self.sizes[0], None, None),)
-        # noise comes in groups of four words, and a variable begins a new group
-        groups = [-(-size // 4) for size in self.sizes]
-        first = [0, *itertools.accumulate(groups)]
-        self._variable_of_group = self._index([p for p, count in enumerate(groups) for _ in range(count)])
-        self._number_of_group = self._index([number for count in groups for number in range(count)])
-        self._word_of_column = self._index([4 * first[p] + k for p, size in enumerate(self.sizes) for k in range(size)])
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __repr__(self) -> str:
-        return f"Packing({list(self.sizes)})"
-
-    def _index(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
-
-    def words(self, address: NoiseAddress, stream: int) -> Tensor:
-        """Random words, int64 ``[..., B, T]``: column k of variable v is the word of index k at the site of v."""
-        seed, step = address.rng[0], address.rng[1]
-        counter = (
-            address.rows[..., :, None],
-            address.sites[..., None, self._variable_of_group],
-            step,
-            self._number_of_group | (stream << 28),
-        )
-        words = philox4x32(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
-        return torch.stack(words, -1).flatten(-2)[..., self._word_of_column]
-
-
-def packed_gumbel_noise(address: NoiseAddress, packing: Packing, *, stream: int = STREAM_GUMBEL) -> Tensor:
-    """The numbers that :func:`gumbel_noise` gives for each variable by itself, for all packed variables at once.
-
-    Args:
-        address: Seed, step, rows ``[..., B]`` and sites ``[..., n]``.
-        packing: The n variables.
-        stream: One of the ``STREAM_`` constants.
-
-    Returns:
-        float32 ``[..., B, T]``.
-
-    Raises:
-        ValueError: If the address does not fit the packing.
-
-    Example:
-        >>> address = NoiseAddress(rng_state(0), torch.arange(4), torch.tensor([5, 9]))
-        >>> noise = packed_gumbel_noise(address, Packing([2, 3]))
-        >>> torch.equal(noise[:, 2:], gumbel_noise(0, torch.arange(4), 9, 3))
-        True
-    """
-    check_address(address, len(packing))
-    return _gumbel(_uniform(packing.words(address, stream)))
-
-
-def check_address(address: NoiseAddress, variables: int) -> None:
-    """Raise ValueError unless an address is one of so many variables."""
-    rng, rows, sites = address
-    if rng.shape != (2,) or rows.dim() < 1 or sites.dim() < 1 or sites.shape[-1] != variables:
-        raise ValueError(
-            f"the address must have rng [2], rows [..., B] and sites [..., {variables}], "
-            f"not {list(rng.shape)}, {list(rows.shape)} and {list(sites.shape)}"
-        )
-    if any(one.dtype != torch.int64 for one in address):
-        raise ValueError(f"the address must be int64 throughout, not {[one.dtype for one in address]}")
-
-
-def rows_of(address: NoiseAddress) -> tuple[int, ...]:
-    """Shape of the rows at an address: stacked modules, then rows of each."""
-    modules = torch.broadcast_shapes(address.rows.shape[:-1], address.sites.shape[:-1])  # type: ignore[no-untyped-call]
-    return (*modules, address.rows.shape[-1])

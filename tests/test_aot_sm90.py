@@ -28,35 +28,24 @@ UNALIGNED_STACK = 128
 
 MODULES = {
     "adam": ["adam_flat"],
-    "batch": ["interp_gather"],
-    "generator": ["bn_relu_bwd", "lin_bn_relu_fwd"],
-    "gumbel": ["gumbel_posterior", "gumbel_st_bwd", "gumbel_st_fwd"],
+    "gumbel": ["gumbel_st_bwd", "gumbel_st_fwd"],
     "noise": ["seeded_uniform"],
     "layers": ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"],
 }
 POINTERS = {
     "active": "*i1",
-    "codes": "*u8",
-    "level": "*i32",
-    "observed": "*i64",
     "offsets": "*i32",
-    "rows": "*i64",
     "seeds": "*i64",
     "sites": "*i64",
-    "state": "*i64",
     "step": "*i64",
     "steps": "*i64",
-    "variable_of": "*i32",
     "variables": "*i32",
 }
-NUMBERS = {"eps", "momentum", "penalty", "slope"}
+NUMBERS = {"eps", "penalty", "slope"}
 SIZES = {
-    *("batch", "columns_stride", "count", "inputs", "pairs", "parts", "population", "size", "tiles", "total", "units"),
-    *("bias_stride", "below_stride", "codes_stride", "found_stride", "gain_stride", "mean_stride", "out_stride"),
-    *("rows_stride", "shift_stride", "sites_stride", "var_stride", "weight_stride", "width", "x_stride"),
+    *("batch", "count", "inputs", "pairs", "rows", "size", "tiles", "units", "width"),
+    *("below_stride", "bias_stride", "columns_stride", "found_stride", "out_stride", "weight_stride", "x_stride"),
 }
-# in layers the rows are a number, elsewhere row numbers in memory
-ROWS_ARE_A_SIZE = {"delta", "lin_act"}
 CONSTANTS = {
     "BETA_1": 0.5,
     "BETA_2": 0.9,
@@ -64,13 +53,12 @@ CONSTANTS = {
     "HARD": True,
     "ONE_SIDED": False,
     "PRECISION": "tf32",
-    "RECORDED": False,
     "SIGNED": True,
     "TOP": True,
     "VECTOR": 4,
     "WIDE": False,
 }
-PRECISE = ["delta", "gp_norm_tangent", "lin_act", "lin_bn_relu_fwd", "top_reduce", "wgrad"]
+PRECISE = ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"]
 
 
 def cases():
@@ -91,7 +79,7 @@ def cases():
     yield "wgrad", 1, {"VECTOR": 1}, False
     yield "wgrad", 0, {"TOP": False}, False
     yield "wgrad", 1, {"TOP": False}, False
-    yield "gumbel_st_fwd", 1, {"HARD": False, "RECORDED": True, "WIDE": True}, False
+    yield "gumbel_st_fwd", 1, {"HARD": False, "WIDE": True}, False
     yield "gp_norm_tangent", 1, {"CHOSEN": False, "ONE_SIDED": True}, False
 
 
@@ -111,11 +99,9 @@ def compiled(name, place, constants, ones):
             signature[argument] = "constexpr"
         elif argument in NUMBERS:
             signature[argument] = "fp32"
-        elif argument in SIZES or (argument == "rows" and name in ROWS_ARE_A_SIZE):
-            # a batch of one has no variance
-            one = ones and (name, argument) != ("lin_bn_relu_fwd", "batch")
-            signature[argument] = "constexpr" if one else "i32"
-            if one:
+        elif argument in SIZES:
+            signature[argument] = "constexpr" if ones else "i32"
+            if ones:
                 fixed[argument] = 1
         else:
             signature[argument] = POINTERS.get(argument, "*fp32")

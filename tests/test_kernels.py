@@ -128,7 +128,7 @@ class TestAddresses:
                 assert torch.equal(noise(1, rows, 4, count), whole[:, :count])
 
     def test_streams_are_distinct_and_fit_their_four_bits(self):
-        assert len(set(STREAMS.values())) == len(STREAMS) == 6
+        assert len(set(STREAMS.values())) == len(STREAMS) == 5
         assert all(0 < stream < 16 for stream in STREAMS.values())
 
     def test_other_addresses_give_unrelated_words(self):
@@ -238,59 +238,6 @@ class TestDistributions:
         assert kernels.uniform_noise(0, torch.arange(4), 0, 1, 0).shape == (4, 0)
 
 
-class TestPackedNoise:
-    @given(
-        sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
-        sites=st.lists(WORDS, min_size=6, max_size=6, unique=True),
-        rows=st.lists(WORDS, min_size=1, max_size=5),
-        seed=st.integers(0, 2**64 - 1),
-        step=WORDS,
-    )
-    def test_is_the_noise_of_each_variable_by_itself(self, sizes, sites, rows, seed, step):
-        sites, place = sites[: len(sizes)], torch.tensor(rows)
-        address = kernels.NoiseAddress(kernels.rng_state(seed, step), place, torch.tensor(sites))
-        packed = kernels.packed_gumbel_noise(address, kernels.Packing(sizes))
-        apart = [
-            kernels.gumbel_noise(seed, place, site, size, step=step) for site, size in zip(sites, sizes, strict=True)
-        ]
-        assert packed.dtype == torch.float32
-        assert torch.equal(packed, torch.cat(apart, 1))
-
-    @pytest.mark.parametrize("rows_of_each", [False, True])
-    def test_stacked_modules_have_the_noise_of_their_sites(self, rows_of_each):
-        packing, sites = kernels.Packing([3, 5, 3]), torch.arange(6).reshape(2, 3)
-        rows = torch.arange(14).reshape(2, 7) if rows_of_each else torch.arange(7)
-        rng = kernels.rng_state(3, 4)
-        packed = kernels.packed_gumbel_noise(kernels.NoiseAddress(rng, rows, sites), packing)
-        for module in range(2):
-            own = kernels.NoiseAddress(rng, rows[module] if rows_of_each else rows, sites[module])
-            assert torch.equal(packed[module], kernels.packed_gumbel_noise(own, packing))
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"sites": torch.arange(3)}, "sites \\[..., 2\\]"),
-            ({"rng": torch.arange(3)}, "rng \\[2\\]"),
-            ({"rows": torch.tensor(1)}, "rows \\[..., B\\]"),
-            ({"rows": torch.arange(4.0)}, "int64 throughout"),
-        ],
-    )
-    def test_an_address_that_does_not_fit_is_refused(self, change, message):
-        given = {"rng": kernels.rng_state(0), "rows": torch.arange(4), "sites": torch.arange(2)} | change
-        with pytest.raises(ValueError, match=message):
-            kernels.packed_gumbel_noise(kernels.NoiseAddress(**given), kernels.Packing([2, 3]))
-
-    @pytest.mark.parametrize(("seed", "step"), [(-1, 0), (2**64, 0), (0, -1), (0, 2**32)])
-    def test_seed_and_step_out_of_range(self, seed, step):
-        with pytest.raises(ValueError, match="must be in"):
-            kernels.rng_state(seed, step)
-
-    @pytest.mark.parametrize("sizes", [[], [2, 0]])
-    def test_a_packing_of_nothing(self, sizes):
-        with pytest.raises(ValueError, match="at least one"):
-            kernels.Packing(sizes)
-
-
 class TestSeededRows:
     def test_every_number_is_that_at_its_address(self):
         seeds, sites, step = torch.tensor([5, 5, 2**62 + 3, -1]), torch.tensor([0, 9, 2**32 - 1, 2]), 77
@@ -316,48 +263,48 @@ class TestDispatch:
             monkeypatch.delenv("MDCM_KERNELS", raising=False)
         else:
             monkeypatch.setenv("MDCM_KERNELS", asked)
-        assert torch.equal(kernels.critic_forward(*self.ROWS), torch.zeros(1, 2))
-        assert torch.equal(kernels.critic_forward(x=self.ROWS[0], params=self.ROWS[1]), torch.zeros(1, 2))
+        assert torch.equal(kernels.critic_values(*self.ROWS), torch.zeros(1, 2))
+        assert torch.equal(kernels.critic_values(x=self.ROWS[0], params=self.ROWS[1]), torch.zeros(1, 2))
 
     def test_a_form_that_does_not_exist_is_an_error(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         monkeypatch.setattr(kernels, "_FUSED", {})
-        with pytest.raises(ValueError, match="critic_forward has no Triton form: unset MDCM_KERNELS"):
-            kernels.critic_forward(*self.ROWS)
+        with pytest.raises(ValueError, match="critic_values has no Triton form: unset MDCM_KERNELS"):
+            kernels.critic_values(*self.ROWS)
         monkeypatch.delenv("MDCM_KERNELS")
-        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
+        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
 
     def test_an_unknown_form_is_an_error(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "cuda")
         with pytest.raises(ValueError, match="auto, reference or triton, not 'cuda'"):
-            kernels.critic_forward(*self.ROWS)
+            kernels.critic_values(*self.ROWS)
 
     def test_a_fused_form_runs_when_asked_for_and_only_then_on_the_cpu(self, monkeypatch):
-        monkeypatch.setattr(kernels, "_FUSED", {"critic_forward": lambda *given: "fused"})
+        monkeypatch.setattr(kernels, "_FUSED", {"critic_values": lambda *given: "fused"})
         monkeypatch.setattr(kernels, "_installed", lambda: True)
         monkeypatch.setattr(kernels, "_interpreted", lambda: True)
         monkeypatch.setenv("MDCM_KERNELS", "triton")
-        assert kernels.critic_forward(*self.ROWS) == "fused"
+        assert kernels.critic_values(*self.ROWS) == "fused"
         monkeypatch.delenv("MDCM_KERNELS")
-        assert torch.equal(kernels.critic_forward(*self.ROWS), torch.zeros(1, 2))
-        assert kernels._form(reference.critic_forward, on_cuda=True)() == "fused"
+        assert torch.equal(kernels.critic_values(*self.ROWS), torch.zeros(1, 2))
+        assert kernels._form(reference.critic_values, on_cuda=True)() == "fused"
         monkeypatch.setenv("MDCM_KERNELS", "reference")
-        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
+        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
 
     def test_without_triton_the_twin_runs_unless_triton_is_asked_for(self, monkeypatch):
         monkeypatch.setattr(kernels, "_installed", lambda: False)
-        assert kernels._form(reference.critic_forward, on_cuda=True) is reference.critic_forward
+        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         with pytest.raises(ImportError, match="needs Triton: pip install triton, or unset MDCM_KERNELS"):
-            kernels.critic_forward(*self.ROWS)
+            kernels.critic_values(*self.ROWS)
 
     def test_without_a_device_and_without_the_interpreter_the_call_says_what_to_do(self, monkeypatch):
         monkeypatch.setattr(kernels, "_installed", lambda: True)
         monkeypatch.setattr(kernels, "_interpreted", lambda: False)
         monkeypatch.setenv("MDCM_KERNELS", "triton")
-        with pytest.raises(RuntimeError, match="critic_forward are on the CPU: move them to a CUDA device, unset"):
-            kernels.critic_forward(*self.ROWS)
-        assert callable(kernels._form(reference.critic_forward, on_cuda=True))
+        with pytest.raises(RuntimeError, match="critic_values are on the CPU: move them to a CUDA device, unset"):
+            kernels.critic_values(*self.ROWS)
+        assert callable(kernels._form(reference.critic_values, on_cuda=True))
 
     def test_noise_is_left_alone(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "triton")

@@ -234,10 +234,8 @@ class Categorical(Mechanism):
             Jang, Gu & Poole (2017), https://arxiv.org/abs/1611.01144 (straight-through Gumbel-softmax).
         """
         logits = self.logits(parents, latents, len(noise))
-        drawn, _, _ = kernels.gumbel_softmax(
-            logits, kernels.Packing([self.levels], device=logits.device), temperature, noise=noise
-        )
-        return drawn
+        packing = kernels.Packing([self.levels], device=logits.device)
+        return kernels.gumbel_softmax(logits, packing, temperature, noise)
 
     def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
         """Log probability of each row's code at every combination of states; see the base class."""

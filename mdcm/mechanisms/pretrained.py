@@ -311,8 +311,7 @@ class _FrozenLogits(Frozen):
         """One-hot rows of the winning levels with the gradient of the softmax; see the base class."""
         logits = self._logits(parents, noise)
         packing = kernels.Packing([self.noise_size], device=logits.device)
-        drawn, _, _ = kernels.gumbel_softmax(logits, packing, temperature, noise=noise)
-        return drawn
+        return kernels.gumbel_softmax(logits, packing, temperature, noise)
 
     def log_prob(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor) -> Tensor:
         """Log probability of the observed codes in nats, ``[n]``."""

@@ -169,7 +169,7 @@ class Generators:
         ]
         logits = torch.cat(priors).expand(len(noise), -1)
         race = noise[:, : logits.shape[1]]
-        drawn, _, _ = kernels.gumbel_softmax(logits, self._packing, temperature, noise=race)
+        drawn = kernels.gumbel_softmax(logits, self._packing, temperature, race)
         return {index: drawn[:, span] for index, span in self.states.items()}
 
     def _value(

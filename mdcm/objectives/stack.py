@@ -420,7 +420,7 @@ class Stack:
         """Levels that win their race in rows of columns, ``[slots * levels, n]``."""
         slots, rows, levels = logits.shape
         own = race.index_select(0, noise).view(slots, levels, rows).mT
-        drawn, _, _ = kernels.gumbel_softmax(logits, self._packings[levels], temperature, noise=own)
+        drawn = kernels.gumbel_softmax(logits, self._packings[levels], temperature, own)
         return drawn.mT.reshape(-1, rows)
 
     def _gradients(self, given: Tensor, race: Tensor, temperature: Tensor) -> Tensor:
