@@ -238,7 +238,8 @@ class Tables:
         found = eliminate(factors, order_, sizes, rows=self.count, draws=False).log_total.sum()
         slopes = torch.autograd.grad(found, list(leaves.values()))
         for (name, leaf), slope in zip(leaves.items(), slopes, strict=True):
-            share = (leaf * slope).detach()
+            # a share is not negative but for rounding, which grows where tables are rescaled
+            share = (leaf * slope).detach().clamp_min(0)
             if name in self.priors:
                 self.priors[name] = _normalised(share.sum(0))
                 continue
