@@ -46,7 +46,7 @@ def _measured(words: str, run: Callable[[], object], floor: float, precision: st
 def _layers(
     modules: int, rows: int, precision: str, bandwidth: float, products: dict[str, float]
 ) -> Iterator[Measured]:
-    from mdcm.kernels import layers
+    from mdcm.kernels.critic import fused_layers as layers
 
     d, h = 32, 256
     flat = 0.05 * torch.randn(modules, kernels.critic_size([d, h, h]), device=DEVICE)
@@ -79,7 +79,7 @@ def _layers(
 
 
 def _races(rows: int, n: int, levels: int, bandwidth: float) -> Iterator[Measured]:
-    from mdcm.kernels import gumbel
+    from mdcm.kernels.gumbel import fused as gumbel
 
     packing = kernels.Packing([levels] * n, device=DEVICE)
     logits, grad = torch.randn(2, rows, packing.width, device=DEVICE).unbind(0)
@@ -95,7 +95,7 @@ def _races(rows: int, n: int, levels: int, bandwidth: float) -> Iterator[Measure
 
 
 def _adam(bandwidth: float) -> Iterator[Measured]:
-    from mdcm.kernels import adam
+    from mdcm.kernels.adam import fused as adam
 
     modules, size = 500, kernels.critic_size([32, 256, 256])
     params, grads, first, second = torch.zeros(4, modules, size, device=DEVICE).unbind(0)

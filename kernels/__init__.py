@@ -1,7 +1,9 @@
 """Fused operations of the training and sampling hot paths.
 
-Every operation has a plain-torch twin in :mod:`mdcm.kernels.reference`, which is its definition and runs on any
-device, and a fused form in Triton. Which form runs is decided at each call, by one rule, from the environment variable
+Every operation is a package: ``reference.py`` has its plain-torch twin, which is its definition and runs on any device
+and in any floating type, and ``fused.py`` its Triton form, which takes the same arguments. They are two files because
+Triton compiles functions from the globals of their module: that has to import Triton, and a twin runs without it. Which
+form runs is decided at each call, by one rule, from the environment variable
 ``MDCM_KERNELS``:
 
 | value | form |
@@ -30,19 +32,20 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from mdcm.kernels import reference
-from mdcm.kernels.reference import (
+from mdcm.kernels.adam import reference as adam_reference
+from mdcm.kernels.critic import reference as critic_reference
+from mdcm.kernels.critic.parameters import CriticParameters, critic_size, critic_views
+from mdcm.kernels.critic.reference import CriticStep
+from mdcm.kernels.gumbel import reference as gumbel_reference
+from mdcm.kernels.gumbel.reference import Packing
+from mdcm.kernels.noise import reference as noise_reference
+from mdcm.kernels.noise.reference import (
     STREAM_BATCH,
     STREAM_CONFOUNDER,
     STREAM_EXOGENOUS,
     STREAM_GUMBEL,
     STREAM_POSTERIOR,
-    CriticParameters,
-    CriticStep,
     NoiseMemory,
-    Packing,
-    critic_size,
-    critic_views,
     gumbel_noise,
     normal_noise,
     philox4x32,
@@ -84,12 +87,12 @@ def _fused(module: str, name: str) -> Callable[..., Any]:
     """A Triton form, of a module that is imported at the first call."""
 
     def call(*args: object, **kwargs: object) -> Any:
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args, **kwargs)
+        return getattr(importlib.import_module(f"{__name__}.{module}.fused"), name)(*args, **kwargs)
 
     return call
 
 
-# operations with a Triton form, by its module
+# operations with a Triton form, by their package
 _MODULES = {
     "adam": ("adam_flat",),
     "critic": ("critic_loss_and_grads", "critic_values"),
@@ -146,8 +149,8 @@ def _operation(twin: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
     return call
 
 
-adam_flat = _operation(reference.adam_flat)
-critic_loss_and_grads = _operation(reference.critic_loss_and_grads)
-critic_values = _operation(reference.critic_values)
-gumbel_softmax = _operation(reference.gumbel_softmax)
-seeded_uniform = _operation(reference.seeded_uniform)
+adam_flat = _operation(adam_reference.adam_flat)
+critic_loss_and_grads = _operation(critic_reference.critic_loss_and_grads)
+critic_values = _operation(critic_reference.critic_values)
+gumbel_softmax = _operation(gumbel_reference.gumbel_softmax)
+seeded_uniform = _operation(noise_reference.seeded_uniform)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from learning import chi_square, critical_chi_square
 
 from mdcm import kernels
-from mdcm.kernels import reference, reference_noise
+from mdcm.kernels.critic import reference as critic_reference
+from mdcm.kernels.noise import reference
 
 WORDS = st.integers(0, 2**32 - 1)
 # two-sided normal quantile, and its likes below, for tests that a correct generator fails once in 10,000 seeds
@@ -214,7 +215,7 @@ class TestDistributions:
         def constant(seed, rows, site, stream, count, *, step=0):
             return torch.full((len(rows), count), word)
 
-        monkeypatch.setattr(reference_noise, "random_words", constant)
+        monkeypatch.setattr(reference, "random_words", constant)
         rows = torch.arange(2)
         uniform = reference.uniform_noise(0, rows, 0, 1, 3)
         assert bool(((uniform > 0) & (uniform < 1)).all())
@@ -225,7 +226,7 @@ class TestDistributions:
 
     def test_the_fastest_clocks_of_a_race_are_told_apart(self, monkeypatch):
         # numbers made from float32 uniforms end at 16.64, with ties among the rarest winners
-        monkeypatch.setattr(reference_noise, "random_words", lambda *address, step=0: torch.arange(64)[None])
+        monkeypatch.setattr(reference, "random_words", lambda *address, step=0: torch.arange(64)[None])
         gumbel = reference.gumbel_noise(0, torch.arange(1), 0, 64)[0]
         assert float(gumbel[-1]) > 17.9
         assert bool((gumbel.diff() < 0).all())
@@ -272,7 +273,7 @@ class TestDispatch:
         with pytest.raises(ValueError, match="critic_values has no Triton form: unset MDCM_KERNELS"):
             kernels.critic_values(*self.ROWS)
         monkeypatch.delenv("MDCM_KERNELS")
-        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
+        assert kernels._form(critic_reference.critic_values, on_cuda=True) is critic_reference.critic_values
 
     def test_an_unknown_form_is_an_error(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "cuda")
@@ -287,13 +288,13 @@ class TestDispatch:
         assert kernels.critic_values(*self.ROWS) == "fused"
         monkeypatch.delenv("MDCM_KERNELS")
         assert torch.equal(kernels.critic_values(*self.ROWS), torch.zeros(1, 2))
-        assert kernels._form(reference.critic_values, on_cuda=True)() == "fused"
+        assert kernels._form(critic_reference.critic_values, on_cuda=True)() == "fused"
         monkeypatch.setenv("MDCM_KERNELS", "reference")
-        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
+        assert kernels._form(critic_reference.critic_values, on_cuda=True) is critic_reference.critic_values
 
     def test_without_triton_the_twin_runs_unless_triton_is_asked_for(self, monkeypatch):
         monkeypatch.setattr(kernels, "_installed", lambda: False)
-        assert kernels._form(reference.critic_values, on_cuda=True) is reference.critic_values
+        assert kernels._form(critic_reference.critic_values, on_cuda=True) is critic_reference.critic_values
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         with pytest.raises(ImportError, match="needs Triton: pip install triton, or unset MDCM_KERNELS"):
             kernels.critic_values(*self.ROWS)
@@ -304,26 +305,27 @@ class TestDispatch:
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         with pytest.raises(RuntimeError, match="critic_values are on the CPU: move them to a CUDA device, unset"):
             kernels.critic_values(*self.ROWS)
-        assert callable(kernels._form(reference.critic_values, on_cuda=True))
+        assert callable(kernels._form(critic_reference.critic_values, on_cuda=True))
 
     def test_noise_is_left_alone(self, monkeypatch):
         monkeypatch.setenv("MDCM_KERNELS", "triton")
         assert kernels.gumbel_noise(0, torch.arange(2), 0, 3).shape == (2, 3)
 
     def test_every_public_name_is_defined_and_every_operation_has_both_forms(self):
-        operations = set()
-        for name in kernels.__all__:
-            found, twin = getattr(kernels, name), getattr(reference, name)
-            assert found is twin or found.__wrapped__ is twin
-            operations |= set() if found is twin else {name}
+        operations = {name for name in kernels.__all__ if hasattr(getattr(kernels, name), "__wrapped__")}
+        operations -= {"remembering"}
         assert operations == set(kernels._FUSED)
+        for module, names in kernels._MODULES.items():
+            twins = importlib.import_module(f"mdcm.kernels.{module}.reference")
+            for name in names:
+                assert getattr(kernels, name).__wrapped__ is getattr(twins, name)
 
     def test_every_fused_form_takes_what_its_twin_takes(self):
         pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to look at")
         for module, names in kernels._MODULES.items():
-            fused = importlib.import_module(f"mdcm.kernels.{module}")
+            fused, twins = (importlib.import_module(f"mdcm.kernels.{module}.{form}") for form in ("fused", "reference"))
             for name in names:
-                assert inspect.signature(getattr(fused, name)) == inspect.signature(getattr(reference, name))
+                assert inspect.signature(getattr(fused, name)) == inspect.signature(getattr(twins, name))
 
 
 class TestRemembered:

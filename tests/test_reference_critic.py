@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mdcm import kernels
-from mdcm.kernels import reference, reference_critic
+from mdcm.kernels.critic import reference
 
 TOLERANCE = 1e-10
 ACTIVATIONS = {
@@ -171,7 +171,7 @@ class TestAgainstDoubleBackward:
     def test_values_and_gradient_in_the_rows(self, activation, layer_norm):
         critics = random_critics([5, 8, 8, 3], 3, activation=activation, layer_norm=layer_norm)
         x = random_rows(3, 10, 5)
-        value, g = reference_critic.values_of(x, critics, gradient=True)
+        value, g = reference.values_of(x, critics, gradient=True)
         upstream = random_rows(3, 10, seed=4)
         leaf = x.clone().requires_grad_()
         differentiable = kernels.critic_values(leaf, critics)
@@ -245,8 +245,8 @@ class TestLaws:
     def test_both_forms_agree_on_a_piecewise_linear_critic(self, activation):
         critics = random_critics([6, 9, 9], 2, activation=activation)
         x = random_rows(2, 12, 6)
-        straight = reference_critic._straight_step(x, critics, 10.0, None, False)
-        bent = reference_critic._bent_step(x, critics, 10.0, None, False)
+        straight = reference._straight_step(x, critics, 10.0, None, False)
+        bent = reference._bent_step(x, critics, 10.0, None, False)
         for one, other in zip(straight.grads.tensors(), bent.grads.tensors(), strict=True):
             assert relative(one, other, max(1e-6, float(other.norm()))) <= 1e-12
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from learning import chi_square, critical_chi_square
 
 from mdcm import kernels
-from mdcm.kernels import reference
+from mdcm.kernels.gumbel import reference
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**32)

@@ -8,7 +8,11 @@ import torch
 from test_reference_critic import random_critics, random_rows
 from test_triton_noise import DEVICE, relative
 
-from mdcm.kernels import configs, critic, layers, reference, reference_critic
+from mdcm import kernels
+from mdcm.kernels import configs
+from mdcm.kernels.critic import fused as critic
+from mdcm.kernels.critic import fused_layers as layers
+from mdcm.kernels.critic import reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6
@@ -178,7 +182,7 @@ class TestSteps:
         lone, x = critics_of([5, 8, 8], None), some(3 * 9, 5)
         agree(critic.critic_loss_and_grads(x, lone), reference.critic_loss_and_grads(x.double(), doubled(lone)))
         found = critic.values_of(x, lone, gradient=True)
-        for one, other in zip(found, reference_critic.values_of(x.double(), doubled(lone), gradient=True), strict=True):
+        for one, other in zip(found, reference.values_of(x.double(), doubled(lone), gradient=True), strict=True):
             assert relative(one, other) < LIMIT
 
     def test_wide_rows(self):
@@ -201,9 +205,9 @@ class TestSteps:
         critics, x = critics_of([3, 5, 7], 2), some(2, 3 * 4, 3)
         grads = critic.critic_loss_and_grads(x, critics).grads
         flat = grads.weights[0]._base
-        size = reference.critic_size([3, 5, 7])
+        size = kernels.critic_size([3, 5, 7])
         assert flat.shape[-1] == size
-        same = reference.critic_views(flat.reshape(-1, 2, size)[0], [3, 5, 7])
+        same = kernels.critic_views(flat.reshape(-1, 2, size)[0], [3, 5, 7])
         for one, other in zip(grads.tensors(), same.tensors(), strict=True):
             assert torch.equal(one, other)
         used = sum(one[0].numel() for one in grads.tensors())
@@ -235,7 +239,7 @@ class TestAutograd:
         leaf, upstream = x.clone().requires_grad_(), some(3, 10, seed=4)
         value = critic.critic_values(leaf, critics)
         (found,) = torch.autograd.grad(value, leaf, upstream)
-        true, g = reference_critic.values_of(x.double(), doubled(critics), gradient=True)
+        true, g = reference.values_of(x.double(), doubled(critics), gradient=True)
         assert relative(value.detach(), true) < LIMIT
         assert relative(found, g * upstream[..., None].double()) < LIMIT
         assert not critic.critic_values(x, critics).requires_grad
@@ -260,7 +264,7 @@ class TestRouting:
         assert torch.equal(found.loss, true.loss)
         assert all(torch.equal(a, b) for a, b in zip(found.grads.tensors(), true.grads.tensors(), strict=True))
         assert torch.equal(critic.critic_values(x, critics), reference.critic_values(x, critics))
-        both = (form.values_of(x, critics, gradient=True) for form in (critic, reference_critic))
+        both = (form.values_of(x, critics, gradient=True) for form in (critic, reference))
         assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
     def test_no_rows(self):

@@ -14,7 +14,16 @@ from test_triton_training import Training
 
 import mdcm
 from mdcm import kernels
-from mdcm.kernels import adam, critic, graphs, gumbel, layers, noise, reference, reference_critic
+from mdcm.kernels import graphs
+from mdcm.kernels.adam import fused as adam
+from mdcm.kernels.adam import reference as adam_reference
+from mdcm.kernels.critic import fused as critic
+from mdcm.kernels.critic import fused_layers as layers
+from mdcm.kernels.critic import reference
+from mdcm.kernels.gumbel import fused as gumbel
+from mdcm.kernels.gumbel import reference as gumbel_reference
+from mdcm.kernels.noise import fused as noise
+from mdcm.kernels.noise import reference as noise_reference
 
 pytestmark = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device: compiled kernels run nowhere else")
 
@@ -127,7 +136,7 @@ class TestSteps:
         for one, other in zip(found.grads.tensors()[:-1], true.grads.tensors()[:-1], strict=True):
             assert relative(one, other) < STEPS[precision]
         value, g = critic.values_of(x, critics, gradient=True)
-        true_value, true_g = reference_critic.values_of(x.double(), critics.map(torch.Tensor.double), gradient=True)
+        true_value, true_g = reference.values_of(x.double(), critics.map(torch.Tensor.double), gradient=True)
         assert relative(value, true_value) < STEPS[precision]
         assert relative(g, true_g) < STEPS[precision]
 
@@ -153,7 +162,7 @@ class TestSteps:
         for step in range(3):
             grads = some(modules, size, seed=step)
             adam.adam_flat(grads=grads, **ours)
-            reference.adam_flat(grads=grads.double(), **true)
+            adam_reference.adam_flat(grads=grads.double(), **true)
         for name in ("params", "first", "second"):
             assert relative(ours[name], true[name]) < 2e-6
 
@@ -164,7 +173,7 @@ class TestSteps:
         noise_ = gumbels(rows, packing.width, dtype=torch.float32).to(DEVICE)
         double, clocks = logits.double(), noise_.double()
         drawn = gumbel.gumbel_st_fwd(logits, packing, 0.5, noise_, hard=False)
-        assert relative(drawn, reference.gumbel_st_fwd(double, packing, 0.5, clocks, hard=False)) < 2e-6
+        assert relative(drawn, gumbel_reference.gumbel_st_fwd(double, packing, 0.5, clocks, hard=False)) < 2e-6
         won, true = (
             winners(packing, one) for one in (gumbel.gumbel_st_fwd(logits, packing, 0.5, noise_), double + clocks)
         )
@@ -172,12 +181,12 @@ class TestSteps:
         assert int((won != true).sum()) <= 1e-6 * won.numel() + 1
         upstream = some(rows, packing.width, seed=1)
         found = gumbel.gumbel_st_bwd(logits, upstream, packing, 0.5, noise_)
-        assert relative(found, reference.gumbel_st_bwd(double, upstream.double(), packing, 0.5, clocks)) < 2e-6
+        assert relative(found, gumbel_reference.gumbel_st_bwd(double, upstream.double(), packing, 0.5, clocks)) < 2e-6
 
     def test_seeded_rows(self):
         seeds, sites = torch.arange(700, device=DEVICE) * 2**53, torch.arange(700, device=DEVICE)
         given = (seeds, sites, torch.tensor(3, device=DEVICE), 600)
-        assert torch.equal(noise.seeded_uniform(*given), reference.seeded_uniform(*given))
+        assert torch.equal(noise.seeded_uniform(*given), noise_reference.seeded_uniform(*given))
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])

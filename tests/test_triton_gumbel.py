@@ -7,7 +7,9 @@ from test_reference_gumbel import gumbels, levels, random_logits, winners
 from test_triton_noise import DEVICE, relative
 
 from mdcm import kernels
-from mdcm.kernels import configs, gumbel, reference
+from mdcm.kernels import configs
+from mdcm.kernels.gumbel import fused as gumbel
+from mdcm.kernels.gumbel import reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6

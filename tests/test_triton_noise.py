@@ -6,14 +6,14 @@ Kernels run on the GPU where there is one, else in Triton's interpreter; see con
 import pytest
 import torch
 
-from mdcm.kernels import reference
+from mdcm.kernels.noise import reference
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to test")
 
 import triton.language as tl
 
-from mdcm.kernels import noise
 from mdcm.kernels.launch import jit
+from mdcm.kernels.noise import fused as noise
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

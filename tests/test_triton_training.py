@@ -9,7 +9,8 @@ from test_reference_training import randn, state
 from test_triton_noise import DEVICE, relative
 
 from mdcm import kernels
-from mdcm.kernels import adam, reference
+from mdcm.kernels.adam import fused as adam
+from mdcm.kernels.adam import reference
 
 # by the norm, for float32 kernels against float64
 LIMIT = 2e-6

@@ -1,4 +1,4 @@
-"""Fused rows of uniform numbers: K12 in Triton, one operation of :mod:`mdcm.kernels.reference_noise`.
+"""Fused rows of uniform numbers: K12 in Triton, one operation of :mod:`mdcm.kernels.noise.reference`.
 
 All that a training step draws, for all h-nodes that take it, in one launch: each row belongs to an h-node, whose seed
 it has, so that an h-node draws the same alone and among others. The words are those of the twin, bit for bit.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdcm.kernels import configs
 from mdcm.kernels.launch import blocks, jit, launch, vector_of
-from mdcm.kernels.reference_noise import STREAM_BATCH, check_seeds
+from mdcm.kernels.noise.reference import STREAM_BATCH, check_seeds
 
 __all__ = ["seeded_uniform"]
 
@@ -79,7 +79,7 @@ def _seeded_uniform(
 
 
 def seeded_uniform(seeds: Tensor, sites: Tensor, step: Tensor, count: int) -> Tensor:
-    """K12: fused form of :func:`mdcm.kernels.reference.seeded_uniform`, which says what it does."""
+    """K12: fused form of :func:`mdcm.kernels.noise.reference.seeded_uniform`, which says what it does."""
     check_seeds(seeds, sites, step, count)
     found = torch.empty(len(seeds), count, device=seeds.device, dtype=torch.float32)
     if found.numel():

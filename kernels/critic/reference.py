@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mdcm.kernels.reference_layers import (
+from mdcm.kernels.critic.parameters import CriticParameters, check_critics
+from mdcm.kernels.critic.reference_layers import (
     delta,
     gp_norm_tangent,
     lin_act,
@@ -43,7 +44,6 @@ from mdcm.kernels.reference_layers import (
     top_reduce,
     wgrad,
 )
-from mdcm.kernels.reference_parameters import CriticParameters, check_critics
 
 __all__ = [
     "CriticInputGrad",

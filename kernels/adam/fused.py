@@ -1,4 +1,4 @@
-"""Fused Adam: K10 in Triton, the operation of :mod:`mdcm.kernels.reference_adam`, one launch for all modules.
+"""Fused Adam: K10 in Triton, the operation of :mod:`mdcm.kernels.adam.reference`, one launch for all modules.
 
 With gradient g and t the number of steps,
 
@@ -17,9 +17,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mdcm.kernels import configs, reference_adam
+from mdcm.kernels import configs
+from mdcm.kernels.adam import reference
+from mdcm.kernels.adam.reference import check_adam
 from mdcm.kernels.launch import blocks, jit, launch, vector_of
-from mdcm.kernels.reference_adam import check_adam
 
 __all__ = ["adam_flat"]
 
@@ -88,7 +89,7 @@ def adam_flat(
     betas: tuple[float, float] = (0.5, 0.9),
     eps: float = 1e-8,
 ) -> None:
-    """K10: fused form of :func:`mdcm.kernels.reference.adam_flat`, which says what it does.
+    """K10: fused form of :func:`mdcm.kernels.adam.reference.adam_flat`, which says what it does.
 
     Other types than float32, and what is changed in place but does not lie in one piece, are left to the twin.
     """
@@ -99,7 +100,7 @@ def adam_flat(
     else:
         fits = all(one.is_contiguous() for one in (*changed, steps))
     if not fits:
-        reference_adam.adam_flat(params, grads, first, second, steps, lr, active, betas=betas, eps=eps)
+        reference.adam_flat(params, grads, first, second, steps, lr, active, betas=betas, eps=eps)
         return
     steps += active
     config = configs.SHIPPED["adam_flat"][0]

@@ -1,4 +1,4 @@
-"""Fused Gumbel races: K1 and K2 in Triton, the same operations as in :mod:`mdcm.kernels.reference_gumbel`.
+"""Fused Gumbel races: K1 and K2 in Triton, the same operations as in :mod:`mdcm.kernels.gumbel.reference`.
 
 Forward, with s = l + G and one variable's levels k,
 
@@ -20,9 +20,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mdcm.kernels import configs, reference_gumbel
+from mdcm.kernels import configs
+from mdcm.kernels.gumbel import reference
+from mdcm.kernels.gumbel.reference import Packing, check_race, differentiable
 from mdcm.kernels.launch import blocks, jit, launch
-from mdcm.kernels.reference_gumbel import Packing, check_race, differentiable
 
 __all__ = ["gumbel_softmax", "gumbel_st_bwd", "gumbel_st_fwd"]
 
@@ -176,10 +177,10 @@ def _on_device(tau: float | Tensor, like: Tensor) -> Tensor:
 
 
 def gumbel_st_fwd(logits: Tensor, packing: Packing, tau: float | Tensor, noise: Tensor, *, hard: bool = True) -> Tensor:
-    """K1: :func:`mdcm.kernels.reference.gumbel_st_fwd`, one launch per padded number of levels."""
+    """K1: :func:`mdcm.kernels.gumbel.reference.gumbel_st_fwd`, one launch per padded number of levels."""
     check_race(logits, packing, tau, noise)
     if not _fits(logits, packing, tau):
-        return reference_gumbel.gumbel_st_fwd(logits, packing, tau, noise, hard=hard)
+        return reference.gumbel_st_fwd(logits, packing, tau, noise, hard=hard)
     logits, noise = logits.contiguous(), noise.to(logits.dtype).contiguous()
     drawn = torch.empty_like(logits)
     _run(_gumbel_st_fwd, "gumbel_st_fwd", packing, logits, noise, drawn, _on_device(tau, logits), HARD=hard)
@@ -187,10 +188,10 @@ def gumbel_st_fwd(logits: Tensor, packing: Packing, tau: float | Tensor, noise: 
 
 
 def gumbel_st_bwd(logits: Tensor, grad: Tensor, packing: Packing, tau: float | Tensor, noise: Tensor) -> Tensor:
-    """K2: :func:`mdcm.kernels.reference.gumbel_st_bwd`, one launch per padded number of levels."""
+    """K2: :func:`mdcm.kernels.gumbel.reference.gumbel_st_bwd`, one launch per padded number of levels."""
     check_race(logits, packing, tau, noise)
     if not _fits(logits, packing, tau):
-        return reference_gumbel.gumbel_st_bwd(logits, grad, packing, tau, noise)
+        return reference.gumbel_st_bwd(logits, grad, packing, tau, noise)
     logits, noise, grad = (one.to(logits.dtype).contiguous() for one in (logits, noise, grad))
     found = torch.empty_like(logits)
     _run(_gumbel_st_bwd, "gumbel_st_bwd", packing, logits, noise, grad, found, _on_device(tau, logits))
@@ -200,7 +201,7 @@ def gumbel_st_bwd(logits: Tensor, grad: Tensor, packing: Packing, tau: float | T
 def gumbel_softmax(
     logits: Tensor, packing: Packing, tau: float | Tensor, noise: Tensor, *, hard: bool = True
 ) -> Tensor:
-    """Fused form of :func:`mdcm.kernels.reference.gumbel_softmax`, which says what it does.
+    """Fused form of :func:`mdcm.kernels.gumbel.reference.gumbel_softmax`, which says what it does.
 
     Other types than float32, and variables of more than 1024 levels, are left to the twin.
     """

@@ -8,7 +8,7 @@ With ``phi'`` read off the sign of h, and sigma = 1/B for generated rows, -1/B f
     K8  dw = sum sigma h_2 + sum v_2,  v_2 = (v_1 W_2') phi'(h_2)                    v_2 is never stored; and the loss
     K9  dW_l = s_l' [h_{l-1}; v_{l-1}],  db_l = sum s_l                                        s_2 is made again
 
-Why this is the gradient stands in :mod:`mdcm.kernels.reference_critic`. Tensors are float32 and sums are kept in
+Why this is the gradient stands in :mod:`mdcm.kernels.critic.reference`. Tensors are float32 and sums are kept in
 float32; factors of matrix products are rounded as PRECISION says. Sums over rows in K8 and K9 are split into S partial
 ones, each with a place of its own in memory: nothing is added atomically, so that results have the same bits in every
 run. Axis 0 of a grid counts modules, and row tiles within them.
@@ -351,7 +351,7 @@ def _in_units(vector: int, *sizes: int) -> list[int]:
 
 
 def lin_act(x: Tensor, weight: Tensor, bias: Tensor, slope: float, precision: str) -> Tensor:
-    """K5: :func:`mdcm.kernels.reference.lin_act`.
+    """K5: :func:`mdcm.kernels.critic.reference_layers.lin_act`.
 
     Args:
         x: ``[M, R, H_in]``.
@@ -385,7 +385,7 @@ def lin_act(x: Tensor, weight: Tensor, bias: Tensor, slope: float, precision: st
 def delta(
     hidden: Tensor, out: Tensor, weight: Tensor, below: Tensor, slope: float, precision: str, *, signed: bool
 ) -> Tensor:
-    """K6: :func:`mdcm.kernels.reference.delta` of :func:`mdcm.kernels.reference.top_delta`.
+    """K6: :func:`mdcm.kernels.critic.reference_layers.delta` of :func:`mdcm.kernels.critic.reference_layers.top_delta`.
 
     Args:
         hidden: h_2, ``[M, R, H_2]``, in one piece.
@@ -431,7 +431,7 @@ def gp_norm_tangent(
     columns: Tensor | None,
     one_sided: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """K7: :func:`mdcm.kernels.reference.gp_norm_tangent` of the last third of the rows.
+    """K7: :func:`mdcm.kernels.critic.reference_layers.gp_norm_tangent` of the last third of the rows.
 
     Args:
         lowest: s_1, ``[M, 3 B, H_1]``, in one piece.
@@ -483,7 +483,7 @@ def top_reduce(
     penalty: float,
     one_sided: bool,
 ) -> Tensor:
-    """K8: :func:`mdcm.kernels.reference.top_reduce` of :func:`mdcm.kernels.reference.tangent`, and the loss.
+    """K8: ``top_reduce`` of ``tangent`` of :mod:`mdcm.kernels.critic.reference_layers`, and the loss.
 
     Args:
         highest: v_1, ``[M, B, H_1]``, in one piece.
@@ -531,7 +531,7 @@ def wgrad(
     slope: float,
     precision: str,
 ) -> None:
-    """K9: :func:`mdcm.kernels.reference.wgrad`.
+    """K9: :func:`mdcm.kernels.critic.reference_layers.wgrad`.
 
     Args:
         deltas: s_l, ``[M, 3 B, H_l]``, in one piece; h_l of the last layer if w is given.

@@ -1,6 +1,6 @@
 """Steps of a critic's gradients where its activation is piecewise linear, one function for each part of a fused kernel.
 
-What they are for stands in :mod:`mdcm.kernels.reference_critic`. Rows are stacked over M modules of equal shape; those
+What they are for stands in :mod:`mdcm.kernels.critic.reference`. Rows are stacked over M modules of equal shape; those
 of a critic step are B generated, B real and B points between them. All tensors are of one floating type.
 """
 

@@ -1,9 +1,10 @@
 """Fused critics: values, and all gradients of the loss with its gradient penalty, in seven launches for all modules.
 
-The operations of :mod:`mdcm.kernels.reference_critic`, by the kernels K5 to K9 of :mod:`mdcm.kernels.layers`: two of
-K5 forward, K6 down, K7 for the penalty and up again, K8 for the last layer and the loss, and K9 for each hidden layer.
-Critics with two hidden layers of leaky ReLU or ReLU, without normalisation and in float32, run so; all others run as
-their twins, which batch modules too. Of rows wider than 128 columns K7 alone is left to its twin.
+The operations of :mod:`mdcm.kernels.critic.reference`, by the kernels K5 to K9 of
+:mod:`mdcm.kernels.critic.fused_layers`: two of K5 forward, K6 down, K7 for the penalty and up again, K8 for the last
+layer and the loss, and K9 for each hidden layer. Critics with two hidden layers of leaky ReLU or ReLU, without
+normalisation and in float32, run so; all others run as their twins, which batch modules too. Of rows wider than 128
+columns K7 alone is left to its twin.
 
 The values themselves, and the gradient in the rows, are one product each, which PyTorch makes in the precision that it
 is set to. Rows and weights are read in pieces of 16 bytes where widths are multiples of four: pad columns to that.
@@ -14,9 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdcm.kernels import configs, layers, reference_critic, reference_layers
-from mdcm.kernels.reference_critic import CriticInputGrad, CriticStep, check_step, is_straight, slope_of
-from mdcm.kernels.reference_parameters import CriticParameters, check_critics, critic_size, critic_views
+from mdcm.kernels import configs
+from mdcm.kernels.critic import fused_layers as layers
+from mdcm.kernels.critic import reference, reference_layers
+from mdcm.kernels.critic.parameters import CriticParameters, check_critics, critic_size, critic_views
+from mdcm.kernels.critic.reference import CriticInputGrad, CriticStep, check_step, is_straight, slope_of
 
 __all__ = ["critic_loss_and_grads", "critic_values", "values_of"]
 
@@ -66,23 +69,23 @@ def critic_loss_and_grads(
     columns: Tensor | None = None,
     one_sided: bool = False,
 ) -> CriticStep:
-    """Fused form of :func:`mdcm.kernels.reference.critic_loss_and_grads`, which says what it does.
+    """Fused form of :func:`mdcm.kernels.critic.reference.critic_loss_and_grads`, which says what it does.
 
     Gradients are views of one buffer ``[M, P]`` in the layout of :func:`mdcm.kernels.critic_views`.
     """
     rows, critics, chosen, stacked = check_step(x, params, penalty, columns)
     if not _fits(rows, critics):
-        return reference_critic.critic_loss_and_grads(x, params, penalty=penalty, columns=columns, one_sided=one_sided)
+        return reference.critic_loss_and_grads(x, params, penalty=penalty, columns=columns, one_sided=one_sided)
     step = _step(rows, critics, float(penalty), chosen, one_sided)
     return step if stacked else CriticStep(step.loss[0], step.norm[0], step.grads.map(lambda one: one[0]))
 
 
 @torch.no_grad()
 def values_of(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Fused form of :func:`mdcm.kernels.reference_critic.values_of`, which says what it does."""
+    """Fused form of :func:`mdcm.kernels.critic.reference.values_of`, which says what it does."""
     rows, critics, stacked = check_critics(x, params)
     if not _fits(rows, critics):
-        return reference_critic.values_of(x, params, gradient=gradient)
+        return reference.values_of(x, params, gradient=gradient)
     precision, slope = configs.precision("training" if gradient else "inference"), float(slope_of(critics))
     hidden = rows
     below = []
@@ -98,6 +101,6 @@ def values_of(x: Tensor, params: CriticParameters, *, gradient: bool) -> tuple[T
 
 
 def critic_values(x: Tensor, params: CriticParameters) -> Tensor:
-    """Fused form of :func:`mdcm.kernels.reference.critic_values`, which says what it does."""
+    """Fused form of :func:`mdcm.kernels.critic.reference.critic_values`, which says what it does."""
     value: Tensor = CriticInputGrad.apply(x, params, values_of)  # type: ignore[no-untyped-call]
     return value

@@ -1,0 +1,1 @@
+"""Adam on flat parameters of many modules: its definition, and its Triton form."""

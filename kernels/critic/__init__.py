@@ -1,0 +1,1 @@
+"""Values of critics and gradients of their loss: their parameters, their definition, and their Triton form."""

@@ -1,0 +1,1 @@
+"""Gumbel races with straight-through gradients: their definition, and their Triton form."""
