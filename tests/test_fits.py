@@ -213,7 +213,8 @@ def test_columns_that_are_never_seen_together():
         with pytest.raises(UntrainableError) as caught:
             plan("a <-> b", data, objective=objective)
         assert str(caught.value) == (
-            "no dataset can teach {a, b}: D1 lacks the column b; D2 lacks the column a; a, b are never seen together"
+            "no dataset can teach {a, b}: D1 lacks the column b; D2 lacks the column a; "
+            "a, b are never observed together"
         )
         assert caught.value.hnode == ("a", "b")
 
@@ -277,7 +278,7 @@ def test_merging_by_hand_is_refused_where_it_makes_a_cycle():
     assert len(adversarial(graph, DatasetSpec("d"))) == 4
     p = adversarial(graph, DatasetSpec("d"), together=[["Z1", "Z2"]])
     assert {h.variables for h in p.hnodes} == {("E",), ("Z1", "Z2"), ("X", "Y")}
-    assert "merged by hand were {Z1} and {Z2}" in p.explain(0, "Z1")
+    assert "merged by hand: {Z1} and {Z2}" in p.explain(0, "Z1")
     with pytest.raises(GraphError, match="together: the graph has no node 'nobody'"):
         adversarial(graph, DatasetSpec("d"), together=[["X", "nobody"]])
     # {x, y} needs m trained before; h-node {m, n} needs p; merging p with {x, y} closes the circle
@@ -286,7 +287,7 @@ def test_merging_by_hand_is_refused_where_it_makes_a_cycle():
     with pytest.raises(PlanError) as caught:
         adversarial(graph, DatasetSpec("d"), together=[["p", "x"]])
     assert str(caught.value) == (
-        "together: merging by hand makes a cycle, because h-nodes would need each other trained before; all of "
+        "together: merging by hand makes a cycle, because h-nodes would need each other trained first; all of "
         "{m, n, p, x, y} would have to be one h-node"
     )
     with pytest.raises(PlanError, match="together holds the text 'xy'"):
@@ -298,7 +299,7 @@ def test_requests_that_contradict_the_data():
         adversarial("A -> B", DatasetSpec("d"), DatasetSpec("d"))
     with pytest.raises(PlanError, match=r"'d' has do\(Aa\), which is not a node of the graph; did you mean 'A'"):
         adversarial("A -> B", DatasetSpec("d", do=["Aa"]))
-    with pytest.raises(PlanError, match=r"method 'paper' plans for observational data only, and dataset 'e' has do"):
+    with pytest.raises(PlanError, match=r"method 'paper' plans for observational data only, but dataset 'e' has do"):
         adversarial("A -> B", DatasetSpec("d"), DatasetSpec("e", do=["A"]), method="paper")
     with pytest.raises(GraphError, match="levels: the graph has no node 'Q'"):
         adversarial("A -> B", DatasetSpec("d"), levels={"Q": [0]})

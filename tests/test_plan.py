@@ -90,7 +90,7 @@ def test_plan_asia_with_smoke_and_bronc_hidden():
 
 
 def test_plan_orders_ancestors_that_are_no_parents():
-    # X -> Z1 -> Z2 -> Y: Z1 is no parent of {X, Y} and must be trained before it all the same
+    # X -> Z1 -> Z2 -> Y: Z1 is not a parent of {X, Y}, but must be trained before it
     p = adversarial("X -> Z1 -> Z2 -> Y; X <-> Y")
     assert summary(p) == [("Z1", "", "X", 0), ("Z2", "", "Z1", 0), ("X Y", "Z1 Z2", "", 1)]
     assert p.edges == ((0, 2), (1, 2))
@@ -346,7 +346,7 @@ def test_objective_by_variable():
             "objective 'likelihood' of D is impossible: A asks for 'adversarial'. D and A are in one c-component and "
             "are trained together.",
         ),
-        ({"datasets": []}, PlanError, "there is no dataset to plan for"),
+        ({"datasets": []}, PlanError, "datasets is empty; give at least one"),
         ({"datasets": ["d1"]}, PlanError, "datasets holds 'd1'; it takes DatasetSpec objects"),
     ],
 )
@@ -362,7 +362,7 @@ def test_bad_requests_say_what_is_wrong(arguments, error, message):
         ({"name": " "}, "a dataset's name must be text that is not empty"),
         ({"name": "d", "columns": "ABC"}, "dataset 'd': columns and do take several names, not one text"),
         ({"name": "d", "do": "X"}, "dataset 'd': columns and do take several names, not one text"),
-        ({"name": "d", "do": {"X": []}}, r"dataset 'd': do\(X\) lists no value"),
+        ({"name": "d", "do": {"X": []}}, r"dataset 'd': do\(X\) has an empty list of values"),
         ({"name": "d", "do": {"X": "01"}}, r"dataset 'd': the values of do\(X\) must be a list, not '01'"),
         ({"name": "d", "rows": -1}, "dataset 'd': rows is -1"),
     ],
@@ -436,8 +436,8 @@ def test_explain_figure_2():
         "  X2 ← Z1 ← X1",
     ]
     assert p.explain(1, "Z3").split("\n")[1:] == ["  Z1 ← Z3 ↔ Z1", "  X2 ← Z1 ← X1"]
-    assert p.explain(0, "X1").startswith("X1 is a parent, and the data's own values stand in for it")
-    assert p.explain(0, "X2") == "X2 plays no part in training {Z1, Z2, Z3}."
+    assert p.explain(0, "X1").startswith("X1 is a parent, and its values are taken from the data")
+    assert p.explain(0, "X2") == "X2 is not used in training {Z1, Z2, Z3}."
     assert p.explain(0, "Z3") == (
         "Z3 is in the c-component {Z1, Z2, Z3}, which is trained together: it shares a hidden confounder with Z1."
     )
@@ -448,7 +448,7 @@ def test_explain_merged_hnode_gives_every_need():
     p = adversarial("a -> b -> c -> d; a <-> c; b <-> d")
     assert p.explain(0, "a").split("\n") == [
         "a is in the c-component {a, c}, which is trained together: it shares a hidden confounder with c.",
-        "{a, b, c, d} holds 2 c-components, which need each other trained before:",
+        "{a, b, c, d} holds 2 c-components, which need each other trained first:",
         "  {a, c} needs {b, d}: c ← b ← a",
         "  {b, d} needs {a, c}: d ← c ← b",
     ]
@@ -488,10 +488,10 @@ def test_plans_differ_where_anything_differs():
     ("damage", "message"),
     [
         (lambda text: text[:-20], "the plan is not JSON"),
-        (lambda text: "[]", "the JSON text is no plan: its 'format' is not 'mdcm-plan'"),
+        (lambda text: "[]", "the JSON text is not a plan: its 'format' is not 'mdcm-plan'"),
         (
             lambda text: text.replace('"version": 1', '"version": 99'),
-            "the plan has version 99; this is mdcm for version 1",
+            "the plan has version 99; this mdcm reads version 1",
         ),
         (lambda text: text.replace('"level"', '"height"'), "the plan is incomplete or damaged"),
         (lambda text: text.replace("D -> I", "D => I"), "the plan is incomplete or damaged"),
@@ -597,7 +597,7 @@ def test_plan_of_fifty_thousand_nodes_stores_no_ancestors():
 def test_levels_that_a_plan_cannot_have_are_refused(level):
     content = json.loads(plan("D -> I -> A; D <-> A", objective="adversarial").to_json())
     content["hnodes"][0]["level"] = level
-    with pytest.raises(PlanError, match=r"on a level that a plan of so few does not have|hnodes\[0\]\.level must be"):
+    with pytest.raises(PlanError, match=r"the level of an h-node is not below the number|hnodes\[0\]\.level must be"):
         Plan.from_json(json.dumps(content))
 
 

@@ -189,8 +189,8 @@ FORGED = [
     (planned(lambda p: p["hnodes"][0].update(level="0")), r"hnodes\[0\]\.level must be a whole number"),
     (planned(lambda p: p["datasets"][0].update(rows=[])), r"datasets\[0\]\.rows must be a whole number"),
     (planned(lambda p: p.update(method="mine")), "its method is 'mine'"),
-    (planned(lambda p: p.update(edges=[[0, 99]])), "an edge is between h-nodes that it does not have"),
-    (planned(lambda p: p["hnodes"].append(p["hnodes"][0])), "has no variable of its own"),
+    (planned(lambda p: p.update(edges=[[0, 99]])), "an edge joins h-nodes that it does not have"),
+    (planned(lambda p: p["hnodes"].append(p["hnodes"][0])), "has no variables, or one of an earlier h-node"),
 ]
 
 

@@ -166,7 +166,7 @@ def test_what_no_data_set_shows_is_refused():
     graph = ADMG.from_string("A <-> B")
     truth = random_discrete(graph, levels=2, seed=0)
     table = truth.sample(100, seed=0)
-    with pytest.raises(UntrainableError, match="never seen together"):
+    with pytest.raises(UntrainableError, match="never observed together"):
         mdcm.fit(graph, [table[["A"]], table[["B"]]], config=BRIEF)
 
 

@@ -1,4 +1,4 @@
-"""Plans: which mechanisms are trained together, in which order, and against which distribution of the data."""
+"""Plans: which mechanisms are trained together, in which order, and which distribution of the data each matches."""
 
 from mdcm.plan.matching import check_datasets
 from mdcm.plan.planner import plan

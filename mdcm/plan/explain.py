@@ -1,4 +1,4 @@
-"""Why a plan is as it is, in words: backdoor paths, and which c-components need each other."""
+"""Reasons for a plan in words: backdoor paths, and c-components that need each other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["braced", "closure_of", "membership", "path_text", "witness_lines"]
 def closure_of(
     graph: ADMG, variables: Iterable[str], do: Iterable[str]
 ) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
-    """The smallest modularity set of some variables under do(), and the closure that has its witnesses."""
+    """The smallest modularity set of variables under do(), as the closure with its witnesses and the added members."""
     closure = _core.ModularityClosure(graph.compiled)
     return closure, closure.run([graph.index(v) for v in variables], [graph.index(v) for v in do])
 
 
 def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
-    """A backdoor path in names, from the child that it was met through to where it starts."""
+    """A backdoor path by name, from the child through which it enters back to its start."""
     names = [graph.nodes[v] for v in path.tolist()]
     if ends_bidirected:
         return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
@@ -31,7 +31,7 @@ def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> st
 
 
 def witness_lines(graph: ADMG, closure: _core.ModularityClosure, given: set[str], name: str) -> list[str]:
-    """The backdoor path that forces a variable, then those that force what it starts and ends at."""
+    """The backdoor path that forces a variable into the set, then those that force the ends of that path."""
     lines: list[str] = []
     pending, seen = [graph._index[name]], set()
     while pending:
@@ -46,46 +46,46 @@ def witness_lines(graph: ADMG, closure: _core.ModularityClosure, given: set[str]
 
 
 def membership(graph: ADMG, variables: Sequence[str], variable: str, method: str) -> str:
-    """Why a variable is trained together with the others of its h-node."""
+    """The reason why a variable is trained together with the others of its h-node."""
     if len(variables) == 1:
-        return f"{variable} is alone in its h-node: it shares no confounder, and nothing needs it in return."
+        return f"{variable} is alone in its h-node: it shares no confounder and is in no cycle of needs."
     if method == "joint":
         return f"{variable} is trained together with all other variables: the plan is joint."
     inside = set(variables)
     parts = [part for part in graph.c_components() if part <= inside]
-    own = next(part for part in parts if variable in part)
+    component = next(part for part in parts if variable in part)
     lines = []
-    if len(own) > 1:
+    if len(component) > 1:
         shared = sorted(graph.siblings(variable))
         lines.append(
-            f"{variable} is in the c-component {braced(sorted(own))}, which is trained together: "
+            f"{variable} is in the c-component {braced(sorted(component))}, which is trained together: "
             f"it shares a hidden confounder with {', '.join(shared)}."
         )
     if len(parts) == 1:
         return "\n".join(lines)
-    lines.append(f"{braced(variables)} holds {len(parts)} c-components, which need each other trained before:")
-    replayed, left = _merge_lines(graph, parts)
-    if len(left) > 1:
-        why = "the printed edge condition joins" if method == "paper" else "merged by hand were"
-        replayed.append(f"  {why} {' and '.join(braced(sorted(part)) for part in left)}")
-    return "\n".join(lines + replayed)
+    lines.append(f"{braced(variables)} holds {len(parts)} c-components, which need each other trained first:")
+    merges, unmerged = _merge_lines(graph, parts)
+    if len(unmerged) > 1:
+        why = "joined by the printed edge condition:" if method == "paper" else "merged by hand:"
+        merges.append(f"  {why} {' and '.join(braced(sorted(part)) for part in unmerged)}")
+    return "\n".join(lines + merges)
 
 
 def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[set[str]]]:
-    """Replays the contractions inside one h-node, with a witness for every need, and says what they leave apart."""
+    """Replay the contractions inside one h-node: a line with a witness for every need, and the parts left unmerged."""
     lines: list[str] = []
     while len(parts) > 1:
-        where = {name: k for k, part in enumerate(parts) for name in part}
+        part_of = {name: k for k, part in enumerate(parts) for name in part}
         needs: list[set[int]] = []
         for k, part in enumerate(parts):
             closure, added = closure_of(graph, sorted(part), ())
-            found: dict[int, str] = {}
+            witnesses: dict[int, str] = {}
             for q in added.tolist():
-                other = where.get(graph.nodes[q], k)
-                if other != k and other not in found:
-                    found[other] = path_text(graph, *closure.witness(q))
-            lines += [f"  {braced(sorted(part))} needs {braced(sorted(parts[o]))}: {p}" for o, p in found.items()]
-            needs.append(set(found))
+                other = part_of.get(graph.nodes[q], k)
+                if other != k and other not in witnesses:
+                    witnesses[other] = path_text(graph, *closure.witness(q))
+            lines += [f"  {braced(sorted(part))} needs {braced(sorted(parts[o]))}: {p}" for o, p in witnesses.items()]
+            needs.append(set(witnesses))
         merged = _contracted(parts, needs)
         if len(merged) == len(parts):
             break
@@ -94,7 +94,7 @@ def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[se
 
 
 def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
-    """Unites parts that reach each other; inside an h-node every round unites some."""
+    """Unite parts that reach each other; inside an h-node every round unites some."""
     reach = [set(direct) for direct in needs]
     for k in range(len(parts)):
         for i in range(len(parts)):
@@ -105,5 +105,5 @@ def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
 
 
 def braced(names: Iterable[str]) -> str:
-    """Names in braces, as a set is written; in quotes where they are more than a word."""
+    """Names as a set in braces; names of several words are quoted."""
     return f"{{{', '.join(map(as_word, names))}}}"

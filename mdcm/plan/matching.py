@@ -1,4 +1,4 @@
-"""Whether data sets are those that a plan was made for."""
+"""Check that data sets match those that a plan was made for."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def check_datasets(
 ) -> None:
     """Refuse data sets that differ from those of a plan in name, targets, values set or columns.
 
-    What a plan claims of its data decides what counts as identifiable, so a table of passive observation must not pass
-    for an experiment, nor an experiment at one value for one at all values.
+    The data sets of a plan decide what counts as identifiable, so a table of passive observation must not pass for an
+    experiment, nor an experiment at one value for an experiment at all values.
 
     Args:
         plan: The plan.
-        datasets: The data sets at hand.
-        kinds: Kind of each variable, categorical unless said.
+        datasets: The data sets to check.
+        kinds: Kind of each variable, categorical by default.
         levels: Levels of categorical variables.
 
     Raises:
-        PlanError: At the first difference, with what the plan has and what the data have.
+        PlanError: At the first difference, naming both sides.
 
     Example:
         >>> from mdcm.graph import ADMG
@@ -49,7 +49,7 @@ def check_datasets(
             raise PlanError(f"the plan is for a data set {name!r}, which is not among {_shown(mine)}")
     for name in mine:
         if name not in planned:
-            raise PlanError(f"data set {name!r} is none of the plan's, which are {_shown(planned)}; plan with it anew")
+            raise PlanError(f"data set {name!r} is not among the plan's, {_shown(planned)}; make a new plan with it")
     for name, spec in planned.items():
         _check_targets(name, spec, mine[name], kinds, levels)
         _check_columns(name, spec, mine[name], plan.graph.nodes)
@@ -65,8 +65,9 @@ def _check_targets(
         )
     for target, wanted in planned.do.items():
         values = mine.do[target]
-        every = [_is_every(target, one, kinds, levels) for one in (wanted, values)]
-        if all(every) or (wanted is not None and values is not None and set(wanted) == set(values)):
+        if all(_is_every(target, side, kinds, levels) for side in (wanted, values)):
+            continue
+        if wanted is not None and values is not None and set(wanted) == set(values):
             continue
         raise PlanError(
             f"the plan has do({target}) at {_listed(wanted)} in data set {name!r}, "
@@ -76,18 +77,18 @@ def _check_targets(
         return
     together = [_together(spec) for spec in (planned, mine)]
     if together[0] != together[1]:
-        number = [
-            "every combination of these values" if one is None else f"{len(one)} combinations of them"
-            for one in together
+        counts = [
+            "every combination of these values" if combinations is None else f"{len(combinations)} combinations of them"
+            for combinations in together
         ]
         raise PlanError(
-            f"the plan has {_intervention(planned)} at {number[0]} in data set {name!r}, but the data set at hand "
-            f"has {number[1] if number[0] != number[1] else 'others'}; plan with it anew"
+            f"the plan has {_intervention(planned)} at {counts[0]} in data set {name!r}, but the data set at hand "
+            f"has {counts[1] if counts[0] != counts[1] else 'others'}; make a new plan with it"
         )
 
 
 def _together(spec: DatasetSpec) -> set[frozenset[tuple[str, Any]]] | None:
-    """Values that were set together, whatever the order of the targets; None where these are all combinations."""
+    """Combinations of values set together, in any order of targets; None if all combinations occur."""
     if spec.combinations is None:
         return None
     return {frozenset(zip(spec.do, combination, strict=True)) for combination in spec.combinations}
@@ -108,14 +109,14 @@ def _check_columns(name: str, planned: DatasetSpec, mine: DatasetSpec, nodes: It
     if further:
         raise PlanError(
             f"the data set {name!r} at hand observes {_shown(sorted(further))}, which the plan does not have among "
-            "its columns; leave the columns out, or plan anew"
+            "its columns; leave the columns out, or make a new plan"
         )
 
 
 def _is_every(
     target: str, values: Sequence[Any] | None, kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> bool:
-    """Whether values stand for all that a variable can take."""
+    """Whether values cover all that a variable can take."""
     if values is None:
         return True
     if kinds.get(target, "categorical") == "categorical":

@@ -1,4 +1,4 @@
-"""Planning: options and data sets in names to the compiled planner, and back."""
+"""Planning: converts options and data sets to indices for the compiled planner, and its result to a plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdcm.plan.records import DatasetSpec, Fit, HNode, Kind, Method, Objective, 
 __all__ = ["plan"]
 
 _DENSITY = {"categorical": True, "continuous": True, "implicit": False, "image": False}
-# ways of training, as the compiled planner numbers them
+# codes of the compiled planner for ways of training
 _LIKELIHOOD, _ADVERSARIAL, _GIVEN = 0, 1, 2
 
 
@@ -33,32 +33,32 @@ def plan(
     together: Iterable[Iterable[str]] = (),
     levels: Mapping[str, Sequence[Any]] | None = None,
 ) -> Plan:
-    """Finds what must be trained together, in which order, and what each part is matched to.
+    """Find which mechanisms are trained together, in which order, and which distribution each part is matched to.
 
-    A c-component whose mechanisms all have a density can be fitted by likelihood, alone and without order, because
-    the likelihood of the data splits into one term per c-component. Where there is no density, an unconfounded
-    variable is fitted by its mechanism's own conditional loss, such as flow matching of an image; else generators are
-    matched on samples, and an h-node needs the mechanisms in its smallest modularity set trained before it; h-nodes
-    that need each other are merged. Every c-factor is learned from the datasets that show it: those with an
-    intervention inside an h-node show what is left of it, others may ask for a smaller modularity set than
+    A c-component whose mechanisms all have a density can be fitted by likelihood, alone and in any order, because
+    the likelihood of the data splits into one term per c-component. Without a density, an unconfounded variable is
+    fitted by its mechanism's own conditional loss, such as flow matching of an image; otherwise generators are
+    matched on samples, and the mechanisms in the smallest modularity set of an h-node must be trained before it;
+    h-nodes that need each other are merged. Every c-factor is learned from the datasets that show it: a dataset with
+    an intervention inside an h-node shows the rest of it, other interventions may need a smaller modularity set than
     observations do.
 
     Args:
         graph: The graph, or its arrow text.
-        datasets: What was observed; None means one observational dataset of all variables, called ``d1``.
-        objective: ``"auto"`` takes likelihood wherever all mechanisms of the c-component have a density;
-            ``"likelihood"`` insists on it, ``"adversarial"`` does without; or one of these by variable.
+        datasets: The datasets; None means one observational dataset of all variables, called ``d1``.
+        objective: ``"auto"`` uses likelihood if all mechanisms of the c-component have a density; ``"likelihood"``
+            requires it, ``"adversarial"`` never uses it; or one of these by variable.
         method: How h-nodes are found. ``"minimal"`` gives the finest partition; ``"paper"`` the h-graph and the sets
             as printed, from observational data, with the edges that make its order safe; ``"joint"`` one h-node that
-            holds every variable and is matched to every dataset on its own columns.
-        kinds: Kind of each variable, categorical unless said. Categorical and continuous mechanisms have a density,
-            implicit ones and images have none.
-        pretrained: Variables whose mechanisms are taken as they are: ``"mechanism"``, or ``"black box"`` for one
-            without a noise input, which can stand only for a variable without confounders.
+            holds every variable and is matched to every dataset on that dataset's columns.
+        kinds: Kind of each variable, categorical by default. Categorical and continuous mechanisms have a density,
+            implicit ones and images do not.
+        pretrained: Variables whose mechanisms are used unchanged: ``"mechanism"``, or ``"black box"`` for one
+            without a noise input, which is possible only for a variable without confounders.
         together: Groups of variables whose h-nodes are merged by hand.
-        levels: Levels of variables that datasets intervene on, to judge whether they set all of them. By default
+        levels: Levels of variables that datasets intervene on, to decide whether all of them were set. By default
             these are the values that any dataset sets, if there are at least two. Of a continuous variable they are
-            (lowest, highest): 20 distinct values count as all if they reach as far.
+            (lowest, highest): 20 distinct values that span this range count as all.
 
     Returns:
         The plan.
@@ -66,10 +66,10 @@ def plan(
     Raises:
         GraphError: If a name in an option is unknown.
         PlanError: If the options contradict each other or the graph.
-        UntrainableError: If no dataset can teach an h-node.
+        UntrainableError: If no dataset determines the mechanisms of an h-node.
 
     Complexity:
-        O(nodes + edges) per h-node and dataset at worst, far less where ancestors are few; memory linear in the graph.
+        O(nodes + edges) per h-node and dataset at worst, far less if ancestors are few; memory linear in the graph.
 
     References:
         Rahman & Kocaoglu (2024), Modular Learning of Deep Causal Generative Models for High-dimensional Causal
@@ -96,7 +96,7 @@ def plan(
     if method == "paper" and any(spec.do for spec in specs):
         name = next(spec.name for spec in specs if spec.do)
         raise PlanError(
-            f"method 'paper' plans for observational data only, and dataset {name!r} has do(); use 'minimal'"
+            f"method 'paper' plans for observational data only, but dataset {name!r} has do(); use 'minimal'"
         )
     parts, training = _parts(graph, _adversarial(graph, objective, kinds), given)
     groups, members = pooled(graph, specs, kinds, dict(levels or {}))
@@ -116,7 +116,7 @@ def _assemble(
     members: Sequence[Sequence[int]],
     method: Method,
     hgraph: _core.HGraph,
-    own_loss: Collection[str],
+    conditional: Collection[str],
 ) -> Plan:
     labels = hgraph.labels
     level_of = hgraph.levels
@@ -128,7 +128,7 @@ def _assemble(
         if way == _GIVEN:
             return ()
         kind = "adversarial" if way == _ADVERSARIAL else "likelihood"
-        alone = "conditional" if len(variables) == 1 and variables[0] in own_loss else kind
+        alone = "conditional" if len(variables) == 1 and variables[0] in conditional else kind
         if method == "paper" and way == _ADVERSARIAL:
             finder = _paper_finder(graph, variables)
             names = _serving_names(specs, {*variables, *finder()[0], *finder()[1]})
@@ -136,28 +136,28 @@ def _assemble(
         if hgraph.plain:
             names = tuple(spec.name for spec in specs)
             return (Fit(names, (), variables, alone, _finder(graph, variables, (), way == _ADVERSARIAL)),)
-        found = []
-        given = hgraph.fits(h)
-        if len(given) == 1:
+        fits = []
+        fitted_groups = hgraph.fits(h)
+        if len(fitted_groups) == 1:
             kind = alone
-        for fitted, groups in given:
+        for fitted, groups in fitted_groups:
             used = sorted(j for g in groups.tolist() for j in members[g])
             do = sorted({name for j in used for name in specs[j].do})
             cut = tuple(specs[members[groups[0]][0]].do)
-            own = tuple(sorted(graph.nodes[v] for v in fitted.tolist()))
-            finder = _finder(graph, own, cut, way == _ADVERSARIAL)
-            found.append(Fit([specs[j].name for j in used], do, own, kind, finder))
-        return tuple(found)
+            names = tuple(sorted(graph.nodes[v] for v in fitted.tolist()))
+            finder = _finder(graph, names, cut, way == _ADVERSARIAL)
+            fits.append(Fit([specs[j].name for j in used], do, names, kind, finder))
+        return tuple(fits)
 
     def find_hnodes() -> tuple[HNode, ...]:
-        inside: list[list[str]] = [[] for _ in range(len(hgraph))]
+        members_of: list[list[str]] = [[] for _ in range(len(hgraph))]
         for name, h in zip(graph.nodes, labels.tolist(), strict=True):
-            inside[h].append(name)
-        found = []
-        for h, group in enumerate(inside):
+            members_of[h].append(name)
+        hnodes = []
+        for h, group in enumerate(members_of):
             variables = tuple(sorted(group))
-            found.append(HNode(variables, int(level_of[h]), fits_of(h, variables)))
-        return tuple(found)
+            hnodes.append(HNode(variables, int(level_of[h]), fits_of(h, variables)))
+        return tuple(hnodes)
 
     def find_edges() -> tuple[tuple[int, int], ...]:
         return tuple((s, t) for s, t in hgraph.edges().tolist())
@@ -193,7 +193,7 @@ def _paper_finder(graph: ADMG, variables: tuple[str, ...]) -> Callable[[], _Sets
 
 
 def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
-    """One h-node of every variable, and a fit per dataset on what that dataset observes."""
+    """One h-node of all variables, and a fit per dataset on the columns observed in it."""
     variables = tuple(sorted(graph.nodes))
     observed = {name for spec in specs for name in _columns(graph, spec) - spec.do.keys()}
     never = sorted(set(graph.nodes) - observed)
@@ -206,7 +206,7 @@ def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
         )
 
     def sets(spec: DatasetSpec) -> Callable[[], _Sets]:
-        # what is not observed is generated all the same, and not compared
+        # unobserved variables are generated as well, but not compared
         free = set(graph.nodes) - spec.do.keys()
         return lambda: ((), tuple(sorted(graph.parents(free) - free)))
 
@@ -218,25 +218,25 @@ def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
     return Plan(graph, specs, "joint", levels, len(variables), lambda: hnodes, tuple)
 
 
-# ---------------------------------------------------------------------- what the compiled planner takes
+# ---------------------------------------------------------------------- arguments of the compiled planner
 
 
 def _columns(graph: ADMG, spec: DatasetSpec) -> set[str]:
-    """Variables that a dataset observes; those that it sets are known as well."""
+    """Variables of the graph among the columns of a dataset, including those it sets."""
     return set(graph.nodes) if spec.columns is None else {name for name in spec.columns if name in graph}
 
 
 def _given(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
-    for name, what in pretrained.items():
+    for name, source in pretrained.items():
         try:
             graph.index(name)
         except GraphError as error:
             raise GraphError(f"pretrained: {error}") from None
-        if what not in get_args(Pretrained):
+        if source not in get_args(Pretrained):
             words = ", ".join(map(repr, get_args(Pretrained)))
-            raise PlanError(f"pretrained of {name} is {what!r}; it must be one of {words}")
+            raise PlanError(f"pretrained of {name} is {source!r}; it must be one of {words}")
         siblings = sorted(graph.siblings(name))
-        if what == "black box" and siblings:
+        if source == "black box" and siblings:
             raise PlanError(
                 f"{name} cannot be a black box: {name} <-> {siblings[0]} is a hidden confounder, which a mechanism "
                 f"without noise input cannot take part in"
@@ -245,7 +245,7 @@ def _given(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
 
 
 def _parts(graph: ADMG, adversarial: NDArray[np.uint8], given: set[str]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """C-components as labels, and how each is trained."""
+    """Labels of c-components, and the way each is trained."""
     labels = graph._core.c_components()
     training = adversarial.copy()
     if given:
@@ -258,7 +258,7 @@ def _parts(graph: ADMG, adversarial: NDArray[np.uint8], given: set[str]) -> tupl
 def _merge_by_hand(
     graph: ADMG, parts: NDArray[np.int32], training: NDArray[np.uint8], together: Iterable[Iterable[str]]
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Parts after the unions asked for; the same objects where none is."""
+    """Parts after the requested unions; the same objects if there are none."""
     leader = np.arange(len(training))
     asked = False
     for group in together:
@@ -270,37 +270,37 @@ def _merge_by_hand(
             raise GraphError(f"together: {error}") from None
         if len(labels):
             asked = True
-            found = np.unique(leader[labels])
-            leader[np.isin(leader, found)] = found[0]
+            united = np.unique(leader[labels])
+            leader[np.isin(leader, united)] = united[0]
     if not asked:
         return parts, training
-    kept, number = np.unique(leader, return_inverse=True)
-    ways = np.full(len(kept), _LIKELIHOOD, dtype=np.uint8)
-    np.maximum.at(ways, number, np.where(training == _GIVEN, _LIKELIHOOD, training))
-    alone = np.bincount(number, weights=training == _GIVEN) == np.bincount(number)
+    leaders, new_label = np.unique(leader, return_inverse=True)
+    ways = np.full(len(leaders), _LIKELIHOOD, dtype=np.uint8)
+    np.maximum.at(ways, new_label, np.where(training == _GIVEN, _LIKELIHOOD, training))
+    alone = np.bincount(new_label, weights=training == _GIVEN) == np.bincount(new_label)
     ways[alone] = _GIVEN
-    return number[parts].astype(np.int32), ways
+    return new_label[parts].astype(np.int32), ways
 
 
-def _check_merged(graph: ADMG, merged: NDArray[np.int32], alone: NDArray[np.int32], found: NDArray[np.int32]) -> None:
-    """Refuses merging by hand that makes further h-nodes need each other."""
-    # h-nodes that the given groups touch, and what they hold between them
+def _check_merged(graph: ADMG, merged: NDArray[np.int32], alone: NDArray[np.int32], labels: NDArray[np.int32]) -> None:
+    """Refuse merging by hand that makes further h-nodes need each other."""
+    # h-nodes united by the given groups
     leader = np.arange(int(alone.max(initial=-1)) + 1)
     for part in range(int(merged.max(initial=-1)) + 1):
         touched = np.unique(leader[alone[merged == part]])
         leader[np.isin(leader, touched)] = touched[0]
     expected = leader[alone]
-    for h in range(int(found.max(initial=-1)) + 1):
-        inside = np.flatnonzero(found == h)
+    for h in range(int(labels.max(initial=-1)) + 1):
+        inside = np.flatnonzero(labels == h)
         if len(np.unique(expected[inside])) > 1:
             names = sorted(graph.nodes[v] for v in inside.tolist())
             raise PlanError(
-                f"together: merging by hand makes a cycle, because h-nodes would need each other trained before; all "
+                f"together: merging by hand makes a cycle, because h-nodes would need each other trained first; all "
                 f"of {braced(names)} would have to be one h-node"
             )
 
 
-# ---------------------------------------------------------------------- what cannot be trained, what is not used
+# ---------------------------------------------------------------------- untrainable h-nodes, unused data
 
 
 def _of_columns(names: Sequence[str]) -> str:
@@ -311,11 +311,11 @@ def _raise_untrained(
     graph: ADMG, specs: Sequence[DatasetSpec], members: Sequence[Sequence[int]], hgraph: _core.HGraph
 ) -> NoReturn:
     assert hgraph.untrained is not None
-    h, lacks = hgraph.untrained
+    h, missing_by_group = hgraph.untrained
     variables = tuple(sorted(graph.nodes[v] for v in np.flatnonzero(hgraph.labels == h).tolist()))
     missing: dict[str, str] = {}
     reasons: list[tuple[int, str]] = []
-    for group, (kind, nodes) in zip(members, lacks, strict=True):
+    for group, (kind, nodes) in zip(members, missing_by_group, strict=True):
         names = [graph.nodes[v] for v in nodes.tolist()]
         for j in group:
             spec = specs[j]
@@ -327,13 +327,13 @@ def _raise_untrained(
                 values = "; ".join(f"{name} only to {_listed(spec.do[name])}" for name in names if spec.do.get(name))
                 missing[spec.name] = reason = f"sets {values or ', '.join(names)}, not to every combination of values"
             else:
-                missing[spec.name] = reason = f"would need {braced(names)} trained before, and no data determine it"
+                missing[spec.name] = reason = f"would need {braced(names)} trained first, which no data determine"
             reasons.append((j, f"{spec.name} {reason}"))
     text = "; ".join(reason for _, reason in sorted(reasons))
-    lacking = {graph.nodes[v] for kind, nodes in lacks if kind == "columns" for v in nodes.tolist()}
-    seen = set().union(*(_columns(graph, spec) for spec in specs if not set(spec.do) & set(variables)))
-    if lacking <= seen and all(kind in {"columns", "inside"} for kind, _ in lacks):
-        text += f"; {', '.join(sorted(lacking.union(variables)))} are never seen together" if lacking else ""
+    lacking = {graph.nodes[v] for kind, nodes in missing_by_group if kind == "columns" for v in nodes.tolist()}
+    observed = set().union(*(_columns(graph, spec) for spec in specs if not set(spec.do) & set(variables)))
+    if lacking <= observed and all(kind in {"columns", "inside"} for kind, _ in missing_by_group):
+        text += f"; {', '.join(sorted(lacking.union(variables)))} are never observed together" if lacking else ""
     raise UntrainableError(f"no dataset can teach {braced(variables)}: {text}", hnode=variables, missing=missing)
 
 
@@ -346,7 +346,7 @@ def _serving_names(specs: Sequence[DatasetSpec], needed: set[str]) -> tuple[str,
 
 
 def _check_served(result: Plan) -> None:
-    """Refuses the first h-node that no observational dataset serves."""
+    """Refuse the first h-node that has no observational dataset with all its columns."""
     for hnode in result.hnodes:
         for fit in hnode.fits:
             if fit.datasets:
@@ -360,7 +360,7 @@ def _check_served(result: Plan) -> None:
 
 
 def _unused(result: Plan) -> tuple[str, ...]:
-    """Datasets and columns that no fit makes use of, in words."""
+    """Datasets and columns that no fit uses, in words."""
     names = [spec.name for spec in result.datasets]
     used: dict[str, set[str]] = {name: set() for name in names}
     fits = [fit for hnode in result.hnodes for fit in hnode.fits]
@@ -369,7 +369,7 @@ def _unused(result: Plan) -> tuple[str, ...]:
             used[name].update(fit.variables, fit.do)
     observed = {spec.name: _columns(result.graph, spec) for spec in result.datasets}
     for fit in fits:
-        # ancestors and parents cost a search; most often the variables alone use everything
+        # ancestors and parents cost a search, and usually the variables alone use all columns
         if any(not observed[name] <= used[name] for name in fit.datasets):
             for name in fit.datasets:
                 used[name].update(fit.ancestors, fit.parents)
@@ -390,7 +390,7 @@ def _unused(result: Plan) -> tuple[str, ...]:
 def _adversarial(
     graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
 ) -> NDArray[np.uint8]:
-    """For every c-component whether it is trained adversarially."""
+    """Whether each c-component is trained adversarially."""
     wanted = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
     density = np.array([_DENSITY[kind] for kind in get_args(Kind)])[
         _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")
@@ -399,56 +399,56 @@ def _adversarial(
     count = int(labels.max(initial=-1)) + 1
 
     def first_with(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """For every c-component the first member that is flagged, or -1."""
-        found = np.full(count, -1)
+        """The first flagged member of each c-component, or -1."""
+        first = np.full(count, -1)
         members = np.flatnonzero(flags)[::-1]
-        found[labels[members]] = members
-        return found
+        first[labels[members]] = members
+        return first
 
-    insists = first_with(wanted == get_args(Objective).index("likelihood"))
+    requires = first_with(wanted == get_args(Objective).index("likelihood"))
     refuses = first_with(wanted == get_args(Objective).index("adversarial"))
-    without = first_with(~density)
-    for other, why in ((refuses, "asks for 'adversarial'"), (without, "has no density")):
-        clash = np.flatnonzero((insists >= 0) & (other >= 0))
+    no_density = first_with(~density)
+    for other, reason in ((refuses, "asks for 'adversarial'"), (no_density, "has no density")):
+        clash = np.flatnonzero((requires >= 0) & (other >= 0))
         if clash.size:
-            a, b = graph.nodes[insists[clash[0]]], graph.nodes[other[clash[0]]]
+            a, b = graph.nodes[requires[clash[0]]], graph.nodes[other[clash[0]]]
             same = "" if a == b else f" {a} and {b} are in one c-component and are trained together."
             kind = dict(kinds).get(b)
-            detail = f"{b} {why}" + (f" (it is {kind})" if why == "has no density" else "")
+            detail = f"{b} {reason}" + (f" (it is {kind})" if reason == "has no density" else "")
             raise PlanError(f"objective 'likelihood' of {a} is impossible: {detail}.{same}")
-    return ((refuses >= 0) | (without >= 0)).astype(np.uint8)
+    return ((refuses >= 0) | (no_density >= 0)).astype(np.uint8)
 
 
 def _with_own_loss(
     graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
 ) -> frozenset[str]:
-    """Variables without a density that need no critic where they are alone, unless one is insisted on.
+    """Unconfounded variables without a density whose objective is not "adversarial".
 
-    Without confounders, their mechanisms have a conditional loss of their own.
+    Alone in an h-node they need no critic: their mechanisms have a conditional loss.
     """
-    insisted = objective if not isinstance(objective, str) else dict.fromkeys(graph.nodes, objective)
+    wanted = objective if not isinstance(objective, str) else dict.fromkeys(graph.nodes, objective)
     return frozenset(
         name
         for name, kind in kinds.items()
-        if name in graph and not _DENSITY[kind] and not graph.siblings(name) and insisted.get(name) != "adversarial"
+        if name in graph and not _DENSITY[kind] and not graph.siblings(name) and wanted.get(name) != "adversarial"
     )
 
 
 def _by_variable(
-    graph: ADMG, what: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
+    graph: ADMG, option: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
 ) -> NDArray[np.intp]:
-    """For every variable the index of one of the allowed words."""
+    """The index into ``allowed`` of the word chosen for each variable."""
     chosen: Mapping[str, str] = {} if isinstance(given, str) else given
     if isinstance(given, str):
         default = given
     for name, word in {"": default, **chosen}.items():
         if word not in allowed:
             of = f" of {name}" if name else ""
-            raise PlanError(f"{what}{of} is {word!r}; it must be one of {', '.join(map(repr, allowed))}")
-    found = np.full(len(graph), allowed.index(default))
+            raise PlanError(f"{option}{of} is {word!r}; it must be one of {', '.join(map(repr, allowed))}")
+    indices = np.full(len(graph), allowed.index(default))
     for name, word in chosen.items():
         try:
-            found[graph.index(name)] = allowed.index(word)
+            indices[graph.index(name)] = allowed.index(word)
         except GraphError as error:
-            raise GraphError(f"{what}: {error}") from None
-    return found
+            raise GraphError(f"{option}: {error}") from None
+    return indices

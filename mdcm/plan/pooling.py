@@ -1,4 +1,4 @@
-"""Data sets as the compiled algorithms take them: pooled by targets and columns, values as numbers."""
+"""Data sets as arguments of the compiled algorithms: pooled by targets and columns, with values as codes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from mdcm.plan.records import DatasetSpec, Kind
 
 __all__ = ["FEWEST_VALUES", "Domain", "checked", "domains_of", "pooled"]
 
-# so many distinct values of a continuous variable can stand for all of them
+# number of distinct values of a continuous variable that can count as all of them
 FEWEST_VALUES = 20
 
 
 def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[DatasetSpec, ...]:
-    """The datasets, one observational one of all variables if there is None.
+    """The checked datasets; for None, one observational dataset of all variables.
 
     Raises:
-        PlanError: If there is none, two have one name, or one sets what is no node.
+        PlanError: If the list is empty, two datasets have the same name, or one sets a variable that is not a node.
     """
     specs = (DatasetSpec("d1"),) if datasets is None else tuple(datasets)
     if not specs:
-        raise PlanError("there is no dataset to plan for")
+        raise PlanError("datasets is empty; give at least one, or None for observational data of all variables")
     seen: set[str] = set()
     for spec in specs:
         if not isinstance(spec, DatasetSpec):
             raise PlanError(f"datasets holds {spec!r}; it takes DatasetSpec objects")
         if spec.name in seen:
-            raise PlanError(f"two datasets are called {spec.name!r}; give each a name of its own")
+            raise PlanError(f"two datasets are called {spec.name!r}; give each its own name")
         seen.add(spec.name)
         for target in spec.do:
             if target not in graph:
@@ -47,22 +47,22 @@ def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[Datase
 def pooled(
     graph: ADMG, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> tuple[list[_core.DatasetGroup], list[list[int]]]:
-    """Datasets pooled by targets and columns, and the indices of the datasets in every group."""
+    """Groups of datasets with the same targets and columns, and the indices of the datasets in each group."""
     for name in levels:
         try:
             graph.index(name)
         except GraphError as error:
             raise GraphError(f"levels: {error}") from None
-    # None where every node is known; the set of all nodes costs more than a small question to a large graph
-    found: dict[tuple[frozenset[str], frozenset[str] | None], list[int]] = {}
+    # None if every node is known: the set of all nodes costs more than a small query about a large graph
+    members_of: dict[tuple[frozenset[str], frozenset[str] | None], list[int]] = {}
     for j, spec in enumerate(specs):
         known = None if spec.columns is None else frozenset(v for v in (*spec.columns, *spec.do) if v in graph)
         if known is not None and len(known) == len(graph):
             known = None
-        found.setdefault((frozenset(spec.do), known), []).append(j)
+        members_of.setdefault((frozenset(spec.do), known), []).append(j)
     domains = domains_of(specs, kinds, levels)
     groups: list[_core.DatasetGroup] = []
-    for (do, columns), members in found.items():
+    for (do, columns), members in members_of.items():
         targets = sorted(do, key=graph.index)
         covered = {name for name in targets if _spans(name, [specs[j] for j in members], kinds, levels)}
         boxes = []
@@ -82,25 +82,25 @@ def pooled(
                 "rows": total,
             }
         )
-    return groups, list(found.values())
+    return groups, list(members_of.values())
 
 
 def _boxes(
     spec: DatasetSpec, targets: Sequence[str], covered: set[str], domains: Mapping[str, Domain]
 ) -> list[list[list[int]]]:
-    """Products of levels that a data set has, a list of levels for every target; an empty one stands for all."""
+    """Products of levels that a data set has: a list of levels per target, where an empty list means all levels."""
 
     def codes(name: str, values: Iterable[Any] | None) -> list[int]:
         return [] if spec.covers or name in covered or values is None else domains[name].codes(values)
 
     if spec.combinations is None or spec.covers:
         return [[codes(name, spec.do[name]) for name in targets]]
-    places = [list(spec.do).index(name) for name in targets]
+    positions = [list(spec.do).index(name) for name in targets]
     boxes: dict[tuple[frozenset[int], ...], None] = {}
     for combination in spec.combinations:
-        values = [None if combination[place] is None else (combination[place],) for place in places]
+        values = [None if combination[k] is None else (combination[k],) for k in positions]
         boxes[tuple(frozenset(codes(*pair)) for pair in zip(targets, values, strict=True))] = None
-    # those that differ in one target alone are one product
+    # unite products that differ in one target only
     for k in range(len(targets)):
         merged: dict[tuple[frozenset[int], ...], frozenset[int]] = {}
         for box in boxes:
@@ -116,32 +116,32 @@ class Domain:
     """The levels of a variable that is intervened on.
 
     Attributes:
-        size: Their number; 0 where only a data set that sets every value covers the variable.
-        order: The levels known.
+        size: Number of levels; 0 if only a data set that sets every value covers the variable.
+        order: The known levels.
     """
 
     size: int
     order: tuple[Any, ...]
 
     def codes(self, values: Iterable[Any]) -> list[int]:
-        """Numbers of values; ``size`` for one that is no level."""
-        # a value that is no level stands for none of them, and a list must not become empty: that means every level
+        """Codes of values; ``size`` for a value that is not a level."""
+        # unknown values keep a code of their own, because an empty list would mean every level
         return [self.order.index(value) if value in self.order else self.size for value in values]
 
 
 def domains_of(
     specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> dict[str, Domain]:
-    """Levels of every variable that some data set sets, from ``levels`` or from the values set."""
+    """Levels of every variable set in any data set, from ``levels`` or from the values set."""
     set_values: dict[str, dict[Any, None]] = {}
     for spec in specs:
         for name, values in spec.do.items():
             set_values.setdefault(name, {}).update(dict.fromkeys(values or ()))
     domains = {}
-    for name, found in set_values.items():
+    for name, values_set in set_values.items():
         finite = kinds.get(name, "categorical") == "categorical"
-        order = tuple(levels[name]) if finite and name in levels else tuple(found)
-        # one value alone is no reason to believe that there are no others
+        order = tuple(levels[name]) if finite and name in levels else tuple(values_set)
+        # a single value does not show that there are no others
         size = len(order) if finite and (name in levels or len(order) > 1) else 0
         domains[name] = Domain(size, order)
     return domains
@@ -150,7 +150,7 @@ def domains_of(
 def _spans(
     name: str, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> bool:
-    """Whether the values that datasets set of a continuous variable stand for all of them."""
+    """Whether the values of a continuous variable set in datasets count as all of them."""
     if kinds.get(name, "categorical") != "continuous":
         return False
     values = {value for spec in specs for value in spec.do[name] or ()}

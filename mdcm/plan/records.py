@@ -1,4 +1,4 @@
-"""What a plan is made of: data sets as the planner sees them, fits, h-nodes, and the plan itself."""
+"""Parts of a plan: specifications of data sets, fits, h-nodes, and the plan itself."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _VERSION = 1
 
 @dataclass(frozen=True, init=False)
 class DatasetSpec:
-    """What the planner needs to know of a dataset: its columns, its interventions, its size.
+    """Specification of a dataset for the planner: columns, interventions, size.
 
     Args:
         name: Name, as it appears in the plan.
         columns: Names of the observed variables; None means every variable.
         do: Variables that were set by intervention: a mapping to the values set, or names alone for every value.
         rows: Number of rows; None means unknown.
-        covers: Whether the values set stand for every combination of values, whatever their number.
-        combinations: Values that were set together, one of each target in the order of ``do``, where None stands for
-            every value; None means that all combinations of the values listed occur.
+        covers: Whether the values set count as every combination of values, regardless of their number.
+        combinations: Values that were set together, one of each target in the order of ``do``, where None means every
+            value; None means that all combinations of the values listed occur.
 
     Attributes:
         name: Name.
@@ -50,10 +50,10 @@ class DatasetSpec:
         do: For each target the tuple of values set, or None for every value.
         rows: Number of rows, or None.
         covers: As given.
-        combinations: Distinct ones as tuples, or None where they are all.
+        combinations: Distinct combinations as tuples, or None if all occur.
 
     Raises:
-        PlanError: If the name is empty, the columns or targets are no names, rows is negative, or a combination has
+        PlanError: If the name is empty, the columns or targets are not names, rows is negative, or a combination has
             another length than ``do`` or a value that is not listed there.
 
     Example:
@@ -83,7 +83,7 @@ class DatasetSpec:
         combinations: Iterable[Sequence[Any]] | None = None,
     ) -> None:
         if not isinstance(name, str) or not name.strip():
-            raise PlanError(f"a dataset's name must be text that is not empty, not {name!r}")
+            raise PlanError(f"a dataset's name must be non-empty text, not {name!r}")
         if isinstance(columns, str) or isinstance(do, str):
             raise PlanError(f"dataset {name!r}: columns and do take several names, not one text")
         if rows is not None and rows < 0:
@@ -95,7 +95,7 @@ class DatasetSpec:
                     raise PlanError(f"dataset {name!r}: the values of do({target}) must be a list, not {given!r}")
                 values[target] = None if given is None else tuple(given)
                 if values[target] == ():
-                    raise PlanError(f"dataset {name!r}: do({target}) lists no value")
+                    raise PlanError(f"dataset {name!r}: do({target}) has an empty list of values")
         else:
             values = dict.fromkeys(do)
         object.__setattr__(self, "name", name)
@@ -110,9 +110,9 @@ class DatasetSpec:
 def _combinations(
     name: str, do: Mapping[str, tuple[Any, ...] | None], given: Iterable[Sequence[Any]]
 ) -> tuple[tuple[Any, ...], ...] | None:
-    """Distinct combinations of values that were set together; None where they are all that there can be."""
-    found = tuple(dict.fromkeys(map(tuple, given)))
-    for combination in found:
+    """Distinct combinations of values that were set together; None if all possible combinations occur."""
+    distinct = tuple(dict.fromkeys(map(tuple, given)))
+    for combination in distinct:
         if len(combination) != len(do):
             raise PlanError(
                 f"dataset {name!r}: the combination {combination!r} has {len(combination)} values for {len(do)} targets"
@@ -122,33 +122,33 @@ def _combinations(
                 raise PlanError(
                     f"dataset {name!r}: a combination has {target}={value!r}, which do({target}) does not list"
                 )
-    if not found:
-        raise PlanError(f"dataset {name!r}: combinations lists none")
+    if not distinct:
+        raise PlanError(f"dataset {name!r}: combinations is empty")
     listed = [(None,) if values is None else values for values in do.values()]
-    some = [{combination[place] for combination in found} for place in range(len(do))]
-    # where a number stands for every value its own values tell nothing of what was set together
-    whole = math.prod(1 if None in seen else len(set(values)) for values, seen in zip(listed, some, strict=True))
-    return None if len(found) == whole else found
+    used = [{combination[k] for combination in distinct} for k in range(len(do))]
+    # a target that counts as set to every value does not multiply the number of combinations
+    possible = math.prod(1 if None in seen else len(set(values)) for values, seen in zip(listed, used, strict=True))
+    return None if len(distinct) == possible else distinct
 
 
 class Fit:
     """One distribution that an h-node's generators are matched to.
 
-    The mechanisms of ``variables`` are trained, those of ``ancestors`` generate along with them as they are, and
-    the data's own values stand in for ``parents`` and ``do``: what is matched is
-    P(variables, ancestors | parents, do). A likelihood fit has no ancestors.
+    The mechanisms of ``variables`` are trained, those of ``ancestors`` generate along with them unchanged, and
+    ``parents`` and ``do`` take their values from the data: the fit matches P(variables, ancestors | parents, do). A
+    likelihood fit has no ancestors.
 
     Attributes:
         datasets: Names of the datasets whose rows are used, in the order given.
         do: Sorted names of the variables that these datasets intervene on.
         variables: Sorted names of the mechanisms that are trained.
-        ancestors: Sorted names of the mechanisms, trained before, that must generate too (the set A).
+        ancestors: Sorted names of the mechanisms, trained earlier, that must generate too (the set A).
         parents: Sorted names of the parents of variables and ancestors outside them.
-        objective: ``"likelihood"``; ``"conditional"``, the loss that a mechanism without a density has of its own, such
-            as flow matching of an image; or ``"adversarial"``, against critics.
+        objective: ``"likelihood"``; ``"conditional"``, the conditional loss of a mechanism without a density, such as
+            flow matching of an image; or ``"adversarial"``, against critics.
     """
 
-    __slots__ = ("_find", "_found", "datasets", "do", "objective", "variables")
+    __slots__ = ("_find", "_result", "datasets", "do", "objective", "variables")
 
     def __init__(
         self,
@@ -163,13 +163,13 @@ class Fit:
         self.variables = tuple(variables)
         self.objective = objective
         self._find: Callable[[], tuple[tuple[str, ...], tuple[str, ...]]] | None = find
-        self._found: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._result: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def _sets(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        # found on request: all ancestors of a large plan together can be quadratic in the graph
-        if self._found is None and self._find is not None:
-            self._found, self._find = self._find(), None
-        return cast("tuple[tuple[str, ...], tuple[str, ...]]", self._found)
+        # computed on request: all ancestors of a large plan together can be quadratic in the graph
+        if self._result is None and self._find is not None:
+            self._result, self._find = self._find(), None
+        return cast("tuple[tuple[str, ...], tuple[str, ...]]", self._result)
 
     @property
     def ancestors(self) -> tuple[str, ...]:
@@ -205,32 +205,32 @@ class Fit:
         return f"{how}: P({matched}{bar}{given}) from {', '.join(self.datasets)}"
 
 
-# what a fit may be, once "auto" is decided
+# objectives of a fit, after "auto" is resolved
 _OBJECTIVES = ("adversarial", "conditional", "likelihood")
 
 
 def _check_stored(plan: Plan, edges: Sequence[tuple[int, int]]) -> None:
-    """Refuse a plan that speaks of variables, data sets or h-nodes that it does not have."""
+    """Refuse a plan that refers to variables, data sets or h-nodes that it does not have."""
     nodes, names = set(plan.graph.nodes), {spec.name for spec in plan.datasets}
     if len(names) < len(plan.datasets):
         raise ValueError("two of its data sets have the same name")
     if plan.method not in get_args(Method):
         raise ValueError(f"its method is {quoted(plan.method)}")
     seen: set[str] = set()
-    for place, hnode in enumerate(plan.hnodes):
+    for index, hnode in enumerate(plan.hnodes):
         if not hnode.variables or not seen.isdisjoint(hnode.variables):
-            raise ValueError(f"hnodes[{place}] has no variable of its own")
+            raise ValueError(f"hnodes[{index}] has no variables, or one of an earlier h-node")
         seen.update(hnode.variables)
         for fit in hnode.fits:
             if fit.objective not in _OBJECTIVES:
-                raise ValueError(f"hnodes[{place}] has the objective {quoted(fit.objective)}")
+                raise ValueError(f"hnodes[{index}] has the objective {quoted(fit.objective)}")
             known = {*fit.variables, *fit.ancestors, *fit.parents, *fit.do} <= nodes
             if not known or not set(fit.datasets) <= names or not set(fit.variables) <= set(hnode.variables):
-                raise ValueError(f"hnodes[{place}] has a fit of variables or data sets that are not the plan's")
+                raise ValueError(f"hnodes[{index}] has a fit of variables or data sets that are not the plan's")
     if not seen <= nodes:
-        raise ValueError("its h-nodes are not of its graph")
+        raise ValueError("an h-node has a variable that is not in its graph")
     if any(not 0 <= end < len(plan.hnodes) for edge in edges for end in edge):
-        raise ValueError("an edge is between h-nodes that it does not have")
+        raise ValueError("an edge joins h-nodes that it does not have")
 
 
 def _stored_fit(
@@ -250,8 +250,8 @@ class HNode:
 
     Attributes:
         variables: Sorted names.
-        level: 0 where nothing must be trained before; otherwise one more than the highest level that it needs.
-        fits: What the generators are matched to, all at once.
+        level: 0 if nothing must be trained before it; otherwise one more than the highest level that it needs.
+        fits: The distributions that the generators are matched to, all at once.
     """
 
     variables: tuple[str, ...]
@@ -298,17 +298,17 @@ _CONTENT = record(
 
 
 class Plan:
-    """What is trained with what, in which order, and against which data; made by :func:`plan`.
+    """Groups of mechanisms trained together, their order, and the data they are matched to; made by :func:`plan`.
 
     Attributes:
         graph: The graph.
         datasets: The datasets planned for.
         method: How h-nodes were found.
         hnodes: H-nodes, by level and then by the smallest topological position of a member.
-        edges: Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained before.
-        levels: For each level the indices of its h-nodes; those of one level can be trained at the same time.
-        largest: The most mechanisms that are trained together.
-        unused: What the plan makes no use of, in words.
+        edges: Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained first.
+        levels: Indices of the h-nodes of each level; those of one level can be trained at the same time.
+        largest: The largest number of mechanisms that are trained together.
+        unused: Datasets and columns that the plan does not use, in words.
 
     Example:
         >>> from mdcm.plan import plan
@@ -347,13 +347,13 @@ class Plan:
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained before."""
+        """Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained first."""
         if self._edges is None:
             self._edges = self._find_edges()
         return self._edges
 
     def explain(self, index: int, variable: str) -> str:
-        """Says what part a variable plays in training an h-node, and why, with the backdoor paths.
+        """Explain the role of a variable in training an h-node, with the backdoor paths.
 
         Args:
             index: Index into :attr:`hnodes`.
@@ -396,24 +396,24 @@ class Plan:
             return "\n".join(lines)
         if any(variable in fit.parents for fit in hnode.fits):
             return (
-                f"{variable} is a parent, and the data's own values stand in for it: "
-                f"no backdoor path tells conditioning on it from intervening on it."
+                f"{variable} is a parent, and its values are taken from the data: "
+                f"there is no backdoor path, so conditioning on it equals intervening on it."
             )
-        return f"{variable} plays no part in training {braced(hnode.variables)}."
+        return f"{variable} is not used in training {braced(hnode.variables)}."
 
     def _closure(self, fit: Fit) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
-        """The closure that forces the ancestors of a fit; those of its data sets agree."""
+        """The closure that determines the ancestors of a fit; it is the same for all its data sets."""
         do = next((tuple(spec.do) for spec in self.datasets if spec.name in fit.datasets[:1]), ())
         return closure_of(self.graph, fit.variables, do)
 
     def to_json(self, indent: int | None = None) -> str:
-        """Writes the plan as JSON.
+        """Write the plan as JSON.
 
         Args:
             indent: Spaces per level of nesting; None for one line.
 
         Returns:
-            The text, which :meth:`from_json` reads back.
+            The text; :meth:`from_json` reads it back.
         """
         content = {
             "format": _FORMAT,
@@ -456,7 +456,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan that :meth:`to_json` wrote.
+        """Read a plan written by :meth:`to_json`.
 
         Args:
             text: The JSON text.
@@ -465,17 +465,17 @@ class Plan:
             An equal plan.
 
         Raises:
-            PlanError: If the text is no plan, or of another version.
+            PlanError: If the text is not a plan, or of another version.
         """
         try:
             content = parse_json(text)
         except ValueError as error:
             raise PlanError(f"the plan is not JSON: {str(error).removeprefix('it is no JSON text: ')}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise PlanError(f"the JSON text is no plan: its 'format' is not {_FORMAT!r}")
+            raise PlanError(f"the JSON text is not a plan: its 'format' is not {_FORMAT!r}")
         if content.get("version") != _VERSION:
             raise PlanError(
-                f"the plan has version {quoted(content.get('version'))}; this is mdcm for version {_VERSION}"
+                f"the plan has version {quoted(content.get('version'))}; this mdcm reads version {_VERSION}"
             )
         try:
             _CONTENT(content, "")
@@ -485,8 +485,8 @@ class Plan:
             )
             edges = tuple((int(s), int(t)) for s, t in content["edges"])
             if any(not 0 <= hnode.level < len(hnodes) for hnode in hnodes):
-                # and a list of so many levels would not fit in memory
-                raise ValueError("an h-node is on a level that a plan of so few does not have")
+                # a list of that many levels would not fit in memory
+                raise ValueError("the level of an h-node is not below the number of h-nodes")
             levels: list[list[int]] = [[] for _ in range(max((h.level for h in hnodes), default=-1) + 1)]
             for i, hnode in enumerate(hnodes):
                 levels[hnode.level].append(i)
@@ -508,7 +508,7 @@ class Plan:
         return loaded
 
     def diagram(self) -> Diagram:
-        """The h-graph as boxes in columns, one column per level, edges with the backdoor path they rest on."""
+        """The h-graph as boxes, one column per level, with edges labelled by their backdoor paths."""
         boxes = [
             Box(", ".join(h.variables), tuple(str(fit) for fit in h.fits), h.level, f"h-node {i}")
             for i, h in enumerate(self.hnodes)
@@ -530,7 +530,7 @@ class Plan:
         return Diagram(tuple(boxes), tuple(sorted(arrows)))
 
     def to_dot(self) -> str:
-        """Writes the h-graph in Graphviz's language, edges labelled with backdoor paths.
+        """Write the h-graph in DOT, with edges labelled by their backdoor paths.
 
         Returns:
             The text.
@@ -538,7 +538,7 @@ class Plan:
         return self.diagram().to_dot()
 
     def to_svg(self) -> str:
-        """Draws the h-graph: one column per level, h-nodes as boxes, edges with the backdoor paths they rest on.
+        """Draw the h-graph: h-nodes as boxes, one column per level, with edges labelled by their backdoor paths.
 
         Returns:
             A self-contained SVG document.
