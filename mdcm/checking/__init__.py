@@ -1,9 +1,9 @@
-"""Whether data contradict a graph: what it implies, each statement tested, the worst violation first.
+"""Tests of the statements that a graph implies about data, with the strongest violation first.
 
-Of every dataset, one independence per pair of variables that the graph separates, and the inequality of every
-instrument; of every two datasets, what they have to share. Two categorical variables given categorical ones are
-compared by tables within strata, whose statistic has a mean and variance that are known exactly; all other pairs by the
-covariances of what regressions on the separating variables leave.
+For every dataset: one independence per pair of variables that the graph separates, and the inequality of every
+instrument. For every two datasets: the distributions that they must share. Two categorical variables given categorical
+ones are tested by tables within strata, whose statistic has an exactly known mean and variance; all other pairs by
+covariances of residuals of regressions on the separating variables.
 """
 
 from mdcm.checking.independences import Independence, implied_independences

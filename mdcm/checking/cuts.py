@@ -1,4 +1,4 @@
-"""Where a function of two numbers jumps: a cut of each, which makes four cells of nearly constant values."""
+"""Piecewise constant fits to a function of two coordinates: one cut of each, which makes four cells."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 __all__ = ["best_cut", "cells"]
 
-# a first look is at so many places of each, the next ones at all of them, one after the other
-_PLACES, _ROUNDS = 64, 2
+# candidate cuts of each coordinate in the joint search; rounds of refinement, one coordinate at a time, over all cuts
+_CANDIDATES, _ROUNDS = 64, 2
 
 
 def best_cut(first: Floats, second: Floats, values: Floats, weights: Floats) -> tuple[float, float, float]:
-    """The cut of two numbers in two that leaves least of the weighted squares of values in the four cells it makes.
+    """The cut of each of two coordinates that minimizes the weighted sum of squares within the four cells.
 
     Args:
-        first: A number, ``[n]``.
+        first: A coordinate, ``[n]``.
         second: Another, or the same, which makes three cells of it.
-        values: ``[n]``.
-        weights: Of the rows, ``[n]``, positive.
+        values: Response, ``[n]``.
+        weights: Weights of the rows, ``[n]``, positive.
 
     Returns:
-        Where the first is cut, where the second, and by how much less the weighted sum of squares is in the cells.
+        The cut of the first coordinate, the cut of the second, and the reduction of the weighted sum of squares.
 
     Complexity:
         O(n log n).
 
     References:
-        Breiman, Friedman, Olshen & Stone (1984), Classification and Regression Trees, of which two splits are made at
-        once: of a sign of a product neither alone explains anything.
+        Breiman, Friedman, Olshen & Stone (1984), Classification and Regression Trees. Here two splits are chosen
+        jointly, because neither alone explains the sign of a product.
 
     Example:
         >>> z, w = np.random.default_rng(0).normal(size=(2, 400))
@@ -43,33 +43,33 @@ def best_cut(first: Floats, second: Floats, values: Floats, weights: Floats) -> 
         >>> abs(a) < 0.05, abs(b) < 0.05, round(gain)
         (True, True, 400)
     """
-    ends = [_places(first, _PLACES), _places(second, _PLACES)]
-    codes = [np.searchsorted(end, column) for end, column in zip(ends, (first, second), strict=True)]
-    shape = (len(ends[0]) + 1, len(ends[1]) + 1)
+    candidates = [_candidates(first, _CANDIDATES), _candidates(second, _CANDIDATES)]
+    codes = [np.searchsorted(cuts, column) for cuts, column in zip(candidates, (first, second), strict=True)]
+    shape = (len(candidates[0]) + 1, len(candidates[1]) + 1)
     flat = codes[0] * shape[1] + codes[1]
-    mass, sums = (np.bincount(flat, one, shape[0] * shape[1]).reshape(shape) for one in (weights, weights * values))
-    gains = _gains(*(one.cumsum(0).cumsum(1) for one in (mass, sums)))[:-1, :-1]
+    mass, sums = (np.bincount(flat, terms, shape[0] * shape[1]).reshape(shape) for terms in (weights, weights * values))
+    gains = _gains(*(table.cumsum(0).cumsum(1) for table in (mass, sums)))[:-1, :-1]
     row, column = np.unravel_index(int(gains.argmax()), gains.shape) if gains.size else (0, 0)
-    cuts = [float(ends[0][row]), float(ends[1][column])] if gains.size else [np.inf, np.inf]
+    best = [float(candidates[0][row]), float(candidates[1][column])] if gains.size else [np.inf, np.inf]
     gain = 0.0
     for _ in range(_ROUNDS):
-        for side, (own, other) in enumerate(((first, second), (second, first))):
-            cuts[side], gain = _line(own, other <= cuts[1 - side], values, weights)
-    return cuts[0], cuts[1], gain
+        for side, (coordinate, other) in enumerate(((first, second), (second, first))):
+            best[side], gain = _best_cut_given(coordinate, other <= best[1 - side], values, weights)
+    return best[0], best[1], gain
 
 
-def _places(column: Floats, most: int) -> Floats:
-    """Where a column may be cut: between neighbouring values, evenly over the rows."""
+def _candidates(column: Floats, most: int) -> Floats:
+    """Candidate cuts of a column: midpoints of neighbouring values, at most ``most``, evenly spaced in order."""
     values = np.unique(column)
     between: Floats = (values[1:] + values[:-1]) / 2
     return between if len(between) <= most else between[np.linspace(0, len(between) - 1, most).astype(np.int64)]
 
 
-def _line(column: Floats, low: NDArray[np.bool_], values: Floats, weights: Floats) -> tuple[float, float]:
-    """The best place to cut a column where the other one is cut already, and the gain of both."""
+def _best_cut_given(column: Floats, low: NDArray[np.bool_], values: Floats, weights: Floats) -> tuple[float, float]:
+    """The best cut of a column given that of the other (``low``: rows below it), and the gain of both."""
     order = np.argsort(column, kind="stable")
     sides = np.stack([low[order], ~low[order]], 1) * weights[order, None]
-    gains = _gains(*(one.cumsum(0).cumsum(1) for one in (sides, sides * values[order, None])))[:-1, 0]
+    gains = _gains(*(terms.cumsum(0).cumsum(1) for terms in (sides, sides * values[order, None])))[:-1, 0]
     ordered = column[order]
     gains = np.where(ordered[1:] > ordered[:-1], gains, -np.inf)
     if not len(gains) or not np.isfinite(gains.max()):
@@ -79,20 +79,20 @@ def _line(column: Floats, low: NDArray[np.bool_], values: Floats, weights: Float
 
 
 def _gains(mass: Floats, sums: Floats) -> Floats:
-    """Sums of squares that four cells explain beyond one mean, from masses and sums up to every place of both."""
+    """Sum of squares that four cells explain beyond one mean, per pair of cuts, from cumulative masses and sums."""
     total, everything = mass[-1, -1], sums[-1, -1]
     gains = np.full(mass.shape, -everything * everything / total)
-    for part, own in (
+    for cell_mass, cell_sum in (
         (mass, sums),
         (mass[-1:] - mass, sums[-1:] - sums),
         (mass[:, -1:] - mass, sums[:, -1:] - sums),
         (total - mass[-1:] - mass[:, -1:] + mass, everything - sums[-1:] - sums[:, -1:] + sums),
     ):
-        gains += np.where(part > 0, own * own / np.where(part > 0, part, 1.0), 0.0)
+        gains += np.where(cell_mass > 0, cell_sum**2 / np.where(cell_mass > 0, cell_mass, 1.0), 0.0)
     return gains
 
 
 def cells(first: Floats, second: Floats, cuts: tuple[float, float]) -> Floats:
-    """Indicators of the cells that hold rows, ``[n, at most 4]``."""
-    numbers = 2 * (first > cuts[0]) + (second > cuts[1])
-    return np.asarray((numbers[:, None] == np.unique(numbers)).astype(np.float64))
+    """Indicators of the non-empty cells, ``[n, at most 4]``."""
+    codes = 2 * (first > cuts[0]) + (second > cuts[1])
+    return np.asarray((codes[:, None] == np.unique(codes)).astype(np.float64))

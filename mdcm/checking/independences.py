@@ -1,4 +1,4 @@
-"""The independences that a graph implies, one per pair of variables that can be separated."""
+"""Conditional independences that a graph implies, one per separable pair of variables."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def implied_independences(
 ) -> Iterator[Independence]:
     """One independence per pair of observed variables that the graph separates by observed variables.
 
-    Of the pair, y is the later in topological order. The separating set is what remains of y's Markov blanket among
-    the ancestors of the pair when only those members are kept that a path from x reaches first. No member can be
-    left out of it. In a DAG whose variables are all observed it consists of parents of y, so the list implies, by the
-    rules of compositional graphoids, the ordered Markov property and with it every independence of the graph. Two
-    variables may have no edge and yet be inseparable, by an inducing path; the graph implies no independence of them.
+    In each pair, y is later in topological order. The separating set consists of those members of y's Markov blanket
+    among the ancestors of the pair that a path from x reaches first; it is minimal. In a DAG whose variables are all
+    observed it consists of parents of y, so the list implies, by the rules of compositional graphoids, the ordered
+    Markov property and with it every independence of the graph. Two variables without an edge may be inseparable, by
+    an inducing path; the graph implies no independence of them.
 
     Args:
         graph: The graph.
         columns: Names of the observed variables; all of them by default.
-        do: Variables set by intervention. Edges into them are removed. How several were set together is the
-            experimenter's choice, so pairs among them are left out, and others are conditioned on where that matters.
+        do: Variables set by intervention. Edges into them are removed. The experimenter chooses their joint
+            distribution, so they count as dependent on each other, and pairs among them are left out.
 
     Yields:
         Independences, in the order of the later and then the earlier variable.
@@ -64,29 +64,30 @@ def implied_independences(
         van der Zander, Liśkiewicz & Textor (2019), Separators and adjustment sets in causal graphs.
 
     Example:
-        >>> [str(one) for one in implied_independences(ADMG.from_string("A -> B -> C; A -> D <- C; B <-> D"))]
+        >>> list(map(str, implied_independences(ADMG.from_string("A -> B -> C; A -> D <- C; B <-> D"))))
         ['A ⊥ C | B']
-        >>> [str(one) for one in implied_independences(ADMG.from_string("X -> Z -> Y; X <-> Y"), do=["X"])]
+        >>> list(map(str, implied_independences(ADMG.from_string("X -> Z -> Y; X <-> Y"), do=["X"])))
         ['X ⊥ Y | Z']
     """
     separators = Separators(graph, graph.nodes if columns is None else columns, do)
     for later in range(len(separators.columns)):
         for earlier in range(later):
-            found = separators.independence(earlier, later)
-            if found is not None:
-                yield found
+            independence = separators.independence(earlier, later)
+            if independence is not None:
+                yield independence
 
 
 def implies_nothing(graph: ADMG, targets: Collection[str] = ()) -> bool:
-    """Whether it is plain that a graph allows every distribution of its variables.
+    """Whether a sufficient condition shows that a graph allows every distribution of its variables.
 
-    It is if every variable is known to all later ones, in topological order: by arrows to them, or by one hidden cause
-    that fixes how it answers its own causes. Then each can be any function of all before it. Where it is not plain, the
-    graph usually implies something: an independence, an equality of Verma's kind or an inequality.
+    The condition: every variable either has arrows to all later ones in topological order, or shares with the others
+    of these one hidden cause, which can fix its response to its own causes. Then each variable can be any function of
+    all earlier ones. If it fails, the graph usually implies a constraint: an independence, an equality of Verma's kind
+    or an inequality.
 
     Args:
-        graph: The graph, of observed variables alone, without edges into the targets.
-        targets: Variables whose distribution is set, in whatever way.
+        graph: The graph, of observed variables only, without edges into the targets.
+        targets: Variables whose distribution is set by an experiment.
 
     References:
         Evans (2016), Graphs for margins of Bayesian networks.
@@ -107,27 +108,27 @@ def implies_nothing(graph: ADMG, targets: Collection[str] = ()) -> bool:
     later = set(order)
     for name in order:
         later.discard(name)
-        apart = later - graph.children(name)
+        no_arrow = later - graph.children(name)
         if name in targets:
-            apart -= set(targets)
-        if apart and not any(apart <= members for members in shared[name]):
+            no_arrow -= set(targets)
+        if no_arrow and not any(no_arrow <= members for members in shared[name]):
             return False
     return True
 
 
 class Separators:
-    """Separating sets in the moral graph of a pair's ancestors, where confounders are hidden nodes.
+    """Separating sets in the moral graph of a pair's ancestors, with confounders as hidden nodes.
 
-    A set of ancestors m-separates a pair if and only if it cuts every path in that graph, and a pair that can be
-    separated can be so by ancestors. The moral graph is never built: two nodes are neighbours if they belong to one
-    family, which is a node with its parents and confounders.
+    A set of ancestors m-separates a pair if and only if it blocks every path in that graph, and every separable pair
+    is separated by some set of ancestors. The moral graph is never built: two nodes are neighbours if they belong to
+    one family, which is a node with its parents and confounders.
     """
 
     def __init__(self, graph: ADMG, columns: Collection[str], do: Collection[str]) -> None:
         cut = graph.intervene(do)
         self.graph = graph
         observed = {graph.index(name) for name in columns}
-        # in topological order, so that of two places the larger is the later variable
+        # in topological order, so that the larger of two positions is the later variable
         self.columns = [v for v in map(graph.index, cut.topological_order()) if v in observed]
         self._observed = observed
         self._parents = [sorted(map(graph.index, cut.parents(name))) for name in graph.nodes]
@@ -136,7 +137,7 @@ class Separators:
             hidden.append(tuple(do))
         n = len(graph.nodes)
         self._families: list[list[int]] = [[v, *parents] for v, parents in enumerate(self._parents)]
-        # families that a node belongs to, by the node that each is named after
+        # families that a node belongs to, each identified by the child
         self._member: list[list[int]] = [[v] for v in range(n)] + [[] for _ in hidden]
         for v, parents in enumerate(self._parents):
             for parent in parents:
@@ -147,7 +148,7 @@ class Separators:
                 self._member[k].append(child)
 
     def independence(self, earlier: int, later: int) -> Independence | None:
-        """The pair at two places of ``columns``, or None if it is adjacent or cannot be separated."""
+        """The independence of the pair at two positions of ``columns``; None if it is adjacent or inseparable."""
         x, y = self.columns[earlier], self.columns[later]
         if x in self._parents[y]:
             return None
@@ -167,16 +168,16 @@ class Separators:
         return x in self._parents[y] or not hidden.isdisjoint(self._families[x])
 
     def _ancestors(self, x: int, y: int) -> set[int]:
-        found, pending = {x, y}, [x, y]
+        ancestors, pending = {x, y}, [x, y]
         while pending:
             for parent in self._parents[pending.pop()]:
-                if parent not in found:
-                    found.add(parent)
+                if parent not in ancestors:
+                    ancestors.add(parent)
                     pending.append(parent)
-        return found
+        return ancestors
 
     def _reach(self, start: int, stops: Collection[int], within: set[int]) -> set[int]:
-        """The stops that moral paths from the start reach first."""
+        """Members of ``stops`` that moral paths from ``start`` reach first."""
         reached, seen, families, pending = set(), {start}, set(), [start]
         while pending:
             for family in self._member[pending.pop()]:

@@ -1,4 +1,4 @@
-"""Instruments, and the inequalities that show whether they are any."""
+"""Instrumental variables, and the inequalities that test them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = [
 
 
 def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
-    """Triples (z, x, y) in which z is an instrument for the effect of x on y, all of them hidden causes apart.
+    """Triples (z, x, y) in which z is an instrument for the effect of x on y.
 
-    Given x, z and y are dependent through a hidden cause of x and y, so that no independence is implied of them; and
-    yet what y would be if x were set is independent of z.
+    Given x, z and y are dependent through a hidden cause of x and y, so the graph implies no independence of them; but
+    the potential outcome of y under do(x) is independent of z.
 
     Args:
-        graph: The graph, of observed variables alone.
+        graph: The graph, of observed variables only.
 
     Returns:
         Names, in the order of the nodes.
@@ -55,18 +55,18 @@ def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
         >>> instruments(ADMG.from_string("Z -> X -> Y; X <-> Y; Z -> Y"))
         []
     """
-    place = {name: k for k, name in enumerate(graph.nodes)}
+    position = {name: k for k, name in enumerate(graph.nodes)}
     triples = []
     for component in graph.c_components():
         if len(component) < 2:
             continue
-        for x in sorted(component, key=place.__getitem__):
+        for x in sorted(component, key=position.__getitem__):
             below = graph.descendants(x)
-            outcomes = sorted((below & component) - {x}, key=place.__getitem__)
-            causes = sorted((graph.parents(x) | graph.siblings(x)) - below, key=place.__getitem__)
+            outcomes = sorted((below & component) - {x}, key=position.__getitem__)
+            causes = sorted((graph.parents(x) | graph.siblings(x)) - below, key=position.__getitem__)
             if not outcomes or not causes:
                 continue
-            # x as it comes by itself, apart from x as it is set: its own arrows belong to the latter
+            # the natural value of x, without the arrows out of x, which belong to the value set
             natural = ADMG(
                 graph.nodes, [edge for edge in graph.directed if edge[0] != x], graph.bidirected, dict(graph.latents)
             )
@@ -78,13 +78,13 @@ def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True, eq=False)
 class Inequality:
-    """That events of x and y, one for each of several values of the instrument, have no more than so much in all.
+    """An upper bound on the sum of P(event | z) over events of x and y, one event per value z of the instrument.
 
     Attributes:
-        events: The value of the instrument, and which levels of x and y the event holds, bool ``[causes, outcomes]``.
-        sum: Sum of their shares.
-        bound: What it cannot exceed.
-        comparisons: Inequalities of its kind, of which this one is violated most.
+        events: Pairs of a value of the instrument and the event's levels of x and y, bool ``[causes, outcomes]``.
+        sum: Sum of the observed shares of the events.
+        bound: Upper bound of the sum.
+        comparisons: Number of inequalities of this kind, of which this one has the largest sum.
     """
 
     events: tuple[tuple[int, Flags], ...]
@@ -94,10 +94,10 @@ class Inequality:
 
 
 def pearls_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
-    """Of every two values of the instrument and level of x the sets B with the largest P(x, B | z) + P(x, not B | z').
+    """For every two values of the instrument and level of x, the set B with the largest P(x, B | z) + P(x, not B | z').
 
-    Were x set, y would be in B with a probability of at least the first term, and not with one of at least the second,
-    whatever z: together they are at most 1. If y has two levels, these are all the inequalities that Pearl gives.
+    Under do(x), y is in B with a probability of at least the first term, and not in B with a probability of at least
+    the second, for every z: their sum is at most 1. If y has two levels, these are all of Pearl's inequalities.
 
     Args:
         shares: P(x, y | z), ``[causes, outcomes]``, for each value z.
@@ -107,7 +107,7 @@ def pearls_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
 
     Example:
         >>> shares = {0: np.array([[0.9, 0.0], [0.1, 0.0]]), 1: np.array([[0.0, 0.9], [0.1, 0.0]])}
-        >>> [round(one.sum, 3) for one in pearls_inequalities(shares)]
+        >>> [round(inequality.sum, 3) for inequality in pearls_inequalities(shares)]
         [1.8, 0.1]
     """
     causes, sets = _counts(shares)
@@ -120,13 +120,13 @@ def pearls_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
 
 
 def bonets_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
-    """The same of three values of the instrument and two levels of x, whose events have at most 2 in all.
+    """The inequalities for three values of the instrument and two levels of x, with the bound 2.
 
-    P(x, B | z) + P(x, not B or x', B' | z') + P(x, not B or x', not B' | z'') is at most 2. Take a unit by what y would
-    be were x or x' set. If y(x) is not in B, the first event does not happen, whatever x comes to be. If it is and
-    y(x') is not in B', the second does not; if it is and y(x') is in B', the third does not. So no unit, had it each
-    value of the instrument in turn, is in all three. For two levels of x and y and three values these inequalities and
-    Pearl's are all that there is; of larger tables there is more.
+    P(x, B | z) + P(x, not B or x', B' | z') + P(x, not B or x', not B' | z'') is at most 2. Consider the potential
+    outcomes y(x) and y(x') of a unit. If y(x) is not in B, the first event cannot occur, for any x. If y(x) is in B and
+    y(x') is not in B', the second cannot; if y(x) is in B and y(x') is in B', the third cannot. So no unit, given each
+    value of the instrument in turn, is in all three events. For two levels of x and y and three values of z, these
+    inequalities and Pearl's are complete; larger tables have more.
 
     Args:
         shares: P(x, y | z), ``[causes, outcomes]``, for each value z.
@@ -138,8 +138,8 @@ def bonets_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
     Example:
         >>> shares = {0: np.array([[0.0, 1.0], [0.0, 0.0]]), 1: np.array([[0.5, 0.0], [0.5, 0.0]])}
         >>> shares[2] = np.array([[0.5, 0.0], [0.0, 0.5]])
-        >>> max(one.sum for one in pearls_inequalities(shares)), max(one.sum for one in bonets_inequalities(shares))
-        (1.5, 3.0)
+        >>> [max(bound.sum for bound in bounds(shares)) for bounds in (pearls_inequalities, bonets_inequalities)]
+        [1.5, 3.0]
     """
     causes, sets = _counts(shares)
     comparisons = len(shares) * math.comb(len(shares) - 1, 2) * len(causes) * (len(causes) - 1) * sets**2
@@ -157,16 +157,16 @@ def bonets_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
 
 
 def _counts(shares: Mapping[int, Floats]) -> tuple[list[int], int]:
-    """Levels of x that occur, and sets of levels of y but the empty one and that of all."""
+    """Levels of x that occur, and the number of sets of levels of y, without the empty and the full set."""
     total = np.sum(list(shares.values()), axis=0)
     return np.flatnonzero(total.sum(axis=1)).tolist(), 2 ** int((total.sum(axis=0) > 0).sum()) - 2
 
 
 def _event(shares: Mapping[int, Floats], *parts: tuple[int, Flags]) -> Flags:
-    """Levels of x, each with levels of y."""
+    """The event that x has one of some levels and y one of the levels given for it."""
     event = np.zeros(next(iter(shares.values())).shape, bool)
-    for cause, among in parts:
-        event[cause] = among
+    for cause, outcomes in parts:
+        event[cause] = outcomes
     return event
 
 
@@ -178,22 +178,22 @@ def _inequality(shares: Mapping[int, Floats], events: Mapping[int, Flags], bound
 def instrumental_test(
     z: Codes, x: Codes, y: Codes, weights: Floats | None = None, groups: Codes | None = None
 ) -> dict[str, Any] | None:
-    """Pearl's inequalities for two values of the instrument, and where there are three, Bonet's for three.
+    """Test Pearl's inequalities for pairs of values of the instrument, and Bonet's for triples if there are any.
 
-    That the sum of two shares exceeds 1 is a comparison of two shares, which is exact; that of three is compared with 2
-    by a score test. Of all levels and sets the most extreme is taken, and its p multiplied by their number; where both
-    kinds are tested, each is given half of the level.
+    Whether the sum of two shares exceeds 1 is a comparison of two shares, with an exact test; the sum of three shares
+    is compared with 2 by a score test. The smallest p over all levels and sets is multiplied by their number; if both
+    kinds are tested, each gets half of the level.
 
     Args:
-        z: Levels of the instrument, ``[n]``. Those of fewer than 30 rows, or groups, are left out.
+        z: Levels of the instrument, ``[n]``. Levels with fewer than 30 rows, or groups, are left out.
         x: Levels of the cause.
         y: Levels of the outcome.
-        weights: Of the rows, or None.
-        groups: Numbers of groups, or None.
+        weights: Weights of the rows, or None.
+        groups: Group of each row, or None.
 
     Returns:
-        Statistic, degrees of freedom, log p and effect; and the :class:`Inequality` whose p is least as
-        ``inequality``. None if fewer than two levels of z have rows enough, or y has one level.
+        Statistic, degrees of freedom, log p and effect; and the :class:`Inequality` with the smallest p as
+        ``inequality``. None if fewer than two levels of z have enough rows, or y has one level.
 
     References:
         Pearl (1995), On the testability of causal models with latent and instrumental variables; Bonet (2001),
@@ -203,33 +203,35 @@ def instrumental_test(
     units = np.arange(len(z)) if groups is None else groups
     mass = np.ones(len(z)) if weights is None else weights
     rows = {int(level): np.flatnonzero(z == level) for level in np.unique(z)}
-    rows = {level: own for level, own in rows.items() if len(np.unique(units[own])) >= FEWEST_UNITS}
+    rows = {level: at for level, at in rows.items() if len(np.unique(units[at])) >= FEWEST_UNITS}
     levels = int(y.max()) + 1
     if len(rows) < 2 or len(np.unique(y)) < 2:
         return None
     cells = (int(x.max()) + 1) * levels
     shares = {
-        level: np.bincount(x[own] * levels + y[own], mass[own], cells).reshape(-1, levels) / mass[own].sum()
-        for level, own in rows.items()
+        level: np.bincount(x[at] * levels + y[at], mass[at], cells).reshape(-1, levels) / mass[at].sum()
+        for level, at in rows.items()
     }
-    nothing: dict[str, Any] = {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
+    satisfied: dict[str, Any] = {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
     tests: list[dict[str, Any]] = []
-    kinds = [found for found in (list(pearls_inequalities(shares)), list(bonets_inequalities(shares))) if found]
-    for one in itertools.chain.from_iterable(kinds):
-        test = nothing
-        if one.sum > one.bound:
-            hits = [event[x[rows[level]], y[rows[level]]] for level, event in one.events]
+    candidates = list(pearls_inequalities(shares)), list(bonets_inequalities(shares))
+    kinds = [inequalities for inequalities in candidates if inequalities]
+    for inequality in itertools.chain.from_iterable(kinds):
+        test = satisfied
+        if inequality.sum > inequality.bound:
+            hits = [event[x[rows[level]], y[rows[level]]] for level, event in inequality.events]
             sides = [
-                (mass[rows[level]], np.unique(units[rows[level]], return_inverse=True)[1]) for level, _ in one.events
+                (mass[rows[level]], np.unique(units[rows[level]], return_inverse=True)[1])
+                for level, _ in inequality.events
             ]
             test = _violation(hits, sides, plain=weights is None and groups is None)
-        log_p = min(0.0, test["log_p"] + math.log(one.comparisons * len(kinds)))
-        tests.append(test | {"log_p": log_p, "inequality": one})
+        log_p = min(0.0, test["log_p"] + math.log(inequality.comparisons * len(kinds)))
+        tests.append(test | {"log_p": log_p, "inequality": inequality})
     return min(tests, key=lambda test: (test["log_p"], test["inequality"].bound - test["inequality"].sum))
 
 
 def _violation(hits: Sequence[Flags], sides: Sequence[tuple[Floats, Codes]], *, plain: bool) -> dict[str, Any]:
-    """Whether the shares of some events have more in all than one less than their number."""
+    """Test whether the shares of k events sum to more than k - 1."""
     if len(hits) > 2:
         return sum_test(
             [float(hit @ weights / weights.sum()) for hit, (weights, _) in zip(hits, sides, strict=True)],
@@ -243,15 +245,15 @@ def _violation(hits: Sequence[Flags], sides: Sequence[tuple[Floats, Codes]], *, 
 
 
 class Instruments:
-    """The instrumental inequalities that a graph implies of one dataset, one per triple of columns.
+    """Instrumental inequalities that a graph implies for one dataset, one per triple of columns.
 
-    The cause is categorical. An instrument or outcome that is a number is looked at by its quarters.
+    The cause is categorical. A numeric instrument or outcome is divided at its quartiles.
 
     Args:
         graph: The graph.
-        dataset: The rows; of a graph without edges into what they set.
+        dataset: The rows; edges into its targets are removed from the graph.
         schema: Kinds and levels.
-        several: Whether there are others, so that this one has to be named.
+        several: Whether there are other datasets, so that messages name this one.
     """
 
     def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
@@ -259,7 +261,7 @@ class Instruments:
         self._where = f" in {dataset.name}" if several else ""
         cut = graph.intervene(dataset.do).latent_projection(columns_of(dataset, schema), shared=True)
         if len(dataset.do) > 1:
-            # how several were set together is the experimenter's choice
+            # the experimenter chooses the joint distribution of several targets
             latents = dict(cut.latents)
             name = fresh_name((dataset.do[0], dataset.do[1]), {*cut.nodes, *latents})
             cut = ADMG(cut.nodes, cut.directed, cut.bidirected, latents | {name: tuple(dataset.do)})
@@ -271,17 +273,17 @@ class Instruments:
         self.count = len(self._triples)
 
     def outcome(self, number: int) -> Outcome:
-        """Of one of the ``count`` tests."""
+        """Outcome of one of the ``count`` tests."""
         z, x, y = self._triples[number]
         variables = {name: self._schema[name] for name in (z, x, y)}
         values = encode(self._dataset, variables)
         codes, texts = {}, {}
         for name, variable in variables.items():
             (codes[name],), texts[name] = levels_of(variable, [values[name]])
-        found = instrumental_test(codes[z], codes[x], codes[y], self._dataset.weights, self._dataset.groups)
-        if found is None:
-            return Outcome(untested=f"that {z} acts on {y} through {x} alone{self._where}")
-        inequality = found.pop("inequality")
+        result = instrumental_test(codes[z], codes[x], codes[y], self._dataset.weights, self._dataset.groups)
+        if result is None:
+            return Outcome(untested=f"that {z} acts on {y} only through {x}{self._where}")
+        inequality = result.pop("inequality")
         terms = []
         for level, event in inequality.events:
             parts = [
@@ -291,11 +293,11 @@ class Instruments:
             terms.append(f"P({' or '.join(parts)} | {texts[z][level]})")
         detail = f"{' + '.join(terms)} = {inequality.sum:.3f} against at most {inequality.bound}"
         names = {"dataset": str(self._dataset.name), "x": x, "y": y, "given": (z,)}
-        return Outcome({"kind": "instrument", **names, **found, "detail": detail})
+        return Outcome({"kind": "instrument", **names, **result, "detail": detail})
 
 
 def _any_of(name: str, texts: Sequence[str]) -> str:
-    """Several levels of a variable in text."""
+    """The text of an event that a variable has one of several levels."""
     if len(texts) == 1:
         return texts[0]
     return f"{name} in {{{', '.join(text.removeprefix(f'{name}=') for text in texts)}}}"

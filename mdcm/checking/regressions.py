@@ -1,4 +1,4 @@
-"""Regressions on what separates a pair, flexible enough that what they leave carries no trace of it."""
+"""Flexible regressions on the separating set of a pair, whose residuals are tested for dependence."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ if TYPE_CHECKING:
 
 __all__ = ["Regression", "Residuals", "StratumMeans", "leaf_centred", "leaves", "unit_points"]
 
-# widths of bell curves to choose from, in standard deviations of normal scores, and weights of interactions
+# candidate widths of Gaussian bumps, in standard deviations of normal scores, and candidate weights of interactions
 _WIDTHS = (0.15, 0.4, 1.0, 3.0)
 _PAIR_WIDTHS = (0.3, 0.8, 2.5)
 _MIXES = (0.1, 1.0, 10.0)
 _PENALTIES = np.geomspace(1e-4, 1e3, 22)
-# the choice that predicts best is smoother than what leaves least of a mean: the errors of two regressions multiply,
-# while those of chance do not
+# the penalty that predicts best smooths too much: the biases of the two regressions multiply and must be small, while
+# their variance matters less
 _UNDERSMOOTHING = 0.3
-# bell curves of a stage at most, and of one for a pair
+# largest number of bumps of a stage, and of a stage for a pair
 _CENTERS, _PAIR_CENTERS = 300, 80
-# the choices are made on so many rows, with so many bell curves
+# rows and bumps used in the choice of kernels
 _CHOICE_ROWS, _CHOICE_CENTERS = 800, 120
-# pairs of so many coordinates are looked at, on more rows
+# largest number of coordinates whose pairs are tried, and rows used for them
 _MOST_PAIRED, _PAIR_ROWS = 6, 2_000
-# of the stages that predict best on some rows so many are tried on all, in so many steps at most, as long as the error
-# falls by the share of so many rows
+# stages with the best prediction on a sample that are tried on all rows; largest number of steps; a step must reduce
+# the error by the share of this many rows
 _TRIED, _MOST_STEPS, _LEAST_GAIN = 3, 12, 12
-# two cuts, or a function of the fit, are a step where the error falls by the share of so many rows beyond what bell
-# curves do: places that are looked for among all that there are explain some of mere noise
+# two cuts, or a function of the fit, must reduce the error by the share of this many rows more than bumps do, because
+# cuts chosen among all candidates explain some noise
 _LEAST_FREE = 25
-# bell curves of a function of the fit
+# bumps of a function of the fit
 _BENDS = 12
-# more coefficients per row than this are never fitted
+# largest number of coefficients per row
 _MOST_FREEDOM = 0.7
-# rows whose fit is all their own show nothing
+# lower bound of the share kept: rows that determine their own fit carry no information
 _LEAST_KEPT = 0.05
-# sizes of coefficients of the constant and of straight lines that cost as much as a function of size 1
+# scales of the constant and linear features: a coefficient of this size costs as much as a function of size 1
 _CONSTANT, _LINE = 30.0, 3.0
-# neighbours, themselves included, that residuals are compared with
+# largest number of units in a leaf, whose residuals are compared with each other
 _LEAF = 8
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a regression leaves of some columns.
+    """Residuals of a regression of some columns.
 
     Attributes:
         values: Residuals ``[n, k]``.
-        kept: Share of independent noise's variance that is left in every residual, ``[n, k]``, above 0, at most 1.
+        kept: Share of the variance of independent noise that remains in each residual, ``[n, k]``, in (0, 1].
     """
 
     values: Floats
@@ -67,11 +67,11 @@ class Residuals:
 
 
 class StratumMeans:
-    """Means within strata, which is all that there is to learn from categorical variables.
+    """Regression on categorical variables: means within strata.
 
     Args:
-        strata: Number of every row's stratum, from 0, ``[n]``.
-        weights: Of the rows, or None.
+        strata: Stratum of each row, from 0, ``[n]``.
+        weights: Weights of the rows, or None.
     """
 
     def __init__(self, strata: Codes, weights: Floats | None) -> None:
@@ -81,7 +81,7 @@ class StratumMeans:
         self._kept: Floats = np.maximum(1 - share, _LEAST_KEPT)
 
     def residuals(self, columns: Floats) -> Residuals:
-        """Columns ``[n, k]`` less their means within strata."""
+        """Columns ``[n, k]`` minus their means within strata."""
         weighted = columns if self._weights is None else columns * self._weights[:, None]
         sums = np.stack([np.bincount(self._strata, column) for column in weighted.T], axis=1)
         values = columns - (sums / self._mass[:, None])[self._strata]
@@ -89,29 +89,29 @@ class StratumMeans:
 
 
 class Regression:
-    """Ridge regression in stages, whose features and penalties are chosen for every column by cross-validation.
+    """Stagewise ridge regression; features and penalties are chosen for each column by generalised cross-validation.
 
-    A stage is a function of all coordinates, a sum of functions of one each, or one of a pair; whichever predicts best
-    comes first, then what predicts best what that leaves. Features are bell curves at rows drawn at random, for
-    products over coordinates of one plus a bell curve of the distance (or, of a categorical variable, one plus whether
-    the levels are the same); the width, and the weight of interactions, are chosen among a few. Bell curves are off on
-    both sides of a jump: where a cut in each of two numbers predicts better, a stage is a constant in each of the four
-    cells. It is a function of the fit so far where that predicts better. Given the choices a fit is linear in the
-    column, so that products of residuals of two columns have the mean zero wherever one of the two fits has no bias,
-    and the share of noise that every residual keeps is known. Fits are deliberately less smooth than those that predict
-    best.
+    A stage is a function of all coordinates, a sum of functions of single coordinates, or a function of a pair. The
+    stage that predicts best comes first; each further stage is the one that best predicts the residual. Features are
+    Nyström features of product kernels at randomly drawn rows: the factor of a coordinate is one plus a Gaussian bump
+    of the distance (of a categorical variable, one plus an indicator of equal levels), with width and interaction
+    weight chosen from a few candidates. Bumps fit poorly near a jump, so a stage may also be constant in each of the
+    four cells made by a cut of each of two coordinates, or a function of the fit so far, if that predicts better. Given
+    these choices a fit is linear in the column, so products of residuals of two columns have mean zero if either fit is
+    unbiased, and the share of noise that remains in each residual is known. Fits are deliberately less smooth than
+    those that predict best.
 
     Args:
         numbers: Coordinates ``[n, p]``, of about unit variance.
         codes: Levels of categorical variables ``[n, q]``.
-        weights: Of the rows, or None.
-        groups: Numbers of groups from 0, or None; the choices are made on one row of each.
+        weights: Weights of the rows, or None.
+        groups: Group of each row, from 0, or None; choices use one row per group.
 
     Complexity:
-        O(n · features²) time and O(n · features) memory per stage, of at most some 300 features.
+        O(n · features²) time and O(n · features) memory per stage, of at most about 300 features.
 
     References:
-        Mallat & Zhang (1993), Matching pursuits with time-frequency dictionaries (steps); Wahba (1990), Spline models
+        Mallat & Zhang (1993), Matching pursuits with time-frequency dictionaries (stages); Wahba (1990), Spline models
         for observational data (analysis of variance by kernels, generalised cross-validation); Williams & Seeger
         (2001), Using the Nyström method to speed up kernel machines; MacKinnon & White (1985), Some
         heteroskedasticity-consistent covariance matrix estimators (shares kept).
@@ -122,9 +122,9 @@ class Regression:
         self._lines = numbers * _LINE
         self._root = None if weights is None else np.sqrt(weights)
         d = len(self._columns)
-        own = np.arange(len(numbers)) if groups is None else np.unique(groups, return_index=True)[1]
-        self._copies = len(numbers) / len(own)
-        self._own = own[np.random.default_rng(d).permutation(len(own))]
+        unit_rows = np.arange(len(numbers)) if groups is None else np.unique(groups, return_index=True)[1]
+        self._copies = len(numbers) / len(unit_rows)
+        self._unit_rows = unit_rows[np.random.default_rng(d).permutation(len(unit_rows))]
         self._bases: dict[tuple[tuple[_Kernel, ...], int], _Basis] = {}
 
         every = tuple(range(d))
@@ -140,7 +140,7 @@ class Regression:
                 self._stages.append(_Stage(kernels, _PAIR_ROWS))
 
     def residuals(self, columns: Floats) -> Residuals:
-        """Columns ``[n, k]`` less their fits."""
+        """Columns ``[n, k]`` minus their fits."""
         scale = columns.std(axis=0)
         scale[scale == 0] = 1.0
         fits = [self._residual((column - column.mean()) / size) for column, size in zip(columns.T, scale, strict=True)]
@@ -160,36 +160,36 @@ class Regression:
         return left if self._root is None else left / self._root, kept
 
     def _step(self, left: Floats, fit: Floats, gain: float) -> tuple[_Basis, float] | None:
-        """What predicts best what is left, and its penalty; None if the error falls by a smaller share than that.
+        """The basis that best predicts the residual, and its penalty; None if the error falls by less than ``gain``.
 
         Args:
-            left: What is left of the column, of rows with weights times their roots.
-            fit: What is not, likewise.
-            gain: The share.
+            left: Residual of the column, times the roots of the weights.
+            fit: Fit of the column, times the roots of the weights.
+            gain: Least share by which the error must fall.
         """
         bar = float(left @ left) / len(left) * (1 - gain) if gain else math.inf
-        best = self._bell_step(left, bar)
+        best = self._bump_step(left, bar)
         for other in (self._cut_step, self._bend_step):
             least = best[0] if best else bar
             best = other(left, fit, least * (1 - _LEAST_FREE * self._copies / len(left))) or best
         if best is None:
             return None
         _, basis, penalty = best
-        # copies of a row, as groups have them, make what they overfit look right
+        # repeated rows of a group would make overfitting look like a good fit
         return basis, penalty * self._copies
 
-    def _bell_step(self, left: Floats, bar: float) -> tuple[float, _Basis, float] | None:
-        """The error of bell curves that is below a bar, with what they are and their penalty."""
+    def _bump_step(self, left: Floats, bar: float) -> tuple[float, _Basis, float] | None:
+        """Error, basis and penalty of the best bumps; None if the error is not below ``bar``."""
         trials = sorted((self._trial(stage, left) for stage in self._stages), key=lambda trial: trial[0])
         for _, kernels, penalty in trials[:_TRIED]:
             basis = self._basis(kernels)
-            error, own = basis.choice(left)
+            error, penalty_of_all = basis.choice(left)
             if error < bar:
-                return error, basis, penalty if self._copies > 1 else own
+                return error, basis, penalty if self._copies > 1 else penalty_of_all
         return None
 
     def _bend_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
-        """The same of a function of the fit so far: a bent sum is no sum, and normal scores bend what was one."""
+        """The same for a function of the fit so far; normal scores make additive functions functions of a sum."""
         root = np.ones(len(left)) if self._root is None else self._root
         value = fit / root
         spread = float(value.std())
@@ -199,8 +199,8 @@ class Regression:
         centers = np.quantile(value, np.linspace(0, 1, _BENDS))
         best: tuple[float, _Basis, float] | None = None
         for width in _PAIR_WIDTHS:
-            bells = np.exp(-(((value[:, None] - centers) / width) ** 2) / 2)
-            features = np.hstack([np.full((len(left), 1), _CONSTANT), value[:, None] * _LINE, bells])
+            bumps = np.exp(-(((value[:, None] - centers) / width) ** 2) / 2)
+            features = np.hstack([np.full((len(left), 1), _CONSTANT), value[:, None] * _LINE, bumps])
             basis = _Basis(features * root[:, None])
             error, penalty = basis.choice(left)
             if error < (best[0] if best else bar):
@@ -208,16 +208,16 @@ class Regression:
         return best
 
     def _cut_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
-        """The same of two cuts, whatever the fit."""
-        own, numbers = self._own, range(self._lines.shape[1])
+        """The same for two cuts; ``fit`` is not used."""
+        rows, numbers = self._unit_rows, range(self._lines.shape[1])
         root = np.ones(len(left)) if self._root is None else self._root
-        values, weights = (left / root)[own], root[own] ** 2
+        values, weights = (left / root)[rows], root[rows] ** 2
         best: tuple[float, _Basis, float] | None = None
         pairs = itertools.combinations(numbers, 2) if len(numbers) > 1 else ((k, k) for k in numbers)
         for a, b in pairs if len(numbers) <= _MOST_PAIRED else ():
             first, second = self._columns[a], self._columns[b]
-            *cuts, gain = best_cut(first[own], second[own], values, weights)
-            if float(values @ (weights * values)) - gain >= bar * len(own):
+            *cuts, gain = best_cut(first[rows], second[rows], values, weights)
+            if float(values @ (weights * values)) - gain >= bar * len(rows):
                 continue
             basis = _Basis(cells(first, second, (cuts[0], cuts[1])) * root[:, None])
             error, penalty = basis.choice(left)
@@ -226,37 +226,37 @@ class Regression:
         return best
 
     def _trial(self, stage: _Stage, left: Floats) -> tuple[float, tuple[_Kernel, ...], float]:
-        """The least error of a stage on some rows, as a share of what is left there, with its kernels and penalty."""
-        sample = left[self._own[: stage.rows]]
+        """The smallest error of a stage on a sample, relative to the residual there, with its kernels and penalty."""
+        sample = left[self._unit_rows[: stage.rows]]
         scores = [(*self._basis(kernels, stage.rows).choice(sample), kernels) for kernels in stage.choices]
         error, penalty, kernels = min(scores, key=lambda score: score[0])
         return error * len(sample) / max(float(sample @ sample), 1e-300), kernels, penalty
 
     def _basis(self, kernels: tuple[_Kernel, ...], most_rows: int = 0) -> _Basis:
-        """Features of every row, or of the first so many of those that choices are made on."""
+        """Features of all rows, or of the first ``most_rows`` rows used for choices."""
         if (kernels, most_rows) not in self._bases:
-            rows = self._own[:most_rows] if most_rows else np.arange(len(self._lines))
-            own = self._own[:most_rows] if most_rows else self._own
-            most = min(_CHOICE_CENTERS if most_rows else _CENTERS, len(own) // 3)
+            rows = self._unit_rows[:most_rows] if most_rows else np.arange(len(self._lines))
+            candidates = self._unit_rows[:most_rows] if most_rows else self._unit_rows
+            most = min(_CHOICE_CENTERS if most_rows else _CENTERS, len(candidates) // 3)
             parts = [np.full((len(rows), 1), _CONSTANT)]
             if len(kernels[0].coordinates) == 1:
                 parts.append(self._lines[rows])
-            parts += [self._bells(rows, own, kernel, max(most // len(kernels), 2)) for kernel in kernels]
+            parts += [self._bumps(rows, candidates, kernel, max(most // len(kernels), 2)) for kernel in kernels]
             features = np.hstack(parts)
             basis = _Basis(features if self._root is None else features * self._root[rows, None])
             self._bases[kernels, most_rows] = basis
         return self._bases[kernels, most_rows]
 
-    def _bells(self, rows: Codes, own: Codes, kernel: _Kernel, most: int) -> Floats:
-        """Combinations of bell curves at some of ``own``, whose products are the kernel's values."""
+    def _bumps(self, rows: Codes, candidates: Codes, kernel: _Kernel, most: int) -> Floats:
+        """Nyström features of a kernel, centred at some of the candidate rows."""
         if len(kernel.coordinates) == 1:
-            # of one coordinate half of the centres are spread evenly over the rows, and half over the values
-            order = own[np.argsort(self._columns[kernel.coordinates[0]][own], kind="stable")]
+            # for one coordinate, half of the centres are spread evenly over the rows and half over the values
+            order = candidates[np.argsort(self._columns[kernel.coordinates[0]][candidates], kind="stable")]
             values = self._columns[kernel.coordinates[0]][order]
             even = np.searchsorted(values, np.linspace(values[0], values[-1], most // 2))
             centers = order[np.unique([*even, *np.linspace(0, len(order) - 1, most - most // 2).astype(np.int64)])]
         else:
-            centers = own[: min(most, _PAIR_CENTERS if len(kernel.coordinates) == 2 else most)]
+            centers = candidates[: min(most, _PAIR_CENTERS if len(kernel.coordinates) == 2 else most)]
         values, vectors = np.linalg.eigh(self._kernel(centers, centers, kernel))
         used = values > values.max() * 1e-9
         return np.asarray(self._kernel(rows, centers, kernel) @ (vectors[:, used] / np.sqrt(values[used])))
@@ -266,16 +266,16 @@ class Regression:
         for k in kernel.coordinates:
             ends = self._columns[k][rows][:, None], self._columns[k][others]
             if k < self._lines.shape[1]:
-                bell = np.exp(-(((ends[0] - ends[1]) / kernel.width) ** 2) / 2)
+                bump = np.exp(-(((ends[0] - ends[1]) / kernel.width) ** 2) / 2)
             else:
-                bell = (ends[0] == ends[1]).astype(np.float64)
-            product *= bell if kernel.mix == math.inf else (1 + kernel.mix * bell) / (1 + kernel.mix)
+                bump = (ends[0] == ends[1]).astype(np.float64)
+            product *= bump if kernel.mix == math.inf else (1 + kernel.mix * bump) / (1 + kernel.mix)
         return product
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A product over coordinates of bell curves, or of one plus ``mix`` times these."""
+    """A product over coordinates of Gaussian bumps, or of one plus ``mix`` times these, normalized."""
 
     coordinates: tuple[int, ...]
     width: float
@@ -284,14 +284,14 @@ class _Kernel:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Kernels to choose from on so many rows."""
+    """Candidate kernels, and the number of rows used to choose among them."""
 
     choices: Sequence[tuple[_Kernel, ...]]
     rows: int
 
 
 class _Basis:
-    """Orthonormal combinations of features, and how much of each a penalty leaves."""
+    """Orthonormal combinations of features, with eigenvalues that a ridge penalty shrinks."""
 
     def __init__(self, features: Floats) -> None:
         values, vectors = np.linalg.eigh(features.T @ features)
@@ -300,7 +300,7 @@ class _Basis:
         self._vectors: Floats = features @ (vectors[:, used] / np.sqrt(self._values))
 
     def choice(self, column: Floats) -> tuple[float, float]:
-        """Generalised cross-validation's least error, and the penalty that has it."""
+        """The smallest error by generalised cross-validation, and its penalty."""
         squares, n = (self._vectors.T @ column) ** 2, len(column)
         shrunk = self._values / (self._values + _PENALTIES[:, None])
         freedom = shrunk.sum(axis=1)
@@ -310,7 +310,7 @@ class _Basis:
         return float(errors[best]), float(_PENALTIES[best])
 
     def residual(self, column: Floats, penalty: float) -> tuple[Floats, Floats]:
-        """What a penalised fit leaves, and of noise."""
+        """Residuals of a ridge fit, and the share of noise that remains in each."""
         shrunk = self._values / (self._values + penalty)
         values = column - self._vectors @ (shrunk * (self._vectors.T @ column))
         kept = 1 - (self._vectors**2) @ (2 * shrunk - shrunk**2)
@@ -318,39 +318,39 @@ class _Basis:
 
 
 def leaves(points: Floats) -> Codes:
-    """Numbers of small sets of points that are near each other: the leaves of a tree of medians.
+    """Indices of small sets of neighbouring points: the leaves of a k-d tree.
 
     Args:
-        points: Coordinates ``[n, p]``. A set is halved along the one in which it reaches farthest.
+        points: Coordinates ``[n, p]``. A set is halved along the coordinate with the largest range.
 
     Returns:
-        From 0, ``[n]``; four to eight points, or all of fewer, share a number.
+        Leaf of each point, from 0, ``[n]``; a leaf has four to eight points, or all if there are fewer.
     """
-    numbers = np.zeros(len(points), dtype=np.int64)
+    indices = np.zeros(len(points), dtype=np.int64)
     pending, count = [np.arange(len(points))], 0
     while pending:
         rows = pending.pop()
         if len(rows) <= _LEAF:
-            numbers[rows] = count
+            indices[rows] = count
             count += 1
             continue
         inside = points[rows]
         longest = int(np.argmax(inside.max(axis=0) - inside.min(axis=0)))
         order = rows[np.argsort(inside[:, longest], kind="stable")]
         pending += [order[: len(rows) // 2], order[len(rows) // 2 :]]
-    return numbers
+    return indices
 
 
 def leaf_centred(columns: Floats, near: Codes, groups: Codes | None) -> Floats:
-    """Columns less the mean of the other units of the same leaf.
+    """Columns minus the mean of the other units of the same leaf.
 
-    What a regression has not learnt is nearly the same for neighbours and goes; noise stays, and is independent of
-    that of the neighbours.
+    The bias of a regression is nearly the same for neighbours and cancels; noise remains, and is independent of that
+    of the neighbours.
 
     Args:
         columns: ``[n, k]``.
-        near: Leaves of the units, which are groups if there are any and else rows.
-        groups: Numbers of groups from 0, ``[n]``, or None.
+        near: Leaf of each unit; units are groups if there are any, else rows.
+        groups: Group of each row, from 0, ``[n]``, or None.
     """
     units = columns if groups is None else _means(columns, groups)
     size = np.bincount(near)[near][:, None]
@@ -367,6 +367,6 @@ def _means(columns: Floats, codes: Codes) -> Floats:
 
 
 def unit_points(numbers: Floats, codes: Codes, groups: Codes | None) -> Floats:
-    """Where units lie: a categorical variable's levels far from each other, so that they are parted first."""
+    """Coordinates of units; levels of a categorical variable are far apart, so that they are separated first."""
     points = np.hstack([numbers, 10.0 * codes])
     return points if groups is None else _means(points, groups)

@@ -1,4 +1,4 @@
-"""Rows of a table as tests of independence take them: tables where everything is categorical, residuals elsewhere."""
+"""Independence tests on encoded rows: contingency tables if all variables are categorical, else residuals."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows"]
 
-# a residual test keeps this many levels apart, and those this frequent; others are pooled
+# largest number of levels with an indicator in a residual test, and fewest rows of such a level; others are pooled
 _MOST_LEVELS = 6
 _RARE_LEVEL = 20
-# units per stratum or coordinate of a regression, and per product of residuals
+# fewest units per stratum or coordinate of a regression, and per product of residuals
 _ROWS_PER_FEATURE = 20
 _ROWS_PER_PRODUCT = 10
-# residuals of so many variables, and regressions on so many sets of them, are kept for later tests
+# cache sizes: residuals of variables, and regressions
 _MOST_KEPT, _MOST_LEARNERS = 256, 4
 _MOST_MODERATORS = 3
-# what is left of a variable that others determine, of variance 1 before
+# residual variance, of 1 before, below which a variable counts as determined by others
 _DETERMINED = 1e-8
 
 
 @dataclass(frozen=True)
 class _Learner:
-    """What regresses on some variables: None where rows are too few; leaves of units there; and moderators."""
+    """A regression on some variables (None if there are too few rows), leaves of the units, and moderators."""
 
     regression: StratumMeans | Regression | None
     near: Codes | None
@@ -51,9 +51,9 @@ class Rows:
 
     Args:
         values: Codes ``[n]`` of categorical variables, numbers ``[n]`` or ``[n, size]`` of others, by name.
-        variables: What they are.
-        weights: Positive, ``[n]``; the mean is taken out.
-        groups: Numbers of groups from 0, ``[n]``.
+        variables: The variables, by name.
+        weights: Positive, ``[n]``; divided by their mean.
+        groups: Group of each row, from 0, ``[n]``.
     """
 
     def __init__(
@@ -66,35 +66,36 @@ class Rows:
         self._values, self._variables = values, variables
         self._weights = None if weights is None else weights / weights.mean()
         self._groups = groups
-        self._any = next(iter(values.values()))
-        self._units = len(self._any) if groups is None else int(groups.max()) + 1
+        self._first = next(iter(values.values()))
+        self._units = len(self._first) if groups is None else int(groups.max()) + 1
         self._scores: dict[str, Floats] = {}
-        self._left: dict[tuple[str, tuple[str, ...]], Residuals | None] = {}
+        self._residuals_of: dict[tuple[str, tuple[str, ...]], Residuals | None] = {}
         self._learners: dict[tuple[str, ...], _Learner] = {}
 
-    def test(self, one: Independence) -> dict[str, Any] | None:
-        """Statistic, degrees of freedom, log p and effect; None if the data cannot tell."""
-        categorical = all(self._variables[name].kind == "categorical" for name in (one.x, one.y, *one.given))
+    def test(self, independence: Independence) -> dict[str, Any] | None:
+        """Statistic, degrees of freedom, log p and effect; None if the data are not sufficient."""
+        x, y, given = independence.x, independence.y, independence.given
+        categorical = all(self._variables[name].kind == "categorical" for name in (x, y, *given))
         if categorical and self._weights is None and self._groups is None:
-            return table_test(self._values[one.x], self._values[one.y], self._strata(one.given))
-        return self._residual_test(one)
+            return table_test(self._values[x], self._values[y], self._strata(given))
+        return self._residual_test(independence)
 
     def _strata(self, given: Sequence[str]) -> Codes:
-        """One number per combination of values."""
-        strata = np.zeros(len(self._any), dtype=np.int64)
+        """Index of each row's combination of values."""
+        strata = np.zeros(len(self._first), dtype=np.int64)
         for name in given:
             strata = strata * self._variables[name].num_levels + self._values[name]
-            # numbers stay below rows · levels
+            # relabelling keeps the indices below rows · levels
             strata = np.unique(strata, return_inverse=True)[1]
         return strata
 
-    def _residual_test(self, one: Independence) -> dict[str, Any] | None:
+    def _residual_test(self, independence: Independence) -> dict[str, Any] | None:
         if self._units < FEWEST_UNITS:
             return None
-        sides = [self._residuals(name, one.given) for name in (one.x, one.y)]
+        sides = [self._residuals(name, independence.given) for name in (independence.x, independence.y)]
         if sides[0] is None or sides[1] is None:
             return None
-        learner = self._learner(one.given)
+        learner = self._learner(independence.given)
         moderators = learner.moderators
         num_products = sides[0].values.shape[1] * sides[1].values.shape[1] + moderators.shape[1]
         if self._units < _ROWS_PER_PRODUCT * num_products:
@@ -102,35 +103,35 @@ class Rows:
         return covariance_test(sides[0], sides[1], learner.near, moderators, self._weights, self._groups)
 
     def _residuals(self, name: str, given: tuple[str, ...]) -> Residuals | None:
-        """What a regression on ``given`` leaves of a variable, and of a wave of that; None if it leaves nothing."""
+        """Residuals of a variable given others, and of a cosine of their ranks; None if there is nothing to test."""
         key = (name, given)
-        if key not in self._left:
-            while len(self._left) >= _MOST_KEPT:
-                self._left.pop(next(iter(self._left)))
-            self._left[key] = self._fresh_residuals(name, given)
-        return self._left[key]
+        if key not in self._residuals_of:
+            while len(self._residuals_of) >= _MOST_KEPT:
+                self._residuals_of.pop(next(iter(self._residuals_of)))
+            self._residuals_of[key] = self._fresh_residuals(name, given)
+        return self._residuals_of[key]
 
     def _fresh_residuals(self, name: str, given: tuple[str, ...]) -> Residuals | None:
         columns = self._contrasts(name)
         if not columns.size:
-            # one level, but for too few rows
+            # one level, apart from rare ones
             return None
         learner = self._learner(given).regression
         if learner is None:
             return None
-        left = learner.residuals(columns)
-        if left.values.var() < _DETERMINED:
+        residuals = learner.residuals(columns)
+        if residuals.values.var() < _DETERMINED:
             return None
         if self._variables[name].kind == "categorical":
-            return left
-        # a dependence of spread has no covariance; the wave of the residual's ranks shows it, and its mean is a
-        # constant where noise is added, however the variable itself depends on what is given
-        ranks = pd.DataFrame(left.values / np.sqrt(left.kept)).rank(pct=True).to_numpy()
+            return residuals
+        # a dependence of the spread has no covariance, but the cosine of the residual's ranks shows it; with additive
+        # noise its mean is constant, however the variable depends on ``given``
+        ranks = pd.DataFrame(residuals.values / np.sqrt(residuals.kept)).rank(pct=True).to_numpy()
         waves = learner.residuals(np.cos(2 * np.pi * ranks))
-        return Residuals(np.hstack([left.values, waves.values]), np.hstack([left.kept, waves.kept]))
+        return Residuals(np.hstack([residuals.values, waves.values]), np.hstack([residuals.kept, waves.kept]))
 
     def _learner(self, given: tuple[str, ...]) -> _Learner:
-        """What regresses on ``given``; the last few are kept."""
+        """The regression on ``given``; the last few are cached."""
         if given not in self._learners:
             while len(self._learners) >= _MOST_LEARNERS:
                 self._learners.pop(next(iter(self._learners)))
@@ -138,7 +139,7 @@ class Rows:
         return self._learners[given]
 
     def _fresh_learner(self, given: tuple[str, ...]) -> _Learner:
-        rows, most = len(self._any), self._units // _ROWS_PER_FEATURE
+        rows, most = len(self._first), self._units // _ROWS_PER_FEATURE
         codes = [self._values[name] for name in given if self._variables[name].kind == "categorical"]
         if len(codes) == len(given):
             strata = self._strata(given)
@@ -164,17 +165,17 @@ class Rows:
         return self._scores[name]
 
     def _indicators(self, name: str) -> Floats:
-        """One column per frequent level but one; the others are pooled."""
+        """Indicators of all frequent levels but one; rare levels are pooled."""
         codes = self._values[name]
         counts = np.bincount(codes, minlength=self._variables[name].num_levels)
-        kept = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= _RARE_LEVEL]
-        kept = kept[:_MOST_LEVELS]
-        if len(codes) - counts[kept].sum() < _RARE_LEVEL:
-            kept = kept[:-1]
-        return np.asarray((codes[:, None] == np.array(kept, dtype=np.int64)).astype(np.float64))
+        shown = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= _RARE_LEVEL]
+        shown = shown[:_MOST_LEVELS]
+        if len(codes) - counts[shown].sum() < _RARE_LEVEL:
+            shown = shown[:-1]
+        return np.asarray((codes[:, None] == np.array(shown, dtype=np.int64)).astype(np.float64))
 
     def _contrasts(self, name: str) -> Floats:
-        """What of a variable is regressed on others: normal scores, or indicators of levels."""
+        """Columns of a variable to regress on others: normal scores, or indicators of levels."""
         if self._variables[name].kind == "categorical":
             return self._indicators(name)
         return self._normal_scores(name)

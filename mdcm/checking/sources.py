@@ -1,4 +1,4 @@
-"""What a graph says of one dataset, and of two side by side, as numbered tests."""
+"""Numbered tests of the statements that a graph implies for one dataset, and for two."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ __all__ = ["Across", "Kind", "Outcome", "Within", "columns_of", "levels_of", "re
 
 Kind = Literal["independence", "instrument", "invariance", "consistency"]
 
-# settings of an experiment, and levels of a variable, whose frequencies are compared; numbers by their quarters
+# largest number of settings of an experiment that are compared, and quantiles that divide numbers into levels
 _MOST_SETTINGS = 20
-_QUARTERS = (0.25, 0.5, 0.75)
+_QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one test: a row of the table, or why there is none.
+    """Outcome of one test: a row of the table, or the reason why there is none.
 
     Attributes:
         row: Kind, names and statistics; the logarithm of p as ``log_p``.
-        inseparable: The pair, where nothing separates it and yet no edge joins it.
-        untested: The statement, where the rows cannot tell.
+        inseparable: The pair, if no edge joins it but no set separates it.
+        untested: The statement, if the rows are not sufficient to test it.
     """
 
     row: dict[str, Any] | None = None
@@ -50,13 +50,13 @@ class Outcome:
 
 
 class Within:
-    """The independences that a graph implies of one dataset, one per pair of columns.
+    """Independences that a graph implies for one dataset, one per pair of columns.
 
     Args:
         graph: The graph.
-        dataset: The rows; of a graph without edges into what they set.
+        dataset: The rows; edges into its targets are removed from the graph.
         schema: Kinds and levels.
-        several: Whether there are others, so that this one has to be named.
+        several: Whether there are other datasets, so that messages name this one.
     """
 
     def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
@@ -68,28 +68,28 @@ class Within:
         self.count = len(kept) * (len(kept) - 1) // 2
 
     def outcome(self, number: int) -> Outcome:
-        """Of one of the ``count`` tests."""
+        """Outcome of one of the ``count`` tests."""
         earlier, later = _pair(number)
-        found = self._separators.independence(earlier, later)
-        if found is None:
+        independence = self._separators.independence(earlier, later)
+        if independence is None:
             if self._separators.adjacent(earlier, later):
                 return Outcome()
             nodes, columns = self._separators.graph.nodes, self._separators.columns
             return Outcome(inseparable=f"{nodes[columns[earlier]]} and {nodes[columns[later]]}{self._where}")
-        result = self._rows.test(found)
+        result = self._rows.test(independence)
         if result is None:
-            return Outcome(untested=f"{found}{self._where}")
-        names = {"dataset": self._name, "x": found.x, "y": found.y, "given": found.given}
+            return Outcome(untested=f"{independence}{self._where}")
+        names = {"dataset": self._name, "x": independence.x, "y": independence.y, "given": independence.given}
         return Outcome({"kind": "independence", **names, **result, "detail": ""})
 
 
 def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[ADMG, str]:
-    """The graph of rows that are each of one of two datasets, with a node that says of which.
+    """The graph of the pooled rows of two datasets, with a node for the choice of the dataset (regime indicator).
 
-    What it separates from that node given others is distributed alike in both datasets given these others. The node
-    points to every target of either dataset, as how it was set, or whether it was, differs between them. Only a
-    variable that both set has lost its causes. That targets of one dataset were set together in some way opens no path
-    that the node's own arrows to them do not open.
+    A variable that is separated from this node given others has the same conditional distribution in both datasets.
+    The node points to every target of either dataset, because how it was set, or whether it was, differs between them.
+    Only a variable that both set loses its causes. The joint choice of several targets opens no path that the node's
+    arrows to them do not open.
 
     Args:
         graph: The graph.
@@ -97,7 +97,7 @@ def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[A
         second: Targets of the second.
 
     Returns:
-        The graph and the name of the node, which comes first in it.
+        The graph, and the name of the node, which is the first of its nodes.
 
     References:
         Dawid (2002), Influence diagrams for causal modelling and inference (regime indicators);
@@ -121,11 +121,11 @@ def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[A
 
 
 class Across:
-    """What a graph says of two datasets side by side, whatever made them differ.
+    """Statements about two datasets, for any way in which their targets differ.
 
-    Invariance: given what separates it from the choice of the dataset, a variable is distributed alike in both.
-    Consistency, where one dataset sets all that the other sets and more: units that had a value anyway are among those
-    that are set to it, so P(T=t, Y=y) is at most P(Y=y | do(T=t)), whatever the graph.
+    Invariance: given variables that separate it from the choice of the dataset, a variable has the same distribution
+    in both. Consistency, if one dataset sets all targets of the other and more: a unit whose natural value is T=t has
+    the same outcome under do(T=t), so P(T=t, Y=y) is at most P(Y=y | do(T=t)) in every graph.
 
     Args:
         graph: The graph.
@@ -139,7 +139,7 @@ class Across:
 
     def __init__(self, graph: ADMG, first: Dataset, second: Dataset, schema: Schema) -> None:
         self._graph, self._schema = graph, schema
-        # the one that sets less comes first
+        # the dataset with fewer targets comes first
         self._datasets = (first, second) if len(first.do) <= len(second.do) else (second, first)
         self._label = f"{first.name}, {second.name}"
         less, more = self._datasets
@@ -156,12 +156,12 @@ class Across:
         self.count = len(self._free) + len(self._compared)
 
     def outcome(self, number: int) -> Outcome:
-        """Of one of the ``count`` tests."""
+        """Outcome of one of the ``count`` tests."""
         if number < len(self._free):
             return self._invariance(self._free[number])
         return self._consistency(self._compared[number - len(self._free)])
 
-    # ---- distributed alike
+    # ---- invariance
 
     @functools.cached_property
     def _separators(self) -> tuple[Separators, str]:
@@ -172,77 +172,78 @@ class Across:
     def _rows(self) -> Rows:
         _, name = self._separators
         variables = {column: self._schema[column] for column in self._columns}
-        parts = [encode(one, variables) for one in self._datasets]
+        parts = [encode(dataset, variables) for dataset in self._datasets]
         values = {column: np.concatenate([part[column] for part in parts]) for column in variables}
-        values[name] = np.repeat([0, 1], [len(one) for one in self._datasets])
+        values[name] = np.repeat([0, 1], [len(dataset) for dataset in self._datasets])
         weights = None
-        if any(one.weights is not None for one in self._datasets):
-            weights = np.concatenate([_weights(one) for one in self._datasets])
+        if any(dataset.weights is not None for dataset in self._datasets):
+            weights = np.concatenate([_weights(dataset) for dataset in self._datasets])
         groups = None
-        if any(one.groups is not None for one in self._datasets):
-            own, other = (_groups(one) for one in self._datasets)
-            groups = np.concatenate([own, other + int(own.max()) + 1])
+        if any(dataset.groups is not None for dataset in self._datasets):
+            first, second = (_groups(dataset) for dataset in self._datasets)
+            groups = np.concatenate([first, second + int(first.max()) + 1])
         return Rows(values, {**variables, name: Variable(name, "categorical", levels=(0, 1))}, weights, groups)
 
     def _invariance(self, y: str) -> Outcome:
         separators, name = self._separators
         nodes = separators.graph.nodes
-        place = separators.columns.index(nodes.index(y))
-        root = separators.columns.index(nodes.index(name))
-        found = separators.independence(min(root, place), max(root, place))
-        if found is None:
+        position = separators.columns.index(nodes.index(y))
+        indicator = separators.columns.index(nodes.index(name))
+        independence = separators.independence(min(indicator, position), max(indicator, position))
+        if independence is None:
             return Outcome()
-        result = self._rows.test(found)
+        result = self._rows.test(independence)
         if result is None:
-            return Outcome(untested=f"{found} of {self._label}")
-        names = {"dataset": self._label, "x": name, "y": y, "given": found.given}
+            return Outcome(untested=f"{independence} of {self._label}")
+        names = {"dataset": self._label, "x": name, "y": y, "given": independence.given}
         return Outcome({"kind": "invariance", **names, **result, "detail": ""})
 
-    # ---- at least as frequent
+    # ---- consistency
 
     def _consistency(self, y: str) -> Outcome:
         variable = self._schema[y]
-        (seen, other), labels = levels_of(variable, [encode(one, {y: variable})[y] for one in self._datasets])
+        encoded = [encode(dataset, {y: variable})[y] for dataset in self._datasets]
+        (seen, other), labels = levels_of(variable, encoded)
         best: tuple[float, dict[str, Any]] | None = None
         for arm in self._arms:
             for level, text in enumerate(labels):
                 shares, test = arm.compare(seen == level, other == level)
                 if best is None or test["log_p"] < best[0]:
-                    best = (test["log_p"], {**test, "detail": self._said(y, text, arm.setting, shares)})
+                    best = (test["log_p"], {**test, "detail": self._detail(y, text, arm.setting, shares)})
         if best is None:
-            return Outcome(untested=f"{y} of {self._label}, under what only one of them sets")
+            return Outcome(untested=f"{y} of {self._label}, under the targets that only one of them sets")
         log_p, row = best
         names = {"dataset": self._label, "x": ", ".join(self._set), "y": y, "given": ()}
-        # the best of so many comparisons
+        # Bonferroni's correction for the choice of the smallest p
         log_p += math.log(len(self._arms) * len(labels))
         return Outcome({"kind": "consistency", **names, **row, "log_p": min(0.0, log_p)})
 
     @functools.cached_property
     def _arms(self) -> list[_Arm]:
-        """What the second dataset sets, the most frequent values first, where both have rows enough."""
+        """Settings of the second dataset for which both have enough rows, the most frequent first."""
         targets = {name: self._schema[name] for name in self._datasets[1].do}
-        less, more = (encode(one, targets) for one in self._datasets)
+        less, more = (encode(dataset, targets) for dataset in self._datasets)
         values, counts = np.unique(np.stack([more[name] for name in targets], axis=1), axis=0, return_counts=True)
-        found = []
+        arms = []
         for k in np.argsort(-counts, kind="stable")[:_MOST_SETTINGS]:
             setting = dict(zip(targets, values[k].tolist(), strict=True))
-            among = _all((less[name] == value for name, value in setting.items() if name not in self._set), less.rows)
-            had = _all((less[name] == setting[name] for name in self._set), less.rows)
-            put = _all((more[name] == value for name, value in setting.items()), more.rows)
-            sides = [_Side(one, rows) for one, rows in zip(self._datasets, (among, put), strict=True)]
+            common = _all((less[name] == value for name, value in setting.items() if name not in self._set), less.rows)
+            natural = _all((less[name] == setting[name] for name in self._set), less.rows)
+            assigned = _all((more[name] == value for name, value in setting.items()), more.rows)
+            sides = [_Side(dataset, rows) for dataset, rows in zip(self._datasets, (common, assigned), strict=True)]
             if min(side.units for side in sides) >= FEWEST_UNITS:
-                found.append(_Arm(setting, had, *sides))
-        return found
+                arms.append(_Arm(setting, natural, *sides))
+        return arms
 
-    def _said(self, y: str, text: str, setting: Mapping[str, int], shares: tuple[float, float]) -> str:
+    def _detail(self, y: str, text: str, setting: Mapping[str, int], shares: tuple[float, float]) -> str:
         less, more = self._datasets
         named = {name: f"{name}={(self._schema[name].levels or ())[code]}" for name, code in setting.items()}
-        had = ", ".join(named[name] for name in self._set)
+        natural = ", ".join(named[name] for name in self._set)
         common = [named[name] for name in named if name not in self._set]
         before = f" | do({', '.join(common)})" if common else ""
         after = f" | do({', '.join(named.values())})"
         return (
-            f"P({had}, {text}{before}) = {shares[0]:.3f} in {less.name}, "
+            f"P({natural}, {text}{before}) = {shares[0]:.3f} in {less.name}, "
             f"P({text}{after}) = {shares[1]:.3f} in {more.name}"
         )
 
@@ -260,53 +261,54 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One setting of an experiment, and the rows without it that tell something about it.
+    """One setting of an experiment, and the comparable rows of the other dataset.
 
     Attributes:
         setting: Codes of the targets.
-        had: Rows of the other dataset that have the setting by themselves.
-        less: The rows that ``had`` are a share of.
-        more: Rows with the setting.
+        natural: Rows of the other dataset whose natural values are those of the setting.
+        less: Rows of the other dataset with the setting of the common targets.
+        more: Rows of the experiment with the setting.
     """
 
     setting: Mapping[str, int]
-    had: NDArray[np.bool_]
+    natural: NDArray[np.bool_]
     less: _Side
     more: _Side
 
     def compare(self, seen: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[tuple[float, float], dict[str, Any]]:
-        """Shares of rows with the setting and the mark, and of marked ones under it; and whether the first exceeds."""
-        hits = (self.had & seen)[self.less.rows], other[self.more.rows]
+        """Share of rows with the setting and the event, share of the event under the setting, and their test."""
+        hits = (self.natural & seen)[self.less.rows], other[self.more.rows]
         sides = (self.less, self.more)
-        shares = [float(np.average(one, weights=side.weights)) for one, side in zip(hits, sides, strict=True)]
+        shares = [float(np.average(events, weights=side.weights)) for events, side in zip(hits, sides, strict=True)]
         if all(side.plain for side in sides):
             test = excess_test(int(hits[0].sum()), len(hits[0]), int(hits[1].sum()), len(hits[1]))
         else:
-            test = score_test(*((one, side.weights, side.groups) for one, side in zip(hits, sides, strict=True)))
+            test = score_test(*((events, side.weights, side.groups) for events, side in zip(hits, sides, strict=True)))
         return (shares[0], shares[1]), test
 
 
 def _all(conditions: Iterable[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_]:
-    found = np.ones(rows, dtype=np.bool_)
-    for one in conditions:
-        found &= one
-    return found
+    """Conjunction of boolean columns of a given length."""
+    result = np.ones(rows, dtype=np.bool_)
+    for condition in conditions:
+        result &= condition
+    return result
 
 
 def columns_of(dataset: Dataset, schema: Schema) -> list[str]:
-    """Columns that tests can look at: all but images."""
+    """Columns that can be tested: all but images."""
     return [name for name in dataset.columns if schema[name].kind != "image"]
 
 
 def levels_of(variable: Variable, values: Sequence[NDArray[Any]]) -> tuple[list[Codes], list[str]]:
-    """Codes of a variable in some datasets, and what they are called; quarters of the last where it is a number."""
+    """Codes of a variable in each dataset, and labels; a number is divided at the quartiles of the last dataset."""
     name = variable.name
     if variable.kind == "categorical":
         return list(values), [f"{name}={level}" for level in variable.levels or ()]
-    cuts = np.unique(np.quantile(values[-1], _QUARTERS))
+    cuts = np.unique(np.quantile(values[-1], _QUARTILES))
     shown = [f"{cut:.3g}" if isinstance(cut, float) else str(cut) for cut in decode(variable, cuts)]
     texts = [f"{name}≤{shown[0]}", *(f"{a}<{name}≤{b}" for a, b in itertools.pairwise(shown)), f"{name}>{shown[-1]}"]
-    return [np.searchsorted(cuts, one, side="left") for one in values], texts
+    return [np.searchsorted(cuts, column, side="left") for column in values], texts
 
 
 def _weights(dataset: Dataset) -> NDArray[np.float64]:

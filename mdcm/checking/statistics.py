@@ -1,4 +1,4 @@
-"""Tests of conditional independence and of shares: tables, covariances of residuals, and tails without underflow."""
+"""Tests of conditional independence and of shares: contingency tables, covariances of residuals, and log tails."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
     "log_hypergeometric_tail", "products", "score_test", "sum_test", "table_test",
 ]  # fmt: skip
 
-# fewer rows, or groups of them, than this show nothing
+# fewest rows, or groups of rows, of a test
 FEWEST_UNITS = 30
-# fewer rows than this in a stratum show nothing: the variance has no formula
+# fewest rows of a stratum: the variance is undefined for fewer
 _STRATUM_ROWS = 4
 _TINY = 1e-300
-# of an interval, until it has no more than rounding
+# bisections of an interval, enough to reach rounding error
 _HALVINGS = 200
 
 
@@ -42,29 +42,30 @@ def table_test(x: Codes, y: Codes, strata: Codes) -> dict[str, Any] | None:
     """Pearson's statistic within strata, with less weight for rare levels, and its exact mean and variance.
 
     The statistic of a stratum of n rows is the sum of (O - E)^2 a b over the cells, where O is a cell's count, E the
-    product of its margins r and c by n, a = 1 / (r + k), and b = 1 / (c + k); with k = 0 it is Pearson's by n. One row
-    in a cell where next to none is expected would decide Pearson's alone, so k is the root of n by 2.
+    product of its margins r and c divided by n, a = 1 / (r + k), and b = 1 / (c + k); with k = 0 it is Pearson's
+    statistic divided by n. A single row in a cell with a tiny expected count would dominate Pearson's statistic, so k
+    is sqrt(n) / 2.
     """
     n, rows, columns, count = len(x), int(x.max()) + 1, int(y.max()) + 1, int(strata.max()) + 1
     cells, observed = np.unique((strata * rows + x) * columns + y, return_counts=True)
     row_totals = np.bincount(strata * rows + x, minlength=count * rows).reshape(count, rows)
     column_totals = np.bincount(strata * columns + y, minlength=count * columns).reshape(count, columns)
-    where, row, column = cells // (rows * columns), cells // columns % rows, cells % columns
+    stratum, row, column = cells // (rows * columns), cells // columns % rows, cells % columns
     size = row_totals.sum(axis=1).astype(np.float64)
     damping = np.sqrt(size)[:, None] / 2
     left, right = _Margin(row_totals, damping, size), _Margin(column_totals, damping, size)
     used = (size >= _STRATUM_ROWS) & (left.kinds > 1) & (right.kinds > 1)
     if not used.any():
         return None
-    expected = row_totals[where, row] * column_totals[where, column] / size[where]
-    information = np.bincount(where, observed * np.log(observed / expected), minlength=count)[used].sum() / n
+    expected = row_totals[stratum, row] * column_totals[stratum, column] / size[stratum]
+    information = np.bincount(stratum, observed * np.log(observed / expected), minlength=count)[used].sum() / n
 
     # (O - E)^2 over the cells that hold rows, and E^2 over all others
-    weight = left.weights[where, row] * right.weights[where, column]
-    differences = np.bincount(where, weight * ((observed - expected) ** 2 - expected**2), minlength=count)
+    weight = left.weights[stratum, row] * right.weights[stratum, column]
+    differences = np.bincount(stratum, weight * ((observed - expected) ** 2 - expected**2), minlength=count)
     squares = (left.weights * row_totals**2).sum(axis=1) * (right.weights * column_totals**2).sum(axis=1) / size**2
     mean, variance = _permutation_moments(left, right, size, used)
-    # strata count by their rows, as they do in Pearson's statistic
+    # strata are weighted by their rows, as in Pearson's statistic
     statistic = float((size * (differences + squares))[used].sum())
     center, spread = float((size[used] * mean).sum()), float((size[used] ** 2 * variance).sum())
     if spread <= 1e-9 * center**2 / n:
@@ -83,12 +84,12 @@ def table_test(x: Codes, y: Codes, strata: Codes) -> dict[str, Any] | None:
 
 
 class _Margin:
-    """One variable's levels in every stratum, as the kernel that is a weight where two rows have the same level.
+    """Levels of one variable in each stratum, as a kernel: the level's weight for rows of equal level, else 0.
 
     Attributes:
-        weights: Of the levels, ``[strata, levels]``.
+        weights: Weights of the levels, ``[strata, levels]``.
         kinds: Number of levels that occur.
-        trace: Of the kernel after centring, ``[strata]``.
+        trace: Trace of the centred kernel, ``[strata]``.
         square: Sum of its squared entries.
         diagonal: Sum of its squared diagonal entries.
     """
@@ -125,21 +126,21 @@ def covariance_test(
     weights: Floats | None,
     groups: Codes | None,
 ) -> dict[str, Any] | None:
-    """Whether products of residuals have mean zero: Hotelling's statistic, over groups where rows have them.
+    """Test whether products of residuals have mean zero: Hotelling's statistic, over groups if rows have them.
 
     Args:
-        x: Of the columns of one variable.
-        y: Of those of the other.
-        near: Leaves of units. Where given, residuals of y are compared with those of neighbours, so that what both
-            regressions missed alike counts for nothing.
-        moderators: Functions of what the regressions are on, ``[n, c]``, by each of which the product of the first two
-            columns is multiplied once more, for dependences whose sign changes.
-        weights: Of the rows.
-        groups: Numbers of groups from 0.
+        x: Residuals of one variable.
+        y: Residuals of the other.
+        near: Leaves of the units. If given, residuals of y are compared with those of neighbours, so that common bias
+            of the two regressions cancels.
+        moderators: Functions of the separating variables, ``[n, c]``; the product of the first two columns is also
+            multiplied by each of them, to detect dependences whose sign changes.
+        weights: Weights of the rows.
+        groups: Group of each row, from 0.
     """
     n, p = x.values.shape
     compared = y.values if near is None else leaf_centred(y.values, near, groups)
-    # residuals are too small by what was fitted to them
+    # corrects the variance for the degrees of freedom of the fits
     inflation = 1 / np.sqrt(products(x.kept, y.kept))
 
     def by_unit(scores: Floats) -> Floats:
@@ -161,7 +162,7 @@ def covariance_test(
     white = vectors[:, used] / np.sqrt(values[used])
     direction = mean @ white
     if near is not None:
-        # what neighbours share is what both regressions missed; as much of it may be left between neighbours
+        # neighbours share the bias of both regressions; as much of it may remain between neighbours
         missed = by_unit(products(x.values, y.values - compared)).mean(axis=0) @ white
         direction -= missed * np.clip(direction @ missed / max(missed @ missed, _TINY), 0, 1)
     squared = units * float(direction @ direction)
@@ -179,10 +180,9 @@ def covariance_test(
 
 
 def excess_test(hits: int, rows: int, other_hits: int, other_rows: int) -> dict[str, Any]:
-    """Whether one share exceeds another by more than chance: Fisher's exact test, one-sided.
+    """Fisher's exact test, one-sided: whether one share exceeds another.
 
-    The p-value is 1 where the first share is not the larger one. The effect is the information of the difference in
-    nats per row.
+    The p-value is 1 if the first share is not larger. The effect is the information of the difference in nats per row.
     """
     n, total = rows + other_rows, hits + other_hits
     first, second, both = hits / rows, other_hits / other_rows, total / n
@@ -201,18 +201,18 @@ def excess_test(hits: int, rows: int, other_hits: int, other_rows: int) -> dict[
 
 
 def score_test(*sides: tuple[NDArray[np.bool_], Floats, Codes]) -> dict[str, Any]:
-    """The same for rows with weights or in groups: the difference of the shares by its standard error.
+    """Score test for weighted or grouped rows: the difference of two shares divided by its standard error.
 
     Args:
-        sides: Of two tables: hits, weights and groups of the rows. The standard error is that of both shares being
-            the common one, over groups, and the tail that of a normal distribution.
+        sides: Hits, weights and groups of the rows of each of two samples. The standard error, over groups, assumes
+            that the shares are equal; the tail is that of the normal distribution.
     """
     masses = [float(weights.sum()) for _, weights, _ in sides]
     sums = [float((hits * weights).sum()) for hits, weights, _ in sides]
     (first, second), both = (total / mass for total, mass in zip(sums, masses, strict=True)), sum(sums) / sum(masses)
-    nothing = {"test": "score", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
+    no_excess = {"test": "score", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
     if first <= second:
-        return nothing
+        return no_excess
     variance, units = 0.0, 0
     for (hits, weights, groups), mass in zip(sides, masses, strict=True):
         parts = np.bincount(groups, weights * (hits - both))
@@ -221,13 +221,13 @@ def score_test(*sides: tuple[NDArray[np.bool_], Floats, Codes]) -> dict[str, Any
     squared = (first - second) ** 2 / variance
     share = masses[0] / sum(masses)
     information = share * _relative(first, both) + (1 - share) * _relative(second, both)
-    # half of the tail of chi-squared is one tail of the normal distribution
+    # one tail of the normal distribution is half of the tail of chi-squared
     log_p = log_gamma_tail(0.5, squared / 2) - math.log(2)
-    return {**nothing, "statistic": squared, "log_p": log_p, "effect": max(0.0, information - 1 / (2 * units))}
+    return {**no_excess, "statistic": squared, "log_p": log_p, "effect": max(0.0, information - 1 / (2 * units))}
 
 
 def effective_rows(weights: Floats) -> float:
-    """Number of equally weighted rows whose mean varies as much as the weighted mean of these.
+    """Effective sample size: the number of equally weighted rows whose mean has the variance of the weighted mean.
 
     References:
         Kish (1965), Survey Sampling, section 11.7.
@@ -240,15 +240,15 @@ def effective_rows(weights: Floats) -> float:
 
 
 def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
-    """Whether the probabilities of several events have more in all than one less than their number: a score test.
+    """Score test of whether the probabilities of k events sum to more than k - 1.
 
     Args:
-        shares: Of each event among independent rows, with a sum above that.
+        shares: Observed share of each event among independent rows, with a sum above k - 1.
         sizes: Numbers of rows.
 
     Returns:
-        The squared excess over its variance where the probabilities are the likeliest that have no excess, and the tail
-        of a normal distribution. The effect is the information of the difference in nats per row.
+        The squared excess divided by its variance at the maximum-likelihood estimate without excess, with the tail of
+        the normal distribution. The effect is the information of the difference in nats per row.
 
     References:
         Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
@@ -260,9 +260,10 @@ def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if _likeliest(missing, number, middle).sum() < 1 else (low, middle)
-    found = _likeliest(missing, number, high)
-    squared = float((1 - missing.sum()) ** 2 / (found * (1 - found) / number).sum())
-    information = sum(n * _relative(p, q) for n, p, q in zip(number, missing, found, strict=True)) / float(number.sum())
+    estimate = _likeliest(missing, number, high)
+    squared = float((1 - missing.sum()) ** 2 / (estimate * (1 - estimate) / number).sum())
+    information = sum(n * _relative(p, q) for n, p, q in zip(number, missing, estimate, strict=True))
+    information /= float(number.sum())
     return {
         "test": "score",
         "statistic": squared,
@@ -272,22 +273,22 @@ def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _likeliest(shares: Floats, sizes: Floats, price: float) -> Floats:
-    """Probabilities of greatest log-likelihood plus their sum times a positive price."""
-    lead = price - sizes
-    return np.asarray((lead + np.sqrt(lead**2 + 4 * price * sizes * shares)) / (2 * price))
+def _likeliest(shares: Floats, sizes: Floats, multiplier: float) -> Floats:
+    """Probabilities that maximize the log-likelihood plus a positive multiplier times their sum."""
+    lead = multiplier - sizes
+    return np.asarray((lead + np.sqrt(lead**2 + 4 * multiplier * sizes * shares)) / (2 * multiplier))
 
 
 def _relative(p: float, q: float) -> float:
-    """Relative entropy of two probabilities of a hit."""
+    """Relative entropy of two Bernoulli distributions."""
     return sum(a * math.log(a / b) for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
 
 
 def log_hypergeometric_tail(hits: int, drawn: int, marked: int, total: int) -> float:
-    """Log of P(K >= hits), K of the ``drawn`` of ``total`` objects being among the ``marked``; without underflow.
+    """Log of P(K >= hits) for a hypergeometric K, without underflow.
 
     Args:
-        hits: Above the mean of K, where the terms fall.
+        hits: A number above the mean of K, so that the terms decrease.
         drawn: Objects drawn without replacement.
         marked: Marked objects.
         total: All objects.
@@ -313,16 +314,16 @@ def log_hypergeometric_tail(hits: int, drawn: int, marked: int, total: int) -> f
 
 
 def _log_determinant(matrix: Floats) -> float:
-    """Of the correlations of what varies at all, so that the three determinants of one ratio fit."""
+    """Log determinant with a small ridge relative to the diagonal, so that constant columns cancel in ratios."""
     ridge = 1e-9 * np.diag(np.maximum(np.diag(matrix), 1e-9))
     return float(np.linalg.slogdet(matrix + ridge)[1])
 
 
 def log_gamma_tail(shape: float, x: float) -> float:
-    """Log of P(G > x) for a gamma variable of unit scale, also where the probability underflows.
+    """Log of P(G > x) for a gamma variable of unit scale, even if the probability underflows.
 
     Args:
-        shape: Positive; half the degrees of freedom where x is half a χ² statistic.
+        shape: Positive; half the degrees of freedom if x is half a χ² statistic.
         x: The value.
 
     References:
@@ -343,7 +344,7 @@ def log_gamma_tail(shape: float, x: float) -> float:
             term *= x / k
             total += term
         return math.log(max(1 - math.exp(front + math.log(total)), _TINY))
-    # the continued fraction by its convergents from the front (Lentz)
+    # the continued fraction by Lentz's method
     b = x + 1 - shape
     c, d = 1 / _TINY, 1 / b
     fraction = d
@@ -359,7 +360,7 @@ def log_gamma_tail(shape: float, x: float) -> float:
 
 
 def log_f_tail(x: float, upper: float, lower: float) -> float:
-    """Log of P(F > x) for Fisher's F, also where the probability underflows.
+    """Log of P(F > x) for Fisher's F, even if the probability underflows.
 
     Args:
         x: The value.
