@@ -435,9 +435,9 @@ class TestCheck:
         found = check("A; B; C", table)
         lines = str(found).splitlines()
         assert lines[0] == "3 independences tested, 3 rejected at level 0.05, worst first:"
-        assert lines[1].startswith("  1. the graph says A is independent of C; the data say otherwise (p = ")
+        assert lines[1].startswith("  1. by the graph, A is independent of C; the data contradict this (p = ")
         assert lines[1].endswith(" nats per row): perhaps an edge or a hidden common cause is missing between A and C")
-        assert lines[-1] == "one missing edge can break several: mend the first, then check again"
+        assert lines[-1] == "one missing edge can cause several rejections: correct the first, then check again"
         # too small for a number, not for its logarithm
         assert found.table["p"].iloc[0] == 0
         assert -5_000 < found.table["log10_p"].iloc[0] < -1_000
@@ -451,7 +451,7 @@ class TestCheck:
         graph = ADMG(names, [])
         found = check(graph, table, max_tests=50)
         assert len(found.table) == 50
-        assert found.notes == ("50 tests, the most that were asked for, of pairs drawn at random from 44,850",)
+        assert found.notes == ("50 tests (max_tests), of pairs drawn at random from 44,850",)
         again = check(graph, table, max_tests=50)
         pd.testing.assert_frame_equal(found.table, again.table)
         other = check(graph, table, max_tests=50, seed=1)

@@ -197,7 +197,7 @@ class TestConflicts:
         assert worst["rejected"]
         first = str(found).splitlines()[1]
         assert first.startswith(
-            "  1. the graph says C is distributed alike in seen, later; the data say otherwise (p = "
+            "  1. by the graph, C has the same distribution in seen, later; the data contradict this (p = "
         )
 
     def test_a_mechanism_that_an_experiment_also_changed_is_noticed(self):
@@ -228,7 +228,9 @@ class TestConflicts:
         assert statement(row) == "P(X=·, Y) ≤ P(Y | do(X=·))"
         line = str(found).splitlines()[1]
         assert line.startswith(f"  1. {row['detail']} (p = ")
-        assert line.endswith("perhaps the datasets are of two, or more was done in one of them than to set X")
+        assert line.endswith(
+            "perhaps the datasets come from two populations, or one of the experiments did more than set X"
+        )
         assert str(found).startswith("1 inequality between datasets tested, 1 rejected at level 0.05")
 
     def test_is_seen_in_numbers_by_their_quarters(self):
@@ -289,7 +291,7 @@ class TestConflicts:
         seen, trial = datasets(self.GRAPH, 3, 25, ["X"])
         found = check(self.GRAPH, [seen, trial])
         assert "consistency" not in found.table["kind"].tolist()
-        assert any("of seen, trial, under what only one of them sets" in note for note in found.notes)
+        assert any("of seen, trial, under the targets that only one of them sets" in note for note in found.notes)
 
 
 class TestVectors:

@@ -216,7 +216,7 @@ class TestWhatIsSaid:
         shares = [((table["X"] == 0) & (table["Y"] == z))[table["Z"] == z].mean() for z in (0, 1)]
         assert row["detail"] == f"P(X=0, Y=0 | Z=0) + P(X=0, Y=1 | Z=1) = {sum(shares):.3f} against at most 1"
         assert statement(row) == "Z → X → Y alone"
-        assert "it cannot be more if Z acts on Y through X alone, as the graph says" in str(found)
+        assert "the bound holds if Z acts on Y only through X, as in the graph" in str(found)
         assert str(found).startswith("1 instrumental inequality tested, 1 rejected at level 0.05")
 
     @pytest.mark.parametrize("text", ["H -> X; H -> Y; Z -> X -> Y", "Z <-> X; X -> M; M -> Y; X <-> Y"])
@@ -252,7 +252,7 @@ class TestWhatIsSaid:
         ]
         for found in left_out:
             assert not found.implies_nothing
-            assert str(found).startswith("nothing was tested: these data speak neither for the graph nor against it")
+            assert str(found).startswith("nothing was tested: these data are no evidence for or against the graph")
             assert len(found.notes) >= 1
 
     def test_what_hidden_causes_imply_beyond_the_tests_is_named(self):
@@ -270,7 +270,7 @@ class TestWhatIsSaid:
     def test_too_few_rows_for_an_instrument_are_noted(self):
         found = check(IV, violating_table(40))
         assert (
-            "too few rows, or too little variation, to test the statement that Z acts on Y through X alone"
+            "too few rows, or too little variation, to test the statement that Z acts on Y only through X"
             in found.notes
         )
 

@@ -272,7 +272,7 @@ class TestCheck:
         assert (result.code, result.err) == (1, "")
         first, second = result.out.splitlines()
         assert first == "1 independence tested, 1 rejected at level 0.05, worst first:"
-        assert second.startswith("  1. the graph says X is independent of Y given Z; the data say otherwise (p = ")
+        assert second.startswith("  1. by the graph, X is independent of Y given Z; the data contradict this (p = ")
 
     def test_says_that_nothing_is_rejected(self, tables):
         result = call("check", "X -> Z -> Y; X -> Y", tables / "b.csv:do=Z")

@@ -638,7 +638,7 @@ class TestDataOfAPlan:
             ({"columns": ["X", "Y", "Z"]}, {"columns": ["X", "Y"]}, "has 'Z' among the columns of data set 'trial'"),
             ({}, {"columns": ["X", "Y"]}, "has 'Z' among the columns"),
             ({"columns": ["X", "Y"]}, {}, "'trial' at hand observes 'Z', which the plan does not have"),
-            ({}, {"further": [DatasetSpec("more")]}, "data set 'more' is none of the plan's"),
+            ({}, {"further": [DatasetSpec("more")]}, "data set 'more' is not among the plan's"),
         ],
     )
     def test_what_differs_is_refused(self, planned, mine, message):

@@ -1,4 +1,4 @@
-"""Data against a graph: everything testable that it implies tested, and what was found, worst first."""
+"""Tests of all testable statements that a graph implies about data, with the strongest rejection first."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ _SHOWN = 10
 _WORDS = {
     "independence": ("independence", "independences"),
     "instrument": ("instrumental inequality", "instrumental inequalities"),
-    "invariance": ("distribution that datasets have to share", "distributions that datasets have to share"),
+    "invariance": ("distribution that datasets must share", "distributions that datasets must share"),
     "consistency": ("inequality between datasets", "inequalities between datasets"),
 }
 
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check` found.
+    """Result of :func:`check`.
 
     Attributes:
         table: One row per test, the smallest p first: the dataset, or two; the kind, which is "independence" (of x
-            and y given others), "invariance" (of y given others, in two datasets: y is independent of x, the choice
-            of the dataset) or "consistency" (y is at least as frequent where x is set to a value as it is together
-            with that value); the pair x and y, the names ``given``, the test ("table", "residuals", "fisher" or
-            "score"), its statistic and degrees of freedom, p and its decimal logarithm (which does not underflow),
-            Holm's adjusted p, the effect (conditional mutual information in nats per row, less what chance adds to
-            it), whether the statement is rejected, and for inequalities the frequencies in words.
-        level: The probability with which a true graph has any rejection is at most this.
+            and y given others), "instrument" (an inequality of the instrument ``given`` for the effect of x on y),
+            "invariance" (of y given others, in two datasets: y is independent of x, the choice of the dataset) or
+            "consistency" (y is at least as frequent under do(x) as together with that value of x); the pair x and y,
+            the names ``given``, the test ("table", "residuals", "fisher" or "score"), its statistic and degrees of
+            freedom, p and its decimal logarithm (which does not underflow), Holm's adjusted p, the effect (conditional
+            mutual information in nats per row, minus its mean under independence), whether the statement is rejected,
+            and for inequalities the frequencies in words.
+        level: Upper bound of the probability of any rejection if the graph is true.
         notes: Sentences on what was not tested, and why.
         implies_nothing: Whether the graph allows every distribution of the variables, all of them observed.
     """
@@ -82,27 +83,27 @@ class Check:
         }
 
     def __str__(self) -> str:
-        bad = self.rejected
+        rejected = self.rejected
         several = self.table["dataset"].nunique() > 1
         if self.implies_nothing:
             lines = [
                 "nothing to test: the graph allows every distribution of these variables, so no data contradict it"
             ]
         elif not len(self.table):
-            lines = ["nothing was tested: these data speak neither for the graph nor against it"]
-        elif bad.empty:
+            lines = ["nothing was tested: these data are no evidence for or against the graph"]
+        elif rejected.empty:
             least = self.table["adjusted_p"].min()
             lines = [
                 f"{self._counted()} tested, none rejected at level {self.level:g} (smallest adjusted p = {least:.2g})"
             ]
         else:
-            lines = [f"{self._counted()} tested, {len(bad):,} rejected at level {self.level:g}, worst first:"]
-            rows = bad.head(_SHOWN).to_dict("records")
+            lines = [f"{self._counted()} tested, {len(rejected):,} rejected at level {self.level:g}, worst first:"]
+            rows = rejected.head(_SHOWN).to_dict("records")
             lines += [f"  {k}. {_sentence(row, show_dataset=several)}" for k, row in enumerate(rows, start=1)]
-            if len(bad) > _SHOWN:
-                lines.append(f"  ... and {len(bad) - _SHOWN:,} more")
-            if len(bad) > 1:
-                lines.append("one missing edge can break several: mend the first, then check again")
+            if len(rejected) > _SHOWN:
+                lines.append(f"  ... and {len(rejected) - _SHOWN:,} more")
+            if len(rejected) > 1:
+                lines.append("one missing edge can cause several rejections: correct the first, then check again")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _counted(self) -> str:
@@ -122,54 +123,52 @@ def check(
     progress: bool = False,
     dropna: bool = False,
 ) -> Check:
-    """Tests what a graph implies on data, with Holm's correction over all tests.
+    """Test the statements that a graph implies about data, with Holm's correction over all tests.
 
-    Of every dataset, one independence per pair of variables that the graph separates, and the inequality of every
-    instrument. Of every two datasets, what they have to share: given what separates a variable from everything that
-    either of them sets, it has one distribution in both; and where one sets more than the other, values that came along
-    with a setting by themselves are at least as frequent where everybody is given that setting. The last holds whatever
-    the graph is, so that a rejection says that the datasets are not of one population, or that what was done is not
-    what do() stands for.
+    For every dataset: one independence per pair of variables that the graph separates, and the inequality of every
+    instrument. For every two datasets: given variables that separate a variable from all targets of either, it has the
+    same distribution in both; and if one sets T in addition, P(T=t, Y=y) in the other is at most P(Y=y | do(T=t)). The
+    latter holds for every graph, so its rejection means that the datasets come from different populations, or that
+    the experiment did more than do() describes.
 
-    That nothing is rejected does not prove the graph: others imply the same, and an edge too many is never noticed.
-    Not tested, and named in the notes where it matters: other inequalities and the equalities between interventions
-    (Verma's) that hidden causes imply; images; variables without a column; what rows are too few for.
+    No rejection does not prove the graph: other graphs imply the same, and a superfluous edge is never detected. Not
+    tested, and named in the notes if relevant: other inequalities and the equalities between interventions (Verma's)
+    that hidden causes imply; images; variables without a column; statements with too few rows.
 
-    Categorical pairs given categorical variables: the sum over strata of Pearson's statistic, rare levels weighted
-    down, with the tail of a scaled χ² distribution of the same mean and variance given the margins; both are exact,
-    so sparse strata do no harm. Others: a continuous variable is replaced by its normal scores, a vector by those of
-    its entries, a categorical one by indicators of its levels. Both are regressed on ``given`` in stages of bell curves
-    whose widths cross-validation chooses, so that oscillations and interactions are learnt, and residuals are compared
-    with those of neighbours. Products of residuals (for continuous variables also of a wave of their ranks, which shows
-    spread, and products of residuals times a separating variable, which show changes of sign) have mean zero if the
-    independence holds and the regressions can express the means. No test can hold its level for every shape: jumps
-    along curves of two numbers, and interactions of many, need many rows to be learnt. Weights and groups of rows go
-    into the regressions and into the covariance of the products, so these pairs are always tested by residuals.
-    Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test; those of a
-    continuous variable by its quarters. An instrument is tested by its values two by two, and by three
-    of them by a score test, for a categorical cause.
+    Categorical pairs given categorical variables: the sum over strata of Pearson's statistic with less weight for rare
+    levels, compared with a scaled χ² distribution of the same mean and variance given the margins; both are exact, so
+    sparse strata are harmless. Other pairs: a continuous variable is replaced by its normal scores, a vector by those
+    of its entries, a categorical one by indicators of its levels. Both are regressed on ``given`` by a stagewise kernel
+    regression with cross-validated widths, which can learn oscillations and interactions, and residuals are compared
+    with those of neighbours. Products of residuals (for continuous variables also of a cosine of their ranks, which
+    detects changes of spread, and products of residuals times a separating variable, which detect changes of sign) have
+    mean zero if the independence holds and the regressions can express the means. No test can hold its level for every
+    regression function: jumps along curves, and interactions of many variables, need many rows to be learnt. Weights
+    and groups of rows enter the regressions and the covariance of the products, so these pairs are always tested by
+    residuals. Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test;
+    a continuous variable is divided at its quartiles. An instrument of a categorical cause is tested by pairs of its
+    values, and by triples with a score test.
 
     Args:
         graph: The graph, its text, or a networkx digraph (hidden nodes as in :meth:`ADMG.from_networkx`).
-        data: One table or dataset, or several, each by itself and against each other. One under do() is tested on the
+        data: One table or dataset, or several, tested one by one and pairwise. A dataset under do() is tested on the
             graph without edges into its targets. Variables without a column count as hidden; so do images, which are
             not tested.
-        level: Probability of any rejection at all if graph and data are right.
-        variables: Kinds and levels that overrule what the columns show, as in :meth:`Schema.infer`.
-        max_tests: How much is tested at most. Where there is more, it is drawn at random: a
-            missing edge breaks the independences of descendants too, so that a sample finds a wrong graph without
-            a guess about where.
-        seed: Seed of that choice.
-        progress: Whether to show on a terminal how far it is.
-        dropna: Whether rows with missing values are left out rather than refused, in every dataset.
+        level: Probability of any rejection if the graph is true and the data are valid.
+        variables: Kinds and levels that override those inferred from the columns, as in :meth:`Schema.infer`.
+        max_tests: Largest number of tests. If there are more, a random sample is drawn: a missing edge also breaks
+            independences of its descendants, so a sample can detect it.
+        seed: Seed of the sample.
+        progress: Whether to show progress on a terminal.
+        dropna: Whether rows with missing values are left out instead of refused, in every dataset.
 
     Returns:
-        The tests, worst first, which is by the logarithm of p. Where one edge is missing, its own pair usually comes
-        first: information that only passes through it is smaller.
+        The tests, in order of log p. If one edge is missing, its pair usually comes first, because information that
+        passes through it is smaller.
 
     Raises:
         DataError: If the data cannot be used.
-        GraphError: If the text is no graph.
+        GraphError: If the text is not a graph.
         ValueError: If level is not in (0, 1) or max_tests is not positive.
 
     Warns:
@@ -190,8 +189,8 @@ def check(
     Example:
         >>> from mdcm.scm import random_discrete
         >>> table = random_discrete(ADMG.from_string("X -> Z -> Y; X -> Y"), levels=2, seed=3).sample(2_000)
-        >>> found = check("X -> Z -> Y", table)
-        >>> found.rejected[["x", "y", "given"]].values.tolist()
+        >>> result = check("X -> Z -> Y", table)
+        >>> result.rejected[["x", "y", "given"]].values.tolist()
         [['X', 'Y', ('Z',)]]
         >>> check("X -> Z -> Y; X -> Y", table).table.empty
         True
@@ -205,13 +204,14 @@ def check(
     datasets = validate(data, graph.nodes, unobserved=graph.nodes, dropna=dropna)
     schema = Schema.infer(datasets, variables)
     several = len(datasets) > 1
-    sources: list[Within | Instruments | Across] = [Within(graph, one, schema, several=several) for one in datasets]
-    inequalities = [Instruments(graph, one, schema, several=several) for one in datasets]
+    sources: list[Within | Instruments | Across] = []
+    sources += [Within(graph, dataset, schema, several=several) for dataset in datasets]
+    inequalities = [Instruments(graph, dataset, schema, several=several) for dataset in datasets]
     sources += inequalities
-    sources += [Across(graph, one, other, schema) for one, other in itertools.combinations(datasets, 2)]
+    sources += [Across(graph, first, second, schema) for first, second in itertools.combinations(datasets, 2)]
     notes = _notes_on_columns(graph, schema)
 
-    # tests of all sources under one numbering, in order unless they are too many
+    # tests of all sources are numbered consecutively, and drawn at random if there are too many
     ends = np.cumsum([source.count for source in sources])
     total = int(ends[-1])
     order: Iterable[int] = range(total)
@@ -225,31 +225,34 @@ def check(
         order = counted(order, min(total, max_tests), "testing")
     for number in order:
         if tested == max_tests:
-            notes.append(f"{tested:,} tests, the most that were asked for, of pairs drawn at random from {total:,}")
+            notes.append(f"{tested:,} tests (max_tests), of pairs drawn at random from {total:,}")
             break
         k = int(np.searchsorted(ends, number, side="right"))
         outcomes.append(sources[k].outcome(number - int(ends[k]) + sources[k].count))
         tested += outcomes[-1].row is not None
-    inseparable = [one.inseparable for one in outcomes if one.inseparable]
+    inseparable = [outcome.inseparable for outcome in outcomes if outcome.inseparable]
     if inseparable:
         notes.append(
             f"no set of observed variables separates {_some(inseparable, 'pair')} without an edge, so the graph "
             "implies no independence of them"
         )
-    cuts = [graph.intervene(one.do).latent_projection(columns_of(one, schema), shared=True) for one in datasets]
-    plain = [implies_nothing(cut, one.do) for cut, one in zip(cuts, datasets, strict=True)]
-    if any(cut.confounders and not nothing for cut, nothing in zip(cuts, plain, strict=True)):
-        apart = " other than an instrument's" if any(one.count for one in inequalities) else ", such as an instrument's"
+    cuts = [
+        graph.intervene(dataset.do).latent_projection(columns_of(dataset, schema), shared=True) for dataset in datasets
+    ]
+    saturated = [implies_nothing(cut, dataset.do) for cut, dataset in zip(cuts, datasets, strict=True)]
+    if any(cut.confounders and not nothing for cut, nothing in zip(cuts, saturated, strict=True)):
+        tested_here = any(instruments.count for instruments in inequalities)
+        apart = " other than an instrument's" if tested_here else ", such as an instrument's"
         notes.append(
             f"hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities{apart}"
         )
-    untested = [one.untested for one in outcomes if one.untested]
+    untested = [outcome.untested for outcome in outcomes if outcome.untested]
     if untested:
-        noun = "independence" if all(" ⊥ " in one for one in untested) else "statement"
+        noun = "independence" if all(" ⊥ " in text for text in untested) else "statement"
         notes.append(f"too few rows, or too little variation, to test {_some(untested, noun)}")
-    rows = [one.row for one in outcomes if one.row is not None]
-    every = all(len(cut) == len(graph) for cut in cuts)
-    nothing = not rows and not several and every and all(plain)
+    rows = [outcome.row for outcome in outcomes if outcome.row is not None]
+    all_observed = all(len(cut) == len(graph) for cut in cuts)
+    nothing = not rows and not several and all_observed and all(saturated)
     return Check(_ranked(rows, level), level, tuple(notes), nothing)
 
 
@@ -264,13 +267,13 @@ def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
     return notes
 
 
-def _some(what: Sequence[str], noun: str, most: int = 3) -> str:
-    more = f", ... ({len(what):,} in all)" if len(what) > most else ""
-    return f"the {noun}{'s' if len(what) > 1 else ''} {'; '.join(what[:most])}{more}"
+def _some(items: Sequence[str], noun: str, most: int = 3) -> str:
+    more = f", ... ({len(items):,} in all)" if len(items) > most else ""
+    return f"the {noun}{'s' if len(items) > 1 else ''} {'; '.join(items[:most])}{more}"
 
 
 def _ranked(tests: list[dict[str, Any]], level: float) -> pd.DataFrame:
-    """The tests with Holm's adjusted p, the strongest evidence first."""
+    """Table of the tests with Holm's adjusted p, the smallest p first."""
     logs = np.array([test["log_p"] for test in tests])
     order = np.argsort(logs, kind="stable")
     # in logarithms, since p underflows; Holm's steps are monotone by the running maximum
@@ -288,7 +291,7 @@ def _ranked(tests: list[dict[str, Any]], level: float) -> pd.DataFrame:
 
 
 def statement(row: Mapping[Any, Any]) -> str:
-    """What a row of the table tests, in symbols.
+    """The statement that a row of the table tests, in symbols.
 
     Example:
         >>> statement({"kind": "independence", "x": "X", "y": "Y", "given": ("Z",)})
@@ -305,36 +308,36 @@ def statement(row: Mapping[Any, Any]) -> str:
 
 
 def _sentence(row: Mapping[Any, Any], *, show_dataset: bool) -> str:
-    """One rejection in words."""
+    """A rejection in words."""
     x, y = row["x"], row["y"]
     given = f" given {', '.join(row['given'])}" if row["given"] else ""
     size = f"(p = {_p_text(row['log10_p'])}, {row['effect']:.2g} nats per row)"
     if row["kind"] == "consistency":
         return (
-            f"{row['detail']} {size}: in one population the second cannot be smaller, whatever the graph; perhaps the "
-            f"datasets are of two, or more was done in one of them than to set {x}"
+            f"{row['detail']} {size}: in one population the second cannot be smaller, for any graph; perhaps the "
+            f"datasets come from two populations, or one of the experiments did more than set {x}"
         )
     where = f"in {row['dataset']}, " if show_dataset else ""
     if row["kind"] == "instrument":
         (z,) = row["given"]
         return (
-            f"{where}{row['detail']} {size}: it cannot be more if {z} acts on {y} through {x} alone, as the graph "
-            f"says; perhaps an edge or a hidden common cause is missing between {z} and {y}"
+            f"{where}{row['detail']} {size}: the bound holds if {z} acts on {y} only through {x}, as in the graph; "
+            f"perhaps an edge or a hidden common cause is missing between {z} and {y}"
         )
     if row["kind"] == "invariance":
         return (
-            f"the graph says {y}{given} is distributed alike in {row['dataset']}; the data say otherwise {size}: "
-            "perhaps the datasets are of two populations, an edge or a hidden common cause is missing, or more was "
-            "done in one of them than it says"
+            f"by the graph, {y}{given} has the same distribution in {row['dataset']}; the data contradict this {size}: "
+            "perhaps the datasets come from two populations, an edge or a hidden common cause is missing, or an "
+            "experiment did more than set its targets"
         )
     return (
-        f"{where}the graph says {x} is independent of {y}{given}; the data say otherwise {size}: "
+        f"{where}by the graph, {x} is independent of {y}{given}; the data contradict this {size}: "
         f"perhaps an edge or a hidden common cause is missing between {x} and {y}"
     )
 
 
 def _p_text(log10_p: float) -> str:
-    """A probability in text, also where it is too small for a number."""
+    """A probability as text, even if it underflows."""
     if log10_p > -5:
         return f"{10**log10_p:.2g}"
     exponent = math.floor(log10_p)
