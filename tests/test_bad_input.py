@@ -157,7 +157,7 @@ def write(tmp_path):
 TABLES = {
     "missing column": (
         pd.DataFrame({"X": [0, 1, 1], "Yy": [1, 0, 1]}),
-        "variable 'Y' of the graph is a column of no dataset .*; did you mean 'Yy'",
+        "variable 'Y' of the graph is not a column of any dataset .*; did you mean 'Yy'",
     ),
     "no column at all": (
         pd.DataFrame({"a": [0, 1], "b": [1, 0]}),
@@ -239,7 +239,7 @@ class TestData:
         assert refused(DataError, message, Dataset, table, do=["Z"]).column == "Z"
         told(message, "train", write(table, more=", do: [Z]"), "--out", tmp_path / "run")
         told(message, "plan", "X -> Y", "--data", f"{tmp_path}/obs.csv:do=Z")
-        message = r"dataset '.*': do=\['dose'\], but 'dose' is no node of the graph"
+        message = r"dataset '.*': do=\['dose'\], but 'dose' is not a node of the graph"
         refused(DataError, message, mdcm.fit, "X -> Y", Dataset(table, do="dose"))
         told(message, "plan", "X -> Y", "--data", f"{tmp_path}/obs.csv:do=dose")
 
@@ -345,10 +345,10 @@ class TestData:
     @pytest.mark.parametrize(
         ("columns", "warning"),
         [
-            ({"extra": [1, 2, 3, 4] * 10}, "dataset '.*': column 'extra' is no node of the graph, ignored"),
+            ({"extra": [1, 2, 3, 4] * 10}, "dataset '.*': column 'extra' is not a node of the graph, ignored"),
             (
                 {"extra": [1] * 40, "more": ["x"] * 40},
-                "dataset '.*': columns 'extra', 'more' are no nodes of the graph, ignored",
+                "dataset '.*': columns 'extra', 'more' are not nodes of the graph, ignored",
             ),
         ],
     )
@@ -365,7 +365,7 @@ class TestData:
         first = pd.DataFrame({"X": [0, 1, 2], "Y": [0, 1, 0], "Z": [0, 1, 1]})
         second = pd.DataFrame({"X": [0, 1, 1], "Y": [1, 1, 1], "Z": [None, None, None]})
         expected = [
-            "dataset 'b.csv': column 'Z' holds no value, so it counts as not observed",
+            "dataset 'b.csv': column 'Z' has no values, so it counts as not observed",
             r"dataset 'b.csv': column 'Y' is constant \(1\)",
             "variable 'X': level 2 occurs in dataset 'a.csv' only",
         ]

@@ -262,7 +262,7 @@ class TestArrays:
     def test_npy_and_npz(self, read, tmp_path):
         file = tmp_path / "a.npy"
         file.write_bytes(self.npy((10**11,), bytes(100)))
-        in_little_memory("header says .100000000000. values", read, file)
+        in_little_memory("header declares .100000000000. values", read, file)
         file.write_bytes(self.npy((10**40, 10**40), bytes(100)))
         in_little_memory("is truncated or damaged", read, file)
         for name in ("a.npz", "b.npy"):
@@ -278,7 +278,7 @@ class TestArrays:
         head = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (1 << 18, 32, 32))
         file.write_bytes(gzip.compress(head + bytes(1 << 28), 6))
         assert file.stat().st_size < 1 << 19
-        in_little_memory("268,435,456 bytes; unpack so large", mdcm.data.read_array, file)
+        in_little_memory("268,435,456 bytes; unpack such a large", mdcm.data.read_array, file)
 
 
 class TestPictures:

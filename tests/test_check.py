@@ -473,7 +473,7 @@ class TestCheck:
             check("X; Y", table, level=1)
         with pytest.raises(ValueError, match="max_tests must be positive, not 0"):
             check("X; Y", table, max_tests=0)
-        with pytest.raises(DataError, match="'Q' is no node of the graph"):
+        with pytest.raises(DataError, match="'Q' is not a node of the graph"):
             check("X; Y", Dataset({"X": [0, 1], "Q": [1, 0]}, do="Q"))
 
     def test_is_a_function_of_the_facade(self):

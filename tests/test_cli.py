@@ -55,7 +55,7 @@ def pictures(tmp_path_factory):
         "train: {max_steps: 1, batch_size: 2, holdout: 0}\n"
     )
     result = succeed("train", path / "spec.yaml", "--out", path / "a" / "run")
-    assert "note: dataset 'table.csv': column 'x' is no node of the graph, ignored\n" in result.err
+    assert "note: dataset 'table.csv': column 'x' is not a node of the graph, ignored\n" in result.err
     return path
 
 
@@ -223,7 +223,7 @@ class TestPlan:
         rng = np.random.default_rng(0)
         pd.DataFrame({"X": [0, 1] * 50, "Y": rng.normal(size=100), "extra": 1}).to_csv(tmp_path / "a.csv", index=False)
         result = succeed("plan", "X -> Y", "--data", tmp_path / "a.csv", "--json", "-")
-        assert result.err == "note: dataset 'a.csv': column 'extra' is no node of the graph, ignored\n"
+        assert result.err == "note: dataset 'a.csv': column 'extra' is not a node of the graph, ignored\n"
         (spec,) = mdcm.Plan.from_json(result.out).datasets
         assert (spec.name, spec.columns, spec.rows) == ("a.csv", ("X", "Y"), 100)
 

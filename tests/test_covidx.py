@@ -125,7 +125,7 @@ class TestFolder:
                 r"line 61: the class is 'flu'; it must be normal, pneumonia or COVID-19, or positive or",
             ),
             ("p1 none.png normal rsna", r"line 61: there is no picture .*none.png"),
-            ("p1 bad.png normal rsna", r"'bad.png': no PNG or JPEG picture"),
+            ("p1 bad.png normal rsna", r"'bad.png': not a readable PNG or JPEG picture"),
         ],
     )
     def test_bad_lines(self, folder, line, message):

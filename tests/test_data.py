@@ -84,7 +84,7 @@ class TestDataset:
             ({"table": {"Dose": [1, 2]}, "do": ["dose"]}, "no column 'dose'.*did you mean 'Dose'"),
             ({"table": {"X": [1, 2]}, "do": {"X": 1}}, "do takes the names"),
             ({"table": {"X": [1, 2]}, "do": ["X", "X"]}, "twice"),
-            ({"table": {"X": [1, 2]}, "weights": "w"}, "weights='w' is no column"),
+            ({"table": {"X": [1, 2]}, "weights": "w"}, "weights='w' is not a column"),
             ({"table": {"X": [1, 2]}, "groups": [1]}, "groups has 1 values for 2 rows"),
             ({"table": {"X": [1, 2]}, "weights": ["a", "b"]}, "weights must be numbers"),
             ({"table": {"X": [1, 2]}, "images": {"I": pixels(3)}}, "'I' has 3 rows, but there are 2"),
@@ -142,8 +142,8 @@ class TestValidate:
 
     def test_missing_column_names_the_nearest_one(self):
         table = self.table.rename(columns={"Z": "Zz"})
-        with pytest.warns(UserWarning, match="'Zz' is no node"):
-            error = refused("'Z' of the graph is a column of no dataset.*'Zz'", validate, table, self.nodes)
+        with pytest.warns(UserWarning, match="'Zz' is not a node"):
+            error = refused("'Z' of the graph is not a column of any dataset.*'Zz'", validate, table, self.nodes)
         assert (error.dataset, error.column) == ("d1", "Z")
         assert validate(self.table[["X", "Y"]], self.nodes, unobserved=["Z"])[0].columns == ("X", "Y")
 
@@ -179,15 +179,15 @@ class TestValidate:
 
     def test_a_column_without_values_counts_as_not_observed(self):
         empty = Dataset(self.table.assign(Z=np.nan), name="a")
-        with pytest.warns(UserWarning, match="dataset 'a': column 'Z' holds no value"):
+        with pytest.warns(UserWarning, match="dataset 'a': column 'Z' has no values"):
             first, _ = validate([empty, self.table], self.nodes)
         assert first.columns == ("X", "Y")
         target = Dataset(self.table.assign(X=np.nan), do="X")
-        refused("target of the intervention and holds no value", validate, target, self.nodes)
+        refused("target of the intervention, but has no values", validate, target, self.nodes)
 
     def test_extra_columns_are_ignored_with_one_warning(self):
         table = self.table.assign(a=1, b=2, w=1.0)
-        with pytest.warns(UserWarning, match="columns 'a', 'b' are no nodes") as caught:
+        with pytest.warns(UserWarning, match="columns 'a', 'b' are not nodes") as caught:
             (dataset,) = validate(Dataset(table, weights="w"), self.nodes)
         assert len(caught) == 1
         assert dataset.columns == self.nodes
@@ -202,12 +202,12 @@ class TestValidate:
         refused("positive", Dataset, table.assign(w=[1, 2, -3, 4]), weights="w", dropna=True)
 
     def test_a_data_set_without_any_value_is_refused(self):
-        with pytest.warns(UserWarning, match="holds no value"):
-            refused("no variable of the graph holds a value", validate, {"X": [None, None]}, self.nodes)
+        with pytest.warns(UserWarning, match="has no values"):
+            refused("no variable of the graph has any values", validate, {"X": [None, None]}, self.nodes)
 
     def test_targets_must_be_nodes(self):
         table = self.table.assign(Q=1)
-        refused("'Q' is no node of the graph", validate, Dataset(table, do="Q"), self.nodes)
+        refused("'Q' is not a node of the graph", validate, Dataset(table, do="Q"), self.nodes)
 
     def test_infinite_values_are_refused(self):
         table = self.table.assign(Z=[0.5, np.inf, -np.inf, 1])

@@ -215,7 +215,7 @@ class TestSpecInPlace:
 
 
 class TestNotices:
-    EXTRA = "note: dataset 't.csv': column 'w' is no node of the graph, ignored\n"
+    EXTRA = "note: dataset 't.csv': column 'w' is not a node of the graph, ignored\n"
 
     @pytest.fixture
     def extra(self, gaps):
@@ -237,7 +237,7 @@ class TestNotices:
     def test_what_may_be_wrong_is_told_also_where_it_is_quiet(self, extra):
         extra.dropna().astype(int).assign(Z=[None] * 57).to_csv("u.csv", index=False)
         said = call("plan", "X -> Z -> Y", "--data", "t.csv", "--data", "u.csv", "-q").err
-        assert said == "warning: dataset 'u.csv': column 'Z' holds no value, so it counts as not observed\n"
+        assert said == "warning: dataset 'u.csv': column 'Z' has no values, so it counts as not observed\n"
 
     @pytest.mark.parametrize(
         "warned",

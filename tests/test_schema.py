@@ -116,7 +116,7 @@ class TestInference:
         assert to_spec(dataset, schema).do == {"X": (18322.0, 18323.5, 18326.0)}
         other = Dataset({"X": ["2020-03-01", "later"]}, name="d")
         refused("holds strings", Schema.infer, [other], {"X": {"kind": "continuous"}})
-        refused("holds no dates", encode, other, schema)
+        refused("does not hold dates", encode, other, schema)
 
     @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "Int64", "float32", "Float64", "float64"])
     def test_numbers_come_back_in_their_type(self, dtype):
@@ -426,7 +426,7 @@ class TestCodes:
         error = refused("no level 7", encode, dataset, {"N": self.schema["N"]})
         assert (error.dataset, error.column, error.row, error.count) == ("d", "N", 2, 2)
         # the schema of another table, whose numbers have another scale
-        error = refused("no finite float32", encode, dataset, {"C": self.schema["C"]})
+        error = refused("not finite in float32", encode, dataset, {"C": self.schema["C"]})
         assert (error.row, error.count) == (1, 1)
         refused("missing values", encode, Dataset({"N": [0, None]}), self.schema)
         refused("must be an image array", encode, Dataset({"I": [0, 1]}), self.schema)
@@ -531,7 +531,7 @@ class TestVectors:
         assert validate(table, ["W[0]", "W[1]", "X"])[0].columns == ("X", "W[1]", "W[0]")
         gap = self.table.assign(**{"W[0]": 1.5, "W[2]": self.array[:, 0]})
         assert refused("none is called 'W\\[1\\]'", validate, gap, ["W", "X"]).column == "W[1]"
-        refused("holds no numbers", validate, self.table.assign(**{"W[0]": "a"}), ["W", "X"])
+        refused("does not hold numbers", validate, self.table.assign(**{"W[0]": "a"}), ["W", "X"])
 
     def test_one_number_per_row_is_a_column(self):
         dataset = Dataset(self.table, arrays={"L": np.array([3, 4] * 10, dtype=">i4")})
@@ -553,7 +553,7 @@ class TestVectors:
         assert (kept.arrays["W"] == np.delete(self.array, [4, 6], axis=0)).all()
         broken[4, 1] = broken[6, 1] = np.inf
         assert refused("infinite", validate, Dataset(self.table, arrays={"W": broken}), ["X", "W"]).row == 4
-        with pytest.warns(UserWarning, match="'W' holds no value"):
+        with pytest.warns(UserWarning, match="'W' has no values"):
             validate(Dataset(self.table, arrays={"W": broken * np.nan}), ["X", "W"], unobserved=["W"])
         parts = [Dataset(arrays={"W": self.array}, name="a"), Dataset(arrays={"W": self.array[:, :1]}, name="b")]
         assert refused("has 1 numbers per row, not 2 as in dataset 'a'", Schema.infer, parts).dataset == "b"
@@ -627,4 +627,4 @@ class TestToSpec:
     def test_refuses_what_the_schema_does_not_know(self):
         dataset = Dataset({"X": ["no", "perhaps"]}, do="X", name="d")
         assert refused("dataset 'd': variable 'X' has no level 'perhaps'", to_spec, dataset, self.schema).column == "X"
-        refused("'Q' is no variable of the schema", to_spec, Dataset({"Q": [1]}, do="Q"), self.schema)
+        refused("'Q' is not a variable of the schema", to_spec, Dataset({"Q": [1]}, do="Q"), self.schema)

@@ -275,7 +275,7 @@ SLIPS = {
     "image column without pictures": (
         GRAPH_AND_DATA + "variables: {X: {kind: image}}",
         "2:9",
-        r"column 'X', row 0 \(counted from 0\): 0 is no file name",
+        r"column 'X', row 0 \(counted from 0\): 0 is not a file name",
     ),
 }
 
@@ -404,7 +404,7 @@ class TestPictures:
 
     def test_in_an_odd_format_are_not_opened(self, folder):
         Image.new("RGB", (6, 8)).save(folder / "pictures" / "1.png", format="GIF")
-        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: no PNG or JPEG picture that can be read")
+        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: not a readable PNG or JPEG picture")
 
     def test_missing_names_are_refused_or_dropped(self, folder):
         self.table.loc[1, "I"] = None
@@ -420,7 +420,7 @@ class TestPictures:
 
     def test_a_file_that_is_no_picture(self, folder):
         (folder / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
-        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: no PNG or JPEG picture that can be read")
+        refused(self.spec(folder), "3:6", "column 'I', row 1 .*: not a readable PNG or JPEG picture")
 
     def test_another_size(self, folder):
         Image.new("RGB", (7, 8)).save(folder / "pictures" / "1.png")

@@ -1,4 +1,4 @@
-"""Datasets: reading them, what is checked before anything is learned, and their values as mechanisms see them."""
+"""Datasets: reading, validation before training, and encoding for mechanisms."""
 
 from mdcm.data.arrays import read_array, read_images
 from mdcm.data.dataset import Dataset

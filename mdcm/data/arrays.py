@@ -22,20 +22,20 @@ __all__ = ["read_array", "read_images"]
 
 _NPY = b"\x93NUMPY"
 _GZIP = b"\x1f\x8b"
-# NumPy's own limit; a longer header is no array's
+# NumPy's limit of a header
 _LONGEST_HEADER = 10_000
 _MOST_DIMENSIONS = 32
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-# what is unpacked into memory; a larger file is mapped once somebody has unpacked it
+# largest array unpacked into memory; a larger file must be unpacked by the user, and is then memory-mapped
 _MOST_UNPACKED = 1 << 30
 _CHUNK = 1 << 20
 
 
 def read_array(path: str | Path) -> NDArray[Any]:
-    """Array in an .npy file or an IDX file, memory-mapped read-only where it is not compressed.
+    """Read an array from an .npy file or an IDX file, memory-mapped read-only if it is not compressed.
 
-    What a file is says its content, not its name. Its header is compared with its size before any memory is taken,
-    and nothing in it is executed.
+    The content decides the format, not the name. The header is compared with the file's size before memory is
+    allocated, and nothing in the file is executed.
 
     Args:
         path: .npy; IDX (``train-images-idx3-ubyte``); or IDX packed by gzip, up to 1 GiB unpacked and no
@@ -75,10 +75,10 @@ def read_array(path: str | Path) -> NDArray[Any]:
 
 
 def read_images(path: str | Path) -> NDArray[Any]:
-    """Array of images in an .npy or IDX file, memory-mapped read-only where it is not compressed.
+    """Read an array of images from an .npy or IDX file, memory-mapped read-only if it is not compressed.
 
     Returns:
-        The array as it is in an .npy file; grey pictures ``[n, 1, h, w]`` of an IDX file, which knows no channels.
+        The array of an .npy file unchanged; grey images ``[n, 1, h, w]`` from an IDX file, which has no channels.
 
     Raises:
         DataError: As :func:`read_array`.
@@ -94,15 +94,15 @@ def _is_idx(start: bytes) -> bool:
 
 
 def _idx_header(path: Path, file: IO[bytes] | gzip.GzipFile) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape, type and length of the header: two zero bytes, type, dimensions, then a big-endian size of each."""
+    """Shape, type and length of a header: two zero bytes, type, number of dimensions, and their big-endian sizes."""
     magic = _exactly(path, file, 4)
     if not _is_idx(magic):
-        raise DataError(f"{path}: no IDX file: it starts with {magic.hex(' ')}")
+        raise DataError(f"{path}: not an IDX file: it starts with {magic.hex(' ')}")
     dimensions = magic[3]
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
-        raise DataError(f"{path}: no IDX file: its header speaks of {dimensions} dimensions")
+        raise DataError(f"{path}: not an IDX file: its header declares {dimensions} dimensions")
     sizes = _exactly(path, file, 4 * dimensions)
-    shape = tuple(int.from_bytes(sizes[4 * place : 4 * place + 4], "big") for place in range(dimensions))
+    shape = tuple(int.from_bytes(sizes[4 * axis : 4 * axis + 4], "big") for axis in range(dimensions))
     return shape, np.dtype(_IDX_TYPES[magic[2]]), 4 + 4 * dimensions
 
 
@@ -114,13 +114,13 @@ def _exactly(path: Path, file: IO[bytes] | gzip.GzipFile, count: int) -> bytes:
 
 
 def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], held: int, *, exact: bool) -> None:
-    """Refuse a file that does not hold what its header says, before memory is taken for it."""
-    # Python's numbers, which do not overflow
+    """Refuse a file whose size does not match its header, before memory is allocated."""
+    # Python integers do not overflow
     needed = math.prod(shape) * dtype.itemsize
     if needed > held or (exact and needed < held):
         state = "is truncated or damaged" if needed > held else "is damaged"
         raise DataError(
-            f"{path} {state}: its header says {list(shape)} values of {dtype.name}, {needed:,} bytes, "
+            f"{path} {state}: its header declares {list(shape)} values of {dtype.name}, {needed:,} bytes, "
             f"but {held:,} follow"
         )
 
@@ -135,15 +135,15 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: in
 
 
 def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
-    """An IDX file packed by gzip, unpacked piece by piece, so that a header alone takes no memory."""
+    """Read an IDX file packed by gzip, piece by piece, so that a false header allocates no memory."""
     try:
         with gzip.GzipFile(fileobj=file) as stream:
             shape, dtype, _ = _idx_header(path, stream)
             needed = math.prod(shape) * dtype.itemsize
             if needed > min(_MOST_UNPACKED, most_unpacked(path.stat().st_size)):
                 raise DataError(
-                    f"{path}: its header says {list(shape)} values of {dtype.name}, {needed:,} bytes; unpack so large "
-                    "a file with gunzip, and it is mapped instead of read"
+                    f"{path}: its header declares {list(shape)} values of {dtype.name}, {needed:,} bytes; unpack such "
+                    "a large file with gunzip, so that it is memory-mapped"
                 )
             content = bytearray()
             while len(content) <= needed and (piece := stream.read(min(_CHUNK, needed + 1 - len(content)))):
@@ -157,19 +157,19 @@ def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
 
 
 def _check_npy(path: Path, file: IO[bytes]) -> None:
-    """Refuse an .npy header that promises more than the file holds, or Python objects."""
+    """Refuse an .npy header that declares more than the file holds, or Python objects."""
     read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     bad = f"{path}: not an .npy array of numbers that can be read"
     start = file.read(12)
     if len(start) < 12 or start[6] not in read:
-        raise DataError(f"{bad}: its header is of no known version, or incomplete")
+        raise DataError(f"{bad}: its header has an unknown version, or is incomplete")
     length = int.from_bytes(start[8:10] if start[6] == 1 else start[8:12], "little")
     if length > _LONGEST_HEADER:
         raise DataError(f"{bad}: its header is {length:,} bytes long")
     file.seek(8)
     try:
         shape, _, dtype = read[start[6]](file)
-    # whatever a hostile header makes of NumPy's parser
+    # a hostile header can make NumPy's parser raise any exception
     except Exception as error:
         raise DataError(
             f"{bad}: {str(error).splitlines()[0][:200] if str(error) else 'its header is damaged'}"
@@ -179,5 +179,5 @@ def _check_npy(path: Path, file: IO[bytes]) -> None:
     if dtype.fields is not None or dtype.itemsize == 0:
         raise DataError(f"{bad}: it holds records of {dtype}; save one array of numbers")
     if len(shape) > _MOST_DIMENSIONS or any(size < 0 for size in shape):
-        raise DataError(f"{bad}: its header says the shape {list(shape)}")
+        raise DataError(f"{bad}: its header declares the shape {list(shape)}")
     _check_size(path, shape, dtype, path.stat().st_size - file.tell(), exact=False)

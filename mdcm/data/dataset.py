@@ -1,4 +1,4 @@
-"""One data set: rows that were drawn together, and what they are called."""
+"""A data set: rows drawn together, from one distribution, with their metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "blocks"]
 
 BLOCK_BYTES = 1 << 24
-# numbers of a target that the planner is told of
+# largest number of distinct values of a target in a specification
 _MOST_VALUES = 256
 
 
@@ -36,28 +36,28 @@ class Dataset:
     """Rows that were drawn together, from P(V) or under an intervention.
 
     Args:
-        table: Columns by name, one row per unit; may be left out where there are images.
+        table: Columns by name, one row per unit; may be left out if there are images.
         do: Names of the variables that were set by intervention; their values are read from the columns.
         images: Image variables by name: uint8 ``[n, c, h, w]``, or floats in [0, 1]; may be memory-mapped.
         arrays: Numbers by variable: ``[n]`` is a further column, ``[n, size]`` a vector; may be memory-mapped. The
-            columns ``W[0]``, ``W[1]``, ... of a table are a vector too, where W is a node of the graph.
-        groups: Rows that belong together (one patient, one plate) and must not be split between training and
-            held-out data: a column of the table, or one value per row.
-        weights: Weight of every row, positive: a column of the table, or one value per row.
+            columns ``W[0]``, ``W[1]``, ... of a table are a vector too, if W is a node of the graph.
+        groups: Groups of rows (one patient, one plate) that must not be split between training and held-out data: a
+            column of the table, or one value per row.
+        weights: Positive weight of each row: a column of the table, or one value per row.
         name: Name in messages and in the plan.
         channels_last: Whether the image arrays are ``[n, h, w, c]``.
-        dropna: Whether rows with missing values are left out rather than refused.
-        na_values: Texts of the table that mean that a value is missing; None and NaN always do.
+        dropna: Whether rows with missing values are left out instead of refused.
+        na_values: Texts of the table that mark missing values, besides None and NaN.
 
     Attributes:
-        table: The columns, rows numbered from 0.
+        table: The columns, with rows indexed from 0.
         do: Names of the targets as a tuple.
-        images: Arrays ``[n, c, h, w]`` by name, views of what was given.
-        arrays: Arrays ``[n, size]`` by name, views of what was given.
-        rows: Numbers of the rows in what was given, int64 ``[n]``, where some were left out; else None.
-        groups: int64 ``[n]`` group numbers, or None.
+        images: Arrays ``[n, c, h, w]`` by name, views of the input.
+        arrays: Arrays ``[n, size]`` by name, views of the input.
+        rows: Indices of the rows in the input, int64 ``[n]``, if some were left out; else None.
+        groups: int64 ``[n]``, group of each row, or None.
         weights: float64 ``[n]``, or None.
-        name: Name, or None before :func:`validate` gave one.
+        name: Name, or None before :func:`validate` assigns one.
         dropna: As given.
 
     Raises:
@@ -111,7 +111,7 @@ class Dataset:
                 )
         for key in [key for key, array in self.arrays.items() if array.ndim == 1]:
             values = np.asarray(self.arrays.pop(key))
-            # pandas cannot count values of another byte order, which files may have
+            # pandas cannot count values in foreign byte order, which files may have
             self.table = self.table.assign(**{key: values.astype(values.dtype.newbyteorder("="))})
         if not len(self.table):
             raise DataError(f"{self.label} is empty: it has no rows", dataset=name)
@@ -125,7 +125,7 @@ class Dataset:
                 )
         if len(set(self.do)) != len(self.do):
             raise DataError(f"{self.label}: do={list(self.do)} names a variable twice", dataset=name)
-        # columns that serve as groups or weights are no extra columns
+        # columns used as groups or weights do not count as extra columns
         self._helpers = frozenset(value for value in (groups, weights) if isinstance(value, str))
         self.groups = None if groups is None else self._groups(groups)
         self.weights = None if weights is None else self._weights(weights)
@@ -143,16 +143,16 @@ class Dataset:
         return f"Dataset({self.name!r}, {len(self):,} rows, columns={list(self.columns)}{do})"
 
     def spec(self, nodes: Collection[str]) -> DatasetSpec:
-        """What the planner needs to know of this dataset: columns, targets with the values set, number of rows.
+        """Specification of this dataset for the planner: columns, targets with the values set, number of rows.
 
-        :func:`to_spec` says the same by a schema, with the values set as its levels.
+        :func:`to_spec` makes one by a schema, with values as its levels.
 
         Args:
             nodes: Names of the graph's nodes; other columns are left out.
 
         Returns:
-            The description; dates are days since 1970, and every value is meant by a target that is an image or a
-            vector.
+            The specification; dates are days since 1970, and a target that is an image or a vector counts as set to
+            every value.
 
         Example:
             >>> Dataset({"X": [0, 1, 1], "Y": [1, 0, 1]}, do="X", name="trial").spec(["X", "Y"]).do
@@ -172,39 +172,38 @@ class Dataset:
 
         Args:
             target: Name of the column.
-            origin: Where days are counted from, 1970-01-01 by default.
-            as_levels: Whether dates are levels too, by their texts.
+            origin: Date with day 0, 1970-01-01 by default.
+            as_levels: Whether dates are levels too, as texts.
 
         Returns:
-            The values; of more than 256 numbers that are no levels so many of them, the lowest and the highest
-            included. None for images and vectors, which have no list of values: whoever sets them means to cover them.
+            The values; if there are more than 256 real numbers, 256 of them, including the lowest and the highest.
+            None for images and vectors, which have no list of values and count as set to every value.
         """
         if target not in self.table.columns:
             return None
         column = self.table[target]
-        found = storage(column, self.label, self.name, self.rows)
-        if (found == "dates" and not as_levels) or (found == "str" and origin is not None):
+        kind = storage(column, self.label, self.name, self.rows)
+        if (kind == "dates" and not as_levels) or (kind == "str" and origin is not None):
             return _thinned(sorted(set(floats(column, origin).tolist())))
         values = sorted_levels({plain(value) for value in column.dropna().unique()})
-        return _thinned(values) if found == "float" else values
+        return _thinned(values) if kind == "float" else values
 
     def combinations_set(
         self, values: Mapping[str, Sequence[Level] | None], origins: Mapping[str, str | None]
     ) -> list[tuple[Level | None, ...]] | None:
-        """Values that were set together, as :meth:`values_set` has them.
+        """Combinations of values that were set together, in terms of :meth:`values_set`.
 
         Args:
-            values: The values of every target, or None.
-            origins: Of targets that are numbers, where dates are counted from.
+            values: The values of each target, or None.
+            origins: Date with day 0 of each target that is a number.
 
         Returns:
-            Distinct combinations in order, one value of each target in the order of ``values``; None in the place of a
-            target that has no list of values, or one that leaves some out. None where fewer than two targets have
-            lists.
+            Distinct combinations in order, one value of each target in the order of ``values``; None for the value of a
+            target without a complete list of values. None if fewer than two targets have such a list.
         """
         coded: dict[str, NDArray[np.intp]] = {}
-        for name, some in values.items():
-            if some is None:
+        for name, listed in values.items():
+            if listed is None:
                 continue
             column = self.table[name]
             kind = storage(column, self.label, self.name, self.rows)
@@ -214,18 +213,18 @@ class Dataset:
             else:
                 codes, seen = pd.factorize(column)
                 names = [plain(value) for value in seen]
-            position = {value: number for number, value in enumerate(some)}
+            position = {value: k for k, value in enumerate(listed)}
             if position.keys() >= set(names):
-                # -1 for a missing value
+                # -1 marks a missing value
                 coded[name] = np.array([*(position[value] for value in names), -1], dtype=np.intp)[codes]
         if len(coded) < 2:
             return None
         together = np.unique(np.stack(list(coded.values()), axis=1), axis=0)
-        found = []
+        combinations = []
         for row in together[(together >= 0).all(axis=1)].tolist():
             value = {name: (values[name] or ())[code] for name, code in zip(coded, row, strict=True)}
-            found.append(tuple(value.get(name) for name in values))
-        return found
+            combinations.append(tuple(value.get(name) for name in values))
+        return combinations
 
     @property
     def label(self) -> str:
@@ -242,7 +241,7 @@ class Dataset:
             if table and all(isinstance(value, str) or not hasattr(value, "__len__") for value in table.values()):
                 key, value = next(iter(table.items()))
                 raise DataError(
-                    f"{self.label}: column {key!r} is {quoted(value)}, and a column holds a value per row, as in "
+                    f"{self.label}: column {key!r} is {quoted(value)}, but a column needs a value per row, as in "
                     f"{{{key!r}: [{quoted(value)}, ...]}}",
                     dataset=self.name,
                     column=str(key),
@@ -250,7 +249,7 @@ class Dataset:
             try:
                 table = pd.DataFrame({key: as_array(value) for key, value in table.items()})
             except ValueError as error:
-                raise DataError(f"{self.label}: the columns make no table: {error}", dataset=self.name) from None
+                raise DataError(f"{self.label}: the columns do not make a table: {error}", dataset=self.name) from None
         given: Any = table
         hint = "; mdcm.data.read_table reads a file" if isinstance(given, str | os.PathLike) else ""
         if not isinstance(table, pd.DataFrame):
@@ -270,21 +269,21 @@ class Dataset:
             )
         frame = table.reset_index(drop=True)
         frame.columns = pd.Index(names, dtype=object)
-        # pandas cannot count values of another byte order, which files of other machines have
-        turned = {
+        # pandas cannot count values in foreign byte order, which files of other machines have
+        converted = {
             str(name): column.astype(column.dtype.newbyteorder("="))
             for name, column in frame.items()
             if isinstance(column.dtype, np.dtype) and not column.dtype.isnative
         }
-        return frame.assign(**turned) if turned else frame
+        return frame.assign(**converted) if converted else frame
 
     def _image(self, key: str, value: ArrayLike, channels_last: bool) -> NDArray[Any]:
         array: NDArray[Any] = np.asanyarray(value)
         where = f"{self.label}: image {key!r}"
         layout = "[n, h, w, c]" if channels_last else "[n, c, h, w]"
-        if array.ndim == 1 and array.dtype.kind in "OTUS" and all(isinstance(one, str) for one in array[:10]):
+        if array.ndim == 1 and array.dtype.kind in "OTUS" and all(isinstance(entry, str) for entry in array[:10]):
             raise DataError(
-                f"{where} holds texts; mdcm.data.read_pictures makes an array of the names of files",
+                f"{where} holds texts; mdcm.data.read_pictures makes an array from names of files",
                 dataset=self.name,
                 column=key,
             )
@@ -312,7 +311,7 @@ class Dataset:
             array = np.moveaxis(array, 3, 1)
         if array.dtype != np.uint8:
             for start, block in blocks(array):
-                # written so that NaN fails too
+                # in this form NaN fails too
                 bad = ~((block >= 0) & (block <= 1)).all(axis=(1, 2, 3))
                 if bad.any():
                     row = int(bad.argmax())
@@ -346,7 +345,7 @@ class Dataset:
         if isinstance(value, str):
             if value not in self.table.columns:
                 raise DataError(
-                    f"{self.label}: {role}={value!r} is no column{suggestion(value, self.columns)}",
+                    f"{self.label}: {role}={value!r} is not a column{suggestion(value, self.columns)}",
                     dataset=self.name,
                     column=value,
                 )
@@ -363,7 +362,7 @@ class Dataset:
         if not self.dropna:
             name = value if isinstance(value, str) else None
             refuse(column.isna(), f"{self.label}: {what} is missing", self.name, name, remedy=leaving_out())
-        # -1 where it is missing, until such rows are left out
+        # -1 marks a missing group until such rows are left out
         return pd.factorize(column)[0].astype(np.int64)
 
     def _weights(self, value: str | ArrayLike) -> NDArray[np.float64]:
@@ -373,7 +372,7 @@ class Dataset:
             weights: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
         except (TypeError, ValueError):
             raise DataError(f"{self.label}: {what} must be numbers", dataset=self.name, column=name) from None
-        # written so that NaN fails too
+        # in this form NaN fails too
         bad = ~((weights > 0) & np.isfinite(weights))
         if self.dropna:
             bad &= ~np.isnan(weights)
@@ -381,44 +380,44 @@ class Dataset:
         return weights
 
     def restricted(self, name: str, columns: Collection[str], rows: NDArray[np.bool_] | None = None) -> Dataset:
-        """The same dataset under a name, with these columns and rows only, as :func:`validate` gives it back.
+        """The dataset under another name, restricted to some columns and rows, as returned by :func:`validate`.
 
         Args:
             name: The name.
-            columns: Columns that are kept, in the order that they have here.
-            rows: Which rows are kept; all by default.
+            columns: Columns to keep; their order does not change.
+            rows: Whether each row is kept; all by default.
         """
-        kept = object.__new__(Dataset)
-        kept.name, kept.do, kept.dropna, kept._helpers = name, self.do, False, frozenset()
-        kept.table = self.table[[column for column in self.table.columns if column in columns]]
-        kept.images = {key: array for key, array in self.images.items() if key in columns}
-        kept.arrays = {key: array for key, array in self.arrays.items() if key in columns}
-        kept.groups, kept.weights, kept.rows = self.groups, self.weights, self.rows
+        restricted = object.__new__(Dataset)
+        restricted.name, restricted.do, restricted.dropna, restricted._helpers = name, self.do, False, frozenset()
+        restricted.table = self.table[[column for column in self.table.columns if column in columns]]
+        restricted.images = {key: array for key, array in self.images.items() if key in columns}
+        restricted.arrays = {key: array for key, array in self.arrays.items() if key in columns}
+        restricted.groups, restricted.weights, restricted.rows = self.groups, self.weights, self.rows
         if rows is not None:
-            kept.table = kept.table[rows].reset_index(drop=True)
-            kept.images = {key: array[rows] for key, array in kept.images.items()}
-            kept.arrays = {key: array[rows] for key, array in kept.arrays.items()}
-            kept.groups = None if self.groups is None else self.groups[rows]
-            kept.weights = None if self.weights is None else self.weights[rows]
-            kept.rows = np.flatnonzero(rows) if self.rows is None else self.rows[rows]
-        return kept
+            restricted.table = restricted.table[rows].reset_index(drop=True)
+            restricted.images = {key: array[rows] for key, array in restricted.images.items()}
+            restricted.arrays = {key: array[rows] for key, array in restricted.arrays.items()}
+            restricted.groups = None if self.groups is None else self.groups[rows]
+            restricted.weights = None if self.weights is None else self.weights[rows]
+            restricted.rows = np.flatnonzero(rows) if self.rows is None else self.rows[rows]
+        return restricted
 
     def leaving_out(self) -> Dataset:
-        """The same dataset as one made with ``dropna=True``.
+        """A copy of the dataset with ``dropna=True``.
 
         Example:
             >>> Dataset({"X": [0, None]}).leaving_out().dropna
             True
         """
-        made = copy.copy(self)
-        made.dropna = True
-        return made
+        copied = copy.copy(self)
+        copied.dropna = True
+        return copied
 
     def gathered(self, nodes: Collection[str]) -> Dataset:
-        """The same dataset with the columns ``W[0]``, ``W[1]``, ... as the vector W, for every node W of that kind.
+        """The dataset with columns ``W[0]``, ``W[1]``, ... combined to a vector W, for every node W with such columns.
 
         Raises:
-            DataError: If a number is left out, or a column holds no numbers.
+            DataError: If an index is missing, or a column does not hold numbers.
         """
         vectors: dict[str, NDArray[np.float64]] = {}
         taken: set[str] = set()
@@ -426,7 +425,7 @@ class Dataset:
             if node in self.columns or f"{node}[0]" not in self.table.columns:
                 continue
             entries = [column for column in self.table.columns if re.fullmatch(re.escape(node) + r"\[\d+\]", column)]
-            wanted = [f"{node}[{place}]" for place in range(len(entries))]
+            wanted = [f"{node}[{k}]" for k in range(len(entries))]
             for column in wanted:
                 if column not in entries:
                     raise DataError(
@@ -436,7 +435,7 @@ class Dataset:
                     )
                 if storage(self.table[column], self.label, self.name, self.rows) not in {"int", "float", "bool"}:
                     raise DataError(
-                        f"{self.label}: column {column!r} of the vector {node!r} holds no numbers",
+                        f"{self.label}: column {column!r} of the vector {node!r} does not hold numbers",
                         dataset=self.name,
                         column=column,
                     )
@@ -444,19 +443,19 @@ class Dataset:
             taken.update(wanted)
         if not vectors:
             return self
-        made = self.restricted(cast("str", self.name), [column for column in self.columns if column not in taken])
-        made.arrays, made.dropna, made._helpers = {**made.arrays, **vectors}, self.dropna, self._helpers
-        return made
+        gathered = self.restricted(cast("str", self.name), [column for column in self.columns if column not in taken])
+        gathered.arrays, gathered.dropna, gathered._helpers = {**gathered.arrays, **vectors}, self.dropna, self._helpers
+        return gathered
 
 
 def _thinned(values: list[Any]) -> list[Any]:
     if len(values) <= _MOST_VALUES:
         return values
-    return [values[place] for place in np.linspace(0, len(values) - 1, _MOST_VALUES).round().astype(int)]
+    return [values[k] for k in np.linspace(0, len(values) - 1, _MOST_VALUES).round().astype(int)]
 
 
 def blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Pieces of a possibly memory-mapped array with the row where each starts, a few megabytes each."""
+    """Blocks of a possibly memory-mapped array, a few megabytes each, with the first row of each."""
     step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
         yield start, np.asarray(array[start : start + step])

@@ -1,4 +1,4 @@
-"""Values of a data set as mechanisms see them, and back."""
+"""Encoding of data sets for mechanisms, and decoding of their draws."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoded", "check_decodable", "decode", "decode_columns", "encode", "to_spec"]
 
-# of the name of a type, which may list categories
+# longest name of a type, which may list categories
 _LONGEST_TYPE = 200
 
 
 class Encoded(Mapping[str, "NDArray[Any]"]):
-    """A data set as mechanisms see it: one array per observed variable, made by :func:`encode`.
+    """Encoded data set: one array per observed variable, made by :func:`encode`.
 
     Args:
         name: Name of the dataset, as in the plan.
@@ -35,8 +35,8 @@ class Encoded(Mapping[str, "NDArray[Any]"]):
             or ``[n, size]`` of a vector, uint8 ``[n, c, h, w]`` of an image (perhaps memory-mapped).
         rows: Number of rows.
         do: Names of the variables that were set by intervention.
-        weights: Weight of every row, float64 ``[n]``, or None where all are equal.
-        groups: Number of the group of every row, int64 ``[n]``, or None where every row is one of its own.
+        weights: Weight of each row, float64 ``[n]``, or None if all are equal.
+        groups: Group of each row, int64 ``[n]``, or None if each row is its own group.
 
     Example:
         >>> from mdcm.data import Dataset, Schema
@@ -82,7 +82,7 @@ class Encoded(Mapping[str, "NDArray[Any]"]):
 
 
 def encode(dataset: Dataset, schema: Mapping[str, Variable]) -> Encoded:
-    """A dataset as mechanisms see it.
+    """Encode a dataset for mechanisms.
 
     Args:
         dataset: A dataset without missing values; columns that are not in the schema are left out.
@@ -90,11 +90,11 @@ def encode(dataset: Dataset, schema: Mapping[str, Variable]) -> Encoded:
 
     Returns:
         By name: int64 codes ``[n]`` of a categorical variable; float32 ``[n]`` of a continuous one and ``[n, size]``
-        of a vector, minus its mean and divided by its scale; uint8 ``[n, c, h, w]`` of an image (the array itself
-        where it is uint8, memory-mapped or not). Weights, groups and targets come along.
+        of a vector, minus its mean and divided by its scale; uint8 ``[n, c, h, w]`` of an image (not copied if it is
+        uint8, memory-mapped or not). With weights, groups and targets.
 
     Raises:
-        DataError: If a value is no level, not finite, or an image has another shape.
+        DataError: If a value is not a level or not finite, or an image has another shape.
     """
     arrays = {name: _encode_column(dataset, schema[name]) for name in dataset.columns if name in schema}
     return Encoded(
@@ -108,20 +108,20 @@ def encode(dataset: Dataset, schema: Mapping[str, Variable]) -> Encoded:
 
 
 def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
-    """What the planner needs to know of a dataset, in the terms of a schema.
+    """Specification of a dataset for the planner, in terms of a schema.
 
     Args:
         dataset: A dataset; columns that are not in the schema are left out.
         schema: Variables by name.
 
     Returns:
-        Name, columns, number of rows, and for every target the values that were set: levels of a categorical
-        variable in their order; numbers of a continuous one in ascending order (days since its origin for dates, and
-        at most 256 of them, lowest and highest included); None, which means every value, of an image or a vector;
-        and, of several targets, which values were set together.
+        Name, columns, number of rows, and for each target the values that were set: levels of a categorical variable
+        in their order; numbers of a continuous one in ascending order (days since its origin for dates, and at most
+        256 of them, including the lowest and highest); None, which means every value, of an image or a vector; and
+        which values of several targets were set together.
 
     Raises:
-        DataError: If a target is no variable of the schema, or was set to what is no level of it.
+        DataError: If a target is not a variable of the schema, or was set to a value that is not a level.
 
     Example:
         >>> from mdcm.data import Dataset, Schema
@@ -133,20 +133,20 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
     for target in dataset.do:
         if target not in schema:
             raise DataError(
-                f"{dataset.label}: do={list(dataset.do)}, but {target!r} is no variable of the schema",
+                f"{dataset.label}: do={list(dataset.do)}, but {target!r} is not a variable of the schema",
                 dataset=dataset.name,
                 column=target,
             )
         variable = schema[target]
-        found = dataset.values_set(target, variable.origin, as_levels=variable.levels is not None)
-        if found is not None and variable.levels is not None:
-            for value in found:
+        set_values = dataset.values_set(target, variable.origin, as_levels=variable.levels is not None)
+        if set_values is not None and variable.levels is not None:
+            for value in set_values:
                 if value not in variable.levels:
                     raise DataError(
                         f"{dataset.label}: {variable.unknown_level(value)}", dataset=dataset.name, column=target
                     )
-            found = [level for level in variable.levels if level in found]
-        values[target] = found
+            set_values = [level for level in variable.levels if level in set_values]
+        values[target] = set_values
     columns = [name for name in dataset.columns if name in schema]
     origins = {target: schema[target].origin for target in values if schema[target].levels is None}
     together = dataset.combinations_set(values, origins)
@@ -154,16 +154,16 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
 
 
 def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None) -> pd.Series[Any]:
-    """Values as mechanisms see them as a column for people, in the type that the data had.
+    """Decode values of mechanisms to a column of the type of the data.
 
-    Levels come back as they were, numbers times the scale plus the mean (rounded where the data were whole numbers of
-    a whole-number type), dates as dates.
+    Codes become levels, numbers are multiplied by the scale and the mean is added (rounded if the data have an integer
+    type), days become dates.
 
     Args:
-        variable: A variable that is no image and no vector.
+        variable: A variable other than an image or a vector.
         values: int codes ``[n]``, or floats ``[n]``.
-        known: Numbers that some values stand for, float64 ``[k]`` in the variable's own units, such as those that were
-            set; they come back without the rounding of float32.
+        known: Exact values of some numbers, float64 ``[k]`` in the variable's units, such as those that were set; they
+            are returned without the rounding of float32.
 
     Raises:
         TypeError: If the variable is an image or a vector.
@@ -177,7 +177,7 @@ def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] 
     name = variable.name
     if variable.kind == "image" or variable.size is not None:
         what = "an image" if variable.kind == "image" else "a vector"
-        raise TypeError(f"variable {name!r} is {what} and makes no column")
+        raise TypeError(f"variable {name!r} is {what}, which cannot be decoded to a column")
     if variable.levels is None:
         numbers = variable.restore(values)
         return _decode_numbers(variable, numbers if known is None else _known_numbers(variable, values, numbers, known))
@@ -192,10 +192,10 @@ def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] 
 
 
 def check_decodable(variable: Variable) -> None:
-    """Refuse a variable whose type cannot hold its values, so that no draw of it could be given back.
+    """Refuse a variable whose type cannot hold its values, so that its draws could not be decoded.
 
     Raises:
-        DataError: If its type is none, or changes its levels or numbers.
+        DataError: If its type does not exist, or changes its levels or numbers.
 
     Example:
         >>> check_decodable(Variable("X", "categorical", levels=(0, 1, 2), dtype="bool"))
@@ -213,8 +213,8 @@ def check_decodable(variable: Variable) -> None:
         elif fits:
             kind = decode(variable, np.zeros(1)).dtype.kind
             fits = kind == "M" if variable.origin is not None else kind in "iuf"
-    # a file may name any type, and numpy, pandas and pyarrow raise errors of many kinds for names they do not know;
-    # each means that these values cannot have it, which is what is said below
+    # a file may name any type, and numpy, pandas and pyarrow raise many kinds of errors for unknown names; each means
+    # that the values cannot have this type
     except Exception:
         fits = False
     if not fits:
@@ -227,12 +227,12 @@ def check_decodable(variable: Variable) -> None:
 def decode_columns(
     variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None
 ) -> dict[str, pd.Series[Any]]:
-    """Columns for people by name: one, or ``W[0]``, ``W[1]``, ... of a vector W.
+    """Decoded columns by name: one, or ``W[0]``, ``W[1]``, ... of a vector W.
 
     Args:
-        variable: A variable that is no image.
+        variable: A variable other than an image.
         values: int codes ``[n]``, floats ``[n]``, or floats ``[n, size]`` of a vector.
-        known: As for :func:`decode`; not of a vector.
+        known: As for :func:`decode`; ignored for a vector.
 
     Raises:
         TypeError: If the variable is an image.
@@ -244,14 +244,14 @@ def decode_columns(
     if variable.size is None:
         return {variable.name: decode(variable, values, known)}
     numbers = variable.restore(values)
-    names = [f"{variable.name}[{place}]" for place in range(variable.size)]
-    return {name: pd.Series(numbers[:, place], name=name) for place, name in enumerate(names)}
+    names = [f"{variable.name}[{k}]" for k in range(variable.size)]
+    return {name: pd.Series(numbers[:, k], name=name) for k, name in enumerate(names)}
 
 
 def _known_numbers(
     variable: Variable, values: NDArray[Any], numbers: NDArray[np.float64], known: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Numbers of which those that a known one is encoded as are that one."""
+    """Decoded numbers, replaced by the known number with the same encoding if there is one."""
     codes, first = np.unique(variable.standardise(known), return_index=True)
     at = np.searchsorted(codes, values).clip(max=len(codes) - 1)
     return np.where(codes[at] == values, known[first][at], numbers)
@@ -277,7 +277,7 @@ def _decode_numbers(variable: Variable, numbers: NDArray[np.float64]) -> pd.Seri
         limits = np.iinfo(getattr(wanted, "numpy_dtype", wanted))
         if not np.isfinite(numbers).all():
             return column
-        # the largest 64-bit number has no double of its own, and the next one is too large
+        # the largest 64-bit integer rounds up as a double, which is out of range
         column = column.round().clip(float(limits.min), np.nextafter(float(limits.max), 0.0))
     return column.astype(cast("Any", wanted))
 
@@ -310,13 +310,13 @@ def _encode_column(dataset: Dataset, variable: Variable) -> NDArray[Any]:
         except (TypeError, ValueError):
             what = "dates" if variable.origin is not None and not are_dates(column) else "numbers"
             raise DataError(
-                f"{dataset.label}: {name!r} is {variable.kind}, but column {name!r} holds no {what}",
+                f"{dataset.label}: {name!r} is {variable.kind}, but column {name!r} does not hold {what}",
                 dataset=dataset.name,
                 column=name,
             ) from None
         _refuse_infinite(dataset, name, ~np.isfinite(numbers))
         return numbers
-    # through the distinct values, of which there are few
+    # conversion of the distinct values only, of which there are few
     rows, _ = pd.factorize(column)
     index = {level: code for code, level in enumerate(variable.levels)}
     codes = np.array([index.get(plain(value), -1) for value in column.unique()], dtype=np.int64)[rows]
@@ -339,7 +339,7 @@ def _check_shape(dataset: Dataset, variable: Variable, array: NDArray[Any]) -> N
 
 
 def _refuse_infinite(dataset: Dataset, name: str, bad: NDArray[np.bool_]) -> None:
-    message = f"{dataset.label}: column {name!r} has values that are no finite float32"
+    message = f"{dataset.label}: column {name!r} has values that are not finite in float32"
     refuse(bad, message, dataset.name, name, rows=dataset.rows)
 
 

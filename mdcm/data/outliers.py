@@ -1,4 +1,4 @@
-"""Numbers so far from all others that a fit of real numbers would be about them: found, told, and held back."""
+"""Outliers that would dominate a fit of real numbers: detection, description, and clipping."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Outliers", "limit_outliers"]
 
-# a value is an outlier where it is so many times as far from the median as any value that is none
+# least ratio of the distance from the median of an outlier to that of any other value
 _GAP = 10.0
-# interquartile ranges from the median within which nothing is far
+# distance from the median, in interquartile ranges, that never counts as far
 _NEAR = 2.0
-# most of the rows that may be outliers: what more of them have is part of the distribution
+# largest share of rows that can be outliers: more frequent values are part of the distribution
 _SHARE = 0.01
-# fewer rows say nothing of what is usual
+# fewest rows from which quantiles are taken
 _FEWEST = 20
 
 
@@ -34,12 +34,12 @@ class Outliers:
 
     Attributes:
         variable: Its name, with the entry of a vector: ``W`` or ``W[2]``.
-        dataset: Label of the data set of the farthest one.
-        row: Its row, as the user counts.
+        dataset: Label of the data set of the farthest outlier.
+        row: Its row in the user's data.
         value: Its value; days since the origin for dates.
-        ranges: How many interquartile ranges it is from the median.
-        limit: The value that it counts as: the nearest one that is none.
-        count: How many there are.
+        ranges: Its distance from the median in interquartile ranges.
+        limit: The value that replaces it: the nearest value that is not an outlier.
+        count: Number of outliers.
     """
 
     variable: str
@@ -65,18 +65,18 @@ def _shown(number: float) -> str:
 def limit_outliers(
     datasets: Sequence[Dataset], schema: Mapping[str, Variable]
 ) -> tuple[tuple[Dataset, ...], list[Outliers]]:
-    """Data sets in which outliers of real numbers have the nearest value that is none.
+    """Replace outliers of real numbers by the nearest value that is not an outlier.
 
-    An outlier is a value that is more than ten times as far from the median as all others, but for a hundredth of the
-    rows at most: a heavy tail has no such gap, except by chance in its very last value. A single one of them decides
-    where a fit by likelihood puts all others. What was set by an experiment is as it was meant, and left alone.
+    Outliers are at most a hundredth of the rows, and more than ten times as far from the median as all other values: a
+    heavy tail has no such gap, except by chance at its last value. A single outlier can dominate a fit by likelihood.
+    Values set by an experiment are intended, and are not changed.
 
     Args:
         datasets: Validated data sets.
         schema: Variables by name.
 
     Returns:
-        The data sets, those without outliers as they are, and what was found, by variable.
+        The data sets, unchanged if they have no outliers, and the outliers of each variable.
 
     Complexity:
         O(n log n) per variable for n rows.
@@ -86,17 +86,17 @@ def limit_outliers(
         >>> from mdcm.data import Dataset, Schema, validate
         >>> table = pd.DataFrame({"X": [*range(49), 1e6]}, dtype=float)
         >>> datasets = validate(table, ["X"])
-        >>> (limited,), found = limit_outliers(datasets, Schema.infer(datasets))
-        >>> float(limited.table["X"].max()), found[0].row
+        >>> (limited,), outliers = limit_outliers(datasets, Schema.infer(datasets))
+        >>> float(limited.table["X"].max()), outliers[0].row
         (48.0, 49)
     """
     changed = list(datasets)
-    found: list[Outliers] = []
+    outliers: list[Outliers] = []
     for name, variable in schema.items():
         if variable.kind not in ("continuous", "implicit"):
             continue
-        holders = [place for place, one in enumerate(datasets) if name in one.columns and name not in one.do]
-        values = [_numbers(datasets[place], variable) for place in holders]
+        holders = [k for k, dataset in enumerate(datasets) if name in dataset.columns and name not in dataset.do]
+        values = [_numbers(datasets[k], variable) for k in holders]
         for entry in range(variable.size or 1):
             columns = [part[:, entry] for part in values]
             limits = _limits(np.concatenate(columns)) if columns else None
@@ -104,13 +104,13 @@ def limit_outliers(
                 continue
             low, high, median, spread = limits
             bad = [(column < low) | (column > high) for column in columns]
-            found.append(
+            outliers.append(
                 _described(name, variable, entry, datasets, holders, columns, bad, (low, high, median, spread))
             )
-            for place, column, rows in zip(holders, columns, bad, strict=True):
+            for k, column, rows in zip(holders, columns, bad, strict=True):
                 if rows.any():
-                    changed[place] = _limited(changed[place], variable, entry, column, rows, low, high)
-    return tuple(changed), found
+                    changed[k] = _limited(changed[k], variable, entry, column, rows, low, high)
+    return tuple(changed), outliers
 
 
 def _numbers(dataset: Dataset, variable: Variable) -> NDArray[np.float64]:
@@ -121,7 +121,7 @@ def _numbers(dataset: Dataset, variable: Variable) -> NDArray[np.float64]:
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
-    """Smallest and largest value apart from outliers, median, interquartile range; None without outliers."""
+    """Smallest and largest value without outliers, median, interquartile range; None if there are no outliers."""
     rows = len(values)
     if rows < _FEWEST:
         return None
@@ -129,18 +129,18 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float, float, float] | 
     far = np.abs(values - median)
     spread = upper - lower
     if spread == 0 and (far > 0).any():
-        # most rows have one value, and the others say what is usual beside it
+        # most rows have the same value, so the spread is that of the others
         spread = float(np.median(far[far > 0]))
     if spread == 0:
         return None
-    most = max(1, int(_SHARE * rows))
-    farthest = -np.partition(-far, most)[: most + 1]
+    most_outliers = max(1, int(_SHARE * rows))
+    farthest = -np.partition(-far, most_outliers)[: most_outliers + 1]
     farthest[::-1].sort()
     gaps = farthest[:-1] > _GAP * np.maximum(farthest[1:], _NEAR * spread)
     if not gaps.any():
         return None
-    kept = values[far <= farthest[int(gaps.nonzero()[0][-1]) + 1]]
-    return float(kept.min()), float(kept.max()), float(median), float(spread)
+    inliers = values[far <= farthest[int(gaps.nonzero()[0][-1]) + 1]]
+    return float(inliers.min()), float(inliers.max()), float(median), float(spread)
 
 
 def _described(
@@ -155,7 +155,7 @@ def _described(
 ) -> Outliers:
     low, high, median, spread = limits
     far = [np.where(rows, np.abs(column - median), -1.0) for column, rows in zip(columns, bad, strict=True)]
-    part = int(np.argmax([one.max() for one in far]))
+    part = int(np.argmax([distances.max() for distances in far]))
     row = int(far[part].argmax())
     dataset, value = datasets[holders[part]], float(columns[part][row])
     return Outliers(
@@ -178,20 +178,20 @@ def _limited(
     low: float,
     high: float,
 ) -> Dataset:
-    """A copy of a data set in which some rows have the lowest or highest value that others have."""
-    made = copy.copy(dataset)
+    """A copy of a data set in which the given rows are clipped to the lowest and highest value of the others."""
+    limited = copy.copy(dataset)
     name = variable.name
     if variable.size is not None:
-        array = np.array(made.arrays[name])
+        array = np.array(limited.arrays[name])
         array[rows, entry] = np.clip(column[rows], low, high)
-        made.arrays = {**made.arrays, name: array}
-        return made
-    values = made.table[name].copy()
+        limited.arrays = {**limited.arrays, name: array}
+        return limited
+    values = limited.table[name].copy()
     for side, limit in ((column < low, low), (column > high, high)):
         if (side & rows).any():
-            # another cell of the column, so that its type stays, be it of dates or whole numbers
-            kept = np.flatnonzero(~rows)
-            nearest = kept[np.abs(column[kept] - limit).argmin()] if len(kept) else None
+            # a value copied from another cell keeps the type of the column, such as dates or integers
+            others = np.flatnonzero(~rows)
+            nearest = others[np.abs(column[others] - limit).argmin()] if len(others) else None
             values[side & rows] = limit if nearest is None else values.iloc[int(nearest)]
-    made.table = made.table.assign(**{name: values})
-    return made
+    limited.table = limited.table.assign(**{name: values})
+    return limited

@@ -1,4 +1,4 @@
-"""Pictures in files, whose names stand in a column of a table."""
+"""Picture files named in a column of a table."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["names_pictures", "read_pictures"]
 
-# what a picture may be; other formats of pillow start programs of their own
+# accepted formats; some other formats of pillow start external programs
 _FORMATS = ("PNG", "JPEG")
-# pillow's pixel formats by number of channels, and the other way round where it is not 3
+# pillow's pixel format by number of channels, and number of channels by pixel format if it is not 3
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
-# pixels up to this size are held in memory, more of them in a file without a name
+# largest size of pixels held in memory; more are held in an anonymous file
 _MOST_IN_MEMORY = 1 << 30
-# endings of files that are taken for pictures
+# suffixes of picture files
 _ENDINGS = (".png", ".jpg", ".jpeg")
-# names of which one must be a file for a column to be taken for one of pictures
+# number of names of which one must be a file, so that a column counts as one of pictures
 _MOST_LOOKED_FOR = 64
-# a bar from so many pictures on
+# number of pictures from which progress is shown
 _MANY = 500
 
 
 def names_pictures(column: pd.Series[Any], folder: str | Path) -> bool:
-    """Whether a column holds names of pictures: every value ends like one, and one of the first is a file.
+    """Whether a column holds names of pictures: every value has such a suffix, and one of the first is a file.
 
     Args:
-        column: The column; missing values do not count.
-        folder: Where the table is, which names are relative to.
+        column: The column; missing values are ignored.
+        folder: Folder of the table; names are relative to it.
 
     Example:
         >>> import pandas as pd
@@ -61,7 +61,7 @@ def names_pictures(column: pd.Series[Any], folder: str | Path) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    # a name that no file can have
+    # a name that is not allowed for files
     except (OSError, ValueError):
         return False
 
@@ -74,20 +74,20 @@ def read_pictures(
     scale: bool = False,
     progress: bool = False,
 ) -> NDArray[np.uint8]:
-    """Images that a column of file names stands for.
+    """Read the images named in a column.
 
     Args:
         names: Paths of PNG or JPEG files, relative to the folder; at least one.
-        folder: Where the table is.
+        folder: Folder of the table.
         shape: Channels (1, 3 or 4), height and width; by default those of the first picture.
-        scale: Whether pictures of another height and width are scaled to these, whatever their proportions.
-        progress: Whether to show on a terminal how far it is.
+        scale: Whether pictures of another height and width are scaled to these, without keeping proportions.
+        progress: Whether to show progress on a terminal.
 
     Returns:
-        Pixels, uint8 ``[n, c, h, w]``; memory-mapped from a temporary file where they are more than 1 GiB.
+        Pixels, uint8 ``[n, c, h, w]``; memory-mapped from a temporary file if they take more than 1 GiB.
 
     Raises:
-        DataError: If pillow is not installed, a name is missing, or a file is no picture or has another size.
+        DataError: If pillow is not installed, a name is missing, or a file is not a picture or has another size.
 
     Example:
         >>> import pandas as pd, PIL.Image
@@ -101,7 +101,7 @@ def read_pictures(
         import PIL.Image
     except ImportError:
         raise DataError(
-            f"column {column!r} holds the names of pictures, and reading them needs pillow: pip install 'mdcm[images]'",
+            f"column {column!r} holds the names of pictures; reading them needs pillow: pip install 'mdcm[images]'",
             column=column,
         ) from None
     folder = as_path(folder)
@@ -115,7 +115,7 @@ def read_pictures(
     for row, file in enumerate(files):
         where = f"column {column!r}, row {row} (counted from 0): {file!r}"
         if not isinstance(file, str):
-            raise DataError(f"{where} is no file name", column=column, row=row, count=1)
+            raise DataError(f"{where} is not a file name", column=column, row=row, count=1)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -129,9 +129,9 @@ def read_pictures(
             raise DataError(f"{where} is too large: {error}", column=column, row=row, count=1) from None
         except MemoryError:
             raise
-        # a damaged file makes pillow raise nearly anything
+        # a damaged file can make pillow raise almost any exception
         except Exception as error:
-            reason = (isinstance(error, OSError) and error.strerror) or "no PNG or JPEG picture that can be read"
+            reason = (isinstance(error, OSError) and error.strerror) or "not a readable PNG or JPEG picture"
             raise DataError(f"{where}: {reason}", column=column, row=row, count=1) from error
         if pictures is None:
             shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
@@ -139,32 +139,32 @@ def read_pictures(
             pictures = _store((len(names), *shape), column)
         pictures[row] = pixels
     if pictures is None:
-        raise DataError(f"column {column!r} has no rows, so there is no picture", column=column)
+        raise DataError(f"column {column!r} has no rows, so there are no pictures to read", column=column)
     return pictures
 
 
 def _refuse_to_unpack(picture: Image, size: int) -> None:
-    """Refuse a picture of far more pixels than a file of that size shows anything in."""
+    """Refuse a picture whose number of pixels is out of proportion to the size of its file."""
     needed, limit = picture.height * picture.width * len(picture.getbands()), most_unpacked(size)
     if needed > limit:
         raise _UnusableError(
-            f"is too large: its {picture.height:,} x {picture.width:,} pixels take {needed:,} bytes, and of a file of "
-            f"{size:,} bytes no more than {limit:,} are read; save it with fewer pixels"
+            f"is too large: its {picture.height:,} x {picture.width:,} pixels take {needed:,} bytes, but the limit for "
+            f"a file of {size:,} bytes is {limit:,}; save it with fewer pixels"
         )
 
 
 def _refuse_repeated(names: pd.Series[Any], folder: Path, size: int) -> None:
-    """Refuse a column that names a few files so often that their pixels fill the memory or the disk."""
+    """Refuse a column that repeats a few files so often that their pixels would fill the memory or the disk."""
     held = 0
     for name in names.unique():
-        # what is no file is refused where it is read
+        # missing files are refused when they are read
         with suppress(OSError, ValueError, TypeError):
             held += (folder / name).stat().st_size
     needed, limit = len(names) * size, most_unpacked(held)
     if needed > limit:
         raise DataError(
-            f"column {names.name!r}: its {len(names):,} pictures take {needed:,} bytes, and of files of {held:,} bytes "
-            f"no more than {limit:,} are read; save smaller pictures, or fewer rows",
+            f"column {names.name!r}: its {len(names):,} pictures take {needed:,} bytes, but the limit for files of "
+            f"{held:,} bytes is {limit:,}; save smaller pictures, or fewer rows",
             column=str(names.name),
         )
 
@@ -175,7 +175,7 @@ def _store(shape: tuple[int, ...], column: str) -> NDArray[np.uint8]:
         return np.empty(shape, dtype=np.uint8)
     try:
         with tempfile.TemporaryFile() as file:
-            # reserved at once: a mapped file on a full disk would end the process
+            # reserve the space now: writing to a mapped file on a full disk would kill the process
             os.posix_fallocate(file.fileno(), 0, needed)
             return np.memmap(file, np.uint8, "r+", 0, shape)
     except OSError as error:
@@ -191,10 +191,10 @@ class _UnusableError(Exception):
 
 
 def _pixels(picture: Image, shape: tuple[int, int, int] | None, *, scale: bool = False) -> NDArray[np.uint8]:
-    """Pixels ``[c, h, w]`` of a picture that must have the shape, if there is one, or is scaled to it."""
+    """Pixels ``[c, h, w]`` of a picture, which must have the given shape, or is scaled to it."""
     channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
     if shape is not None and (picture.height, picture.width) != shape[1:] and not scale:
-        # never scaled silently: whoever does it must decide how
+        # never scaled unless asked for
         raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
     if channels not in _MODES or picture.mode.startswith(("I", "F")):
         raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")

@@ -1,4 +1,4 @@
-"""What is checked of data sets before anything is learned from them."""
+"""Validation of data sets before training."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def validate(
     unobserved: Collection[str] = (),
     dropna: bool = False,
 ) -> tuple[Dataset, ...]:
-    """Datasets as a model can use them: named, without extra columns, without missing values.
+    """Validate datasets for a model: assign names, drop extra columns, refuse or drop missing values.
 
     Args:
         data: One table or dataset, or several.
         nodes: Names of the graph's nodes.
-        unobserved: Nodes that no dataset needs to hold, because their mechanism is given.
-        dropna: Whether rows with missing values are left out of all of them; a dataset may also say so of itself.
+        unobserved: Nodes that need not be in any dataset, because their mechanism is given.
+        dropna: Whether rows with missing values are left out of all datasets; a dataset can also have this set itself.
 
     Returns:
-        Datasets with the columns that are nodes. One without a name is called d1, d2, ... by its place. Columns
-        without any value are taken out, as not observed, and columns ``W[0]``, ``W[1]``, ... become the vector W.
+        Datasets with the columns that are nodes. Datasets without a name are called d1, d2, ... by position. Columns
+        without any value are dropped, as not observed, and columns ``W[0]``, ``W[1]``, ... become the vector W.
 
     Raises:
-        DataError: If a node is in no dataset; if values are missing or infinite; if a target is no node; if a
-            variable never varies; if two datasets have the same name.
+        DataError: If a node is in no dataset; if values are missing or infinite; if a target is not a node; if two
+            datasets have the same name.
 
     Warns:
-        UserWarning: About columns that are no nodes, hold no value at all, or are constant in a dataset.
+        UserWarning: About columns that are not nodes, have no values, or are constant in a dataset.
 
     Example:
         >>> first = Dataset({"X": [0, 1, 1], "Y": [2, 2, 1]})
@@ -61,17 +61,15 @@ def validate(
         hint = "; mdcm.data.read_table reads a file" if isinstance(data, str | os.PathLike) else ""
         raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}{hint}")
     if not nodes:
-        raise DataError("the graph has no variable, so that nothing is to be learned; write one such as 'X -> Y'")
+        raise DataError("the graph has no variable, so there is nothing to learn; write one such as 'X -> Y'")
     flag("dropna", dropna)
     datasets = [item if isinstance(item, Dataset) else Dataset(item) for item in data]
     if dropna:
         datasets = [item.leaving_out() for item in datasets]
-    names = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
+    names = [dataset.name or f"d{k}" for k, dataset in enumerate(datasets, start=1)]
     for name in names:
         if names.count(name) > 1:
-            raise DataError(
-                f"{names.count(name)} datasets are called {name!r}; give each a name of its own", dataset=name
-            )
+            raise DataError(f"{names.count(name)} datasets are called {name!r}; give each its own name", dataset=name)
     checked = tuple(
         _validated(dataset.gathered(nodes), name, nodes) for dataset, name in zip(datasets, names, strict=True)
     )
@@ -81,7 +79,8 @@ def validate(
         if node not in observed and node not in unobserved:
             given = [column for dataset in datasets for column in dataset.columns if column not in nodes]
             raise DataError(
-                f"variable {node!r} of the graph is a column of no dataset ({listing(names)}){suggestion(node, given)}",
+                f"variable {node!r} of the graph is not a column of any dataset ({listing(names)})"
+                f"{suggestion(node, given)}",
                 dataset=names[0] if len(names) == 1 else None,
                 column=node,
             )
@@ -94,7 +93,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     for target in dataset.do:
         if target not in nodes:
             raise DataError(
-                f"{label}: do={list(dataset.do)}, but {target!r} is no node of the graph{suggestion(target, nodes)}",
+                f"{label}: do={list(dataset.do)}, but {target!r} is not a node of the graph{suggestion(target, nodes)}",
                 dataset=name,
                 column=target,
             )
@@ -108,7 +107,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
         )
     if extra:
         plural = "columns" if len(extra) > 1 else "column"
-        verb = "are no nodes" if len(extra) > 1 else "is no node"
+        verb = "are not nodes" if len(extra) > 1 else "is not a node"
         warn(f"{label}: {plural} {listing(extra)} {verb} of the graph, ignored", Notice)
 
     missing = dataset.table[[column for column in used if column in dataset.table.columns]].isna()
@@ -119,15 +118,15 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     for column in empty:
         if column in dataset.do:
             raise DataError(
-                f"{label}: column {column!r} is a target of the intervention and holds no value; "
+                f"{label}: column {column!r} is a target of the intervention, but has no values; "
                 "fill in the values that were set",
                 dataset=name,
                 column=column,
             )
-        warn(f"{label}: column {column!r} holds no value, so it counts as not observed")
+        warn(f"{label}: column {column!r} has no values, so it counts as not observed")
     used = [column for column in used if column not in empty]
     if not used:
-        raise DataError(f"{label}: no variable of the graph holds a value", dataset=name)
+        raise DataError(f"{label}: no variable of the graph has any values", dataset=name)
     missing = missing.drop(columns=empty)
     lost = missing.to_numpy(dtype=bool).any(axis=1)
     if not dataset.dropna and lost.any():
@@ -145,9 +144,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     if dataset.weights is not None:
         lost |= np.isnan(dataset.weights)
     if lost.all():
-        raise DataError(
-            f"{label}: no row is without missing values, so leaving such rows out leaves none", dataset=name
-        )
+        raise DataError(f"{label}: every row has missing values, so leaving such rows out leaves none", dataset=name)
     kept = dataset.restricted(name, used, np.asarray(~lost) if lost.any() else None)
     for column in used:
         infinite: NDArray[np.bool_] | None = None
@@ -162,7 +159,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
 
 
 def _check_variation(datasets: Sequence[Dataset]) -> None:
-    """Warn about columns that are constant in one dataset and vary in another; the schema speaks of the others."""
+    """Warn about columns that are constant in one dataset and vary in another; the schema warns about the others."""
     constant: dict[str, list[tuple[Dataset, Any]]] = {}
     varies = {target for dataset in datasets for target in dataset.do}
     for dataset in datasets:
@@ -174,8 +171,8 @@ def _check_variation(datasets: Sequence[Dataset]) -> None:
                 constant.setdefault(name, []).append((dataset, values.iloc[0]))
             else:
                 varies.add(name)
-    for name, places in constant.items():
+    for name, occurrences in constant.items():
         if name not in varies:
             continue
-        for dataset, value in places:
+        for dataset, value in occurrences:
             warn(f"{dataset.label}: column {name!r} is constant ({plain(value)!r})")
