@@ -1,4 +1,4 @@
-"""The report of a trained model: one HTML page of what was learned, how well, and what it answers."""
+"""The report of a trained model: one HTML page with fits, training, answers and samples."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare", "write_report"]
 
 _MOST_ROWS = 20_000
-# images are generated for every row that is compared
+# images are generated for every row of a comparison
 _MOST_ROWS_OF_IMAGES = 1_000
 _BINS = 5
-# a table of frequencies of more cells than this share of the rows says nothing
+# largest number of cells of a frequency table, as a share of the rows
 _CELLS_PER_ROW = 0.2
-# distances beyond so many floors are pointed out
+# distances above this many floors count as far
 _FAR = 2.0
 _MOST_DRAWN = 60
 _MOST_LINES = 6
@@ -52,13 +52,13 @@ _LARGEST_GRID = 32
 
 @dataclass(frozen=True)
 class Comparison:
-    """One distribution of the model beside the data's.
+    """Distance between one distribution of the model and that of the data.
 
     Attributes:
-        variables: Its variables; those that are continuous are cut at the quintiles of the data.
+        variables: Its variables; continuous ones are divided at the quintiles of the data.
         dataset: Name of the data set.
         distance: Total variation distance.
-        floor: What it would be on average if both samples came from one distribution.
+        floor: Expected distance if both samples came from the same distribution.
     """
 
     variables: tuple[str, ...]
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Distance in floors."""
+        """Distance as a multiple of the floor."""
         return self.distance / self.floor if self.floor > 0 else math.inf if self.distance > 0 else 0.0
 
 
@@ -86,31 +86,31 @@ def write_report(
     progress: bool = False,
     dropna: bool = False,
 ) -> Path:
-    """Write a report of a model as one HTML file that needs nothing else.
+    """Write a report of a model as one self-contained HTML file.
 
-    It shows the graph and the plan, how training went, the model's distributions beside the data's with the floor of
-    their distance, the independences of the graph that the data contradict, answers with their intervals, estimands
-    and support (or why there is none), and samples.
+    It shows the graph and the plan, the training, distances between distributions of the model and the data with their
+    floors, tests of the graph's independences, answers with their intervals, estimands and support (or why there is
+    none), and samples.
 
     Args:
-        model: The model. What has to do with data is left out where they are not at hand.
+        model: The model. Comparisons with data are left out if the data are not available.
         path: The file.
-        queries: Queries to ask, or one.
-        data: Data that training has not seen, to compare with; by default the training data.
+        queries: One query, or several.
+        data: Held-out data to compare with; by default the training data.
         title: Title of the page; by default the names of the variables.
         num_samples: Draws per answer.
         seed: Seed of all draws.
         allow_unidentifiable: As for :meth:`Model.query`; the answers are marked.
         allow_low_support: As for :meth:`Model.query`.
-        progress: Whether to show on a terminal how it goes.
-        dropna: Whether rows of ``data`` with missing values are left out rather than refused.
+        progress: Whether to show progress on a terminal.
+        dropna: Whether rows of ``data`` with missing values are left out instead of refused.
 
     Returns:
         The path.
 
     Raises:
         QueryError: If a query is malformed.
-        DataError: If the data do not fit the model, or the path cannot be one.
+        DataError: If the data do not fit the model, or the path is invalid.
         OSError: If the file cannot be written.
 
     Warns:
@@ -137,23 +137,23 @@ def write_report(
             model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support
         )
         html = writer.html()
-    lacking = [] if page.can_draw() else [page.NO_CHARTS]
-    lacking += [NO_PICTURES] if writer.lacks_pictures else []
-    if lacking:
-        warn("the page is written, but " + ", and ".join(lacking))
+    left_out = [] if page.can_draw() else [page.NO_CHARTS]
+    left_out += [NO_PICTURES] if writer.lacks_pictures else []
+    if left_out:
+        warn("the page is written, but " + ", and ".join(left_out))
     with replacing(path) as stream:
         stream.write(html.encode("utf-8", "backslashreplace"))
     return path
 
 
-# ---------------------------------------------------------------------- model and data side by side
+# ---------------------------------------------------------------------- comparison of model and data
 
 
 def compare(model: Model, datasets: Sequence[Dataset], seed: int = 0) -> list[Comparison]:
-    """Distributions of a model beside those of data sets: what each h-node was fitted to, and all adjacent pairs.
+    """Compare distributions of a model with those of data sets: those that h-nodes were fitted to, and adjacent pairs.
 
-    Where a data set sets variables, the model sets them to the same values row by row. Images and vectors are left
-    out, and so are tables with more cells than a fifth of the rows.
+    If a data set sets variables, the model sets them to the same values row by row. Images and vectors are left out,
+    and so are tables with more cells than a fifth of the rows.
 
     Args:
         model: The model.
@@ -163,10 +163,10 @@ def compare(model: Model, datasets: Sequence[Dataset], seed: int = 0) -> list[Co
     Returns:
         Comparisons, the largest ratio of distance to floor first.
     """
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for dataset in datasets:
-        found += _compared(model, dataset, seed)
-    return sorted(found, key=lambda one: -one.ratio)
+        comparisons += _compared(model, dataset, seed)
+    return sorted(comparisons, key=lambda comparison: -comparison.ratio)
 
 
 def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]:
@@ -177,13 +177,13 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
     rows = np.arange(len(dataset))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    kept = np.isin(np.arange(len(dataset)), rows)
-    part = dataset.restricted(dataset.name or "data", dataset.columns, kept)
+    selected = np.isin(np.arange(len(dataset)), rows)
+    part = dataset.restricted(dataset.name or "data", dataset.columns, selected)
     do: dict[str, Any] = {
         name: part.images[name] if name in part.images else part.arrays.get(name, part.table.get(name))
         for name in part.do
     }
-    # the data set itself tells of what it set
+    # no support check: the data set has rows for the values that it sets
     drawn = model.draw_unjudged(
         len(part),
         do={name: value.to_numpy() if isinstance(value, pd.Series) else value for name, value in do.items()},
@@ -195,28 +195,31 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
     codes = {name: _cut(real[name], made[name], schema[name].levels is None) for name in names}
     weights = np.ones(len(part)) if part.weights is None else part.weights
     for variables in _distributions(model, dataset, names):
-        compared = _distance([codes[name] for name in variables], weights)
-        if compared is not None:
-            yield Comparison(variables, dataset.name or "data", *compared)
+        distance = _distance([codes[name] for name in variables], weights)
+        if distance is not None:
+            yield Comparison(variables, dataset.name or "data", *distance)
 
 
 def _distributions(model: Model, dataset: Dataset, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """What the h-nodes were fitted to, and adjacent pairs, as far as they are columns and not all set."""
-    found: dict[tuple[str, ...], None] = {}
+    """Variables of the h-nodes' fits, and adjacent pairs, restricted to columns and without those that are all set."""
+    distributions: dict[tuple[str, ...], None] = {}
     graph, columns, do = model.graph, set(names), set(dataset.do)
+    trained_on = {summary["name"] for summary in model.datasets}
     for hnode in model.plan.hnodes:
         for fit in hnode.fits:
-            if dataset.name in fit.datasets or dataset.name not in {one["name"] for one in model.datasets}:
-                found[tuple(name for name in names if name in {*fit.variables, *fit.parents})] = None
+            if dataset.name in fit.datasets or dataset.name not in trained_on:
+                distributions[tuple(name for name in names if name in {*fit.variables, *fit.parents})] = None
     pairs = [(parent, node) for node in graph.nodes for parent in graph.nodes if parent in graph.parents(node)]
     for _, children in graph.confounders:
-        pairs += [(a, b) for place, a in enumerate(children) for b in children[place + 1 :]]
-    found |= {tuple(name for name in names if name in pair): None for pair in pairs if columns.issuperset(pair)}
-    return [one for one in found if set(one) - do]
+        pairs += [(a, b) for k, a in enumerate(children) for b in children[k + 1 :]]
+    for pair in pairs:
+        if columns.issuperset(pair):
+            distributions[tuple(name for name in names if name in pair)] = None
+    return [variables for variables in distributions if set(variables) - do]
 
 
 def _cut(real: NDArray[Any], made: NDArray[Any], continuous: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Codes of both, the continuous cut at quantiles of the real ones."""
+    """Codes of real and generated values; continuous ones are divided at quantiles of the real values."""
     if not continuous:
         return real.astype(np.int64), made.astype(np.int64)
     edges = np.unique(np.quantile(real, np.arange(1, _BINS) / _BINS))
@@ -226,17 +229,17 @@ def _cut(real: NDArray[Any], made: NDArray[Any], continuous: bool) -> tuple[NDAr
 def _distance(
     codes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], weights: NDArray[np.float64]
 ) -> tuple[float, float] | None:
-    """Distance of two empirical distributions and its floor; None where there are too many cells."""
+    """Distance of two empirical distributions and its floor; None if there are too many cells."""
     rows = len(weights)
     sizes = [int(max(real.max(), made.max())) + 1 for real, made in codes]
     if math.prod(sizes) > _CELLS_PER_ROW * rows:
         return None
     shares = []
     for side, weight in ((0, weights), (1, np.ones(rows))):
-        place = np.ravel_multi_index(tuple(pair[side] for pair in codes), sizes)
-        shares.append(np.bincount(place, weights=weight, minlength=math.prod(sizes)) / weight.sum())
+        cells = np.ravel_multi_index(tuple(pair[side] for pair in codes), sizes)
+        shares.append(np.bincount(cells, weights=weight, minlength=math.prod(sizes)) / weight.sum())
     pooled = (shares[0] + shares[1]) / 2
-    # of two samples the variances add up
+    # the variances of the two samples add up
     variance = pooled * (1 - pooled) * ((weights**2).sum() / weights.sum() ** 2 + 1 / rows)
     floor = float(np.sqrt(2 * variance / np.pi).sum() / 2)
     return float(np.abs(shares[0] - shares[1]).sum() / 2), floor
@@ -247,7 +250,7 @@ def _distance(
 
 @dataclass
 class _Writer:
-    """Gathers the sections of a page."""
+    """Collect the sections of a page."""
 
     model: Model
     expressions: Sequence[Expression]
@@ -288,7 +291,7 @@ class _Writer:
         names = self.title or ", ".join(self.model.graph.nodes)
         shown = names if len(names) < 80 else f"{len(self.model.graph.nodes)} variables"
         kind, text = self.verdict
-        rows = sum(int(one["rows"]) for one in self.model.datasets)
+        rows = sum(int(summary["rows"]) for summary in self.model.datasets)
         head = (
             f'<p class="kicker">Trained model · {rows:,} rows in {len(self.model.datasets)} data '
             f"set{'s' if len(self.model.datasets) != 1 else ''}</p>\n<h1>{escaped(shown)}</h1>\n"
@@ -302,61 +305,65 @@ class _Writer:
         datasets = self.model.data if self.seen is None else self.seen
         if not datasets:
             return _sentence(
-                "The training data are not at hand, so that the model cannot be compared with them. They are found "
-                "through the spec that the model was trained by, or given with --data."
+                "The training data are not available, so the model cannot be compared with them. They are read from "
+                "the spec of the training, or given with --data."
             )
-        found = compare(self.model, datasets, self.seed)
-        if not found:
-            return _sentence("There is no distribution of few enough cells to be compared.")
-        far = [one for one in found if one.ratio > _FAR]
-        # by chance alone a distance is hardly ever twice its mean
+        comparisons = compare(self.model, datasets, self.seed)
+        if not comparisons:
+            return _sentence("No distribution has few enough cells for a comparison.")
+        far = [comparison for comparison in comparisons if comparison.ratio > _FAR]
+        # by chance alone a distance rarely exceeds twice its mean
         self.verdict = (
-            ("met", f"All {len(found)} distributions within {_FAR:g} sampling floors of the data")
+            ("met", f"All {len(comparisons)} distributions within {_FAR:g} sampling floors of the data")
             if not far
-            else ("missed", f"{len(far)} of {len(found)} distributions beyond {_FAR:g} sampling floors")
+            else ("missed", f"{len(far)} of {len(comparisons)} distributions beyond {_FAR:g} sampling floors")
         )
-        which = "data that training has not seen" if self.seen is not None else "the training data"
+        source = "held-out data" if self.seen is not None else "the training data"
         note = (
-            f"Total variation distance between draws of the model and {which}. The floor is what it would be on "
-            "average if both came from one distribution; continuous variables are cut at the quintiles of the data."
+            f"Total variation distance between draws of the model and {source}. The floor is the expected distance "
+            "if both came from the same distribution; continuous variables are divided at the quintiles of the data."
         )
-        labels = [_joint(one.variables, 18) for one in found[:_MOST_BARS]]
+        shown = comparisons[:_MOST_BARS]
+        labels = [_joint(comparison.variables, 18) for comparison in shown]
         chart = page.Chart(
             "Farthest from the data",
             "",
             "total variation distance",
             [
-                page.Line("model to data", labels, [one.distance for one in found[:_MOST_BARS]]),
-                page.Line("floor", labels, [one.floor for one in found[:_MOST_BARS]]),
+                page.Line("model to data", labels, [comparison.distance for comparison in shown]),
+                page.Line("floor", labels, [comparison.floor for comparison in shown]),
             ],
-            f"The largest ratio of distance to floor is {found[0].ratio:.2f}, of {_joint(found[0].variables)}.",
+            f"The largest ratio of distance to floor is {shown[0].ratio:.2f}, of {_joint(shown[0].variables)}.",
             kind="bars",
         )
-        rows = [[_joint(one.variables), one.dataset, one.distance, one.floor, one.ratio] for one in found[:_SHOWN]]
-        more = f" The {len(found) - _SHOWN} nearest are not shown." if len(found) > _SHOWN else ""
+        rows = [
+            [_joint(comparison.variables), comparison.dataset, comparison.distance, comparison.floor, comparison.ratio]
+            for comparison in comparisons[:_SHOWN]
+        ]
+        more = f" The {len(comparisons) - _SHOWN} nearest are not shown." if len(comparisons) > _SHOWN else ""
         table = page.Table("Distances", ["distribution", "data set", "distance", "floor", "ratio"], rows, note + more)
         return page.charts([chart], "fits") + f'<div class="grid after">{page.table(table, "fits-table")}</div>'
 
     def _independences(self) -> str:
         datasets = self.model.data if self.seen is None else self.seen
         if not datasets:
-            return _sentence("The training data are not at hand.")
+            return _sentence("The training data are not available.")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                found = check(self.model.graph, list(datasets), variables=self.model.schema)
+                result = check(self.model.graph, list(datasets), variables=self.model.schema)
         except MdcmError as error:
             return _sentence(f"They could not be tested: {error}")
-        bad = len(found.rejected)
-        if bad:
+        rejected = len(result.rejected)
+        if rejected:
             self.notes.append(
-                f"The data contradict {bad} of {len(found.table)} statements that the graph implies; answers are "
-                "right only if the graph is."
+                f"The data contradict {rejected} of {len(result.table)} statements that the graph implies; answers "
+                "are right only if the graph is."
             )
-        first, *rest = str(found).splitlines()
+        first, *rest = str(result).splitlines()
         html = _sentence(first[0].upper() + first[1:])
-        if len(found.table):
-            html += f'<div class="grid after">{page.table(_tests(found), "tests")}</div>'
+        if len(result.table):
+            html += f'<div class="grid after">{page.table(_tests(result), "tests")}</div>'
         notes = [line for line in rest if line.startswith(("note:", "one missing"))]
         return html + "".join(_sentence(line.removeprefix("note: ")) for line in notes)
 
@@ -377,9 +384,9 @@ class _Writer:
             except NotIdentifiableError as error:
                 self.notes.append(f"{text} is not answered: graph and data do not determine it.")
                 picture = page.Picture(
-                    "Why not", self.model.identify(expression).to_svg(), f"The graph with what keeps {text} open."
+                    "Why not", self.model.identify(expression).to_svg(), f"The obstruction to identifying {text}."
                 )
-                # the message has lines
+                # the message has several lines
                 lines = "".join(_sentence(line) for line in str(error).splitlines())
                 return (
                     f'<div class="card wide"><h3>{escaped(text)}</h3><p class="verdict missed">Not determined</p>'
@@ -387,12 +394,12 @@ class _Writer:
                     + page.pictures([picture], f"why{number}-").replace('class="grid"', 'class="wide"', 1)
                 )
             except LowSupportError as error:
-                self.notes.append(f"{text} is not answered: too few rows or draws stand behind it.")
+                self.notes.append(f"{text} is not answered: too few rows or draws support it.")
                 return (
                     f'<div class="card wide"><h3>{escaped(text)}</h3><p class="verdict missed">Too little support</p>'
                     f"{_sentence(str(error))}</div>"
                 )
-        self.notes += [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        self.notes += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
         if answer.doubt is not None:
             self.notes.append(f"{text} is {answer.doubt}: its numbers are those of one fitted model.")
         return _answered(answer, f"answer{number}")
@@ -420,22 +427,22 @@ class _Writer:
         if not history:
             return _sentence("There is no record of the training.")
         trained = {tuple(record["hnode"]): record for record in history if record["event"] == "trained"}
-        looks: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+        validations: dict[tuple[str, ...], list[tuple[float, float]]] = {}
         for record in history:
             if record["event"] == "check" and record.get("heldout") is not None:
-                looks.setdefault(tuple(record["hnode"]), []).append((record["step"], record["heldout"]))
-        order = sorted(looks, key=lambda hnode: -float(trained.get(hnode, {}).get("seconds", 0.0)))
+                validations.setdefault(tuple(record["hnode"]), []).append((record["step"], record["heldout"]))
+        order = sorted(validations, key=lambda hnode: -float(trained.get(hnode, {}).get("seconds", 0.0)))
         lines = []
         for hnode in order[:_MOST_LINES]:
-            # a second training, on all rows or with more states, begins anew
-            points = _first_run(looks[hnode])
+            # a second training, on all rows or with more states, restarts the steps
+            points = _first_run(validations[hnode])
             best = min(value for _, value in points)
             lines.append(
                 page.Line(_joint(hnode, 24), [step for step, _ in points], [value - best for _, value in points])
             )
         html = ""
         if lines:
-            more = f" Of {len(looks)} h-nodes those that took longest." if len(looks) > _MOST_LINES else ""
+            more = f" Of {len(validations)} h-nodes, the slowest." if len(validations) > _MOST_LINES else ""
             chart = page.Chart(
                 "Held-out loss",
                 "step",
@@ -447,17 +454,17 @@ class _Writer:
             html += page.charts([chart], "training")
         rows = []
         for planned in self.model.plan.hnodes:
-            found = trained.get(planned.variables)
-            if found is None:
+            record = trained.get(planned.variables)
+            if record is None:
                 continue
-            states = ", ".join(f"{name}: {count}" for name, count in found.get("states", {}).items())
+            states = ", ".join(f"{name}: {count}" for name, count in record.get("states", {}).items())
             rows.append(
                 [
                     _joint(planned.variables, 40),
                     planned.level,
-                    found["steps"],
-                    found.get("heldout"),
-                    float(found["seconds"]),
+                    record["steps"],
+                    record.get("heldout"),
+                    float(record["seconds"]),
                     states or "–",
                 ]
             )
@@ -496,11 +503,11 @@ class _Writer:
             sections["model"] = self.model.draw_samples(_GRID, variables=[name], seed=self.seed).images[name]
             for do in self._settings(name):
                 shown = ", ".join(f"{key}={value}" for key, value in do.items())
-                # the query beside it may be determined where the picture is not
+                # the picture may not be identifiable although the query is
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     drawn_images = self.model.draw_samples(_GRID, do=do, variables=[name], seed=self.seed).images[name]
-                doubts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+                doubts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
                 self.notes += [f"Pictures of {name} under do({shown}): {doubt}." for doubt in doubts]
                 sections[f"model, do({shown})" + (", see the warnings" if doubts else "")] = drawn_images
             if not can_draw_pictures():
@@ -510,8 +517,8 @@ class _Writer:
         return page.photos(photos)
 
     def _settings(self, image: str) -> list[dict[str, Any]]:
-        """What the queries set, where it has to do with an image."""
-        found: list[dict[str, Any]] = []
+        """Settings of the queries' interventions on ancestors of an image."""
+        settings: list[dict[str, Any]] = []
         above = self.model.graph.ancestors([image])
         for expression in self.expressions:
             for query in expression.queries:
@@ -520,9 +527,9 @@ class _Writer:
                     for term in query.do
                     if term.value is not None
                 }
-                if do and above.intersection(do) and do not in found:
-                    found.append(do)
-        return found[:4]
+                if do and above.intersection(do) and do not in settings:
+                    settings.append(do)
+        return settings[:4]
 
     # -------------------------------------------------- words
 
@@ -531,11 +538,11 @@ class _Writer:
         for record in self.model.history:
             if record["event"] == "trained" and record.get("uninformative"):
                 names = ", ".join(record["uninformative"])
-                notes.append(f"Nothing in the data speaks for the confounder {names}: a model without it fits as well.")
+                notes.append(f"The data are no evidence for the confounder {names}: a model without it fits as well.")
             if record["event"] == "misfit":
                 notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
         notes += [f"{text[0].upper()}{text[1:]}." for text in lacking_fits(self.model.history)]
-        notes += [f"The plan makes no use of this: {text}." for text in self.model.plan.unused]
+        notes += [f"Not used by the plan: {text}." for text in self.model.plan.unused]
         return f'<ul class="notes">{"".join(f"<li>{escaped(note)}</li>" for note in notes)}</ul>' if notes else ""
 
     def _facts(self) -> str:
@@ -544,13 +551,13 @@ class _Writer:
             "Data sets",
             ["name", "rows", "columns", "set by do()"],
             [
-                [str(one["name"]), int(one["rows"]), len(one["columns"]), ", ".join(one["do"]) or "–"]
-                for one in model.datasets
+                [str(summary["name"]), int(summary["rows"]), len(summary["columns"]), ", ".join(summary["do"]) or "–"]
+                for summary in model.datasets
             ],
         )
         rows = []
         for variable in list(model.schema.values())[:_MOST_DRAWN]:
-            what = (
+            values = (
                 f"{len(variable.levels)} levels: {', '.join(map(str, variable.levels[:6]))}"
                 + ("…" if len(variable.levels) > 6 else "")
                 if variable.levels is not None
@@ -562,13 +569,13 @@ class _Writer:
                 if variable.span is None
                 else f"{variable.span[0]:.4g} to {variable.span[1]:.4g}"
             )
-            rows.append([variable.name, variable.kind, what])
+            rows.append([variable.name, variable.kind, values])
         variables = page.Table("Variables", ["name", "kind", "values"], rows)
         settings = {name: value for name, value in model.config.to_json().items() if value is not None}
         facts = {
             "Seed": model.seed,
             "Ensemble": f"{len(model.members)} models" if model.members else "none",
-            "Parameters": f"{sum(one.numel() for one in model.dcm.parameters()):,}",
+            "Parameters": f"{sum(parameter.numel() for parameter in model.dcm.parameters()):,}",
             **{name.replace("_", " ").capitalize(): value for name, value in settings.items()},
         }
         return (
@@ -595,14 +602,14 @@ def _answered(answer: Answer, name: str) -> str:
     notes.append(
         "Exact in the model: nothing was drawn."
         if answer.exact
-        else f"± drawing: the error of drawing alone, from what is worth {answer.ess:,.0f} independent draws."
+        else f"± drawing: Monte Carlo error, with an effective sample size of {answer.ess:,.0f} draws."
     )
     return page.table(page.Table(answer.query, columns, rows, " ".join(notes)), name)
 
 
-def _tests(found: Check) -> page.Table:
+def _tests(result: Check) -> page.Table:
     rows = []
-    for row in found.table.head(_SHOWN).to_dict("records"):
+    for row in result.table.head(_SHOWN).to_dict("records"):
         rows.append(
             [
                 statement(row),
@@ -612,18 +619,18 @@ def _tests(found: Check) -> page.Table:
                 "rejected" if row["rejected"] else "–",
             ]
         )
-    more = f"The {len(found.table) - _SHOWN:,} with the largest p are not shown." if len(found.table) > _SHOWN else ""
+    more = f"The {len(result.table) - _SHOWN:,} with the largest p are not shown." if len(result.table) > _SHOWN else ""
     return page.Table("What was tested, worst first", ["statement", "data set", "p", "adjusted p", ""], rows, more)
 
 
 def _first_run(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Looks up to where steps are counted from the beginning again."""
-    kept: list[tuple[float, float]] = []
+    """Points of the first training, up to where the steps restart."""
+    first: list[tuple[float, float]] = []
     for step, value in points:
-        if kept and step <= kept[-1][0]:
+        if first and step <= first[-1][0]:
             break
-        kept.append((step, value))
-    return kept
+        first.append((step, value))
+    return first
 
 
 def _joint(variables: Sequence[str], most: int = 60) -> str:

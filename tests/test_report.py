@@ -91,7 +91,7 @@ class TestPage:
         loaded = mdcm.load(tmp_path / "run")
         loaded.history = []
         text = mdcm.write_report(loaded, tmp_path / "r.html").read_text()
-        assert "The training data are not at hand" in text
+        assert "The training data are not available" in text
         assert "There is no record of the training" in text
         assert "<h2>Answers</h2>" not in text
 
@@ -172,7 +172,7 @@ class TestCommand:
         assert mdcm.load("run").graph.nodes
         quiet = call("report", "run", "--data", "fresh.csv", "--out", "other.html", "-q")
         assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
-        assert "data that training has not seen" in (tmp_path / "other.html").read_text()
+        assert "draws of the model and held-out data" in (tmp_path / "other.html").read_text()
 
     def test_slips(self, tmp_path):
         assert "^" in fail(2, "report", tmp_path / "run", "--query", "P(Y")

@@ -1,4 +1,4 @@
-"""Reports for people: charts, tables and pictures on one HTML page that needs nothing else."""
+"""HTML reports: charts, tables and pictures on one self-contained page."""
 
 from mdcm.page.charts import NO_CHARTS, can_draw
 from mdcm.page.html import charts, document, facts, number, photos, pictures, section, table

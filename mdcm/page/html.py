@@ -1,4 +1,4 @@
-"""Pages as HTML that needs nothing else: no network access, light and dark, on a phone and on a desk."""
+"""Self-contained HTML pages: no network access, light and dark, for small and large screens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mdcm.printable import escaped
 
 __all__ = ["charts", "document", "facts", "number", "photos", "pictures", "section", "table"]
 
-# tables of more columns take the whole width
+# largest number of columns of a table of half the page's width
 _NARROW = 5
-# pixels of a drawing that a card of half the page shows without being scrolled
+# largest width in pixels of a drawing that fits half the page without scrolling
 _CARD = 640
 _STYLE = """
 :root { color-scheme: light dark;
@@ -90,7 +90,7 @@ def document(title: str, head: str, parts: Sequence[str], foot: str) -> str:
         foot: Plain text below them.
 
     Returns:
-        An HTML document without references to anything outside of it.
+        An HTML document without external references.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -107,35 +107,38 @@ def section(title: str, content: str) -> str:
 
 
 def charts(given: Sequence[Chart], prefix: str = "c") -> str:
-    """Charts side by side, or a sentence in their place where matplotlib is not installed.
+    """Charts side by side, or a sentence instead if matplotlib is not installed.
 
     Args:
         given: The charts.
-        prefix: Put before identifiers, which must be unique in a page.
+        prefix: Prefix of identifiers, which must be unique in a page.
     """
     if not can_draw():
         return f'<p class="small">{escaped(NO_CHARTS[0].upper() + NO_CHARTS[1:])}.</p>'
-    shown = "\n".join(_figure(one.title, draw_chart(one, f"{prefix}{k}"), "chart") for k, one in enumerate(given))
-    return f'<div class="grid">{shown}</div>'
+    figures = "\n".join(
+        _figure(chart.title, draw_chart(chart, f"{prefix}{k}"), "chart") for k, chart in enumerate(given)
+    )
+    return f'<div class="grid">{figures}</div>'
 
 
 def pictures(given: Sequence[Picture], prefix: str = "p") -> str:
-    """Drawings side by side, wide ones in a row of their own, with identifiers that begin with a prefix."""
-    shown = "\n".join(
-        _figure(one.title, draw_picture(one, f"{prefix}{k}"), "drawing wide" if drawn_width(one) > _CARD else "drawing")
-        for k, one in enumerate(given)
-    )
-    return f'<div class="grid">{shown}</div>'
+    """Drawings side by side, wide ones in separate rows, with prefixed identifiers."""
+    figures = []
+    for k, picture in enumerate(given):
+        kind = "drawing wide" if drawn_width(picture) > _CARD else "drawing"
+        figures.append(_figure(picture.title, draw_picture(picture, f"{prefix}{k}"), kind))
+    html = "\n".join(figures)
+    return f'<div class="grid">{html}</div>'
 
 
 def photos(given: Sequence[Photo]) -> str:
-    """Pictures of pixels, one below the other."""
-    shown = "\n".join(_figure(one.title, _photo(one), "photo") for one in given)
-    return f'<div class="grid">{shown}</div>'
+    """Raster pictures, one below the other."""
+    figures = "\n".join(_figure(photo.title, _photo(photo), "photo") for photo in given)
+    return f'<div class="grid">{figures}</div>'
 
 
 def number(value: float | str | int | None) -> str:
-    """A number as it is shown: four significant digits, whole numbers as they are."""
+    """A number as text, rounded; whole numbers are not rounded."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -146,12 +149,12 @@ def number(value: float | str | int | None) -> str:
         return f"{value:,.0f}"
     if abs(value) >= 1:
         return f"{value:.2f}"
-    # what rounds to zero is no zero
+    # a small number is not shown as zero
     return f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.2g}"
 
 
 def table(given: Table, name: str) -> str:
-    """A table in a box, under its title, which has the identifier ``name``."""
+    """A table in a box with its title, which has the identifier ``name``."""
     head = "".join(f'<th scope="col">{escaped(str(column).strip())}</th>' for column in given.columns)
     columns = [_cells([row[k] for row in given.rows]) for k in range(len(given.columns))]
     rows = ""
@@ -160,7 +163,7 @@ def table(given: Table, name: str) -> str:
         rows += f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>'
     note = f'<p class="small">{escaped(given.note)}</p>' if given.note else ""
     width = " wide" if len(given.columns) > _NARROW else ""
-    # the title stands outside of what is scrolled, or it would be cut off on a phone
+    # the title is outside the scrolled part, or it would be cut off on a small screen
     return (
         f'<div class="card{width}"><h3 id="{name}">{escaped(given.title)}</h3><div class="scroll" tabindex="0" '
         f'role="region" aria-labelledby="{name}"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>'
@@ -169,11 +172,11 @@ def table(given: Table, name: str) -> str:
 
 
 def _cells(values: Sequence[str | float | int | None]) -> list[str]:
-    """A column as text: fractions with as many places as the others."""
+    """A column as text: all fractions with the same number of decimals."""
     floats = [value for value in values if isinstance(value, float)]
     if any(not value.is_integer() for value in floats) and max(map(abs, floats)) < 1_000:
-        places = 4 if max(map(abs, floats)) <= 1 else 2
-        return [f"{value:.{places}f}" if isinstance(value, float) else number(value) for value in values]
+        decimals = 4 if max(map(abs, floats)) <= 1 else 2
+        return [f"{value:.{decimals}f}" if isinstance(value, float) else number(value) for value in values]
     return [number(value) for value in values]
 
 
@@ -191,6 +194,6 @@ def _photo(photo: Photo) -> str:
 
 
 def facts(title: str, given: Mapping[str, Any]) -> str:
-    """Names and values in a box under a title."""
+    """Names and values in a box with a title."""
     listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(str(value))}</dd>" for name, value in given.items())
     return f'<div class="card"><h3>{escaped(title)}</h3><dl>{listed}</dl></div>'

@@ -1,4 +1,4 @@
-"""What stands on a page, as plain data: charts, tables, drawings and pictures."""
+"""Content of a page as plain data: charts, tables, drawings and pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Line:
         label: Name in the legend.
         x: Positions, numbers or (in a bar chart) names.
         y: Values.
-        dashed: Whether it is drawn dashed, as references are.
+        dashed: Whether it is drawn dashed, for references.
     """
 
     label: str
@@ -31,11 +31,11 @@ class Chart:
     """A chart as data.
 
     Attributes:
-        title: What is shown.
+        title: Title.
         x_label: Name of the horizontal axis.
         y_label: Name of the vertical axis.
         lines: The series.
-        says: The chart in words, for those who cannot see it.
+        says: Text alternative of the chart.
         levels: Horizontal reference lines by label.
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
@@ -58,10 +58,10 @@ class Table:
     """A table as data; numbers stay numbers.
 
     Attributes:
-        title: What is shown.
+        title: Title.
         columns: Names of the columns; the first one holds the names of the rows.
         rows: Cells.
-        note: What one has to know to read it.
+        note: Explanation of the table.
     """
 
     title: str
@@ -75,9 +75,9 @@ class Picture:
     """A drawing.
 
     Attributes:
-        title: What is shown.
+        title: Title.
         svg: An SVG document.
-        says: The picture in words.
+        says: Text alternative of the drawing.
     """
 
     title: str
@@ -87,12 +87,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Photo:
-    """Pictures of pixels, such as a grid of generated ones.
+    """Raster pictures, such as a grid of generated images.
 
     Attributes:
-        title: What is shown.
+        title: Title.
         png: A PNG file.
-        says: The pictures in words.
+        says: Text alternative of the pictures.
     """
 
     title: str
