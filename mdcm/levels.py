@@ -1,9 +1,8 @@
-"""Levels of categorical variables: values as they are kept, and the one rule by which a given value names one of them.
+"""Levels of categorical variables: their plain values, and the single rule by which input identifies a level.
 
-Texts are compared as they stand, spaces and case included, and numbers as numbers. A text given where levels are
-numbers, truth values, dates or intervals, or a number where levels are texts, is converted if exactly one level can be
-meant; else it names none. Whoever takes a level from a user, in a query, an option, a file or an argument, asks
-:func:`position`.
+Texts are compared exactly, including spaces and case, and numbers as numbers. A text for levels that are numbers, truth
+values, dates or intervals, or a number for levels that are texts, is converted if it matches exactly one level. All
+user input that names a level, in a query, an option, a file or an argument, is resolved by :func:`position`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ __all__ = [
 
 Level = bool | int | float | str
 
-# names and values that stand in queries and graphs' formulas without quotes
+# names and values that need no quotes in queries and graphs
 WORD = re.compile(r"[\w.]+")
 # a leading zero, as in 007, belongs to a label and not to a number
 NUMERAL = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])")
@@ -54,11 +53,11 @@ _CLOSED = {"[]": "both", "[)": "left", "(]": "right", "()": "neither"}
 
 
 class LevelError(LookupError):
-    """A value names no level, or several; the message begins with "no level", and says what there is."""
+    """A value identifies no level, or several; the message begins with "no level" and lists the levels."""
 
 
 def as_word(text: str) -> str:
-    """A name or text as a query has it: as it is where it is one word, else in quotes.
+    """A name or text as written in a query: unchanged if it is one word, else quoted.
 
     Example:
         >>> as_word("age"), as_word("a=b"), as_word("7")
@@ -70,9 +69,9 @@ def as_word(text: str) -> str:
 
 
 def plain(value: Any) -> Level:
-    """A level as a bool, int, float or str; whole floats as ints, so that 1, 1.0 and np.int8(1) are one level.
+    """Convert a level to bool, int, float or str; whole floats become ints: 1, 1.0 and np.int8(1) are one level.
 
-    Dates at midnight are the text of their day, intervals have plain bounds, and other objects are their ``str``.
+    Dates at midnight become the text of their day, intervals get plain bounds, and other objects become their ``str``.
 
     Example:
         >>> import pandas as pd
@@ -84,7 +83,7 @@ def plain(value: Any) -> Level:
     if isinstance(value, bool | int | float):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, np.floating) and value.itemsize < 8:
-        # the number that a person sees, and not its nearest double
+        # the printed number, not its nearest double
         return plain(float(str(value)))
     if isinstance(value, Decimal | fractions.Fraction):
         return plain(float(value)) if value % 1 else int(value)
@@ -94,7 +93,7 @@ def plain(value: Any) -> Level:
 
 
 def _text(value: Any) -> str:
-    # graphs and plans are loaded without pandas
+    # imported here, because graphs and plans work without pandas
     import pandas as pd
 
     if isinstance(value, np.datetime64 | np.timedelta64):
@@ -114,7 +113,7 @@ def sorted_levels(levels: Iterable[Level]) -> list[Level]:
 
 
 def level_type(values: Iterable[Any]) -> str | None:
-    """Type, as pandas writes it, of values that :func:`plain` keeps as texts though they are none.
+    """Name in pandas of the type of values that :func:`plain` converts to texts.
 
     Args:
         values: Distinct values of a column.
@@ -138,15 +137,15 @@ def level_type(values: Iterable[Any]) -> str | None:
             index = pd.DatetimeIndex(index)
         except (TypeError, ValueError):
             return None
-    kept = isinstance(index.dtype, pd.DatetimeTZDtype | pd.IntervalDtype | pd.PeriodDtype) or index.dtype.kind in "mM"
-    return str(index.dtype) if kept else None
+    extension = isinstance(index.dtype, pd.DatetimeTZDtype | pd.IntervalDtype | pd.PeriodDtype)
+    return str(index.dtype) if extension or index.dtype.kind in "mM" else None
 
 
 def revived(levels: Sequence[Level], kind: str) -> pd.Index:
-    """The values of a type, as :func:`level_type` names it, that texts stand for.
+    """Convert texts back to values of a type named by :func:`level_type`.
 
     Raises:
-        ValueError: If a text is no value of the type.
+        ValueError: If a text is not a value of the type.
 
     Example:
         >>> revived(["(0, 2]", "(2, 5]"], "interval[int64, right]")[1]
@@ -156,12 +155,12 @@ def revived(levels: Sequence[Level], kind: str) -> pd.Index:
 
     read = _reader(kind)
     values: list[Any] = [read(str(level)) for level in levels]
-    made: pd.Index = pd.Index(values, dtype=cast("Any", object if kind == "date" else kind))
-    return made
+    index: pd.Index = pd.Index(values, dtype=cast("Any", object if kind == "date" else kind))
+    return index
 
 
 def _reader(kind: str) -> Callable[[str], Any]:
-    """Reads one value of a type from its text, or raises a ValueError."""
+    """A function that converts a text to a value of a type, or raises a ValueError."""
     import pandas as pd
 
     if kind == "date":
@@ -177,7 +176,7 @@ def _reader(kind: str) -> Callable[[str], Any]:
         def interval(text: str) -> Any:
             parts = _INTERVAL.fullmatch(text.strip())
             if parts is None or _CLOSED[parts[1] + parts[4]] != closed:
-                raise ValueError(f"{text!r} is no interval closed as {closed!r} says")
+                raise ValueError(f"{text!r} is not an interval closed {closed}")
             return pd.Interval(bound(parts[2]), bound(parts[3]), closed=closed)
 
         return interval
@@ -193,39 +192,39 @@ def _reader(kind: str) -> Callable[[str], Any]:
 
 
 def position(levels: Sequence[Any], value: Any, kind: str | None = None) -> int:
-    """Number of the level that a value names.
+    """Index of the level that a value identifies.
 
     Args:
-        levels: The levels, plain or as a table holds them.
-        value: A level, or a text or number that stands for one.
-        kind: What the levels' texts stand for, as :func:`level_type` says.
+        levels: The levels, plain or as stored in a table.
+        value: A level, or a text or number that identifies one.
+        kind: Type of levels written as texts, as named by :func:`level_type`.
 
     Returns:
         Its index in ``levels``.
 
     Raises:
-        LevelError: If no level is meant, or more than one can be.
+        LevelError: If the value matches no level, or several.
 
     Example:
         >>> position([0, 1], "1"), position(["a", "a "], "a "), position(["01", "02"], 2)
         (1, 1, 1)
     """
     known, given = [plain(level) for level in levels], plain(value)
-    same = [at for at, level in enumerate(known) if isinstance(level, str) == isinstance(given, str) and level == given]
-    alike = same or [at for at, level in enumerate(known) if _means(level, given, kind)]
-    if len(alike) == 1:
-        return alike[0]
-    if not alike:
+    equal = [k for k, level in enumerate(known) if isinstance(level, str) == isinstance(given, str) and level == given]
+    matches = equal or [k for k, level in enumerate(known) if _means(level, given, kind)]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
         raise LevelError(unknown(known, given))
-    several = listing(known[at] for at in alike)
+    several = listing(known[k] for k in matches)
     raise LevelError(
-        f"no level {quoted(given)} that is told from others: {_worded(given)} can mean {several}; give the level "
-        "itself, which is quoted in a query"
+        f"no level {quoted(given)} that is unique: {_worded(given)} can mean {several}; give the level itself, which "
+        "is quoted in a query"
     )
 
 
 def _means(level: Level, given: Level, kind: str | None) -> bool:
-    """Whether a value of another type stands for a level."""
+    """Whether a value of another type identifies a level."""
     if isinstance(level, str) and isinstance(given, str):
         if kind is None:
             return False
@@ -243,7 +242,7 @@ def _means(level: Level, given: Level, kind: str | None) -> bool:
 
 
 def _number(text: str) -> int | float | None:
-    """The number that a text is, or None; no words such as nan, and no digits that only Python reads as such."""
+    """The number written in a text, or None; only ASCII digits, and no words such as nan."""
     if not _NUMBER.fullmatch(text):
         return None
     if _WHOLE.fullmatch(text) and len(text) < 4000:
@@ -253,16 +252,16 @@ def _number(text: str) -> int | float | None:
 
 
 def unknown(levels: Sequence[Level], value: Any) -> str:
-    """What to tell somebody whose value is no level: both types where they differ, and the nearest level."""
+    """Message about a value that is not a level: both types if they differ, and the nearest level."""
     given = plain(value)
     if isinstance(given, str) and not any(isinstance(level, str | bool) for level in levels):
-        # what was typed as a number is spoken of as one
+        # text that is a number is reported as a number
         number = _number(given)
         given = given if number is None else plain(number)
     types = {_noun(level) for level in levels}
-    own = f" ({_noun(given)})" if types != {_noun(given)} else ""
-    which = f"the {next(iter(types))}s " if own and len(types) == 1 else ""
-    message = f"no level {quoted(given)}{own}; its levels are {which}{listing(levels)}"
+    given_type = f" ({_noun(given)})" if types != {_noun(given)} else ""
+    level_types = f"the {next(iter(types))}s " if given_type and len(types) == 1 else ""
+    message = f"no level {quoted(given)}{given_type}; its levels are {level_types}{listing(levels)}"
     texts = [str(level) for level in levels]
     near = difflib.get_close_matches(str(given)[:MOST_SHOWN], texts, n=1) if len(texts) <= 1000 else []
     if isinstance(given, str):
@@ -284,15 +283,15 @@ def _worded(given: Level) -> str:
 
 
 def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = None) -> list[Level]:
-    """Declared levels in the type that the data hold: numbers as texts where these are texts, and the other way round.
+    """Convert declared levels to the type of the data: numbers to texts if the data are texts, and vice versa.
 
     Args:
-        levels: What was declared.
+        levels: The declared levels.
         present: Distinct plain values of the data.
-        kind: What texts stand for, as :func:`level_type` says.
+        kind: Type of levels written as texts, as named by :func:`level_type`.
 
     Returns:
-        As many plain levels; one that cannot be converted stays as it is.
+        As many plain levels; a level that cannot be converted stays unchanged.
 
     Example:
         >>> aligned([1, 2, 3], ["1", "2"]), aligned(["1", "2"], [1, 2])
@@ -302,7 +301,7 @@ def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = 
     if not values:
         return [plain(level) for level in levels]
     texts = {isinstance(value, str) for value in values}
-    made: list[Level] = []
+    converted: list[Level] = []
     for declared in map(plain, levels):
         level = declared
         if len(texts) == 1 and (kind is not None or isinstance(level, str) not in texts):
@@ -311,11 +310,11 @@ def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = 
             except LevelError:
                 number = None if not isinstance(level, str) else _number(level)
                 level = str(level) if True in texts else level if number is None else plain(number)
-        made.append(level)
-    return made
+        converted.append(level)
+    return converted
 
 
 def listing(values: Iterable[object], most: int = 8) -> str:
-    """Names or levels for a message, the first few."""
+    """The first few names or levels, for a message."""
     shown = [quoted(value, 200) for value in values]
     return ", ".join(shown[:most]) + (f", ... ({len(shown):,} in all)" if len(shown) > most else "")

@@ -1,4 +1,4 @@
-"""The variables of a model, and how their kinds and levels are read off the data."""
+"""The variables of a model, and inference of their kinds and levels from data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Observed", "Schema"]
 
-# a column of whole numbers is categorical up to few levels, or up to SEVERAL if each occurs often
+# a column of whole numbers is categorical up to FEW_LEVELS, or up to _SEVERAL_LEVELS if each occurs _OFTEN
 _SEVERAL_LEVELS = 64
 _OFTEN = 50
 _BLOCK_BYTES = 1 << 24
@@ -80,12 +80,12 @@ class Schema(Mapping[str, Variable]):
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Kind of every variable by name, as the planner takes it."""
+        """Kind of each variable by name, for the planner."""
         return {name: variable.kind for name, variable in self.items()}
 
     @property
     def levels(self) -> dict[str, tuple[Level, ...]]:
-        """Levels of every categorical variable and span of every real one by name, as the planner takes them."""
+        """Levels of each categorical variable and span of each real one by name, for the planner."""
         values = {
             name: variable.span if variable.levels is None else variable.levels for name, variable in self.items()
         }
@@ -118,7 +118,7 @@ class Schema(Mapping[str, Variable]):
 
     @classmethod
     def from_json(cls, values: Iterable[Mapping[str, Any]]) -> Schema:
-        """Schema that :meth:`to_json` described."""
+        """Build a schema from values of :meth:`to_json`."""
         return cls(Variable.from_json(value) for value in values)
 
     @classmethod
@@ -129,26 +129,26 @@ class Schema(Mapping[str, Variable]):
         *,
         order: Sequence[str] | None = None,
     ) -> Schema:
-        """Kinds and levels that the columns of all datasets show, unless they are declared.
+        """Infer kinds and levels from the columns of all datasets, unless they are declared.
 
         Booleans, strings, pandas categoricals and whole numbers with few distinct values are categorical; other
         numbers, dates (in days) and vectors are continuous; image arrays are images. Levels are united over the
         datasets, in declared order for pandas categoricals and sorted otherwise. Mean, scale and span of a continuous
-        variable are those of all rows of the observational datasets; where there are none, of those that do not set
-        it; else of all. Strings that are ISO 8601 dates are dates where the variable is declared continuous.
+        variable are computed from all rows of the observational datasets; if there are none, of the datasets that do
+        not set it; else of all. Strings that are ISO 8601 dates are dates if the variable is declared continuous.
 
         Args:
             datasets: The datasets.
-            variables: Declarations by name that overrule what is inferred: a :class:`Variable`, or a mapping with
-                some of its attributes, such as "kind", "levels" and "shape".
-            order: Names in the order of the schema; by default that of the columns, then that of the declarations.
+            variables: Declarations by name that override inference: a :class:`Variable`, or a mapping with some of
+                its attributes, such as "kind", "levels" and "shape".
+            order: Order of the variables; by default that of the columns, then that of the declarations.
 
         Raises:
             DataError: If a column's values do not fit its kind, differ in type between datasets, or are strings
                 with too many distinct values; if images differ in shape; if a declaration is wrong.
 
         Warns:
-            UserWarning: If a level occurs in one dataset only, or a declared one in none.
+            UserWarning: If a level occurs in only one dataset, or a declared level in none.
         """
         declared = {name: _declaration(name, value) for name, value in (variables or {}).items()}
         sources: dict[str, list[Observed]] = {}
@@ -178,7 +178,8 @@ def _declaration(name: str, value: Variable | Mapping[str, Any]) -> Mapping[str,
         raise DataError(f"variables: {name!r} is declared {value['kind']} and has levels", column=name)
     if value.get("kind", "image") not in get_args(Kind):
         raise DataError(
-            f"variables: {name!r} has kind {value['kind']!r}, which is none of {', '.join(get_args(Kind))}", column=name
+            f"variables: {name!r} has kind {value['kind']!r}; it must be one of {', '.join(get_args(Kind))}",
+            column=name,
         )
     return value
 
@@ -188,7 +189,7 @@ def _infer(name: str, datasets: Sequence[Observed], declared: Mapping[str, Any])
     if kind is None and "levels" in declared:
         kind = "categorical"
     if not datasets:
-        # a variable without data, whose mechanism is given: only what is declared is known
+        # a variable without data has a given mechanism, and only its declaration is known
         if kind is None:
             raise DataError(f"variable {name!r} is in no dataset; declare its kind in variables", column=name)
         return Variable.from_json({**declared, "name": name, "kind": kind})
@@ -207,15 +208,15 @@ def _infer(name: str, datasets: Sequence[Observed], declared: Mapping[str, Any])
         )
 
     columns = [dataset.table[name].dropna() for dataset in datasets]
-    # rows of a dropna are not counted anew: messages name them as the user does
+    # messages count rows with missing values too, as the user does
     whole = [dataset.table[name] for dataset in datasets]
     storages = [
         storage(column, dataset.label, dataset.name, dataset.rows)
         for column, dataset in zip(whole, datasets, strict=True)
     ]
     dates = kind in ("continuous", "implicit") and all(
-        found == "dates" or (found == "str" and are_dates(column))
-        for found, column in zip(storages, columns, strict=True)
+        stored == "dates" or (stored == "str" and are_dates(column))
+        for stored, column in zip(storages, columns, strict=True)
     )
     if not dates:
         _check_same_type(name, datasets, whole, storages)
@@ -237,37 +238,37 @@ def _infer_real(
     origin = declared.get("origin")
     if origin is None and (storages[0] == "dates" or (storages[0] == "str" and are_dates(columns[0]))):
         origin = EPOCH
-    for dataset, column, found in zip(datasets, columns, storages, strict=True):
-        if found in {"category", "levels"} or (found == "str" and (origin is None or not are_dates(column))):
-            held = {"str": "strings", "category": "categories"}.get(found, "intervals or periods")
+    for dataset, column, stored in zip(datasets, columns, storages, strict=True):
+        if stored in {"category", "levels"} or (stored == "str" and (origin is None or not are_dates(column))):
+            held = {"str": "strings", "category": "categories"}.get(stored, "intervals or periods")
             raise DataError(
                 f"variable {name!r} is declared {kind}, but column {name!r} of {dataset.label} holds {held}",
                 dataset=dataset.name,
                 column=name,
             )
     dtypes = {str(column.dtype) for column in columns}
-    # a type that pandas can make without further packages, and that a real number fits
+    # a type that needs no further packages and can hold real numbers
     dtype = dtypes.pop() if len(dtypes) == 1 and set(storages) <= {"int", "float", "dates"} else None
     if dtype is not None and (dtype == "object" or "pyarrow" in dtype):
         dtype = None
     numbers = [floats(column, origin) for column in columns]
     if not all(len(values) for values in numbers):
-        raise DataError(f"variable {name!r}: a column holds no value; validate the datasets first", column=name)
+        raise DataError(f"variable {name!r}: a column has no values; validate the datasets first", column=name)
     for dataset, values in zip(datasets, numbers, strict=True):
-        bad = np.isinf(values)
-        refuse(bad, f"{dataset.label}: column {name!r} has infinite values", dataset.name, name, rows=dataset.rows)
+        infinite = np.isinf(values)
+        refuse(infinite, f"{dataset.label}: column {name!r} has infinite values", dataset.name, name, rows=dataset.rows)
     span = (float(min(values.min() for values in numbers)), float(max(values.max() for values in numbers)))
     if span[0] == span[1] and not any(name in dataset.do for dataset in datasets):
-        # a level can be kept without others; of a number nobody knows how far other values would be
+        # a single level is a valid categorical variable, but a constant number has no scale
         raise DataError(
-            f"column {name!r} is {span[0]:g} in every row of {datasets[0].label}, and varies in no dataset: nothing "
-            "can be learned about it; leave it out of the graph, or declare it categorical",
+            f"column {name!r} is {span[0]:g} in every row of {datasets[0].label}, and constant in all datasets: "
+            "nothing can be learned about it; leave it out of the graph, or declare it categorical",
             dataset=datasets[0].name,
             column=name,
         )
     mean, scale = _measure(_natural(name, datasets, numbers))
-    made = {"dtype": dtype, "origin": origin, "mean": float(mean), "scale": float(scale), "span": span}
-    return Variable.from_json({**made, **declared, "name": name, "kind": kind})
+    inferred = {"dtype": dtype, "origin": origin, "mean": float(mean), "scale": float(scale), "span": span}
+    return Variable.from_json({**inferred, **declared, "name": name, "kind": kind})
 
 
 def _infer_vector(
@@ -290,21 +291,21 @@ def _infer_vector(
     first = with_arrays[0]
     size = int(declared.get("size") or first.arrays[name].shape[1])
     for dataset in with_arrays:
-        found = dataset.arrays[name].shape[1]
-        if found != size:
+        own_size = dataset.arrays[name].shape[1]
+        if own_size != size:
             raise DataError(
-                f"array {name!r} of {dataset.label} has {found} numbers per row, not {size} as "
+                f"array {name!r} of {dataset.label} has {own_size} numbers per row, not {size} as "
                 f"{'declared' if declared.get('size') else 'in ' + first.label}",
                 dataset=dataset.name,
                 column=name,
             )
     mean, scale = _measure(_natural(name, datasets, [dataset.arrays[name] for dataset in datasets]))
-    made = {"mean": tuple(mean.tolist()), "scale": tuple(scale.tolist())}
-    return Variable.from_json({**made, **declared, "name": name, "kind": kind, "size": size})
+    inferred = {"mean": tuple(mean.tolist()), "scale": tuple(scale.tolist())}
+    return Variable.from_json({**inferred, **declared, "name": name, "kind": kind, "size": size})
 
 
 def _natural(name: str, datasets: Sequence[Observed], values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Values of the observational datasets; of those that do not set the variable; or of all."""
+    """Values of the observational datasets; else of datasets that do not set the variable; else of all."""
     pairs = list(zip(datasets, values, strict=True))
     for chosen in (
         [value for dataset, value in pairs if not dataset.do],
@@ -322,7 +323,7 @@ def _measure(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArra
     """
     low = np.minimum.reduce([block.min(axis=0) for part in parts for block in _blocks(part)])
     high = np.maximum.reduce([block.max(axis=0) for part in parts for block in _blocks(part)])
-    # numbers between -1 and 1, whose squares neither overflow nor vanish
+    # scaled to [-1, 1], so that squares neither overflow nor underflow
     centre, half = low / 2 + high / 2, high / 2 - low / 2
     unit = np.where(half > 0, half, 1.0)
     total, squares, rows = np.zeros_like(centre), np.zeros_like(centre), 0
@@ -376,25 +377,25 @@ def _check_same_type(
     """Refuse a column that holds, say, strings in one dataset and numbers in another."""
     words = {"bool": "booleans", "int": "numbers", "float": "numbers", "str": "strings", "dates": "dates"}
     types = []
-    for column, found in zip(columns, storages, strict=True):
-        if found != "category":
-            # intervals and periods are known by their texts
-            types.append(words.get(found, "strings"))
+    for column, stored in zip(columns, storages, strict=True):
+        if stored != "category":
+            # intervals and periods are identified by their texts
+            types.append(words.get(stored, "strings"))
             continue
-        # the type of the categories counts: a categorical of strings fits a column of strings
+        # the type of the categories decides: a categorical of strings is compatible with a column of strings
         levels = {type(plain(level)) for level in column.cat.categories}
         types.append(words["bool" if levels == {bool} else "str" if str in levels else "float"])
-    for dataset, column, words_found in zip(datasets, columns, types, strict=True):
-        if words_found != types[0]:
+    for dataset, column, type_here in zip(datasets, columns, types, strict=True):
+        if type_here != types[0]:
             bad = column.notna()
-            if types[0] == "numbers" and words_found == "strings":
-                # where most are numbers after all, the others are what made the column one of strings
+            if types[0] == "numbers" and type_here == "strings":
+                # if some values are numbers, report one of the others
                 words_only = pd.to_numeric(column.astype(object), errors="coerce").isna() & bad
                 bad = words_only if words_only.any() else bad
             value = plain(column[bad].iloc[0])
             refuse(
                 bad,
-                f"column {name!r} holds {types[0]} in {datasets[0].label} and {words_found} in {dataset.label}, "
+                f"column {name!r} holds {types[0]} in {datasets[0].label} and {type_here} in {dataset.label}, "
                 f"such as {value!r}",
                 dataset.name,
                 name,
@@ -409,10 +410,10 @@ def _inferred_kind(
     if set(storages) <= {"bool", "category"}:
         return "categorical"
     if set(storages) <= {"str", "category", "levels"}:
-        for dataset, column, found in zip(datasets, columns, storages, strict=True):
+        for dataset, column, stored in zip(datasets, columns, storages, strict=True):
             if not isinstance(column.dtype, pd.CategoricalDtype):
                 refuse_names(name, dataset, column)
-            if found == "str":
+            if stored == "str":
                 explain_text(name, dataset, column)
         return "categorical"
     if "dates" in storages:
@@ -436,35 +437,36 @@ def _infer_categorical(
         dtype = _common_dtype(columns, storages)
     originals: dict[Level, Any] = {}
     present: list[set[Level]] = []
-    for dataset, column, found in zip(datasets, columns, storages, strict=True):
+    for dataset, column, stored in zip(datasets, columns, storages, strict=True):
         shown = {plain(value): value for value in column.unique()}
         present.append(set(shown))
-        # pandas tells such categories apart, and a query could not
-        categories = list(column.cat.categories) if found == "category" else []
+        # pandas distinguishes categories such as 1 and 1.0, but a query cannot
+        categories = list(column.cat.categories) if stored == "category" else []
         texts = [plain(value) for value in categories]
         if len(set(texts)) < len(texts):
-            twice = next(text for text in texts if texts.count(text) > 1)
+            repeated = next(text for text in texts if texts.count(text) > 1)
             raise DataError(
-                f"column {name!r} of {dataset.label} has several categories that read {twice!r}; rename all but one",
+                f"column {name!r} of {dataset.label} has several categories that read {repeated!r}; rename all but one",
                 dataset=dataset.name,
                 column=name,
             )
         originals |= dict(zip(texts, categories, strict=True)) | shown
-    stands_for = declared.get("level_type") or level_type(originals.values())
+    type_of_levels = declared.get("level_type") or level_type(originals.values())
     if "levels" in declared:
-        levels = aligned(declared["levels"], originals, stands_for)
+        levels = aligned(declared["levels"], originals, type_of_levels)
     else:
         ordered = dtype == "ordered"
         orders = [
             (dataset, [plain(level) for level in column.cat.categories])
-            for dataset, column, found in zip(datasets, columns, storages, strict=True)
-            if found == "category"
+            for dataset, column, stored in zip(datasets, columns, storages, strict=True)
+            if stored == "category"
         ]
-        levels = _merged(name, orders) if ordered else list(dict.fromkeys(level for _, own in orders for level in own))
+        united = dict.fromkeys(level for _, order in orders for level in order)
+        levels = _merged(name, orders) if ordered else list(united)
         new = set().union(*present) - set(levels)
-        # booleans and whole numbers sort among themselves; strings as text; dates and intervals by what they are
-        levels += sorted_levels(new) if stands_for is None else sorted(new, key=originals.__getitem__)
-    variable = Variable(name, "categorical", tuple(levels), dtype=dtype, level_type=stands_for)
+        # plain levels sort as numbers and texts; dates and intervals sort by their original values
+        levels += sorted_levels(new) if type_of_levels is None else sorted(new, key=originals.__getitem__)
+    variable = Variable(name, "categorical", tuple(levels), dtype=dtype, level_type=type_of_levels)
     known = set(levels)
     for dataset, values in zip(datasets, present, strict=True):
         if values - known:
@@ -478,17 +480,17 @@ def _infer_categorical(
 
 
 def _merged(name: str, orders: Sequence[tuple[Observed, Sequence[Level]]]) -> list[Level]:
-    """Levels of ordered categoricals in one order that agrees with each, the first that has one deciding ties."""
+    """A common order of the levels of ordered categoricals; ties follow the first of the given orders."""
     merged: list[Level] = []
     left = [(dataset, list(order)) for dataset, order in orders]
     while any(order for _, order in left):
         later = {level for _, order in left for level in order[1:]}
         lowest = next((order[0] for _, order in left if order and order[0] not in later), None)
         if lowest is None:
-            (first, one), (second, other), *_ = [part for part in left if part[1]]
+            (first, first_order), (second, second_order), *_ = [part for part in left if part[1]]
             raise DataError(
-                f"column {name!r}: the order of its categories {listing(one)} in {first.label} contradicts "
-                f"{listing(other)} in {second.label}; declare the levels in one order",
+                f"column {name!r}: the order of its categories {listing(first_order)} in {first.label} contradicts "
+                f"{listing(second_order)} in {second.label}; declare the levels in one order",
                 dataset=second.name,
                 column=name,
             )
@@ -501,8 +503,8 @@ def _common_dtype(columns: Sequence[pd.Series[Any]], storages: Sequence[str]) ->
     dtypes = {str(column.dtype) for column in columns}
     if set(storages) == {"category"}:
         return "ordered" if all(column.cat.ordered for column in columns) else "category"
-    # dates, intervals and periods are made again from the type of the levels, and a type
-    # that only further packages can make may not exist where the model is loaded
+    # dates, intervals and periods are restored from the type of the levels, and a type that needs further packages may
+    # not exist where the model is loaded
     if not {"dates", "levels"}.isdisjoint(storages):
         return None
     return dtypes.pop() if len(dtypes) == 1 and "pyarrow" not in next(iter(dtypes)) else None
@@ -515,10 +517,10 @@ def _warn_about_levels(variable: Variable, datasets: Sequence[Observed], present
         warn(f"variable {variable.name!r}: {_levels_phrase(never)} in no row of any dataset: nothing is learned there")
     elif len(levels) == 1 and not any(variable.name in dataset.do for dataset in datasets):
         warn(
-            f"column {variable.name!r} is {levels[0]!r} in every row of {datasets[0].label}, and varies in no dataset: "
-            "nothing is learned about other values; questions that do not need them are answered"
+            f"column {variable.name!r} is {levels[0]!r} in every row of {datasets[0].label}, and constant in all "
+            "datasets: nothing is learned about other values, and only queries that do not need them can be answered"
         )
-    # where a variable was set by intervention, some levels are missing by design
+    # levels can be missing by design in datasets that set the variable
     natural = [
         (dataset, values) for dataset, values in zip(datasets, present, strict=True) if variable.name not in dataset.do
     ]

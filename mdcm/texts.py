@@ -1,4 +1,4 @@
-"""Columns of texts: what they may be meant as, and when they are no variable at all."""
+"""Columns of texts: warnings about texts that look like other types, and refusal of identifiers and free text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mdcm.variables import are_dates
 
 __all__ = ["FEW_LEVELS", "explain_text", "refuse_names"]
 
-# so many levels are an ordinary categorical variable, whatever they look like
+# number of levels up to which a column is an ordinary categorical variable, whatever the levels look like
 FEW_LEVELS = 20
-# a column of strings with more distinct values than this is a name or free text, not a variable
+# a column of strings with more distinct values holds identifiers or free text, and is not a variable
 _MAX_STRINGS = 256
-# and so is one with at least FEWEST distinct values, of which hardly any occurs twice
+# and so is one with at least _FEWEST_NAMES distinct values, few of which occur twice
 _FEWEST_NAMES = 50
 _DISTINCT_SHARE = 0.9
-# share of the distinct texts of a column that says what the rest was meant to be
+# share of the distinct texts that decides which type a column was meant to have
 _MOSTLY = 0.5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]|$)")
 _SIGN = r"(?:[$€£¥₹]|[A-Z]{3})"
@@ -32,7 +32,7 @@ _AMOUNT = re.compile(
 
 
 class Source(Protocol):
-    """What messages say of a dataset."""
+    """The parts of a dataset that messages name."""
 
     name: str | None
 
@@ -42,32 +42,32 @@ class Source(Protocol):
 
 
 def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
-    """Warn where texts are levels that look as if they were meant as something else."""
+    """Warn about levels that are texts but look like numbers, dates or amounts."""
     texts = pd.Series(column.unique(), dtype=object)
     numeric = pd.to_numeric(texts, errors="coerce").notna()
     message = ""
     if len(texts) > 2 and numeric.any() and numeric.mean() > _MOSTLY and not numeric.all():
         word = texts[~numeric].iloc[0]
         message = (
-            f"holds numbers and texts such as {word!r}, so that every value is a level, a text; if {word!r} means that "
-            f"a value is missing, {missing(word)}"
+            f"holds numbers and texts such as {word!r}, so every value is treated as a text; if {word!r} marks a "
+            f"missing value, {missing(word)}"
         )
     elif len(texts) > FEW_LEVELS and texts.str.match(_DATE).all() and are_dates(texts):
         message = (
             f"holds {len(texts)} dates as texts, each a level without an order; declare it "
-            f"{declared(name, 'continuous')} to count in days, which are dates again in what is drawn"
+            f"{declared(name, 'continuous')} to count in days; draws are dates again"
         )
     elif len(texts) > FEW_LEVELS and not numeric.any() and texts.map(_is_amount).mean() > _MOSTLY:
         message = (
             f"holds {len(texts)} texts such as {texts.iloc[0]!r}, each a level without an order; to use them as "
-            "numbers, convert them first: no signs of currencies, no separators of thousands, a point before decimals"
+            "numbers, convert them first: no currency signs, no thousands separators, and a decimal point"
         )
     if message:
         warn(f"column {name!r} of {dataset.label} {message}")
 
 
 def declared(name: str, kind: str) -> str:
-    """How a variable is declared to be of a kind, for a message."""
+    """Instruction to declare the kind of a variable, for a message."""
     how = advice(
         f"variables={{{name!r}: {{'kind': {kind!r}}}}}",
         f"--kind {shlex.quote(f'{name}={kind}')}",
@@ -77,7 +77,7 @@ def declared(name: str, kind: str) -> str:
 
 
 def missing(word: str) -> str:
-    """How a text is said to mean that a value is missing, for a message."""
+    """Instruction to mark a text as a missing value, for a message."""
     return advice(
         f"read the table with na_values=[{word!r}]",
         f"say so with --na {shlex.quote(word)}",
@@ -86,7 +86,7 @@ def missing(word: str) -> str:
 
 
 def _is_amount(text: str) -> bool:
-    """Whether a text is a number with a currency, a per cent sign, separators of thousands or a decimal comma."""
+    """Whether a text is a number with a currency, a per cent sign, thousands separators or a decimal comma."""
     return _AMOUNT.fullmatch(text) is not None
 
 
@@ -95,10 +95,10 @@ def _is_picture(text: object) -> bool:
 
 
 def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
-    """Refuse strings that are hardly a variable: too many, or nearly all distinct."""
+    """Refuse strings that look like identifiers or free text: too many distinct values, or nearly all distinct."""
     distinct = column.nunique()
     if distinct > _MAX_STRINGS:
-        why = f"more than the {_MAX_STRINGS} that a categorical variable may have unasked"
+        why = f"more than the {_MAX_STRINGS} that a categorical variable may have by default"
     elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
         why = f"in {len(column):,} rows: it seems to be an identifier"
     else:
@@ -107,12 +107,12 @@ def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
     if column.astype(object).map(_is_picture).all():
         remedy = "they are names of picture files: " + advice(
             "mdcm.data.read_pictures makes arrays of them, which Dataset takes as images",
-            "none of the first is there, and names are relative to the table",
+            "the first of them do not exist; names are relative to the table",
         )
     elif column.astype(object).map(_is_amount).mean() > _MOSTLY and not numeric.any():
         remedy = (
-            f"they are amounts such as {column.iloc[0]!r}: convert them to numbers, without signs of currencies and "
-            "separators of thousands"
+            f"they are amounts such as {column.iloc[0]!r}: convert them to numbers, without currency signs and "
+            "thousands separators"
         )
     elif are_dates(column):
         remedy = f"they are dates: declare it {declared(name, 'continuous')}"

@@ -1,4 +1,4 @@
-"""What one variable is: its kind, its levels, and how a value becomes a code."""
+"""Variables: kind, levels, and conversion of values to codes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ __all__ = [
 
 Kind = Literal["categorical", "continuous", "implicit", "image"]
 Storage = Literal["bool", "int", "float", "str", "category", "dates", "levels"]
-# types whose numbers are no doubles
+# longest name for which similar names are suggested
 _LONGEST_NAME = 200
+# types with less than double precision
 _SHORT = {"float16", "float32", "Float32"}
-# the origin of dates, unless a schema says another one
+# the default origin of dates
 EPOCH = "1970-01-01"
 
 
@@ -57,15 +58,15 @@ class Variable:
         kind: "categorical", "continuous" (real, with a density), "implicit" (real, without a density) or "image".
         levels: Values of a categorical variable in the order of their codes, as plain Python values; else None.
         shape: ``(channels, height, width)`` of an image; else None.
-        dtype: Type in which draws are given back: a numpy or pandas name, or "ordered" for an ordered categorical;
-            None for the natural one.
-        origin: Date from which a variable of dates counts its days, as ISO text; None where values are no dates.
-        mean: What mechanisms see as 0, a number, or one per entry of a vector; None counts as 0.
-        scale: What mechanisms see as 1 above that; None counts as 1.
-        span: Smallest and largest number seen; None where it is not known.
+        dtype: Type in which draws are returned: a numpy or pandas name, or "ordered" for an ordered categorical; None
+            for the default type.
+        origin: Date with day 0 of a variable of dates, as ISO text; None if values are not dates.
+        mean: Mean that is subtracted for mechanisms, a number, or one per entry of a vector; None counts as 0.
+        scale: Scale that centred values are divided by for mechanisms; None counts as 1.
+        span: Smallest and largest observed number; None if unknown.
         size: Number of entries of a vector of real numbers; else None.
-        level_type: What the levels' texts stand for where the data held dates, intervals or periods, as
-            :func:`mdcm.levels.level_type` names it; else None.
+        level_type: Original type of levels that are dates, intervals or periods written as texts, as named by
+            :func:`mdcm.levels.level_type`; else None.
 
     Raises:
         DataError: If the parts contradict each other.
@@ -91,7 +92,7 @@ class Variable:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise self._error(f": kind {self.kind!r} is none of {', '.join(get_args(Kind))}")
+            raise self._error(f": kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
         if (self.levels is not None) != (self.kind == "categorical"):
             needs = "needs its levels" if self.kind == "categorical" else f"is {self.kind} and has no levels"
             raise self._error(f" {needs}")
@@ -114,7 +115,7 @@ class Variable:
         try:
             revived(self.levels, self.level_type)
         except (TypeError, ValueError, OverflowError) as error:
-            raise self._error(f": its levels are no values of the type {self.level_type!r}: {error}") from None
+            raise self._error(f": its levels are not values of the type {self.level_type!r}: {error}") from None
 
     def _check_shape(self) -> None:
         if (self.shape is not None) != (self.kind == "image"):
@@ -172,14 +173,14 @@ class Variable:
         return len(self.levels)
 
     def code(self, value: Any) -> int | float:
-        """Value as a mechanism sees it: the index of a level, or a number minus ``mean``, divided by ``scale``.
+        """Encode a value for a mechanism: the index of a level, or a number minus ``mean``, divided by ``scale``.
 
         Args:
-            value: A level, or what stands for one (:func:`mdcm.levels.position`); a real number; or a date for a
-                column of dates. numpy scalars count as what they hold.
+            value: A level, or a value that identifies one (:func:`mdcm.levels.position`); a real number; or a date for
+                a column of dates. numpy scalars count as their Python values.
 
         Raises:
-            DataError: If the value is no level of a categorical variable, not a finite number for a continuous one,
+            DataError: If the value is not a level of a categorical variable, not a finite number for a continuous one,
                 or if the variable is an image or a vector.
         """
         if self.levels is not None:
@@ -187,10 +188,10 @@ class Variable:
         return (self.number(value) - cast("float", self.mean or 0.0)) / cast("float", self.scale or 1.0)
 
     def number(self, value: Any) -> float:
-        """Real number that a value of a continuous variable stands for: itself, or days since ``origin`` of a date.
+        """Convert a value of a continuous variable to a real number; a date becomes days since ``origin``.
 
         Raises:
-            DataError: If the value is no finite number, or if the variable is no single real number.
+            DataError: If the value is not a finite number, or the variable is an image or a vector.
         """
         if self.kind == "image" or self.size is not None:
             shape, what = (self.shape, "an image") if self.kind == "image" else ((self.size,), "a vector")
@@ -200,20 +201,20 @@ class Variable:
         except (TypeError, ValueError):
             what = "number" if self.origin is None else "date"
             raise DataError(
-                f"variable {self.name!r} is {self.kind}: {value!r} is no {what}", column=self.name
+                f"variable {self.name!r} is {self.kind}: {value!r} is not a {what}", column=self.name
             ) from None
         if not math.isfinite(number):
             raise self._error(f": {value!r} is not finite")
         return number
 
     def standardise(self, numbers: ArrayLike) -> NDArray[np.float32]:
-        """Real numbers as mechanisms see them.
+        """Standardise real numbers for mechanisms.
 
         Args:
             numbers: ``[n]``, or ``[n, size]`` of a vector.
 
         Returns:
-            Numbers minus ``mean``, divided by ``scale``, float32 of the same shape; what does not fit becomes infinite.
+            Numbers minus ``mean``, divided by ``scale``, float32 of the same shape; infinite if out of range.
 
         Example:
             >>> Variable("weight", "continuous", mean=70.0, scale=10.0).standardise([70, 85]).tolist()
@@ -225,12 +226,12 @@ class Variable:
             return np.asarray(values / np.asarray(self.scale or 1.0), dtype=np.float32)
 
     def restore(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Real numbers from what mechanisms see, the inverse of :meth:`standardise`; float64 of the same shape."""
+        """Real numbers from standardised ones, the inverse of :meth:`standardise`; float64 of the same shape."""
         numbers = np.asarray(values, dtype=np.float64)
         return np.asarray(numbers * np.asarray(self.scale or 1.0) + np.asarray(self.mean or 0.0))
 
     def parse(self, value: str | float) -> Level:
-        """Level or number that is meant by what somebody typed.
+        """Parse user input as a level or number.
 
         Args:
             value: Text such as ``"1"``, ``"yes"`` or ``"0.5"``, or a number.
@@ -239,7 +240,7 @@ class Variable:
             One of ``levels`` for a categorical variable; else a float, which is days since ``origin`` for a date.
 
         Raises:
-            DataError: If it names no level, or is no number for a continuous variable.
+            DataError: If it does not name a level, or is not a number for a continuous variable.
 
         Example:
             >>> Variable("X", "categorical", levels=(0, 1)).parse("1")
@@ -251,7 +252,7 @@ class Variable:
 
     def _position(self, value: Any) -> int:
         if self.dtype in _SHORT and isinstance(value, float | str):
-            # a number of the column, which Python shows with digits that the column does not have
+            # round to the column's precision: Python prints digits that the column does not have
             with suppress(ValueError):
                 value = np.dtype(self.dtype.lower()).type(value)
         try:
@@ -260,7 +261,7 @@ class Variable:
             raise DataError(f"variable {self.name!r} has {error}", column=self.name) from None
 
     def unknown_level(self, value: Any) -> str:
-        """What to tell somebody about a value in data that is no level."""
+        """Message about a value in data that is not a level."""
         return f"variable {self.name!r} has {unknown(cast('tuple[Level, ...]', self.levels), value)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -280,7 +281,7 @@ class Variable:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Variable:
-        """Variable that :meth:`to_json` described."""
+        """Build a variable from values of :meth:`to_json`."""
         keys = ("levels", "shape", "dtype", "origin", "mean", "scale", "span", "size", "level_type")
         optional = {key: values.get(key) for key in keys}
         frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in optional.items()}
@@ -288,15 +289,15 @@ class Variable:
 
 
 def _moment(value: Any) -> pd.Timestamp:
-    """A date without time zone, in UTC where it had one."""
+    """A date without time zone, converted to UTC if it had one."""
     moment = pd.Timestamp(value)
     if pd.isna(moment):
-        raise ValueError(f"{value!r} is no date")
+        raise ValueError(f"{value!r} is not a date")
     return moment if moment.tzinfo is None else moment.tz_convert(None)
 
 
 def days(value: Any, origin: str = EPOCH) -> float:
-    """Days from the origin to a date, or a number as it is.
+    """Days from the origin to a date; numbers are returned unchanged.
 
     Example:
         >>> days("1970-01-02 12:00")
@@ -311,16 +312,16 @@ def days(value: Any, origin: str = EPOCH) -> float:
 def storage(
     column: pd.Series[Any], where: str, dataset: str | None = None, rows: NDArray[np.int64] | None = None
 ) -> Storage:
-    """What sort of values a column holds; "levels" are intervals and periods, which are neither numbers nor texts.
+    """The type of a column's values; "levels" are intervals and periods, which are neither numbers nor texts.
 
     Args:
         column: The column.
         where: The dataset in words, for messages.
         dataset: Its name.
-        rows: Numbers of the rows for messages, where they are not 0, 1, 2, ...
+        rows: Row numbers for messages, if they are not 0, 1, 2, ...
 
     Raises:
-        DataError: If it holds values of several sorts, or of one that no variable can have.
+        DataError: If it holds values of several types, or of an unsupported type.
     """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -357,18 +358,18 @@ def storage(
 
 def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArray[np.int64] | None) -> DataError:
     present = column[column.notna()]
-    sorts = present.map(_sort).astype(object)
-    kinds = sorted({type(value).__name__ for value in present.head(10_000)})
-    known = sorts.isin(["booleans", "numbers", "strings", "dates"])
-    # where some values could be a variable's, the others are those to look at
-    bad = (sorts != sorts[known].iloc[0]) if known.any() else ~known
+    types = present.map(_sort).astype(object)
+    type_names = sorted({type(value).__name__ for value in present.head(10_000)})
+    known = types.isin(["booleans", "numbers", "strings", "dates"])
+    # if some values have a supported type, those of other types are reported
+    bad = (types != types[known].iloc[0]) if known.any() else ~known
     remedy = "make them all numbers, strings, booleans or dates"
-    if (sorts == "durations").all():
+    if (types == "durations").all():
         remedy = "convert them to numbers, as with .dt.total_seconds()"
     try:
         refuse(
             bad.reindex(column.index, fill_value=False),
-            f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype})",
+            f"{where}: column {column.name!r} holds {' and '.join(type_names)} values ({column.dtype})",
             dataset,
             str(column.name),
             remedy=f"; {remedy}",
@@ -376,9 +377,9 @@ def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArra
         )
     except DataError as error:
         return error
-    # such as True among 0 and 1: numbers of two types
+    # values of two numeric types, such as True among 0 and 1
     return DataError(
-        f"{where}: column {column.name!r} holds {' and '.join(kinds)} values ({column.dtype}); {remedy}",
+        f"{where}: column {column.name!r} holds {' and '.join(type_names)} values ({column.dtype}); {remedy}",
         dataset=dataset,
         column=str(column.name),
     )
@@ -397,12 +398,12 @@ def _sort(value: Any) -> str:
 
 
 def as_array(value: Any) -> Any:
-    """A tensor of torch as an array of numpy; anything else as it is."""
+    """Convert a torch tensor to a numpy array; return anything else unchanged."""
     return value.detach().cpu().numpy() if hasattr(value, "detach") and hasattr(value, "cpu") else value
 
 
 def are_dates(column: pd.Series[Any]) -> bool:
-    """Whether every string of a column is a date as ISO 8601 writes it, such as 2020-03-01 or 2020-03-01T12:30."""
+    """Whether every string of a column is an ISO 8601 date, such as 2020-03-01 or 2020-03-01T12:30."""
     try:
         return bool(pd.to_datetime(column, format="ISO8601", utc=True).notna().all())
     except (TypeError, ValueError, OverflowError):
@@ -410,14 +411,14 @@ def are_dates(column: pd.Series[Any]) -> bool:
 
 
 def floats(column: pd.Series[Any], origin: str | None = None) -> NDArray[np.float64]:
-    """Numbers of a column, dates as days since an origin; float64 ``[n]``, NaN where a value is missing.
+    """Numbers of a column, dates as days since an origin; float64 ``[n]``, NaN for missing values.
 
     Args:
-        column: Numbers, booleans or dates; strings only where an origin says that they are dates.
-        origin: Where days are counted from, 1970-01-01 by default.
+        column: Numbers, booleans or dates; strings only with an origin, as dates.
+        origin: Date with day 0, 1970-01-01 by default.
 
     Raises:
-        ValueError: If a string is no number and no date.
+        ValueError: If a string is neither a number nor a date.
     """
     if storage(column, "") != "dates" and (origin is None or storage(column, "") != "str"):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
@@ -436,15 +437,15 @@ def refuse(
     remedy: str = "",
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Raise a DataError if any row is bad, with the first one and their number.
+    """Raise a DataError if any row is invalid, with the first such row and their number.
 
     Args:
-        bad: Whether each row is bad.
+        bad: Whether each row is invalid.
         message: What is wrong with them.
         dataset: Name of the dataset.
         column: Name of the column.
         remedy: What to do, the end of the message.
-        rows: Numbers of the rows as the user knows them, where they are not 0, 1, 2, ...
+        rows: Row numbers in the user's data, if they are not 0, 1, 2, ...
     """
     flags = np.asarray(bad, dtype=bool)
     if not flags.any():
@@ -458,15 +459,15 @@ def refuse(
 
 
 def leaving_out() -> str:
-    """What can be done about missing values, as the end of a message."""
+    """Remedies for missing values, as the end of a message."""
     how = advice("Dataset(..., dropna=True)", "--dropna", "'dropna: true'")
     return f"; fill them in, or leave such rows out with {how}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as the end of a message, or nothing."""
+    """The nearest known name as the end of a message, or an empty text."""
     if len(name) > _LONGEST_NAME:
-        # comparing takes time that grows with its square
+        # comparison takes quadratic time
         return ""
     names = list(known)
     folded = [other for other in names if other.strip().casefold() == name.strip().casefold() and other != name]

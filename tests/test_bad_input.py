@@ -178,8 +178,8 @@ TABLES = {
     ),
     "constant everywhere": (
         pd.DataFrame({"X": [0, 1, 1], "Y": [0.5, 0.5, 0.5]}),
-        "column 'Y' is 0.5 in every row of dataset '.*', and varies in no dataset: nothing can be learned about it; "
-        "leave it out of the graph, or declare it categorical",
+        "column 'Y' is 0.5 in every row of dataset '.*', and constant in all datasets: "
+        "nothing can be learned about it; leave it out of the graph, or declare it categorical",
     ),
     "no rows": (pd.DataFrame({"X": [], "Y": []}), "dataset '.*' is empty: it has no rows|the dataset is empty"),
     "names in a column": (

@@ -242,7 +242,7 @@ class TestValidate:
     )
     def test_a_number_that_never_varies_is_refused(self, value, declared):
         datasets = validate(self.table.assign(Y=value), self.nodes)
-        error = refused("'Y' is .* in every row.*varies in no dataset", Schema.infer, datasets, {"Y": declared})
+        error = refused("'Y' is .* in every row.*constant in all datasets", Schema.infer, datasets, {"Y": declared})
         assert (error.dataset, error.column) == ("d1", "Y")
 
     def test_what_was_set_may_be_constant(self):

@@ -315,7 +315,9 @@ class TestReading:
 
     def test_words_among_numbers_are_told_once(self):
         table = {"X": ["1", "2", "NA", "3"] * 5, "Y": [0, 1] * 10}
-        with pytest.warns(UserWarning, match=r"texts such as 'NA', so that every value is a level.*na_values=\['NA'\]"):
+        with pytest.warns(
+            UserWarning, match=r"texts such as 'NA', so every value is treated as a text.*na_values=\['NA'\]"
+        ):
             assert Schema.infer([Dataset(table)])["X"].levels == ("1", "2", "3", "NA")
 
     def test_dates_and_amounts_as_texts_are_told_once(self):

@@ -118,7 +118,7 @@ class TestQueries:
             ("P(Relief | do(Dose=medium))", "variable 'Dose' has no level 'medium'; its levels are 'high', 'low'"),
             ("P(Relief | do(Dose=High))", "did you mean 'high'?"),
             ("P(Relief | Age=seven)", "variable 'Age' has no level 'seven'"),
-            ("P(Relief=much)", "'much' is no number"),
+            ("P(Relief=much)", "'much' is not a number"),
             ("E[Dose]", "the levels of 'Dose' are no numbers"),
             ("P(Relief[Dose=x] | Dose=low)", "no level 'x'"),
         ],

@@ -325,7 +325,7 @@ class TestRefusals:
             ("P(T | do(N))", "'N' is continuous: give it a value, or bin it", "N"),
             ("P(T | N=1)", "'N' is continuous and has no density, so it can be conditioned on only if", "N"),
             ("P(I[T=a] | T=b)", "'I' is an image; use draw_samples", "I"),
-            ("P(probability[N=a] | T=b)", "variable 'N' is continuous: 'a' is no number", "a"),
+            ("P(probability[N=a] | T=b)", "variable 'N' is continuous: 'a' is not a number", "a"),
             ("P(probability | do(T=a))", "the answer has a column 'probability' of its own", "probability"),
         ],
     )

@@ -284,7 +284,7 @@ class TestTables:
             ([0.5, float("inf"), 1.5, 2.5] * 10, "finite"),
             ([0.5, None, 1.5, 2.5] * 10, "missing"),
             ([0.5, "a", 1.5, 2.5] * 10, "'Y'"),
-            ([0.5] * 40, "varies in no dataset"),
+            ([0.5] * 40, "constant in all datasets"),
         ],
     )
     def test_what_cannot_be_learned_from_is_named(self, column, says):

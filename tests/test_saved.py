@@ -263,7 +263,7 @@ class TestDamagedModels:
             (lambda d: d["graph"]["nodes"].append("X"), "the node 'X' is given twice"),
             (lambda d: d["graph"]["nodes"].append("W"), "its plan is for another graph"),
             (lambda d: d["variables"].pop(), "'Y' is missing"),
-            (lambda d: d["variables"][0].update(kind="picture"), "kind 'picture' is none of"),
+            (lambda d: d["variables"][0].update(kind="picture"), "kind is 'picture'; it must be one of"),
             (lambda d: d["variables"][0].update(levels=[]), "levels must be distinct and at least one"),
             (lambda d: d["architecture"]["mechanisms"].pop("Z"), "'Z' is missing"),
             (

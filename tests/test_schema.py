@@ -92,7 +92,7 @@ class TestInference:
         assert schema.code("X", datetime.date(1970, 1, 2)) == -1.0
         assert schema.code("X", 18322.5) == 1.0
         assert schema.parse("X", "1970-01-03") == 2.0
-        refused("'soon' is no date", schema.parse, "X", "soon")
+        refused("'soon' is not a date", schema.parse, "X", "soon")
         zoned = Dataset({"X": dates.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")})
         assert encode(zoned, schema)["X"].tolist() == [-1.0, 1.0]
         own = Schema.infer([zoned])
@@ -376,7 +376,7 @@ class TestCodes:
         [
             ("N", 3, "'N' has no level 3; its levels are 0, 1, 2"),
             ("S", "hihg", "no level 'hihg'.*did you mean 'high'"),
-            ("C", "warm", "'C' is continuous: 'warm' is no number"),
+            ("C", "warm", "'C' is continuous: 'warm' is not a number"),
             ("C", float("nan"), "not finite"),
             ("I", 0, r"is an image: give an array of shape \(1, 2, 2\)"),
             ("M", 0, "no variable 'M'"),
