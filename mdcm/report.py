@@ -454,17 +454,17 @@ class _Writer:
             html += page.charts([chart], "training")
         rows = []
         for planned in self.model.plan.hnodes:
-            record = trained.get(planned.variables)
-            if record is None:
+            summary = trained.get(planned.variables)
+            if summary is None:
                 continue
-            states = ", ".join(f"{name}: {count}" for name, count in record.get("states", {}).items())
+            states = ", ".join(f"{name}: {count}" for name, count in summary.get("states", {}).items())
             rows.append(
                 [
                     _joint(planned.variables, 40),
                     planned.level,
-                    record["steps"],
-                    record.get("heldout"),
-                    float(record["seconds"]),
+                    summary["steps"],
+                    summary.get("heldout"),
+                    float(summary["seconds"]),
                     states or "–",
                 ]
             )

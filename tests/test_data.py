@@ -77,7 +77,7 @@ class TestDataset:
             ({}, "is empty: give a table"),
             ({"table": pd.DataFrame({"X": []})}, "it has no rows"),
             ({"table": [1, 2]}, "must be a pandas DataFrame, not list"),
-            ({"table": {"X": [1, 2], "Y": [1]}}, "make no table"),
+            ({"table": {"X": [1, 2], "Y": [1]}}, "do not make a table"),
             ({"table": pd.DataFrame([[1, 2]], columns=["X", "X"])}, "2 columns are called 'X'"),
             ({"table": pd.DataFrame([[1, 2]], columns=[1, "1"])}, "2 columns are called '1'"),
             ({"table": pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")]))}, "several levels"),

@@ -256,7 +256,7 @@ class TestObjects:
             Schema.infer([Dataset({"X": column})])
 
     def test_a_type_that_its_levels_do_not_fit_is_refused(self):
-        with pytest.raises(DataError, match="no values of the type"):
+        with pytest.raises(DataError, match="not values of the type"):
             Variable("X", "categorical", ("a",), level_type="datetime64[us]")
 
     def test_models_of_intervals_answer_draw_and_write_them(self, tmp_path):

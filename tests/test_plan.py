@@ -359,7 +359,7 @@ def test_bad_requests_say_what_is_wrong(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": " "}, "a dataset's name must be text that is not empty"),
+        ({"name": " "}, "a dataset's name must be non-empty text"),
         ({"name": "d", "columns": "ABC"}, "dataset 'd': columns and do take several names, not one text"),
         ({"name": "d", "do": "X"}, "dataset 'd': columns and do take several names, not one text"),
         ({"name": "d", "do": {"X": []}}, r"dataset 'd': do\(X\) has an empty list of values"),

@@ -241,7 +241,7 @@ BAD = {
     "truncated": (idx(LABELS)[:-1], r"is truncated or damaged: .* \[100\] values of uint8, 100 bytes, but 99 follow"),
     "too long": (idx(LABELS) + b"x", "is damaged: .* 100 bytes, but 101 follow"),
     "absurd": (idx(LABELS, [2**32 - 1] * 8), r"truncated or damaged: .* but 100 follow"),
-    "absurd and packed": (gzip.compress(idx(LABELS, [2**32 - 1] * 3)), "unpack so large a file with gunzip"),
+    "absurd and packed": (gzip.compress(idx(LABELS, [2**32 - 1] * 3)), "unpack such a large file with gunzip"),
     "large and packed": (gzip.compress(idx(LABELS, [2**26])), "truncated or damaged: .* but 100 follow"),
     "packed and truncated": (gzip.compress(idx(LABELS))[:-12], "its gzip stream has no end"),
     "packed and damaged": (gzip.compress(idx(LABELS))[:10] + b"\xff" * 40, "is damaged: "),
@@ -250,7 +250,7 @@ BAD = {
     "npy absurd": (npy(BOMB % f"({2**62}, {2**62})", content=bytes(99)), "but 99 follow"),
     "npy overflow to nothing": (npy(BOMB % f"({2**32}, {2**32})", content=bytes(99)), "but 99 follow"),
     "npy large": (npy(BOMB % f"({2**40},)", content=bytes(99)), "1,099,511,627,776 bytes, but 99 follow"),
-    "npy negative": (npy(BOMB % "(-3, -33)", content=bytes(99)), r"says the shape \[-3, -33\]"),
+    "npy negative": (npy(BOMB % "(-3, -33)", content=bytes(99)), r"declares the shape \[-3, -33\]"),
     "npy objects": (npy((BOMB % "(1,)").replace("|u1", "|O"), content=pickle.dumps([1])), "holds Python objects"),
     "npy records": (
         npy("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,), }\n", content=bytes(4)),

@@ -406,7 +406,7 @@ class TestCodes:
         refused("needs its shape", Variable, "I", "image")
         refused("has no shape", Variable, "X", "continuous", None, (1, 2, 3))
         refused("channels, height, width", Variable, "I", "image", None, (3, 0, 8))
-        refused("none of", Variable, "X", "ordinal")
+        refused("must be one of", Variable, "X", "ordinal")
         refused("has no mean", Variable, "X", "categorical", (0, 1), mean=0.5)
         refused("has no size", Variable, "I", "image", None, (1, 2, 2), size=3)
         refused("size must be", Variable, "X", "continuous", size=0)
