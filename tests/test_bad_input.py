@@ -111,7 +111,7 @@ class TestGraphs:
         refused(
             GraphError, ".*none.txt: the graph cannot be read: No such file", mdcm.read_graph, tmp_path / "none.txt"
         )
-        told("there is no graph file '.*none.txt', and it has no edges", "plan", tmp_path / "none.txt")
+        told("there is no graph file '.*none.txt', and it is not a graph's text", "plan", tmp_path / "none.txt")
         (tmp_path / "latin.txt").write_bytes(b"Gr\xf6\xdfe -> B")
         told("the graph cannot be read: it is not UTF-8 text", "plan", tmp_path / "latin.txt")
 

