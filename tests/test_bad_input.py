@@ -445,7 +445,9 @@ class TestQueries:
         monkeypatch.setattr("mdcm.sampling.exact._LARGEST", 0)
         assert mdcm.load(run).query("P(Y | R=1)", 200).ess == 200
         monkeypatch.setattr("mdcm.sampling.draws._FEWEST", 10**6)
-        message = r"4,096 draws weighted by T\[X=0\]='none', T\[X=1\]='some' are worth only [0-9,.]+ equal ones"
+        message = (
+            r"4,096 draws weighted by T\[X=0\]='none', T\[X=1\]='some' have an effective sample size of only [0-9,.]+"
+        )
         text = "P(Y | T[X=0]=none, T[X=1]=some)"
         error = refused(LowSupportError, message, mdcm.load(run).query, text, 200, allow_unidentifiable=True)
         assert 0 < error.ess < 4096

@@ -158,7 +158,9 @@ class TestEvidence:
         monkeypatch.setattr("mdcm.sampling.abduction._LARGEST", 0)
         rare = [[1 - 1e-5, 1e-5], [0.0, 1.0]]
         scm = DiscreteSCM(ADMG.from_string("A -> B"), {"A": [1 - 1e-4, 1e-4], "B": rare})
-        with pytest.raises(LowSupportError, match="draws weighted by B=1 are worth only") as caught:
+        with pytest.raises(
+            LowSupportError, match="draws weighted by B=1 have an effective sample size of only"
+        ) as caught:
             model_of(scm).draw_samples(1000, given={"B": 1})
         assert 0 < caught.value.probability < 1e-3
         with pytest.raises(LowSupportError, match="draws weighted by B=1"):

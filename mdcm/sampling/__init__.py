@@ -1,4 +1,4 @@
-"""Drawing from a model: under interventions, given evidence, and in several worlds at once."""
+"""Sampling from a model: under interventions, given evidence, and in several worlds at once."""
 
 from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
 from mdcm.sampling.draws import Block, Draws

@@ -1,4 +1,4 @@
-"""Distinct rows of the training data and how many are like each: what is known of the data when they are away."""
+"""Distinct rows of the training data with their counts: a summary for when the data are not available."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RowTable", "Rows", "countable", "quantile_knots"]
 
-# values that a number is rounded to: far more than the neighbourhoods in which rows are counted
+# quantiles to which numbers are rounded: far more than the neighbourhoods in which rows are counted
 _KNOTS = 512
-# distinct rows that are kept of one table in a file
+# largest number of distinct rows of one table in a file
 _MOST_KEPT = 20_000
-# codes of rows are packed into 64 bits, with room for one more column
+# row codes are packed into 64 bits, with room for another column
 _PACKED = 1 << 40
 
 
@@ -29,8 +29,8 @@ class RowTable:
 
     Attributes:
         names: The columns.
-        codes: int32 ``[k, d]``: level of a categorical variable, number of the knot of a number; sorted.
-        counts: Training rows like each, float64 ``[k]``.
+        codes: int32 ``[k, d]``, sorted: level of a categorical variable, index of the knot of a number.
+        counts: Number of training rows equal to each, float64 ``[k]``.
     """
 
     names: tuple[str, ...]
@@ -39,28 +39,28 @@ class RowTable:
 
     @classmethod
     def of(cls, names: Sequence[str], codes: NDArray[np.int32], counts: NDArray[np.float64] | None = None) -> RowTable:
-        """The distinct rows among ``codes``, ``[n, d]``, each counted as often as ``counts`` says."""
+        """Distinct rows of ``codes``, ``[n, d]``, with the sums of their ``counts`` (1 each by default)."""
         packed = np.zeros(len(codes), dtype=np.int64)
         size = 1
         for column in codes.T:
             levels = int(column.max(initial=0)) + 1
             if size * levels > _PACKED:
-                # numbered anew, in the same order
+                # renumber in the same order
                 used, packed = np.unique(packed, return_inverse=True)
                 size = len(used)
             packed = packed * levels + column
             size *= levels
-        _, first, back = np.unique(packed, return_index=True, return_inverse=True)
-        total = np.bincount(back.ravel(), weights=counts, minlength=len(first)).astype(np.float64)
+        _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
+        total = np.bincount(inverse.ravel(), weights=counts, minlength=len(first)).astype(np.float64)
         return cls(tuple(names), codes[first], total)
 
     def project(self, names: Sequence[str]) -> RowTable:
-        """The distinct rows of some of the columns."""
-        places = [self.names.index(name) for name in names]
-        return RowTable.of(names, self.codes[:, places], self.counts)
+        """Distinct rows of some of the columns."""
+        positions = [self.names.index(name) for name in names]
+        return RowTable.of(names, self.codes[:, positions], self.counts)
 
     def thinned(self) -> RowTable:
-        """At most 20,000 of the rows, drawn by their counts, and one row at least for every level of every column."""
+        """At most 20,000 rows, sampled in proportion to their counts, with every level of every column present."""
         if len(self.counts) <= _MOST_KEPT:
             return self
         rng = np.random.default_rng(0)
@@ -69,30 +69,30 @@ class RowTable:
         for column in self.codes.T:
             _, first = np.unique(column, return_index=True)
             drawn[first] = np.maximum(drawn[first], 1.0)
-        kept = drawn > 0
-        return RowTable(self.names, self.codes[kept], drawn[kept])
+        is_kept = drawn > 0
+        return RowTable(self.names, self.codes[is_kept], drawn[is_kept])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one data set, or tables of the columns that were fitted together.
+    """Rows of a data set, or tables of the columns that were fitted together.
 
     Attributes:
         do: Names of the variables that were set.
         columns: Names of the variables that were observed and can be counted.
         size: Number of rows.
-        tables: What is known of them: one table of all columns, or some tables of some.
+        tables: One table of all columns, or several tables of some columns.
     """
 
     do: frozenset[str]
     columns: frozenset[str]
     size: int
     tables: Sequence[RowTable]
-    _made: dict[tuple[str, ...], RowTable] = field(default_factory=dict, compare=False, repr=False)
+    _projections: dict[tuple[str, ...], RowTable] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, encoded: Encoded, schema: Schema, knots: Mapping[str, NDArray[np.float32]]) -> Rows:
-        """The rows of a data set as mechanisms see it, numbers rounded to their knots."""
+        """Rows of an encoded data set, numbers rounded to their knots."""
         names = [name for name in encoded if countable(schema, name)]
         columns = [
             _nearest(knots[name], encoded[name]) if name in knots else encoded[name].astype(np.int32) for name in names
@@ -102,35 +102,35 @@ class Rows:
         return cls(frozenset(encoded.do), frozenset(names), encoded.rows, (whole,))
 
     def table(self, names: Sequence[str]) -> RowTable | None:
-        """Distinct rows of some columns, or None where it is not known which values occur together."""
+        """Distinct rows of some columns, or None if no table holds all of these columns."""
         key = tuple(names)
-        if key not in self._made:
+        if key not in self._projections:
             for table in self.tables:
                 if set(key) <= set(table.names):
-                    self._made[key] = table.project(key)
+                    self._projections[key] = table.project(key)
                     break
             else:
                 return None
-        return self._made[key]
+        return self._projections[key]
 
 
 def countable(schema: Schema, name: str) -> bool:
-    """Whether a variable is categorical or one number, so that rows in which it is alike can be counted."""
+    """Whether a variable is categorical or a single number, so that rows with equal values can be counted."""
     variable = schema[name]
     return variable.kind != "image" and variable.size is None
 
 
 def quantile_knots(schema: Schema, datasets: Sequence[Encoded]) -> dict[str, NDArray[np.float32]]:
-    """Values that each number is rounded to: quantiles of what all data sets show of it."""
-    found = {}
+    """Values to which each number is rounded: its quantiles over all data sets."""
+    knots = {}
     for name, variable in schema.items():
-        shown = [dataset[name] for dataset in datasets if name in dataset]
-        if shown and variable.kind != "categorical" and countable(schema, name):
+        columns = [dataset[name] for dataset in datasets if name in dataset]
+        if columns and variable.kind != "categorical" and countable(schema, name):
             levels = np.linspace(0.0, 1.0, _KNOTS + 1)
-            # values that were seen, so that one that recurs stays what it is
-            knots = np.quantile(np.concatenate(shown), levels, method="inverted_cdf")
-            found[name] = np.unique(knots).astype(np.float32)
-    return found
+            # observed values, so that a recurring value is not rounded
+            quantiles = np.quantile(np.concatenate(columns), levels, method="inverted_cdf")
+            knots[name] = np.unique(quantiles).astype(np.float32)
+    return knots
 
 
 def _nearest(knots: NDArray[np.float32], values: NDArray[Any]) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Probabilities of a variable at every state of its confounders, from whatever mechanism it has."""
+"""Probabilities of a variable at every state of its confounders, for any kind of mechanism."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mdcm.sampling.places import log_density, tabulated
 
 __all__ = ["has_density", "level_probabilities", "value_density", "whole_table"]
 
-# rows that a mechanism is asked about at a time
+# rows of one call of a mechanism
 _MOST_ROWS = 1 << 18
-# combinations of parents and states of a table that is kept
+# combinations of parents and states of a cached table
 _MOST_KEPT = 1 << 15
-# tables by mechanism, with the weights that they were made from
+# cached tables by mechanism, with the weights from which they were computed
 _tables: WeakKeyDictionary[Categorical, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()
 
 
 def has_density(mechanism: Mechanism) -> bool:
-    """Whether :meth:`Mechanism.log_prob` is available, as the mechanism says itself."""
+    """Whether :meth:`Mechanism.log_prob` is available."""
     return mechanism.has_density
 
 
@@ -31,57 +31,60 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
     """Log probability of every level at every combination of states, float64 ``[n, s_1, ..., s_d, K]``.
 
     Args:
-        mechanism: Of a categorical variable, with a density.
+        mechanism: Mechanism of a categorical variable, with a density.
         parents: Values of the parents, ``n`` rows each.
         rows: The number n.
     """
     whole = whole_table(mechanism)
     if whole is not None:
-        number = torch.zeros(rows, dtype=torch.int64)
+        index = torch.zeros(rows, dtype=torch.int64)
         for parent in mechanism.parents:
-            number = number * parent.num_levels + parents[parent.name]
-        return whole.flatten(0, len(mechanism.parents) - 1)[number] if mechanism.parents else whole[None][number]
-    chosen, back = _distinct(mechanism, parents, rows)
-    count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
+            index = index * parent.num_levels + parents[parent.name]
+        return whole.flatten(0, len(mechanism.parents) - 1)[index] if mechanism.parents else whole[None][index]
+    distinct, inverse = _distinct(mechanism, parents, rows)
+    count = rows if inverse is None else len(next(iter(distinct.values()))) if distinct else 1
     if isinstance(mechanism, Categorical):
         parts = [
-            tabulated(mechanism, {name: v[a:b] for name, v in chosen.items()}, b - a)
+            tabulated(mechanism, {name: v[a:b] for name, v in distinct.items()}, b - a)
             for a, b in _spans(count, math.prod(mechanism.latents))
         ]
-        # in float32 they sum to 1 but for a millionth
+        # in float32 the sum differs from 1 by up to a millionth
         table = torch.cat(parts).double().log_softmax(-1)
     else:
         levels = mechanism.variable.num_levels
-        table = _enumerated(mechanism, chosen, count, torch.arange(levels), levels)
-    return table if back is None else table[back]
+        table = _enumerated(mechanism, distinct, count, torch.arange(levels), levels)
+    return table if inverse is None else table[inverse]
 
 
 @torch.no_grad()
 def whole_table(mechanism: Mechanism) -> Tensor | None:
-    """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, made once per weights.
+    """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, cached until they change.
 
-    None where it is large, or a parent is no categorical variable.
+    None if the table is too large or a parent is not categorical.
     """
     if not isinstance(mechanism, Categorical) or not mechanism.tabular or mechanism.combinations > _MOST_KEPT:
         return None
     weights = [*mechanism.parameters(), *mechanism.buffers()]
-    known = _tables.get(mechanism)
-    if known is None or not _are_equal(known[0], weights):
+    cached = _tables.get(mechanism)
+    if cached is None or not _are_equal(cached[0], weights):
         sizes = [parent.num_levels for parent in mechanism.parents]
         rows = math.prod(sizes)
         grid = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(rows, -1) if sizes else None
         parents = {} if grid is None else {p.name: grid[:, k] for k, p in enumerate(mechanism.parents)}
-        # in float32 they sum to 1 but for a millionth
+        # in float32 the sum differs from 1 by up to a millionth
         table = tabulated(mechanism, parents, rows).double().log_softmax(-1)
         table = table.reshape(*sizes, *mechanism.latents, mechanism.levels)
-        known = _tables[mechanism] = ([weight.detach().clone() for weight in weights], table)
-    return known[1]
+        cached = _tables[mechanism] = ([weight.detach().clone() for weight in weights], table)
+    return cached[1]
 
 
 def _are_equal(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     return len(kept) == len(weights) and all(
-        one.shape == other.shape and one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
-        for one, other in zip(kept, weights, strict=True)
+        tensor.shape == other.shape
+        and tensor.dtype == other.dtype
+        and tensor.device == other.device
+        and torch.equal(tensor, other)
+        for tensor, other in zip(kept, weights, strict=True)
     )
 
 
@@ -89,7 +92,7 @@ def value_density(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Te
     """Log density of a value at every combination of states, float64 ``[n, s_1, ..., s_d]``.
 
     Args:
-        mechanism: With a density.
+        mechanism: Mechanism with a density.
         parents: Values of the parents, ``n`` rows each.
         value: Values of the variable, one row or ``n``.
         rows: The number n.
@@ -99,10 +102,10 @@ def value_density(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Te
         index = value.expand(rows).view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
         return table.gather(-1, index).squeeze(-1)
     if len(value) == 1:
-        chosen, back = _distinct(mechanism, parents, rows)
-        count = rows if back is None else len(next(iter(chosen.values()))) if chosen else 1
-        table = _enumerated(mechanism, chosen, count, value, 1).squeeze(-1)
-        return table if back is None else table[back]
+        distinct, inverse = _distinct(mechanism, parents, rows)
+        count = rows if inverse is None else len(next(iter(distinct.values()))) if distinct else 1
+        table = _enumerated(mechanism, distinct, count, value, 1).squeeze(-1)
+        return table if inverse is None else table[inverse]
     parts = []
     for a, b in _spans(rows, math.prod(mechanism.latents)):
         part = {name: parent[a:b] for name, parent in parents.items()}
@@ -113,7 +116,7 @@ def value_density(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Te
 def _distinct(
     mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int
 ) -> tuple[Mapping[str, Tensor], Tensor | None]:
-    """Parents with equal rows merged where all are categorical, and the number of each row among them."""
+    """Distinct rows of categorical parents and the index of each row among them; all rows and None otherwise."""
     if not all(parent.kind == "categorical" for parent in mechanism.parents):
         return parents, None
     code = torch.zeros(rows, dtype=torch.int64)
@@ -123,12 +126,12 @@ def _distinct(
         code = code * parent.num_levels + parents[parent.name]
     if size >= 1 << 62:
         return parents, None
-    used, back = torch.unique(code, return_inverse=True)
-    chosen = {}
+    used, inverse = torch.unique(code, return_inverse=True)
+    distinct = {}
     for parent in reversed(mechanism.parents):
-        chosen[parent.name] = used % parent.num_levels
+        distinct[parent.name] = used % parent.num_levels
         used = used // parent.num_levels
-    return chosen, back
+    return distinct, inverse
 
 
 def _enumerated(mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int, values: Tensor, count: int) -> Tensor:
@@ -137,8 +140,8 @@ def _enumerated(mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int, 
     for a, b in _spans(rows, count * math.prod(mechanism.latents)):
         repeated = {name: value[a:b].repeat_interleave(count, 0) for name, value in parents.items()}
         each = values.repeat(b - a, *(1,) * (values.ndim - 1))
-        found = _over_states(mechanism, repeated, each, (b - a) * count)
-        parts.append(found.reshape(b - a, count, *mechanism.latents).movedim(1, -1))
+        log_prob = _over_states(mechanism, repeated, each, (b - a) * count)
+        parts.append(log_prob.reshape(b - a, count, *mechanism.latents).movedim(1, -1))
     return torch.cat(parts)
 
 
@@ -151,8 +154,8 @@ def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Ten
     )
     repeated = {name: parent.repeat_interleave(states, 0) for name, parent in parents.items()}
     latents = [grid[:, axis].repeat(rows) for axis in range(len(mechanism.latents))]
-    found = log_density(mechanism, repeated, latents, value.repeat_interleave(states, 0))
-    return found.double().reshape(rows, *mechanism.latents)
+    log_prob = log_density(mechanism, repeated, latents, value.repeat_interleave(states, 0))
+    return log_prob.double().reshape(rows, *mechanism.latents)
 
 
 def _spans(rows: int, each: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Drawing rows block by block, in the worlds of a question, in keeping with evidence."""
+"""Sampling of rows in blocks, in all worlds of a query, given evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mdcm.sampling.worlds import Network, Units
 __all__ = ["Block", "Draws"]
 
 _BLOCK = 4096
-# an image network works best on few rows at a time, and a grid of 32 pictures must not cost 4,096
+# image networks are most efficient on few rows at a time, and a grid of 32 images must not cost 4,096
 _IMAGE_BLOCK = 64
 _DRAWS_PER_SAMPLE = 20
 _FEWEST = 100
@@ -32,7 +32,7 @@ class Block:
 
     Attributes:
         values: Values by node, ``n`` rows each.
-        weight: Weight of each row, float64 ``[n]`` up to a factor that all blocks share; None where all are equal.
+        weight: Weight of each row, float64 ``[n]``, up to a factor common to all blocks; None if all are equal.
         rows: The number n.
     """
 
@@ -42,25 +42,25 @@ class Block:
 
 
 class Draws:
-    """Rows of a model, in blocks that are computed as they are asked for.
+    """Rows of a model, in blocks that are computed on demand.
 
-    Rows are addressed by number: row i is the same however many are drawn, unless rows are resampled by weight.
+    Noise is addressed by row index: row i does not depend on the number of rows, unless rows are resampled by weight.
 
     Args:
         network: Nodes of all worlds.
-        targets: Nodes that are wanted.
-        evidence: Value seen of each node, one row each.
-        num_samples: Rows wanted; with weights, effective rows.
+        targets: Nodes to compute.
+        evidence: Observed value of each node, one row each.
+        num_samples: Number of rows; with weights, of effective rows.
         seed: Seed of the noise.
-        resample: Whether rows of unequal weight are drawn again by weight, so that all are equal.
-        noise: Noise that is given, by variable and confounder.
-        shown: The evidence in words, for messages.
-        whole: Whether blocks are computed whole, so that the bits of rows do not depend on how many were asked for.
+        resample: Whether rows of unequal weight are resampled by weight, so that all weights are equal.
+        noise: Noise given by the caller, by variable and confounder.
+        shown: Description of the evidence, for messages.
+        whole: Whether blocks are always computed in full, so that the bits of rows do not depend on their number.
 
     Attributes:
         ess: Effective sample size.
-        probability: Probability of the evidence, or its density where it is of a continuous variable; 1 without any.
-        is_equal: Whether all rows that are given out have the same weight.
+        probability: Probability of the evidence (density, for continuous variables); 1 without evidence.
+        is_equal: Whether all returned rows have the same weight.
 
     Raises:
         EvidenceError: If evidence cannot be conditioned on.
@@ -91,25 +91,27 @@ class Draws:
         self._chosen: Tensor | None = None
         self.ess = float(num_samples)
         self.probability = 1.0
-        self._log_weight = self._weighed(shown) if evidence else None
+        self._log_weight = self._evidence_weights(shown) if evidence else None
         if self._log_weight is not None and resample:
-            own = derived_seed(seed, "systematic")
-            uniform = float(kernels.uniform_noise(own, torch.zeros(1, dtype=torch.int64), 0, kernels.STREAM_BATCH, 1))
+            resampling_seed = derived_seed(seed, "systematic")
+            uniform = float(
+                kernels.uniform_noise(resampling_seed, torch.zeros(1, dtype=torch.int64), 0, kernels.STREAM_BATCH, 1)
+            )
             self._chosen = systematic(self._log_weight, num_samples, uniform)
             self.ess = min(self.ess, float(num_samples))
         self.is_equal = self._log_weight is None or resample
 
     def _block_rows(self, needed: Sequence[int]) -> int:
-        """Rows per block: noise is addressed by row, so this changes speed, and values only by rounding."""
+        """Rows per block; noise is addressed by row, so that this affects speed, and values only by rounding."""
         nodes = [self.network.nodes[number] for number in needed]
-        images = any(self.network.dcm.schema[one.variable].kind == "image" and not one.is_set for one in nodes)
+        images = any(self.network.dcm.schema[node.variable].kind == "image" and not node.is_set for node in nodes)
         return _IMAGE_BLOCK if images else _BLOCK
 
-    def _weighed(self, shown: Callable[[], str]) -> Tensor | None:
-        """Log weight of every row that was tried, or None where all rows have the same."""
+    def _evidence_weights(self, shown: Callable[[], str]) -> Tensor | None:
+        """Log weight of every proposed row, or None if all weights are equal."""
         block = self._block_rows(self._abduction.order)
         if self._abduction.is_equal:
-            # every block has the same weights, so that one row tells them all
+            # all rows have the same weight, so that one row suffices
             log_weight = self._abducted(torch.arange(1))[1]
             self.probability = math.exp(float(log_weight[0]))
             if self.probability == 0.0 and not bool(log_weight[0].isfinite()):
@@ -119,7 +121,7 @@ class Draws:
         parts: list[Tensor] = []
         drawn = 0
         while drawn < most and (not parts or effective_size(torch.cat(parts)) < max(self.num_samples, _FEWEST)):
-            # between two looks at the weights as many rows as there are already
+            # double the rows before the effective size is computed again
             for _ in range(max(1, drawn // block)):
                 if drawn < most:
                     parts.append(self._abducted(torch.arange(drawn, drawn + block))[1])
@@ -130,9 +132,9 @@ class Draws:
         share = largest_share(log_weight)
         if self.ess < _FEWEST or share > _LARGEST_SHARE:
             raise LowSupportError(
-                f"{drawn:,} draws weighted by {shown()} are worth only {self.ess:,.1f} equal ones, and the largest "
-                f"weight is {share:.1%} of the total (probability of the evidence: {self.probability:.2g}); ask for "
-                "more samples, or for less evidence",
+                f"{drawn:,} draws weighted by {shown()} have an effective sample size of only {self.ess:,.1f}, and the "
+                f"largest weight is {share:.1%} of the total (probability of the evidence: {self.probability:.2g}); "
+                "draw more samples, or condition on less evidence",
                 ess=self.ess,
                 probability=self.probability,
             )
@@ -157,11 +159,11 @@ class Draws:
         return int(self._log_weight.isfinite().sum())
 
     def blocks(self, first: int, last: int) -> Iterator[Block]:
-        """Some of the blocks, each the same whoever computes it.
+        """A range of blocks; each block is the same in every process.
 
         Args:
-            first: Number of the first.
-            last: One more than that of the last.
+            first: Index of the first block.
+            last: Index after the last block.
         """
         possible = top = None
         if self._log_weight is not None and self._chosen is None:
@@ -170,28 +172,28 @@ class Draws:
         for start in range(first * self._block, min(last * self._block, self._rows), self._block):
             if self._log_weight is None:
                 count = min(self._block, self.num_samples - start)
-                # the last block is computed whole, so that its rows do not depend on how many were asked for
+                # compute the last block in full, so that its rows do not depend on their number
                 rows = torch.arange(start, start + (self._block if self._whole else count))
-                yield self._computed(rows, None, count)
+                yield self._compute(rows, None, count)
             elif self._chosen is not None:
                 rows = self._chosen[start : start + self._block]
-                yield self._computed(rows, start, len(rows))
+                yield self._compute(rows, start, len(rows))
             else:
                 assert possible is not None
                 assert top is not None
                 rows = possible[start : start + self._block]
-                yield self._computed(rows, None, len(rows), (self._log_weight[rows] - top).exp())
+                yield self._compute(rows, None, len(rows), (self._log_weight[rows] - top).exp())
 
     @torch.no_grad()
-    def _computed(self, rows: Tensor, place: int | None, count: int, weight: Tensor | None = None) -> Block:
+    def _compute(self, rows: Tensor, first: int | None, count: int, weight: Tensor | None = None) -> Block:
         with one_thread():
             if self._abduction.evidence:
                 units, _ = self._abduction(rows, self.seed)
             else:
                 units = Units(self.network, rows, self.seed, self._noise)
-            if place is not None:
-                # copies of one row share what the evidence tells, and nothing else
-                units.continue_at(torch.arange(place, place + len(rows)), derived_seed(self.seed, "resampled"))
+            if first is not None:
+                # copies of a row share only what the evidence determines
+                units.continue_at(torch.arange(first, first + len(rows)), derived_seed(self.seed, "resampled"))
             units.compute(self.targets)
         values = units.values if count == len(rows) else {name: value[:count] for name, value in units.values.items()}
         return Block(values, weight, count)

@@ -1,4 +1,4 @@
-"""Products of tables, one set of tables per row or one for all rows: sums over them, and draws from them."""
+"""Sums over products of tables, and sampling from them, with tables per row or common to all rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdcm.factors import min_fill_order
 
 __all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
 
-# orders that are remembered: every combination of what is set and given asks for the same one
+# cached elimination orders: queries that differ only in values have the same order
 _REMEMBERED = 512
 
 
@@ -24,7 +24,7 @@ class RowFactor(NamedTuple):
 
     Attributes:
         scope: Names of the axes.
-        table: float64 ``[n, s_1, ..., s_d]``, or ``[1, s_1, ..., s_d]`` where all rows share it.
+        table: float64 ``[n, s_1, ..., s_d]``, or ``[1, s_1, ..., s_d]`` if it is the same for all rows.
     """
 
     scope: tuple[Hashable, ...]
@@ -33,13 +33,13 @@ class RowFactor(NamedTuple):
 
 @dataclass(frozen=True)
 class Eliminated:
-    """What is left of a product after variables were summed out, and what it takes to draw them.
+    """A product after summing out variables, with the intermediate tables from which to sample them.
 
     Attributes:
-        buckets: In the order of elimination, for each variable its product with all that mentions it, the variable on
-            the last axis.
-        rest: Product of what is left, axes in the order of the kept variables; ``[n or 1]`` without any.
-        log_scale: Logarithm of what ``rest`` must be multiplied by, ``[n or 1]``.
+        buckets: Variables in the order of elimination, each with the product of the factors that contain it, the
+            variable on the last axis.
+        rest: Remaining product, axes in the order of the kept variables; ``[n or 1]`` if none is kept.
+        log_scale: Logarithm of the factor by which ``rest`` must be multiplied, ``[n or 1]``.
     """
 
     buckets: tuple[tuple[Hashable, RowFactor], ...]
@@ -58,12 +58,12 @@ class Eliminated:
     def draw(
         self, uniform: Callable[[Hashable], Tensor], chosen: dict[Hashable, Tensor], rows: Tensor | None = None
     ) -> None:
-        """Draw the variables that were summed out, in proportion to the product.
+        """Sample the variables that were summed out, in proportion to the product.
 
         Args:
             uniform: Numbers in [0, 1) by variable, float64 ``[n]``.
-            chosen: Indices of the kept variables, int64 ``[n]``; those drawn are added.
-            rows: Row of the tables that each draw is made from, int64 ``[n]``; by default draw i is from row i.
+            chosen: Indices of the kept variables, int64 ``[n]``; sampled indices are added.
+            rows: Row of the tables for each draw, int64 ``[n]``; row i for draw i by default.
         """
         for variable, (scope, table) in reversed(self.buckets):
             numbers = uniform(variable)
@@ -76,26 +76,26 @@ class Eliminated:
 
 
 def draw_index(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index in each row with probability in proportion to its weight, int64 ``[n]``.
+    """Index sampled in each row with probability in proportion to its weight, int64 ``[n]``.
 
     Args:
         weights: Non-negative, float64 ``[n, k]``.
         uniform: Numbers in [0, 1), float64 ``[n]``.
     """
     cumulative = weights.cumsum(1)
-    found = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(1)
-    # rounding may put a draw beyond the last level that has any weight
+    index = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(1)
+    # rounding may give an index beyond the last positive weight
     last = weights.shape[1] - 1 - (weights > 0).flip(1).to(torch.int8).argmax(1)
-    return torch.minimum(found, last)
+    return torch.minimum(index, last)
 
 
 @dataclass(frozen=True)
 class Order:
-    """Order in which variables are summed out of a product, and what that takes, known before anything is computed.
+    """Order in which variables are summed out of a product, and its cost, known before any computation.
 
     Attributes:
         variables: The variables in that order.
-        keep: Variables that are left, in the order of the result's axes.
+        keep: Variables that remain, in the order of the result's axes.
         largest: Cells of the largest table per row.
         cells: Cells of all tables per row.
     """
@@ -109,11 +109,11 @@ class Order:
 def elimination_order(
     scopes: Sequence[Sequence[Hashable]], keep: Sequence[Hashable], sizes: Mapping[Hashable, int]
 ) -> Order:
-    """A min-fill order of elimination, and the size of the tables along it.
+    """Min-fill elimination order with the sizes of its tables.
 
     Args:
         scopes: Axes of the factors.
-        keep: Variables that are left.
+        keep: Variables that remain.
         sizes: Number of values of every variable.
     """
     pool = tuple(map(tuple, scopes))
@@ -125,7 +125,7 @@ def elimination_order(
 def _elimination_order(
     scopes: tuple[tuple[Hashable, ...], ...], keep: tuple[Hashable, ...], shape: tuple[int, ...]
 ) -> Order:
-    """The order, by what decides it: sizes are those of the names in the order in which they occur."""
+    """Cached order; ``shape`` holds the sizes of the names in order of first occurrence."""
     names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
     sizes = dict(zip(names, shape, strict=True))
     pool = [set(scope) for scope in scopes]
@@ -143,17 +143,17 @@ def _elimination_order(
 def eliminate(
     factors: Sequence[RowFactor], order: Order, sizes: Mapping[Hashable, int], *, rows: int = 1, draws: bool = True
 ) -> Eliminated:
-    """Sum variables out of a product, one at a time, rescaled so that nothing underflows.
+    """Sum variables out of a product, one at a time, with rescaling against underflow.
 
     Args:
         factors: The factors.
         order: From :func:`elimination_order`.
         sizes: Number of values of every variable.
-        rows: Number of rows of the result where no factor has any.
-        draws: Whether what it takes to draw the variables is kept.
+        rows: Number of rows of the result.
+        draws: Whether to keep the tables from which the variables are sampled.
 
     Complexity:
-        O(n S^w) for n rows, S values and w variables that meet in one step.
+        O(n S^w) for n rows, S values and at most w variables in one table.
 
     References:
         Dechter (1999), Bucket elimination: a unifying framework for reasoning.

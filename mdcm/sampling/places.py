@@ -1,6 +1,6 @@
-"""Mechanisms that are on another device than the rows: what they are given goes there, and what they say comes back.
+"""Evaluation of mechanisms on their own device, with arguments and results on the CPU.
 
-Rows, their noise and the states of confounders stay on the CPU, where they are the same whatever the device.
+Rows, their noise and the states of confounders stay on the CPU, so that they do not depend on the device.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _CPU = torch.device("cpu")
 
 
 def place(dcm: DCM, device: torch.device) -> None:
-    """Put those mechanisms on a device that make or read images, and all others on the CPU, where they are faster."""
+    """Move mechanisms that generate or read images to a device, all others to the CPU, where they are faster."""
     for mechanism in dcm.mechanisms.values():
-        seen = any(one.kind == "image" for one in (mechanism.variable, *mechanism.parents))
-        mechanism.to(device if seen else _CPU)
+        has_image = any(variable.kind == "image" for variable in (mechanism.variable, *mechanism.parents))
+        mechanism.to(device if has_image else _CPU)
 
 
 def is_placed(dcm: DCM) -> bool:
@@ -37,32 +37,32 @@ def is_placed(dcm: DCM) -> bool:
 
 
 def drawn(mechanism: Mechanism, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
-    """Values of a variable, as the mechanism makes them.
+    """Values of a variable, computed by its mechanism.
 
     Raises:
-        MdcmError: If one of them is not finite.
+        MdcmError: If a value is not finite.
     """
-    there = _device(mechanism)
-    if there == _CPU:
+    device = _device(mechanism)
+    if device == _CPU:
         return check_finite(mechanism.variable, mechanism(parents, latents, noise))
-    value = mechanism(_all(parents, there), [one.to(there) for one in latents], noise.to(there)).cpu()
+    value = mechanism(_moved(parents, device), [state.to(device) for state in latents], noise.to(device)).cpu()
     return check_finite(mechanism.variable, value)
 
 
 def abducted(
     mechanism: Mechanism, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor
 ) -> Tensor:
-    """Noise in keeping with a value; see :meth:`mdcm.mechanisms.Mechanism.abduct`.
+    """Noise consistent with a value; see :meth:`mdcm.mechanisms.Mechanism.abduct`.
 
     Raises:
-        MdcmError: If some of it is not finite.
+        MdcmError: If the noise is not finite.
     """
-    there = _device(mechanism)
-    if there == _CPU:
+    device = _device(mechanism)
+    if device == _CPU:
         return check_finite(mechanism.variable, mechanism.abduct(parents, latents, value, fresh), "noise")
-    states = [one.to(there) for one in latents]
-    found = mechanism.abduct(_all(parents, there), states, value.to(there), fresh.to(there)).cpu()
-    return check_finite(mechanism.variable, found, "noise")
+    states = [state.to(device) for state in latents]
+    noise = mechanism.abduct(_moved(parents, device), states, value.to(device), fresh.to(device)).cpu()
+    return check_finite(mechanism.variable, noise, "noise")
 
 
 def log_density(
@@ -71,31 +71,33 @@ def log_density(
     """Log density or probability of values, ``[n]``.
 
     Raises:
-        MdcmError: If one of them is no number, or infinite but for that of what is impossible.
+        MdcmError: If one of them is NaN or positive infinity.
     """
-    there = _device(mechanism)
-    if there == _CPU:
-        found = mechanism.log_prob(parents, latents, value)
+    device = _device(mechanism)
+    if device == _CPU:
+        log_prob = mechanism.log_prob(parents, latents, value)
     else:
-        found = mechanism.log_prob(_all(parents, there), [one.to(there) for one in latents], value.to(there)).cpu()
-    return check_finite(mechanism.variable, found, "densities", impossible=True)
+        log_prob = mechanism.log_prob(
+            _moved(parents, device), [state.to(device) for state in latents], value.to(device)
+        ).cpu()
+    return check_finite(mechanism.variable, log_prob, "densities", impossible=True)
 
 
 def tabulated(mechanism: Categorical, parents: Mapping[str, Tensor], rows: int) -> Tensor:
     """Log probability of every level at every combination of states, ``[n, s_1, ..., s_d, K]``.
 
     Raises:
-        MdcmError: If one of them is no number.
+        MdcmError: If one of them is NaN.
     """
-    there = _device(mechanism)
-    table = mechanism.table(parents if there == _CPU else _all(parents, there), rows)
+    device = _device(mechanism)
+    table = mechanism.table(parents if device == _CPU else _moved(parents, device), rows)
     return check_finite(mechanism.variable, table.cpu(), "probabilities", impossible=True)
 
 
 def _device(mechanism: Mechanism) -> torch.device:
-    one = next(itertools.chain(mechanism.parameters(), mechanism.buffers()), None)
-    return _CPU if one is None else one.device
+    tensor = next(itertools.chain(mechanism.parameters(), mechanism.buffers()), None)
+    return _CPU if tensor is None else tensor.device
 
 
-def _all(values: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def _moved(values: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in values.items()}
