@@ -1,8 +1,8 @@
-"""Abduction: rows of the model in keeping with what was seen, in one world or several.
+"""Abduction: rows of the model given evidence, in one world or several.
 
-Where all that evidence depends on is categorical, what was seen is conditioned on exactly: the probability tables of
-the mechanisms are contracted once, and values and states of confounders drawn from the posterior. Otherwise rows are
-weighted by the likelihood of the evidence, with the states of confounders summed out.
+If all ancestors of the evidence are categorical, conditioning is exact: the probability tables of the mechanisms are
+contracted once, and values and confounder states are sampled from the posterior. Otherwise rows are weighted by the
+likelihood of the evidence, with the confounder states summed out.
 
 References:
     Pearl (2009), Causality, theorem 7.1.7 (abduction, action, prediction); Fung & Chang (1990), Weighting and
@@ -32,9 +32,9 @@ __all__ = ["Abduction", "EvidenceError", "check_evidence"]
 
 # cells of all tables of an exact posterior, 32 MB
 _LARGEST = 1 << 22
-# cells of what is known of a component's confounders in one row
+# cells of one row's table of a component's confounders
 _ROW_LARGEST = 1 << 16
-# cells of tables that every row has its own of, at a time
+# cells of per-row tables in one computation
 _ROW_CELLS = 1 << 23
 
 
@@ -42,7 +42,7 @@ class EvidenceError(QueryError):
     """Evidence that cannot be conditioned on.
 
     Attributes:
-        node: Number of the node in its network.
+        node: Index of the node in its network.
     """
 
     def __init__(self, message: str, node: int) -> None:
@@ -51,17 +51,17 @@ class EvidenceError(QueryError):
 
 
 def check_evidence(network: Network, evidence: Collection[int], targets: Iterable[int]) -> None:
-    """Refuse evidence that cannot be conditioned on, before anything is drawn.
+    """Refuse evidence that cannot be conditioned on, before sampling.
 
     Args:
         network: Nodes of all worlds.
-        evidence: Nodes whose value was seen.
+        evidence: Observed nodes.
         targets: Nodes that will be computed.
 
     Raises:
-        EvidenceError: If a node is set; if its variable has no density, and not all its parents are known or it has
-            confounders; if it must be inverted and cannot be; or if it is not categorical and has another value in
-            another world on which its noise depends.
+        EvidenceError: If a node is set; if its variable has no density and has confounders or unknown parents; if its
+            mechanism must be inverted and cannot be; or if its variable is not categorical and takes part in another
+            world in which its parents differ.
     """
     dcm = network.dcm
     twice = copied(network, network.closure([*evidence, *targets]))
@@ -69,7 +69,7 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
     for number in network.closure(evidence):
         node = network.nodes[number]
         variable, mechanism = dcm.schema[node.variable], dcm.mechanism(node.variable)
-        known = all(one in evidence or network.nodes[one].constant is not None for one in node.parents)
+        known = all(parent in evidence or network.nodes[parent].constant is not None for parent in node.parents)
         fault = None
         if number not in evidence:
             pass
@@ -83,13 +83,13 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
         elif not has_density(mechanism) and (not known or dcm.latents[node.variable]):
             fault = (
                 f"{node.variable!r} is {variable.kind} and has no density, so it can be conditioned on only if all "
-                "its parents are given or set and it has no confounder; to see its effect, set it: "
+                "its parents are given or set and it has no confounder; to ask for its effect, set it: "
                 f"do({node.variable}=...)"
             )
         elif node.variable in twice and not mechanism.can_abduct:
             fault = (
-                f"the mechanism of {node.variable!r} ({type(mechanism).__name__}) cannot be inverted, so what was "
-                "seen of it does not tell what it would have been"
+                f"the mechanism of {node.variable!r} ({type(mechanism).__name__}) cannot be inverted, so its "
+                "observed value does not determine its counterfactual value"
             )
         if fault is not None:
             raise EvidenceError(fault, number)
@@ -98,11 +98,11 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
 
 
 class Abduction:
-    """The posterior of a model's rows given evidence.
+    """Posterior of a model's rows given evidence.
 
     Args:
         network: Nodes of all worlds.
-        evidence: Value seen of each node, one row each, or one for each case.
+        evidence: Observed value of each node, one row or one per case.
         targets: Nodes that will be computed from the rows.
         cases: Number of cases; see :class:`mdcm.sampling.worlds.Units`.
 
@@ -129,31 +129,31 @@ class Abduction:
         self._exact = self._contraction()
         self.is_exact = self._exact is not None
         base = set(self._base) if self.is_exact else set()
-        rest = [number for number in self.order if number not in base]
-        # constant weights: everything that the evidence depends on was seen itself, and in one world only
+        remaining = [number for number in self.order if number not in base]
+        # constant weights: all ancestors of the evidence are observed themselves, in one world only
         self.is_equal = not copied(network, self.order) and all(
-            number in self.evidence or network.nodes[number].constant is not None for number in rest
+            number in self.evidence or network.nodes[number].constant is not None for number in remaining
         )
-        # the last evidence of every component by weighting, on a variable whose noise it decides
+        # last evidence of every component conditioned on by weighting, on a variable whose noise it determines
         self._last: dict[int, int] = {}
-        seen = {network.nodes[number].variable for number in base}
-        for number in rest:
+        known_variables = {network.nodes[number].variable for number in base}
+        for number in remaining:
             node = network.nodes[number]
-            if number in self.evidence and node.variable not in seen:
+            if number in self.evidence and node.variable not in known_variables:
                 for index in self.dcm.latents[node.variable]:
                     self._last[self._component[index]] = number
             if not node.is_set:
-                seen.add(node.variable)
-        self._rest = rest
-        self._closing = self._too_large()
-        self.is_equal = self.is_equal and not self._closing
+                known_variables.add(node.variable)
+        self._remaining = remaining
+        self._closing_node = self._find_closing_nodes()
+        self.is_equal = self.is_equal and not self._closing_node
 
-    def _too_large(self) -> dict[int, int]:
-        """For each component of which no table would hold all that is seen, the node at which its states are drawn."""
+    def _find_closing_nodes(self) -> dict[int, int]:
+        """Node at which the states are sampled, for each component whose table would become too large."""
         closing: dict[int, int] = {}
         scopes: dict[int, list[tuple[Hashable, ...]]] = {}
         sizes: dict[Hashable, int] = {i: self.dcm.states[name] for i, name in enumerate(self.dcm.confounders)}
-        for number in self._rest:
+        for number in self._remaining:
             node = self.network.nodes[number]
             latents = self.dcm.latents[node.variable]
             if node.is_set or not latents:
@@ -164,50 +164,52 @@ class Abduction:
             if number not in self.evidence and variable.kind == "categorical":
                 sizes["value", number] = variable.num_levels
                 scope = (*latents, ("value", number))
-            taken = scopes.setdefault(component, [])
-            if elimination_order([*taken, scope], (), sizes).largest > _ROW_LARGEST:
+            earlier = scopes.setdefault(component, [])
+            if elimination_order([*earlier, scope], (), sizes).largest > _ROW_LARGEST:
                 closing.setdefault(component, number)
-            taken.append(latents)
+            earlier.append(latents)
         return closing
 
     @torch.no_grad()
     def _contraction(self) -> Eliminated | None:
-        """Contracted tables of the evidence in the first worlds, up to the first variable that occurs again."""
+        """Contracted tables of the evidence in the first worlds, up to the first variable that occurs twice."""
         self._base: list[int] = []
         variables: dict[str, int] = {}
         for number in sorted(self.evidence):
-            part = self.network.closure([number], self._base)
-            names = [self.network.nodes[one].variable for one in part if not self.network.nodes[one].is_set]
+            ancestors = self.network.closure([number], self._base)
+            names = [
+                self.network.nodes[number].variable for number in ancestors if not self.network.nodes[number].is_set
+            ]
             if any(name in variables for name in names) or len(set(names)) < len(names):
                 break
             variables.update(dict.fromkeys(names, number))
-            self._base = sorted({*self._base, *part})
-        nodes = [one for one in self._base if not self.network.nodes[one].is_set]
-        free = [one for one in nodes if one not in self.evidence]
-        seen = [one for one in nodes if one in self.evidence]
+            self._base = sorted({*self._base, *ancestors})
+        nodes = [number for number in self._base if not self.network.nodes[number].is_set]
+        free = [number for number in nodes if number not in self.evidence]
+        seen = [number for number in nodes if number in self.evidence]
         if not (
             seen
             and all(map(self._can_tabulate, free))
-            and all(has_density(self.dcm.mechanism(self.network.nodes[one].variable)) for one in seen)
-            and all(self.network.nodes[one].rule is None for one in self._base)
+            and all(has_density(self.dcm.mechanism(self.network.nodes[number].variable)) for number in seen)
+            and all(self.network.nodes[number].rule is None for number in self._base)
         ):
             return None
         tables = Tables(self.network, self.evidence, self.cases)
-        scopes = [tables.scope(one) for one in nodes]
-        latents = sorted({index for one in nodes for index in self.dcm.latents[self.network.nodes[one].variable]})
+        scopes = [tables.scope(number) for number in nodes]
+        latents = sorted({index for number in nodes for index in self.dcm.latents[self.network.nodes[number].variable]})
         order = elimination_order(scopes, (), tables.sizes)
-        # all tables stay, to be drawn from
+        # sampling needs all tables
         if self.cases * max(order.cells, *map(tables.cells, nodes)) > _LARGEST:
             return None
         pool, log_scale = [], torch.zeros(1, dtype=torch.float64)
-        for one in nodes:
-            factor, scale = tables.factor(one)
+        for number in nodes:
+            factor, scale = tables.factor(number)
             pool.append(factor)
             log_scale = log_scale + scale
         for index in latents:
             pool.append(RowFactor((("state", index),), self.dcm.priors[index].double().softmax(0)[None]))
-        found = eliminate(pool, order, tables.sizes, rows=self.cases)
-        return Eliminated(found.buckets, found.rest, found.log_scale + log_scale)
+        eliminated = eliminate(pool, order, tables.sizes, rows=self.cases)
+        return Eliminated(eliminated.buckets, eliminated.rest, eliminated.log_scale + log_scale)
 
     def _can_tabulate(self, number: int) -> bool:
         name = self.network.nodes[number].variable
@@ -220,14 +222,14 @@ class Abduction:
 
     @torch.no_grad()
     def __call__(self, rows: Tensor, seed: int) -> tuple[Units, Tensor]:
-        """Rows in keeping with the evidence.
+        """Sample rows given the evidence.
 
         Args:
-            rows: Numbers of the rows, int64 ``[n]``.
+            rows: Indices of the rows, int64 ``[n]``.
             seed: Seed of their noise.
 
         Returns:
-            The rows of every case, with the values of all that the evidence depends on, and the log weight of each,
+            The rows of every case, with the values of the evidence and all its ancestors, and their log weights,
             float64 ``[cases * n]``.
         """
         units = Units(self.network, rows, seed, cases=self.cases)
@@ -235,9 +237,9 @@ class Abduction:
         if self._exact is not None:
             log_weight += units.in_all_rows(self._exact.log_total)
             self._draw_exactly(units)
-        if self._rest:
+        if self._remaining:
             messages = self._messages(units)
-            for number in self._rest:
+            for number in self._remaining:
                 self._step(number, units, messages, log_weight)
             for message in messages.values():
                 message.close()
@@ -248,8 +250,8 @@ class Abduction:
         chosen: dict[Hashable, Tensor] = {}
 
         def uniform(name: Hashable) -> Tensor:
-            kind, number = cast("tuple[str, int]", name)
-            return _state_uniform(units, number) if kind == "state" else _value_uniform(units, number)
+            kind, index = cast("tuple[str, int]", name)
+            return _state_uniform(units, index) if kind == "state" else _value_uniform(units, index)
 
         self._exact.draw(uniform, chosen, units.in_all_rows(torch.arange(self.cases)))
         for number in self._base:
@@ -277,7 +279,7 @@ class Abduction:
         latents = self.dcm.latents[node.variable]
         message = messages[self._component[latents[0]]] if latents and not node.is_set else None
         if node.is_set or units.has_copy(node.variable):
-            # what is set needs no noise, and the noise of what occurs again has been decided
+            # a set node has no noise, and the noise of a second copy is known
             if message is not None:
                 message.close()
             units.compute([number])
@@ -289,7 +291,7 @@ class Abduction:
         mechanism, parents, rows = self.dcm.mechanism(node.variable), units.parents(node), len(units)
         if message is not None:
             component = self._component[latents[0]]
-            if number > self._last.get(component, -1) or number >= self._closing.get(component, number + 1):
+            if number > self._last.get(component, -1) or number >= self._closing_node.get(component, number + 1):
                 message.close()
         if message is None or message.closed:
             if seen is None:
@@ -307,16 +309,16 @@ class Abduction:
             self._draw(number, node, units, message)
 
     def _seen(self, units: Units, number: int) -> Tensor | None:
-        """What was seen of a node, one row where all rows have the same."""
+        """Observed value of a node: None if not observed, one row if the same for all rows."""
         value = self.evidence.get(number)
         return value if value is None or len(value) == 1 else units.in_all_rows(value)
 
     def _draw(self, number: int, node: Node, units: Units, message: _Message) -> None:
-        """Value of a variable that was not seen, from its distribution given what was seen of its component so far."""
+        """Sample an unobserved variable given the observed variables of its component so far."""
         latents, mechanism = self.dcm.latents[node.variable], self.dcm.mechanism(node.variable)
         needs_inverse = node.variable in self._twice and not mechanism.can_abduct
         if self.dcm.schema[node.variable].kind != "categorical" or not has_density(mechanism) or needs_inverse:
-            # with the states known the value is drawn as ever
+            # given the states, the value is sampled as without evidence
             message.close()
             units.compute([number])
             return
@@ -326,7 +328,7 @@ class Abduction:
 
 
 class _Message:
-    """What the members of a c-component that were seen tell about its confounders, row by row.
+    """Distribution of the confounders of a c-component given its observed variables, row by row.
 
     Args:
         units: The rows.
@@ -339,57 +341,57 @@ class _Message:
         self._indices = indices
         self._sizes: dict[Hashable, int] = {i: units.dcm.states[units.dcm.confounders[i]] for i in indices}
         self._factors: list[RowFactor] = []
-        # states that an exact posterior has drawn already
+        # states already sampled from an exact posterior are known
         for index in indices:
             if index in units.states:
                 table = torch.nn.functional.one_hot(units.states[index], self._sizes[index]).double()
                 self._factors.append(RowFactor((index,), table))
             else:
                 self._factors.append(RowFactor((index,), units.dcm.priors[index].double().softmax(0)[None]))
-        self._touched = False
+        self._has_evidence = False
 
     def see(self, latents: tuple[int, ...], log_table: Tensor) -> Tensor:
-        """Take in a value; returns its log density given all that was taken in before, ``[n]``."""
+        """Condition on a value; return its log density given all earlier values, ``[n]``."""
         top = log_table.flatten(1).amax(1)
         top = torch.where(top.isfinite(), top, torch.zeros_like(top))
         table = (log_table - top.view(-1, *(1,) * len(latents))).exp()
-        return self._take(RowFactor(latents, table)) + top
+        return self._condition(RowFactor(latents, table)) + top
 
     def draw_value(self, latents: tuple[int, ...], log_table: Tensor, uniform: Tensor) -> Tensor:
-        """Draw a level from its distribution given what was taken in, and take it in; int64 ``[n]``."""
+        """Sample a level given all earlier values, condition on it and return it, int64 ``[n]``."""
         table = log_table.exp()
         self._sizes["value"] = table.shape[-1]
         self._factors.append(RowFactor((*latents, "value"), table))
-        shares = torch.cat([found.rest.expand(count, -1) for found, _, count in self._eliminated(("value",))])
+        shares = torch.cat([eliminated.rest.expand(count, -1) for eliminated, _, count in self._eliminated(("value",))])
         self._factors.pop()
         value = draw_index(shares, uniform)
         index = value.view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
-        self._take(RowFactor(latents, table.gather(-1, index).squeeze(-1)))
+        self._condition(RowFactor(latents, table.gather(-1, index).squeeze(-1)))
         return value
 
-    def _take(self, factor: RowFactor) -> Tensor:
-        """Multiply the distribution of the states by a factor; returns the logarithm of its mean."""
-        self._touched = True
+    def _condition(self, factor: RowFactor) -> Tensor:
+        """Multiply the distribution of the states by a factor; return the logarithm of its mean."""
+        self._has_evidence = True
         self._factors.append(factor)
-        total = torch.cat([found.log_total.expand(count) for found, _, count in self._eliminated(())])
+        total = torch.cat([eliminated.log_total.expand(count) for eliminated, _, count in self._eliminated(())])
         share = torch.where(total.isfinite(), (-total).exp(), torch.zeros_like(total))
         self._factors[-1] = RowFactor(factor.scope, factor.table * share.view(-1, *(1,) * len(factor.scope)))
         return total
 
     def close(self) -> None:
-        """Draw the states of the confounders; from here on they are known."""
+        """Sample the states of the confounders, which are known from then on."""
         if self.closed:
             return
         self.closed = True
-        if not self._touched:
-            # as rows without evidence do it, when they are needed
+        if not self._has_evidence:
+            # sampled from the prior on demand, as without evidence
             return
         uniform = {index: _state_uniform(self.units, index) for index in self._indices}
         parts: list[dict[Hashable, Tensor]] = []
-        for found, start, count in self._eliminated(()):
+        for eliminated, start, count in self._eliminated(()):
             chosen: dict[Hashable, Tensor] = {}
             part = slice(start, start + count)
-            found.draw(lambda index, part=part: uniform[cast("int", index)][part], chosen)  # type: ignore[misc]
+            eliminated.draw(lambda index, part=part: uniform[cast("int", index)][part], chosen)  # type: ignore[misc]
             parts.append(chosen)
         for index in parts[0]:
             assert isinstance(index, int)
@@ -409,14 +411,14 @@ class _Message:
 
 
 def _state_uniform(units: Units, index: int) -> Tensor:
-    """Numbers in [0, 1) from which the state of a confounder is drawn, those of the prior; float64 ``[n]``."""
+    """Numbers in [0, 1) from which the state of a confounder is sampled, as from the prior; float64 ``[n]``."""
     site = len(units.dcm.graph.nodes) + index
     noise = kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_CONFOUNDER, 1)
     return units.in_all_cases(noise.squeeze(1))
 
 
 def _value_uniform(units: Units, number: int) -> Tensor:
-    """Numbers in [0, 1) from which the value of a node is drawn; float64 ``[n]``."""
+    """Numbers in [0, 1) from which the value of a node is sampled; float64 ``[n]``."""
     site = units.dcm.position[units.network.nodes[number].variable]
     noise = kernels.uniform_noise(units.seed, units.rows, site, kernels.STREAM_POSTERIOR, 1)
     return units.in_all_cases(noise.squeeze(1))
@@ -427,7 +429,7 @@ def _expand(value: Tensor, rows: int) -> Tensor:
 
 
 def _components(latents: Iterable[tuple[int, ...]], count: int) -> list[int]:
-    """Number of the connected set of each confounder, where confounders of one variable are connected."""
+    """Index of each confounder's connected component, where confounders of the same variable are connected."""
     parent = list(range(count))
 
     def root(index: int) -> int:

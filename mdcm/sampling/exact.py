@@ -1,14 +1,14 @@
-"""Answers by exact elimination in the model, with no error of drawing, where all that matters is discrete.
+"""Exact answers by variable elimination, without sampling error, if all relevant variables are discrete.
 
-Every node of the question's worlds contributes its probability table, every confounder its prior, and all that is not
-asked for is summed out. A variable that occurs in two worlds has one Gumbel noise in both; the joint distribution of
-its two values is known in closed form, so that most counterfactuals are exact as well. What has no such form, or
-needs a table that is too large, is left to be drawn.
+Every node of the query's worlds contributes its probability table and every confounder its prior; all variables except
+the targets are summed out. A variable that occurs in two worlds has the same Gumbel noise in both; the joint
+distribution of its two values has a closed form, so that most counterfactuals are exact as well. Queries without a
+closed form, or whose tables are too large, are answered by sampling.
 
 References:
     Dechter (1999), Bucket elimination: a unifying framework for reasoning; Oberst & Sontag (2019), Counterfactual
     off-policy evaluation with Gumbel-max structural causal models; Moulton & Jiang (2018), Maximally consistent
-    sampling and the Jaccard index of probability distributions (the probability that two races have one winner).
+    sampling and the Jaccard index of probability distributions (the probability that two races have the same winner).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Posterior", "common_noise", "event_probability", "posterior"]
 _LARGEST = 1 << 22
 # cells of all tables of all rows, about a second's work
 _MOST = 1 << 28
-# logarithm of the smallest probability that is told from others: ratios of two must not overflow
+# logarithm at which probabilities are clamped, so that ratios do not overflow
 _SMALLEST = -300.0
 
 
@@ -43,8 +43,8 @@ class Posterior:
 
     Attributes:
         table: Probability of every combination of the targets' levels, float64 ``[n, K_1, ..., K_t]``; each row sums
-            to 1, or is 0 where the evidence is impossible.
-        log_evidence: Logarithm of the probability (of continuous variables the density) of the evidence, ``[n]``.
+            to 1, or is 0 if the evidence is impossible.
+        log_evidence: Log probability (log density, for continuous variables) of the evidence, ``[n]``.
     """
 
     table: Tensor
@@ -56,17 +56,16 @@ class Posterior:
 def posterior(
     network: Network, targets: Sequence[int], evidence: Mapping[int, Tensor], rows: int = 1
 ) -> Posterior | None:
-    """Exact distribution of nodes given the values of others; None where it cannot be had, or is too large.
+    """Exact distribution of nodes given the values of others; None if it has no closed form or is too large.
 
     Args:
-        network: Nodes of all worlds; what is set may be one value or one per row.
-        targets: Nodes that are asked for.
-        evidence: Value seen of each node, one row or one per row; as :func:`check_evidence` lets pass.
+        network: Nodes of all worlds, set to one value or one per row.
+        targets: Nodes of which to compute the distribution.
+        evidence: Observed value of each node, one or one per row, accepted by :func:`check_evidence`.
         rows: Number of rows.
 
     Complexity:
-        O(n S^w) for n rows, S values and w variables that meet in one step; sizes are checked before anything is
-        computed.
+        O(n S^w) for n rows, S values and at most w variables in one table; sizes are checked before any computation.
 
     Example:
         >>> import mdcm
@@ -91,10 +90,10 @@ def posterior(
     largest = max(order.largest, math.prod(shape), *(_cells(tables, group) for group in groups))
     if largest > _LARGEST or order.cells * rows > _MOST:
         return None
-    at_once = min(rows, _LARGEST // largest)
+    batch = min(rows, _LARGEST // largest)
     parts = []
-    for start in range(0, rows, at_once):
-        part = Tables(network, evidence, min(at_once, rows - start), start=start)
+    for start in range(0, rows, batch):
+        part = Tables(network, evidence, min(batch, rows - start), start=start)
         parts.append(_eliminated(part, groups, targets, order, shape))
     return Posterior(torch.cat([table for table, _ in parts]), torch.cat([log_total for _, log_total in parts]))
 
@@ -102,7 +101,7 @@ def posterior(
 def event_probability(
     network: Network, event: Mapping[int, Tensor], evidence: Mapping[int, Tensor], rows: int = 1
 ) -> Posterior | None:
-    """Probability of values given the values of other nodes, where a table of all levels would be too large.
+    """Probability of values given the values of other nodes, without a table of all levels.
 
     Args:
         network: Nodes of all worlds.
@@ -115,17 +114,17 @@ def event_probability(
     """
     if any(number in evidence or network.nodes[number].is_set for number in event):
         return None
-    some = posterior(network, (), evidence, rows)
-    both = posterior(network, (), {**evidence, **event}, rows)
-    if some is None or both is None:
+    given = posterior(network, (), evidence, rows)
+    joint = posterior(network, (), {**evidence, **event}, rows)
+    if given is None or joint is None:
         return None
-    possible = some.log_evidence > -math.inf
-    share = torch.where(possible, both.log_evidence - some.log_evidence, torch.zeros_like(some.log_evidence)).exp()
-    return Posterior(share.clamp_max(1.0), some.log_evidence)
+    possible = given.log_evidence > -math.inf
+    share = torch.where(possible, joint.log_evidence - given.log_evidence, torch.zeros_like(given.log_evidence)).exp()
+    return Posterior(share.clamp_max(1.0), given.log_evidence)
 
 
 def _groups(tables: Tables, closure: Sequence[int]) -> list[tuple[int, ...]] | None:
-    """Nodes that have one factor: the copies of a variable. None where a factor has no closed form."""
+    """Nodes by factor: the copies of a variable share one. None if a factor has no closed form."""
     copies: dict[str, list[int]] = {}
     for number in closure:
         node = tables.network.nodes[number]
@@ -135,7 +134,7 @@ def _groups(tables: Tables, closure: Sequence[int]) -> list[tuple[int, ...]] | N
         mechanism = tables.dcm.mechanism(name)
         if not mechanism.has_density or not all(n in tables.evidence or _is_summable(tables, n) for n in numbers):
             return None
-        # a race of exponential clocks, as it is run by this very function
+        # only a mechanism that uses this forward runs a Gumbel race
         races = isinstance(mechanism, Categorical) and type(mechanism).forward is Categorical.forward
         if len(numbers) > 2 or (len(numbers) == 2 and not races):
             return None
@@ -151,7 +150,7 @@ def _scope(tables: Tables, group: tuple[int, ...]) -> tuple[Hashable, ...]:
 
 
 def _cells(tables: Tables, group: tuple[int, ...]) -> int:
-    """Cells of what is computed for a factor, in each row."""
+    """Cells per row in the computation of a factor."""
     if len(group) == 1:
         return tables.cells(group[0])
     levels = {("value", number): tables.num_levels(number) for number in group}
@@ -175,65 +174,65 @@ def _eliminated(
         kind, index = cast("tuple[str, int]", axis)
         if kind == "state":
             pool.append(RowFactor((axis,), priors[index].double().softmax(0)[None]))
-    found = eliminate(pool, order, tables.sizes, rows=tables.rows, draws=False)
-    table = found.rest.expand(tables.rows, *found.rest.shape[1:])
+    eliminated = eliminate(pool, order, tables.sizes, rows=tables.rows, draws=False)
+    table = eliminated.rest.expand(tables.rows, *eliminated.rest.shape[1:])
     total = table.flatten(1).sum(1) if table.ndim > 1 else table
     safe = torch.where(total > 0, total, torch.ones_like(total))
     share = table / safe.view(-1, *(1,) * (table.ndim - 1))
-    return _spread(tables, share, targets, order.keep, shape), total.log() + found.log_scale + log_scale
+    return _spread(tables, share, targets, order.keep, shape), total.log() + eliminated.log_scale + log_scale
 
 
 def _spread(
     tables: Tables, share: Tensor, targets: Sequence[int], keep: Sequence[Hashable], shape: Sequence[int]
 ) -> Tensor:
-    """The distribution of distinct free nodes as one of the targets, of which some are known, or asked for twice."""
+    """Distribution of the targets, some of them known or repeated, from that of the distinct free nodes."""
     if [("value", number) for number in targets] == list(keep):
         return share
     result = torch.zeros(tables.rows, *shape, dtype=torch.float64)
     row = torch.arange(tables.rows).view(-1, *(1,) * len(keep))
-    places: list[Tensor] = []
+    indices: list[Tensor] = []
     for number in targets:
         if tables.is_known(number):
-            places.append(tables.known_value(number).view(-1, *(1,) * len(keep)).expand(share.shape))
+            indices.append(tables.known_value(number).view(-1, *(1,) * len(keep)).expand(share.shape))
         else:
             axis = keep.index(("value", number))
             levels = torch.arange(share.shape[1 + axis])
-            places.append(levels.view(-1, *(1,) * (len(keep) - 1 - axis)).expand(share.shape))
-    result[(row.expand(share.shape), *places)] = share
+            indices.append(levels.view(-1, *(1,) * (len(keep) - 1 - axis)).expand(share.shape))
+    result[(row.expand(share.shape), *indices)] = share
     return result
 
 
 def _pair(tables: Tables, first: int, second: int) -> tuple[RowFactor, Tensor]:
-    """Joint factor of the two copies of a variable, which have one noise."""
-    (one_axes, one), (other_axes, other) = tables.levels(first), tables.levels(second)
-    outer = tuple(dict.fromkeys((*one_axes, *other_axes)))
-    both = common_noise(_aligned(one, one_axes, outer), _aligned(other, other_axes, outer))
-    for place, number in ((-2, first), (-1, second)):
+    """Joint factor of the two copies of a variable, which share their noise."""
+    (first_axes, log_p), (second_axes, log_q) = tables.levels(first), tables.levels(second)
+    outer = tuple(dict.fromkeys((*first_axes, *second_axes)))
+    joint = common_noise(_aligned(log_p, first_axes, outer), _aligned(log_q, second_axes, outer))
+    for axis, number in ((-2, first), (-1, second)):
         if number in tables.evidence:
             seen = tables.known_value(number)
-            both = both.expand(max(len(both), len(seen)), *both.shape[1:])
-            index = seen.view(-1, *(1,) * (both.ndim - 1))
-            size = [*both.shape]
-            size[place] = 1
-            both = both.gather(place, index.expand(size))
+            joint = joint.expand(max(len(joint), len(seen)), *joint.shape[1:])
+            index = seen.view(-1, *(1,) * (joint.ndim - 1))
+            size = [*joint.shape]
+            size[axis] = 1
+            joint = joint.gather(axis, index.expand(size))
     levels = [("value", number) for number in (first, second) if number not in tables.evidence]
-    both = both.reshape(*both.shape[:-2], *(tables.sizes[axis] for axis in levels))
-    return scaled((*outer, *levels), both.log())
+    joint = joint.reshape(*joint.shape[:-2], *(tables.sizes[level] for level in levels))
+    return scaled((*outer, *levels), joint.log())
 
 
 def _aligned(log_table: Tensor, axes: Sequence[Hashable], outer: Sequence[Hashable]) -> Tensor:
-    """Table ``[n, ..., K]`` with one axis for each of ``outer``, of size 1 where it has none."""
-    order = sorted(range(len(axes)), key=lambda place: outer.index(axes[place]))
-    moved = log_table.permute(0, *(1 + place for place in order), log_table.ndim - 1)
-    sizes = dict(zip((axes[place] for place in order), moved.shape[1:-1], strict=True))
+    """Table ``[n, ..., K]`` with one axis for each of ``outer``, of size 1 if it does not depend on it."""
+    order = sorted(range(len(axes)), key=lambda position: outer.index(axes[position]))
+    moved = log_table.permute(0, *(1 + position for position in order), log_table.ndim - 1)
+    sizes = dict(zip((axes[position] for position in order), moved.shape[1:-1], strict=True))
     return moved.reshape(len(moved), *(sizes.get(axis, 1) for axis in outer), moved.shape[-1])
 
 
 def common_noise(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Joint distribution of the winners of two Gumbel races that are run with the same noise.
+    """Joint distribution of the winners of two Gumbel races with the same noise.
 
-    Level k wins a race when its clock E_k / p_k is the first, with E_k exponential and p the probabilities. Given the
-    ratio r of the two winning times, all clocks are late enough with density D(r)^-2 for
+    Level k wins a race if its arrival time E_k / p_k is the smallest, with E_k exponential and p the probabilities.
+    Given the ratio r of the two winning times, all other levels arrive later with density D(r)^-2 for
     D(r) = sum_k max(p_k, q_k r), so that
 
         P(a, b) = p_a q_b (integral of D(r)^-2 dr from p_b / q_b to p_a / q_a) for a != b,
@@ -259,7 +258,7 @@ def common_noise(log_p: Tensor, log_q: Tensor) -> Tensor:
     p, q = log_p.exp(), log_q.exp()
     ratio, order = (log_p - log_q).sort(dim=-1)
     ratio = ratio.exp()
-    # below a ratio its level counts as p, beyond it as q times the ratio
+    # max(p_k, q_k r) is p_k below the ratio of level k and q_k r above it
     late_p = p.gather(-1, order)
     ahead = late_p.flip(-1).cumsum(-1).flip(-1) - late_p
     total = ahead + q.gather(-1, order).cumsum(-1) * ratio

@@ -1,4 +1,4 @@
-"""What a user asks to be drawn: interventions, evidence and variables, as nodes of a network and back as tables."""
+"""Sampling requests of users: interventions, evidence and variables as nodes of a network, results as tables."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
-# blocks that a task of an engine computes: enough that starting it costs little
+# blocks per task of an engine: enough that the cost of starting a task is small
 _BLOCKS_PER_TASK = 16
 
 
 class Request:
-    """Rows that a user asks for.
+    """Request for rows.
 
     Args:
         dcm: The model.
-        num_samples: Rows wanted.
-        do: What is set, by variable.
-        given: What was seen in the world of ``do``.
-        evidence: What was seen in the actual world; None if all is about one world.
-        noise: Noise that the user gives.
-        variables: Variables wanted, of the world of ``do``.
+        num_samples: Number of rows.
+        do: Interventions by variable.
+        given: Evidence in the world of ``do``.
+        evidence: Evidence in the actual world; None for a request about one world.
+        noise: Noise given by the user.
+        variables: Variables to return, in the world of ``do``.
         seed: Seed of the noise.
-        resample: Whether rows of unequal weight are drawn again by weight.
-        support: What is known of the training data, or None.
+        resample: Whether rows of unequal weight are resampled by weight.
+        support: Summary of the training data, or None.
 
     Attributes:
-        basis: What the rows rest on; None where nothing is known of the data.
+        basis: Training rows behind the samples; None without a summary of the data.
 
     Raises:
-        QueryError: If a name is unknown, or the parts contradict each other.
-        DataError: If a value cannot be taken.
+        QueryError: If a name is unknown, or the arguments contradict each other.
+        DataError: If a value is invalid.
         LowSupportError: If the evidence is too improbable.
     """
 
@@ -82,20 +82,22 @@ class Request:
             raise QueryError("noise that is given cannot be combined with evidence, which decides it")
         sizes = {node: dcm.mechanism(node).noise_size for node in dcm.graph.nodes}
         fixed = encode_noise(sizes, dcm.states, noise or {}, num_samples)
-        # a double is no float32, and what somebody gave comes back as it was
+        # return numbers given by the user unchanged rather than rounded to float32
         self._exact = numbers_given(dcm.schema, {**(given or {}), **(do or {})})
         self.names = list(dcm.graph.nodes) if variables is None else list(variables)
         for name in self.names:
             known(dcm.schema, name)
         network = Network(dcm)
-        # the actual world first: what was seen in it is conditioned on before anything else
+        # the actual world comes first: its evidence is conditioned on first
         factual = network.world({}) if evidence is not None else {}
         self._world = network.world(settings)
         nodes: dict[int, Tensor] = {}
         for world, values in ((factual, actual), (self._world, seen)):
             for name, value in values.items():
                 if not torch.equal(nodes.setdefault(world[name], value), value):
-                    raise QueryError(f"{name!r} cannot have two values: do() changes nothing in what it depends on")
+                    raise QueryError(
+                        f"{name!r} cannot have two values: none of its ancestors is changed by do(); give one value"
+                    )
         targets = [self._world[name] for name in self.names]
         where = "" if evidence is None else " under do()"
         shown = [f"{name}={value!r}" for name, value in (evidence or {}).items()]
@@ -115,18 +117,18 @@ class Request:
             self.basis = support.basis(network, targets, nodes, num_samples=num_samples, seed=seed)
 
     def stream(self, engine: Engine | None = None) -> Iterator[Samples]:
-        """Rows in blocks, as they are computed; by an engine, several at the same time, in the same order."""
+        """Rows in blocks as they are computed; with an engine in parallel, in the same order."""
         if engine is None:
             for part in self._parts(0, len(self.draws)):
                 yield self._samples([part])
             return
         tasks = [(first, first + _BLOCKS_PER_TASK) for first in range(0, len(self.draws), _BLOCKS_PER_TASK)]
-        early: dict[int, list[Samples]] = {}
+        waiting: dict[int, list[Samples]] = {}
         following = 0
-        for place, found in engine.map(_drawn, self, tasks, gpu=is_placed(self.draws.network.dcm)):
-            early[place] = found
-            while following in early:
-                yield from early.pop(following)
+        for index, result in engine.map(_drawn, self, tasks, gpu=is_placed(self.draws.network.dcm)):
+            waiting[index] = result
+            while following in waiting:
+                yield from waiting.pop(following)
                 following += 1
 
     def whole(self) -> Samples:
@@ -134,18 +136,18 @@ class Request:
         return self._samples(list(self._parts(0, len(self.draws))))
 
     def part(self, first: int, last: int) -> list[Samples]:
-        """Some of the blocks, by number."""
+        """A range of blocks."""
         return [self._samples([part]) for part in self._parts(first, last)]
 
     def _parts(self, first: int, last: int) -> Iterator[Block]:
         for block in self.draws.blocks(first, last):
-            # no more than what was asked for is kept
+            # keep the requested variables only
             values = {node: block.values[node] for node in self.draws.targets}
             yield Block(values, block.weight, block.rows)
 
     def _samples(self, parts: Sequence[Block]) -> Samples:
         rows = sum(part.rows for part in parts)
-        weights = None if self.draws.is_equal else torch.cat([one.weight for one in parts if one.weight is not None])
+        weights = None if self.draws.is_equal else torch.cat([part.weight for part in parts if part.weight is not None])
         ess = self.draws.ess * rows / self.draws.num_samples if self.draws.is_equal else self.draws.ess
         values = [{name: part.values[self._world[name]] for name in self.names} for part in parts]
         return to_samples(

@@ -1,4 +1,4 @@
-"""Drawing from a model: the methods that users call."""
+"""Sampling from a model: the public methods."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler", "check_number"]
 
-# variables that are judged one by one, where they are not determined together
+# largest number of variables to identify one by one if their joint distribution is not identified
 _MOST_ALONE = 20
 
 
 def check_number(num_samples: object, least: int, why: str = "") -> None:
-    """Refuse what is no number of rows.
+    """Check a number of rows.
 
     Raises:
-        QueryError: If it is no whole number, or is below ``least``.
+        QueryError: If it is not a whole number, or is below ``least`` or too large.
     """
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < least:
         raise QueryError(f"num_samples must be a whole number of at least {least}{why}, not {num_samples!r}")
@@ -44,14 +44,14 @@ def check_number(num_samples: object, least: int, why: str = "") -> None:
 
 
 class Sampler:
-    """A model that rows are drawn from.
+    """Model from which rows are drawn.
 
     Attributes:
         graph: The ADMG.
         schema: Variables by name.
         dcm: Mechanisms and confounders.
-        data: The training data, if they are at hand.
-        counted: What was saved of them with the model, where they are not.
+        data: The training data, if available.
+        counted: Summary of the training data saved with the model, if the data are not available.
     """
 
     graph: ADMG
@@ -77,28 +77,27 @@ class Sampler:
 
         Args:
             num_samples: Number of rows.
-            do: What is set by intervention: one value; an array with one value per row; or a function of the value
-                that the variable would have had in a row. For an image one picture ``[c, h, w]`` or one per row,
-                uint8 or floats in [0, 1].
-            given: Values of variables that every row agrees with, in the world of ``do``.
-            noise: Noise to evaluate the model at: own noise ``[n, size]`` by variable, whole numbers ``[n]`` by
-                confounder, as :meth:`draw_noise` gives them; what is left out is drawn.
-            variables: Variables to draw; all by default. Leaving an image out that nothing else needs saves its cost.
-            seed: Row i is the same for every ``num_samples``, unless rows are resampled.
-            resample: Whether rows of unequal weight are drawn again by weight, so that all are equal; False gives all
-                rows with their weights, which are worth at least ``num_samples`` equal ones wherever possible.
-            strict: Whether to refuse, rather than to warn, where the graph and the data do not determine what is
-                drawn, or hardly a training row shows it.
+            do: Interventions: one value; an array with one value per row; or a function of the natural value of the
+                variable in a row. For an image one picture ``[c, h, w]`` or one per row, uint8 or floats in [0, 1].
+            given: Evidence in the world of ``do``: values on which to condition.
+            noise: Noise at which to evaluate the model: own noise ``[n, size]`` by variable, states (whole numbers)
+                ``[n]`` by confounder, as :meth:`draw_noise` returns them; missing noise is drawn.
+            variables: Variables to draw; all by default. Omitting an image that no other variable needs saves its cost.
+            seed: Seed; row i is the same for every ``num_samples``, unless rows are resampled.
+            resample: Whether rows of unequal weight are resampled by weight, so that all weights are equal; False
+                returns all rows with their weights, with an effective size of at least ``num_samples`` if possible.
+            strict: Whether to raise an error, rather than to warn, if the distribution is not identified or few
+                training rows support it.
 
         Returns:
-            A table, uint8 images, and how many training rows stand behind them.
+            A table, uint8 images, and the number of training rows behind them.
 
         Raises:
-            QueryError: If ``num_samples`` is no positive number, a variable is unknown, is both set and conditioned
-                on, or cannot be conditioned on.
-            DataError: If a value is no level, or an array does not have ``num_samples`` rows.
-            LowSupportError: If the evidence is too improbable for as many draws; with ``strict``, if few rows show it.
-            NotIdentifiableError: With ``strict``, if what is drawn is not determined.
+            QueryError: If ``num_samples`` is not a positive whole number, or a variable is unknown, is both set and
+                conditioned on, or cannot be conditioned on.
+            DataError: If a value is not a level, or an array does not have ``num_samples`` rows.
+            LowSupportError: If the evidence is too improbable; with ``strict``, if few training rows support it.
+            NotIdentifiableError: With ``strict``, if the distribution is not identified.
 
         References:
             Rahman & Kocaoglu (2024), Algorithm 9; for evidence see :mod:`mdcm.sampling.abduction`.
@@ -112,7 +111,7 @@ class Sampler:
             >>> model.draw_samples(3, do={"D": lambda natural: 1 - natural}, given={"A": 1}).table["A"].tolist()
             [1, 1, 1]
         """
-        return self._judged(
+        return self._checked_request(
             num_samples, strict, do=do, given=given, noise=noise, variables=variables, seed=seed, resample=resample
         ).whole()
 
@@ -128,17 +127,17 @@ class Sampler:
         resample: bool = True,
         strict: bool = False,
     ) -> Samples:
-        """Draw what the variables would have been under ``do`` in units of which evidence was seen.
+        """Draw counterfactual rows: the variables under ``do`` in units with the given evidence.
 
-        The same noise that is in keeping with the evidence is used in the other world: a variable of which no cause
-        differs keeps its factual value. Two calls with the same evidence and seed draw the same units where the
-        evidence is all that is conditioned on.
+        Both worlds share the noise, drawn from its posterior given the evidence: a variable whose causes do not change
+        keeps its factual value. Two calls with the same evidence and seed draw the same units, unless ``given`` adds
+        evidence in the other world.
 
         Args:
             num_samples: Number of rows.
-            evidence: Values seen in the actual world.
-            do: What is set in the other world, as in :meth:`draw_samples`.
-            given: Values that are known of the other world.
+            evidence: Values observed in the actual world.
+            do: Interventions in the other world, as in :meth:`draw_samples`.
+            given: Evidence in the other world.
             variables: Variables to draw; all by default.
             seed: Seed of the draws.
             resample: As in :meth:`draw_samples`.
@@ -149,7 +148,7 @@ class Sampler:
 
         Raises:
             QueryError: If a variable is unknown, or cannot be conditioned on.
-            DataError: If a value is no level.
+            DataError: If a value is not a level.
             LowSupportError: As in :meth:`draw_samples`.
             NotIdentifiableError: As in :meth:`draw_samples`.
 
@@ -163,7 +162,7 @@ class Sampler:
             >>> model.counterfactual_samples(3, evidence={"D": 0, "A": 0}, do={"D": 0}).table["A"].tolist()
             [0, 0, 0]
         """
-        return self._judged(
+        return self._checked_request(
             num_samples,
             strict,
             do=do,
@@ -189,14 +188,14 @@ class Sampler:
         """The rows of :meth:`draw_samples`, or with ``evidence`` of :meth:`counterfactual_samples`, in blocks.
 
         Args:
-            num_samples: Number of rows, any number: no more than one block is held.
+            num_samples: Number of rows, however large: only one block is held in memory.
             do: As in :meth:`draw_samples`.
             given: As in :meth:`draw_samples`.
             evidence: As in :meth:`counterfactual_samples`; None for draws of one world.
             variables: Variables to draw; all by default.
             seed: Seed of the draws.
-            engine: Where blocks are computed, such as :class:`mdcm.engines.RayEngine`, several at the same time; one
-                after another in this process by default. The rows are the same.
+            engine: Engine that computes blocks in parallel, such as :class:`mdcm.engines.RayEngine`; by default blocks
+                are computed one by one in this process. The rows are the same.
             strict: As in :meth:`draw_samples`.
 
         Yields:
@@ -212,21 +211,21 @@ class Sampler:
             >>> [len(block) for block in model.stream_samples(10_000)]
             [4096, 4096, 1808]
         """
-        request = self._judged(
+        request = self._checked_request(
             num_samples, strict, do=do, given=given, evidence=evidence, variables=variables, seed=seed
         )
         return request.stream(engine)
 
     def draw_unjudged(self, num_samples: int, **asked: Any) -> Samples:
-        """As :meth:`draw_samples`, for whoever knows or tells otherwise what the rows rest on: without a warning."""
+        """Draw samples as :meth:`draw_samples` does, without identification, for callers that report it themselves."""
         return self._request(num_samples, **asked).whole()
 
     def draw_noise(self, num_samples: int, *, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-        """Noise of rows, which :meth:`draw_samples` takes.
+        """Noise of rows, in the form that :meth:`draw_samples` accepts.
 
         Args:
             num_samples: Number of rows.
-            seed: Seed; drawing with it gives the same rows as drawing with this noise.
+            seed: Seed; samples with this seed and with this noise are the same.
 
         Returns:
             Own noise by variable, float32 ``[n, size]``, and states by confounder, int64 ``[n]``.
@@ -241,79 +240,81 @@ class Sampler:
         return noise
 
     def identify(self, text: str | Expression, *, do: Mapping[str, Any] | None = None) -> Identification:
-        """Whether the graph and the data of the training determine the answer to a query, and how."""
-        # the model does: it knows the data sets that it was trained on, which drawing alone does not
+        """Decide whether the graph and the training data determine the answer to a query, and how."""
+        # implemented by the model, which knows its training data sets
         raise NotImplementedError
 
     def _request(self, num_samples: int, **asked: Any) -> Request:
         check_number(num_samples, 1)
         return Request(self.dcm, int(num_samples), support=self._support, **asked)
 
-    def _judged(self, num_samples: int, strict: bool, **asked: Any) -> Request:
-        """A request, after it was said whether what is drawn is determined, and whether rows show it."""
+    def _checked_request(self, num_samples: int, strict: bool, **asked: Any) -> Request:
+        """A request, after a warning (or error) if its distribution is not identified or lacks support."""
         request = self._request(num_samples, **asked)
         do, given, evidence = asked.get("do") or {}, asked.get("given") or {}, asked.get("evidence")
         asked_for = question(self.graph, self.schema, request.names, do, given, evidence)
         if asked_for is None:
             return request
-        said = []
+        warnings = []
         refusal = self._refusal(asked_for)
         if refusal is not None:
-            found, text = refusal
+            decision, text = refusal
             if strict:
-                if found is None:
+                if decision is None:
                     raise NotIdentifiableError(text)
-                raise NotIdentifiableError(found.explain(), witness=found.witness, experiments=found.experiments)
-            said.append(text)
+                raise NotIdentifiableError(
+                    decision.explain(), witness=decision.witness, experiments=decision.experiments
+                )
+            warnings.append(text)
         basis = request.basis
         if basis is not None and basis.is_low:
             if strict:
                 raise LowSupportError(f"{asked_for.shown}: {basis}", rows=basis.rows, unseen=basis.unseen)
-            said.append(f"{asked_for.shown}: {basis}")
-        if said:
-            warn("; ".join(said))
+            warnings.append(f"{asked_for.shown}: {basis}")
+        if warnings:
+            warn("; ".join(warnings))
         return request
 
     def _refusal(self, asked: Question) -> tuple[Identification | None, str] | None:
-        """The decision that what is drawn is not determined, or that there is none, and that in words."""
+        """The decision that the distribution is not identified, or None if undecided, with an explanation."""
         for expression, do in asked.parts:
             try:
-                found = self.identify(expression, do=do)
+                decision = self.identify(expression, do=do)
             except QueryError as error:
                 if do or len(asked.parts) > 1:
                     return None, f"whether {asked.shown} is determined could not be decided: {error}"
-                # evidence that only the model could tell to be possible
+                # whether this evidence is possible is known to the model alone
                 continue
-            if not found.identifiable:
-                return found, self._doubt(asked.shown, expression, do, found)
+            if not decision.identifiable:
+                return decision, self._doubt(asked.shown, expression, do, decision)
         if not asked.is_whole:
             return None, (
                 f"whether {asked.shown} is determined could not be decided: the rules have too many combinations"
             )
         return None
 
-    def _doubt(self, shown: str, expression: Expression, do: Mapping[str, Any], found: Identification) -> str:
-        """What is not determined of the rows that are drawn, and why."""
-        doubt = "not determined" if found.identifiable is False else "not shown to be determined"
+    def _doubt(self, shown: str, expression: Expression, do: Mapping[str, Any], decision: Identification) -> str:
+        """Explanation of which variables of the rows are not identified, and why."""
+        doubt = "not determined" if decision.identifiable is False else "not shown to be determined"
         query = expression.query
-        alone = ""
-        # natural values that a rule reads stand beside every outcome
+        parts = ""
+        # every outcome is joined by the natural values on which a rule depends
         natural = tuple(term for term in query.outcomes if term.value is not None)
         outcomes = [term for term in query.outcomes if term.value is None]
         if 1 < len(outcomes) <= _MOST_ALONE:
             open_ = []
             for term in outcomes:
-                one = Expression(((1, Query("P", (term, *natural), query.do, query.given)),))
+                single = Expression(((1, Query("P", (term, *natural), query.do, query.given)),))
                 try:
-                    is_open = not self.identify(one, do=do).identifiable
+                    is_open = not self.identify(single, do=do).identifiable
                 except QueryError:
                     is_open = True
                 if is_open:
                     open_.append(term.label)
-            alone = f"; by itself this holds of {', '.join(open_)}" if open_ else "; each of its variables by itself is"
+            parts = f"; by itself this holds of {', '.join(open_)}" if open_ else "; each of its variables by itself is"
         return (
-            f"{shown} is {doubt} by the graph and the data ({found.witness}): these rows are those of one fitted "
-            f"model, and other models that fit as well draw others{alone}"
+            f"{shown} is {doubt} by the graph and the data ({decision.witness}): these rows are those of one fitted "
+            f"model, and other models that fit as well draw others{parts}"
         )
 
     @property

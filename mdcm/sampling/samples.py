@@ -1,4 +1,4 @@
-"""Drawn rows as people see them: a table, images, and what they are worth."""
+"""Samples in the user's form: a table, images, weights and effective sizes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Samples:
     """Rows drawn from a model.
 
     Attributes:
-        table: One column per variable that is no image; ``W[0]``, ``W[1]``, ... for a vector W.
+        table: One column per variable other than images; ``W[0]``, ``W[1]``, ... for a vector W.
         images: uint8 ``[n, c, h, w]`` per image variable.
-        weights: Weight of each row, float64 ``[n]`` with sum 1, or None where all are equal.
-        ess: Effective sample size: how many equally weighted independent rows these are worth.
-        rows: Effective number of training rows behind the least known conditional that they are drawn from; None where
-            nothing is known of the data.
-        unseen: Share of the weight where no training row is; None where nothing is known of the data.
+        weights: Weight of each row, float64 ``[n]`` with sum 1, or None if all are equal.
+        ess: Effective sample size: number of equally weighted independent rows with the same precision.
+        rows: Effective number of training rows behind the least supported conditional; None if nothing is known of
+            the data.
+        unseen: Share of the weight without training rows; None if nothing is known of the data.
     """
 
     table: pd.DataFrame
@@ -46,7 +46,7 @@ class Samples:
 
     @property
     def support(self) -> float | None:
-        """Another name of :attr:`unseen`."""
+        """Alias of :attr:`unseen`."""
         return self.unseen
 
     def __len__(self) -> int:
@@ -69,16 +69,16 @@ def to_samples(
     basis: Basis | None = None,
     exact: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]] | None = None,
 ) -> Samples:
-    """Blocks of encoded rows as a table and images for people.
+    """Decode blocks of rows to a table and images.
 
     Args:
         schema: Variables by name.
-        blocks: Values by name, as mechanisms see them.
-        names: Variables wanted, in the order of the table's columns.
+        blocks: Encoded values by name.
+        names: Variables to return, in the order of the table's columns.
         weights: Weight of each row, or None.
         ess: Effective sample size; the number of rows by default.
-        basis: What the rows rest on, if that is known.
-        exact: Numbers that a variable was set to or seen at, which come back as they were given.
+        basis: Training rows behind the samples, if known.
+        exact: Numbers given by the user, by variable, to which decoded values are restored.
     """
     columns: dict[str, pd.Series[Any]] = {}
     images = {}
@@ -92,5 +92,5 @@ def to_samples(
             columns.update(decode_columns(schema[name], value.numpy(), (exact or {}).get(name)))
     share = None if weights is None else (weights / weights.sum()).numpy()
     table = pd.DataFrame(columns, index=range(rows))
-    known = (None, None) if basis is None else (basis.rows, basis.unseen)
-    return Samples(table, images, share, float(rows) if ess is None else ess, *known)
+    counts = (None, None) if basis is None else (basis.rows, basis.unseen)
+    return Samples(table, images, share, float(rows) if ess is None else ess, *counts)
