@@ -1,4 +1,4 @@
-"""What users set and see, as mechanisms take it."""
+"""Encoding of the user's interventions, evidence and noise for the mechanisms."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 Rule = Callable[[Tensor], Tensor]
-# a value, or one per row; a function of the natural value; or a node of a network, for nested worlds
+# one value or one per row; a function of the natural value; or a node of a network, for nested worlds
 Setting = Tensor | Rule | int
-# most spreads of the training data by which a number may be away from them: its square is far from overflowing float32
+# largest standardised number, whose square is far from overflow in float32
 _MOST = 1e12
 
 
 def known(schema: Schema, name: str) -> Variable:
-    """Variable of that name.
+    """Variable with a given name.
 
     Raises:
-        QueryError: If there is none.
+        QueryError: If there is no such variable.
     """
     if name not in schema:
         hint = suggestion(name, list(schema)) or f"; the model has {listing(schema)}"
@@ -51,19 +51,19 @@ def known(schema: Schema, name: str) -> Variable:
 
 
 def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
-    """What a user sets a variable to, as mechanisms see it.
+    """Encode values of a variable for the mechanisms.
 
     Args:
         variable: The variable.
         value: One level or number; an array with one per row; for a vector ``[size]`` or one per row; for an image one
             picture ``[c, h, w]`` or one per row, uint8 or floats in [0, 1].
-        what: The role of the value, for messages.
+        what: Role of the value, for messages.
 
     Returns:
         A tensor with one row, or with as many rows as the array; images stay uint8.
 
     Raises:
-        DataError: If a value is no level, not finite, or an array has another shape.
+        DataError: If a value is not a level or not finite, or an array has a wrong shape.
     """
     name = variable.name
     if variable.kind == "image":
@@ -100,7 +100,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
 
 
 def _computable(variable: Variable, numbers: Tensor, value: Any, what: str) -> Tensor:
-    """Standardised numbers, if mechanisms can compute with them: squares and sums must not overflow in float32."""
+    """Check that standardised numbers are so small that squares and sums do not overflow in float32."""
     bad = ~(numbers.abs() < _MOST)
     if bool(bad.any()):
         shown = np.asarray(value, dtype=np.float64).reshape(-1, *bad.shape[1:]) if variable.origin is None else None
@@ -114,15 +114,15 @@ def _computable(variable: Variable, numbers: Tensor, value: Any, what: str) -> T
 
 
 def _given(value: Any) -> Any:
-    """One value, or a column of one per row: of a list, an array, an index or a tensor."""
+    """A single value, or a column with one value per row from a list, an array, an index or a tensor."""
     value = as_array(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return value.item()
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
-        # pandas cannot tell such values apart
+        # pandas cannot compare values of another byte order
         value = value.astype(value.dtype.newbyteorder("="))
     if isinstance(value, np.ndarray) and value.ndim > 1:
-        # a column of arrays, which no level or number is equal to
+        # a column of arrays, which are not equal to any level or number
         value = list(value)
     if isinstance(value, np.ndarray | list | tuple | range | pd.Index | pd.api.extensions.ExtensionArray):
         return pd.Series(value)
@@ -130,10 +130,10 @@ def _given(value: Any) -> Any:
 
 
 def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Numbers that users set or saw, by continuous variable, in its own units; functions are left out.
+    """Numbers given by the user, by continuous variable, in its own units; functions are skipped.
 
     Raises:
-        DataError: If a value is no number.
+        DataError: If a value is not a number.
     """
     numbers = {}
     for name, value in values.items():
@@ -141,7 +141,7 @@ def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.nda
         if variable.levels is None and variable.kind != "image" and variable.size is None and not callable(value):
             given = _given(value)
             distinct = given.unique() if isinstance(given, pd.Series) else [given]
-            numbers[name] = np.array([variable.number(one) for one in distinct], dtype=np.float64)
+            numbers[name] = np.array([variable.number(number) for number in distinct], dtype=np.float64)
     return numbers
 
 
@@ -166,15 +166,15 @@ def encode_setting(variable: Variable, value: Any, num_samples: int) -> Tensor |
 
     Args:
         variable: The variable that is set.
-        value: A value, an array with one per row, or a function that is called with the value that the variable would
-            have had in a row, and returns the one that it is given.
-        num_samples: Rows that are drawn.
+        value: A value, an array with one per row, or a function from the natural value of the variable in a row to
+            the value that is set.
+        num_samples: Number of rows.
 
     Returns:
         A tensor with one or ``num_samples`` rows, or the function on tensors.
 
     Raises:
-        DataError: If a value cannot be taken, or an array has another number of rows.
+        DataError: If a value is invalid, or an array has a wrong number of rows.
     """
     if not callable(value):
         encoded = encode_values(variable, value)
@@ -192,19 +192,19 @@ def encode_setting(variable: Variable, value: Any, num_samples: int) -> Tensor |
             shown = list(variable.restore(natural.numpy()))
         else:
             shown = decode(variable, natural.numpy()).tolist()
-        changed = [value(one) for one in shown]
-        stacked = np.stack([np.asarray(one) for one in changed]) if variable.kind == "image" else changed
+        changed = [value(entry) for entry in shown]
+        stacked = np.stack([np.asarray(image) for image in changed]) if variable.kind == "image" else changed
         return float_pixels(encode_values(variable, stacked))
 
     return rule
 
 
 def encode_evidence(schema: Schema, given: Mapping[str, Any], do: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Values that were seen, one row each.
+    """Encode observed values, one row each.
 
     Raises:
         QueryError: If a variable is unknown or set by do().
-        DataError: If a value cannot be taken.
+        DataError: If a value is invalid.
     """
     evidence = {}
     for name, value in given.items():
@@ -221,23 +221,23 @@ def encode_evidence(schema: Schema, given: Mapping[str, Any], do: Mapping[str, A
 def encode_noise(
     sizes: Mapping[str, int], states: Mapping[str, int], noise: Mapping[str, Any], num_samples: int
 ) -> dict[str, Tensor]:
-    """Noise that a user gives: float32 ``[n, size]`` by variable, int64 states ``[n]`` by confounder.
+    """Encode noise of the user: float32 ``[n, size]`` by variable, int64 states ``[n]`` by confounder.
 
     Args:
-        sizes: Numbers of own noise per row, by variable.
+        sizes: Size of the own noise per row, by variable.
         states: Number of states, by confounder.
-        noise: What was given.
-        num_samples: Rows that are drawn.
+        noise: Noise of the user.
+        num_samples: Number of rows.
 
     Raises:
-        QueryError: If a name is neither.
-        DataError: If an array has another shape, a state does not exist, or a number is not finite.
+        QueryError: If a name is neither a variable nor a confounder.
+        DataError: If an array has a wrong shape, a state does not exist, or a number is not finite.
     """
     encoded = {}
     for name, value in noise.items():
         array = np.asarray(value)
         if name in sizes:
-            # a number that does not fit into float32 would become infinite there
+            # a number beyond the range of float32 would become infinite
             limit = np.finfo(np.float32).max
             if array.shape != (num_samples, sizes[name]) or not (np.abs(array) <= limit).all():
                 raise DataError(

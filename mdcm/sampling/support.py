@@ -1,24 +1,24 @@
-"""What an answer rests on: the distributions that it is made of, and how many training rows show them.
+"""Support of an answer in the training data: the conditionals from which it is computed, and their effective rows.
 
-The model answers from conditionals P(v | b), one for each variable that the answer depends on. Let T be the variables
-up to v in topological order, among the ancestors of what is asked, that are joined to v by hidden confounders, and b
-these and the parents of all of them, without v. Data on all of them determine P(v | b) wherever b occurs, whatever is
-set elsewhere (Tian & Pearl 2002, lemma 1; Richardson et al. 2023, for graphs with hidden variables in general). So what
-is needed is that b occurs wherever the answer gives weight to b: positivity.
+The model answers from conditionals P(v | b), one for each variable on which the answer depends. Let T be the variables
+up to v in topological order, among the ancestors of the query's variables, that are joined to v by hidden confounders,
+and b the variables in T and all their parents, without v. Data on these determine P(v | b) wherever b occurs,
+whatever is set elsewhere (Tian & Pearl 2002, lemma 1; Richardson et al. 2023, for graphs with hidden variables in
+general). So b must occur wherever the answer gives weight to it: positivity.
 
-**Which b the answer gives weight to.** With x set, a parent outside T has the value that it has under do(x): x itself
-if it is set. A variable in T that is set has its *natural* value instead, since v depends on it through the confounder
-alone. Under the front door X -> M -> Y, X <-> Y the answer is sum_m P(m | x) sum_x' P(x') P(y | m, x'): b is (m, x')
-with m as under do(x) and x' natural.
+**Values of b with weight in the answer.** With x set, a parent outside T has its value under do(x): x itself if it is
+set. A variable in T that is set has its *natural* value instead, since v depends on it through the confounder alone.
+For the front door X -> M -> Y, X <-> Y the answer is sum_m P(m | x) sum_x' P(x') P(y | m, x'): b is (m, x') with m
+under do(x) and x' natural.
 
-**How many rows these are worth.** A mean over b as asked, Q(b), is estimated from rows in which b is distributed as
-P(b) with weights w = Q(b) / P(b), and is as good as one of n_eff = (sum w)^2 / sum w^2 equal rows. All factors of Q
-that do not depend on what is set cancel against those of P. What is left is, where x is a parent that is set,
-w = 1[X = x] / P(x | rest of b), the inverse of the propensity; and under the front door w = P(m | x) / P(m | x').
-The model draws b as asked; the rows show b as it is; :mod:`mdcm.sampling.strata` compares the two. Where evidence is
-given, draws are from the posterior, and v, which it changes as well, is compared together with b.
+**Effective number of rows.** A mean over b in the query's distribution Q(b) is estimated from rows in which b has
+distribution P(b) with weights w = Q(b) / P(b), as precisely as from n_eff = (sum w)^2 / sum w^2 equal rows. All factors
+of Q that do not depend on the intervention cancel against those of P. For a parent x that is set,
+w = 1[X = x] / P(x | rest of b) remains, the inverse of the propensity; for the front door w = P(m | x) / P(m | x').
+The model draws b from Q, the rows are distributed as P, and :mod:`mdcm.sampling.strata` compares the two. Given
+evidence, draws are from the posterior, and v, which the evidence changes as well, is compared together with b.
 
-The answer rests on its weakest conditional: the fewest rows and the largest share without any.
+The support of the answer is that of its weakest conditional: the fewest rows and the largest share without rows.
 
 References:
     Tian & Pearl (2002), A general identification condition for causal effects; Bhattacharya, Nabi & Shpitser (2022),
@@ -55,26 +55,26 @@ if TYPE_CHECKING:
 
 __all__ = ["FEWEST_ROWS", "MOST_CASES", "MOST_UNSEEN", "Basis", "Support"]
 
-# an answer that rests on fewer effective rows than this is warned of
+# fewer effective rows than this cause a warning
 FEWEST_ROWS = 50
-# an answer is warned of where more than this share of its weight has no row, and refused at the second one
+# larger shares of the weight without rows cause a warning (first) or a refusal (second)
 MOST_UNSEEN = (0.05, 0.2)
-# cases, such as values that are set, that are looked at in one computation
+# largest number of cases, such as values that are set, of one computation
 MOST_CASES = 64
-# draws by which what is asked is compared with what was seen, in each case
+# draws per case for the comparison with the rows
 _DRAWS = 2048
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What an answer rests on.
+    """Training rows behind an answer.
 
     Attributes:
         rows: Effective number of training rows behind its weakest conditional.
         total: Number of training rows.
-        unseen: Share of the weight, of some conditional, that no row shows.
-        missing: The conditions that no row shows, in words, those with most weight first.
-        is_empty: Whether what is set or given never occurs together with what the answer needs.
+        unseen: Largest share of a conditional's weight without rows.
+        missing: Descriptions of the conditions without rows, those with most weight first.
+        is_empty: Whether no row has the combination of interventions and evidence that the answer needs.
     """
 
     rows: float
@@ -85,29 +85,29 @@ class Basis:
 
     @property
     def is_refused(self) -> bool:
-        """Whether there is nothing to answer from."""
+        """Whether the rows are too few for an answer."""
         return self.is_empty or self.unseen > MOST_UNSEEN[1]
 
     @property
     def is_low(self) -> bool:
-        """Whether whoever asks has to be told."""
+        """Whether the answer needs a warning."""
         return self.is_refused or self.unseen > MOST_UNSEEN[0] or self.rows < FEWEST_ROWS
 
     def __str__(self) -> str:
         if self.is_empty:
             return f"no row of the training data has {' or '.join(self.missing)}, so that nothing shows the answer"
-        told = f"rests on about {self.rows:,.0f} of {self.total:,} rows"
+        support = f"rests on about {self.rows:,.0f} of {self.total:,} rows"
         if self.unseen > MOST_UNSEEN[0]:
             where = f" ({'; '.join(self.missing)})" if self.missing else ""
             return (
                 f"{self.unseen:.0%} of the answer's weight lies where no row of the training data is{where}, so that "
-                f"the model extrapolates; the rest {told}"
+                f"the model extrapolates; the rest {support}"
             )
-        return f"the answer {told}"
+        return f"the answer {support}"
 
     @classmethod
     def weakest(cls, parts: Iterable[Basis], total: int) -> Basis:
-        """What an answer rests on that is made of several."""
+        """Basis of an answer that is computed from several parts."""
         rows, unseen, is_empty = float(total), 0.0, False
         missing: tuple[str, ...] = ()
         for part in parts:
@@ -117,18 +117,18 @@ class Basis:
         return cls(rows, total, unseen, missing, is_empty)
 
 
-# what a conditional is compared in: names of columns, and the nodes that they are in the question
+# variables in which draws and rows of a conditional are compared: column names and nodes of the query
 _Family = tuple[tuple[str, int], ...]
 
 
 class Support:
-    """The training data, as far as it matters what occurs in them together.
+    """Counts of values that occur together in the training data.
 
     Args:
         graph: The ADMG.
         schema: Variables by name.
         rows: Rows of every data set.
-        knots: Values that numbers are rounded to.
+        knots: Values to which numbers are rounded.
 
     Example:
         >>> from mdcm.data import Dataset, Schema
@@ -146,7 +146,7 @@ class Support:
         self.schema = schema
         self.rows = tuple(rows)
         self.knots = dict(knots)
-        self.total = sum(one.size for one in rows)
+        self.total = sum(dataset.size for dataset in rows)
         self._noise: kernels.NoiseMemory = {}
         self._order = {name: number for number, name in enumerate(graph.topological_order())}
         self._siblings: dict[str, set[str]] = {name: set() for name in graph.nodes}
@@ -156,14 +156,14 @@ class Support:
 
     @classmethod
     def of(cls, graph: ADMG, schema: Schema, datasets: Sequence[Dataset]) -> Support:
-        """That of data sets."""
+        """Counts of encoded data sets."""
         encoded = [encode(dataset, schema) for dataset in datasets]
         knots = quantile_knots(schema, encoded)
-        return cls(graph, schema, [Rows.of(one, schema, knots) for one in encoded], knots)
+        return cls(graph, schema, [Rows.of(dataset, schema, knots) for dataset in encoded], knots)
 
     def compact(self) -> Support:
-        """The same with no more than what a file should hold: counts of the columns that were fitted together."""
-        return Support(self.graph, self.schema, [self._compacted(one) for one in self.rows], self.knots)
+        """The same reduced for a file: counts of the columns that were fitted together."""
+        return Support(self.graph, self.schema, [self._compacted(rows) for rows in self.rows], self.knots)
 
     def _compacted(self, rows: Rows) -> Rows:
         free = set(self.graph.nodes) - rows.do
@@ -175,10 +175,10 @@ class Support:
                 done |= members
                 scopes[rows.columns.intersection({*members, *self.graph.parents(members)})] = None
         tables = [rows.table([name for name in self.graph.nodes if name in scope]) for scope in scopes]
-        return Rows(rows.do, rows.columns, rows.size, tuple(one.thinned() for one in tables if one is not None))
+        return Rows(rows.do, rows.columns, rows.size, tuple(table.thinned() for table in tables if table is not None))
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a file holds of it: plain JSON values, and arrays by name."""
+        """Contents of a file: plain JSON values, and arrays by name."""
         described: dict[str, Any] = {"knots": list(self.knots), "datasets": []}
         arrays = {f"knots.{k}": torch.from_numpy(knots) for k, knots in enumerate(self.knots.values())}
         for j, rows in enumerate(self.compact().rows):
@@ -195,10 +195,10 @@ class Support:
     def from_state(
         cls, graph: ADMG, schema: Schema, described: Mapping[str, Any], arrays: Mapping[str, Tensor]
     ) -> Support:
-        """That which :meth:`to_state` describes.
+        """Restore from the results of :meth:`to_state`.
 
         Raises:
-            ValueError: If the parts do not fit each other, the graph or the variables.
+            ValueError: If the parts are not consistent with each other, the graph or the variables.
             KeyError: If a part is missing.
         """
         knots = {name: _array(arrays, f"knots.{k}", torch.float32, 1) for k, name in enumerate(described["knots"])}
@@ -211,25 +211,25 @@ class Support:
             if countable(schema, name) and (schema[name].levels is not None or name in knots)
         }
         rows = []
-        for j, one in enumerate(described["datasets"]):
-            do, columns, size = frozenset(one["do"]), frozenset(one["columns"]), one["rows"]
+        for j, entry in enumerate(described["datasets"]):
+            do, columns, size = frozenset(entry["do"]), frozenset(entry["columns"]), entry["rows"]
             if not do <= set(graph.nodes) or not columns <= set(sizes) or not isinstance(size, int) or size < 0:
-                raise ValueError("its counts are of other variables than it has")
+                raise ValueError("its counts refer to variables that it does not have")
             tables = []
-            for k, names in enumerate(one["tables"]):
+            for k, names in enumerate(entry["tables"]):
                 codes = _array(arrays, f"{j}.{k}.codes", torch.int32, 2)
                 counts = _array(arrays, f"{j}.{k}.counts", torch.float64, 1)
                 if not columns.issuperset(names) or codes.shape != (len(counts), len(names)):
-                    raise ValueError("its counts have another shape than it says")
+                    raise ValueError("its counts do not have the shape that it states")
                 most = np.array([sizes[name] for name in names])
                 if (codes < 0).any() or (codes >= most).any() or not (np.isfinite(counts) & (counts > 0)).all():
-                    raise ValueError("its counts are of values that its variables do not have")
+                    raise ValueError("its counts refer to values that its variables do not have")
                 tables.append(RowTable(tuple(names), codes, counts))
             rows.append(Rows(do, columns, size, tuple(tables)))
         return cls(graph, schema, rows, knots)
 
     def _joined(self, name: str, among: Collection[str]) -> set[str]:
-        """A variable and those that hidden confounders join it to."""
+        """A variable and those joined to it by hidden confounders."""
         joined, pending = {name}, [name]
         while pending:
             for other in self._siblings[pending.pop()]:
@@ -238,15 +238,15 @@ class Support:
                     pending.append(other)
         return joined
 
-    # ------------------------------------------------------------------ what is compared
+    # ------------------------------------------------------------------ variables of the comparison
 
     def _families(
         self, network: Network, targets: Collection[int], evidence: Collection[int]
     ) -> list[dict[_Family, list[Rows]]]:
-        """For every variable that the answer depends on, what is compared in which data sets."""
+        """Families to compare, with their data sets, for every variable on which the answer depends."""
         nodes = network.nodes
         closure = set(network.closure([*targets, *evidence]))
-        judged = set(network.closure(evidence))
+        conditioned = set(network.closure(evidence))
         above = self.graph.ancestors({nodes[number].variable for number in closure})
         worlds = list(network.worlds)
         factual = network.world({})
@@ -262,19 +262,19 @@ class Support:
                 for rows in self.rows:
                     if name not in rows.columns or name in rows.do:
                         continue
-                    family, is_clean = self._family(network, world, name, above, rows, number in judged)
+                    family, is_clean = self._family(network, world, name, above, rows, number in conditioned)
                     (by_family if is_clean else backup).setdefault(family, []).append(rows)
-                found = by_family or backup
-                if not found:
+                chosen = by_family or backup
+                if not chosen:
                     continue
-                as_seen = not evidence and all(factual[column] == node for family in found for column, node in family)
-                families.append({(): [one for some in found.values() for one in some]} if as_seen else found)
+                as_seen = not evidence and all(factual[column] == node for family in chosen for column, node in family)
+                families.append({(): [rows for group in chosen.values() for rows in group]} if as_seen else chosen)
         return families
 
     def _family(
         self, network: Network, world: Mapping[str, int], name: str, above: set[str], rows: Rows, with_value: bool
     ) -> tuple[_Family, bool]:
-        """What P(v | b) is compared in, for one variable in one world and the rows of one data set."""
+        """Family in which to compare P(v | b), for a variable in a world and the rows of a data set."""
         before = self._order[name]
         joined = self._joined(name, {v for v in above if self._order[v] <= before and v not in rows.do})
         parents = self.graph.parents(joined)
@@ -284,7 +284,7 @@ class Support:
             node = world[column]
             if column in joined and not network.is_natural(world, column):
                 if column in parents:
-                    # read as it is set and as it would have been: rows show both where they are the same
+                    # both the set and the natural value matter: rows show both only where they are equal
                     is_clean = False
                 else:
                     node = network.natural(world, column)
@@ -307,13 +307,13 @@ class Support:
         num_samples: int,
         seed: int,
     ) -> Basis:
-        """What an answer about some nodes rests on.
+        """Training rows behind an answer about some nodes.
 
         Args:
-            network: The nodes of all worlds of the question.
-            targets: Nodes that are asked for.
-            evidence: Value seen of each node.
-            num_samples: Draws of the answer, which evidence was found probable enough for.
+            network: Nodes of all worlds of the query.
+            targets: Nodes of the answer.
+            evidence: Observed value of each node.
+            num_samples: Draws of the answer, for which the evidence is probable enough.
             seed: Seed of the draws that are compared with the rows.
         """
         with kernels.remembering(self._noise):
@@ -326,17 +326,17 @@ class Support:
     def bases(
         self, network: Network, targets: Collection[int], evidence: Mapping[int, Tensor], cases: int, seed: int
     ) -> list[Basis] | None:
-        """What the answers in several cases rest on, from one computation; None where each has weights of its own.
+        """Training rows behind the answers in several cases, in one computation; None if weights differ by row.
 
         Args:
-            network: The nodes of all worlds of the question; what is set has one value, or one for each case.
-            targets: Nodes that are asked for.
-            evidence: Value seen of each node, one or one for each case.
+            network: Nodes of all worlds of the query, set to one value or one per case.
+            targets: Nodes of the answer.
+            evidence: Observed value of each node, one or one per case.
             cases: Number of cases, up to :data:`MOST_CASES`.
             seed: Seed of the draws that are compared with the rows.
 
         Returns:
-            What :meth:`basis` returns for each case, up to rounding.
+            Result of :meth:`basis` for each case, up to rounding.
         """
         if any(node.rule is not None for node in network.nodes):
             return None
@@ -355,10 +355,10 @@ class Support:
         return self._compared(network, families, wanted, values, np.ones((cases, _DRAWS)), evidence)
 
     def _drawable(self, network: Network, families: Sequence[Mapping[_Family, object]]) -> set[int]:
-        """Nodes of families that do not depend on a picture that would have to be drawn."""
-        pictured = {number for number in range(len(network.nodes)) if self._is_picture(network, number)}
-        nodes = {node for found in families for family in found for _, node in family}
-        return {node for node in nodes if not pictured.intersection(network.closure([node]))}
+        """Nodes of families that do not depend on an image that would have to be drawn."""
+        images = {number for number in range(len(network.nodes)) if self._is_drawn_image(network, number)}
+        nodes = {node for by_family in families for family in by_family for _, node in family}
+        return {node for node in nodes if not images.intersection(network.closure([node]))}
 
     def _compared(
         self,
@@ -369,23 +369,25 @@ class Support:
         weights: NDArray[np.float64],
         evidence: Mapping[int, Tensor],
     ) -> list[Basis]:
-        """What the answer in every case rests on, by draws of it, ``[cases, N]``."""
+        """Training rows behind the answer in every case, from its draws, ``[cases, N]``."""
         cases = len(weights)
         parts: list[list[Basis]] = [[] for _ in range(cases)]
-        for found in families:
-            worth, seen = np.zeros(cases), []
-            for family, rows in found.items():
-                kept = tuple((column, node) for column, node in family if node in drawable)
-                compared = self._overlaps(network, kept, rows, values, weights, evidence)
-                if compared is not None:
-                    worth += [one.rows for one in compared]
-                    seen.append(compared)
-            for case in range(cases if seen else 0):
-                best = min((one[case] for one in seen), key=lambda one: (one.is_empty, one.unseen))
-                parts[case].append(Basis(float(worth[case]), self.total, best.unseen, best.missing, best.is_empty))
-        return [Basis.weakest(some, self.total) for some in parts]
+        for by_family in families:
+            effective, compared = np.zeros(cases), []
+            for family, rows in by_family.items():
+                drawn = tuple((column, node) for column, node in family if node in drawable)
+                overlaps_by_case = self._overlaps(network, drawn, rows, values, weights, evidence)
+                if overlaps_by_case is not None:
+                    effective += [overlap.rows for overlap in overlaps_by_case]
+                    compared.append(overlaps_by_case)
+            for case in range(cases if compared else 0):
+                best = min(
+                    (by_case[case] for by_case in compared), key=lambda overlap: (overlap.is_empty, overlap.unseen)
+                )
+                parts[case].append(Basis(float(effective[case]), self.total, best.unseen, best.missing, best.is_empty))
+        return [Basis.weakest(case_parts, self.total) for case_parts in parts]
 
-    def _is_picture(self, network: Network, number: int) -> bool:
+    def _is_drawn_image(self, network: Network, number: int) -> bool:
         node = network.nodes[number]
         return self.schema[node.variable].kind == "image" and not node.is_set
 
@@ -398,9 +400,9 @@ class Support:
         num_samples: int,
         seed: int,
     ) -> tuple[dict[int, NDArray[Any]], NDArray[np.float64], set[int]]:
-        """Values of nodes in draws as asked and the weights of these, ``[1, N]``, and the nodes that could be drawn."""
+        """Draws of nodes and their weights, ``[1, N]``, and the nodes that could be drawn."""
         constants = [network.nodes[number].constant for number in network.closure(wanted)]
-        per_row = [len(one) for one in constants if one is not None and len(one) > 1]
+        per_row = [len(value) for value in constants if value is not None and len(value) > 1]
         number = min([_DRAWS, *per_row])
         known = {node for node in wanted if network.nodes[node].constant is not None} | wanted.intersection(evidence)
         if wanted <= known and not per_row:
@@ -409,7 +411,7 @@ class Support:
         try:
             blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
         except EvidenceError:
-            # a natural value in a world of its own can make evidence too hard to condition on
+            # a natural value in a further world can make conditioning impossible
             wanted = wanted.intersection(network.closure([*targets, *evidence]))
             blocks = list(self._blocks(network, wanted, evidence, number, num_samples, seed))
         values = {node: torch.cat([block.values[node] for block in blocks]).numpy()[None] for node in wanted}
@@ -443,19 +445,19 @@ class Support:
         weights: NDArray[np.float64],
         evidence: Mapping[int, Tensor],
     ) -> list[Overlap] | None:
-        """How rows cover the draws of every case; None where it is not known which values occur together."""
+        """Coverage of the draws of every case by rows; None if no table holds all columns."""
         cases = len(weights)
         if not family:
-            return [Overlap(float(sum(one.size for one in rows)), 0.0)] * cases
-        # a variable may be read in two worlds; rows show one value of it
+            return [Overlap(float(sum(dataset.size for dataset in rows)), 0.0)] * cases
+        # a variable may occur in two worlds; rows have one value of it
         names = list(dict.fromkeys(column for column, _ in family))
-        tables = [one.table(names) for one in rows]
-        shown = [table for table in tables if table is not None]
-        if not shown:
+        tables = [table for dataset in rows if (table := dataset.table(names)) is not None]
+        if not tables:
             return None
-        table = shown[0]
-        if len(shown) > 1:
-            codes, counts = np.concatenate([one.codes for one in shown]), np.concatenate([one.counts for one in shown])
+        table = tables[0]
+        if len(tables) > 1:
+            codes = np.concatenate([part.codes for part in tables])
+            counts = np.concatenate([part.counts for part in tables])
             table = RowTable.of(names, codes, counts)
         if not len(table.counts):
             return None

@@ -1,4 +1,4 @@
-"""The query that drawn rows would answer, so that the same is said of them as of an answer."""
+"""The query that corresponds to a request for rows, so that identification applies to samples as to answers."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Question", "question", "rule_of"]
 
-# values that are set row by row, and combinations of natural values, that are judged one by one
+# largest numbers of values set by row, and of combinations of natural values, to identify one by one
 _MOST_VALUES = 32
 _MOST_COMBINATIONS = 256
 
 
 @dataclass(frozen=True)
 class Question:
-    """What rows are drawn from, as queries.
+    """Distribution of a request for rows, as queries.
 
     Attributes:
-        shown: In words.
-        parts: The queries, all of which must be determined, with the values of their terms of do() that have none.
-        is_whole: Whether the parts are all, which may be too many.
+        shown: The distribution as text.
+        parts: Queries, all of which must be identified, each with the values of its do() terms without a value.
+        is_whole: Whether the parts are complete; false if there are too many.
     """
 
     shown: str
@@ -50,21 +50,21 @@ def question(
     given: Mapping[str, Any],
     evidence: Mapping[str, Any] | None,
 ) -> Question | None:
-    """The distribution that rows are drawn from, as queries; None where nothing is set or seen, or nothing is left.
+    """Distribution of rows, as queries; None without interventions and evidence, or if no variable is random.
 
-    A function of the natural value makes it one of the third layer, by that very function: what would have been, had
-    f(x) been set wherever x came about.
+    With a function f of the natural value, the query is counterfactual: the outcome had f(x) been set in the units
+    with natural value x.
 
     Args:
         graph: The ADMG.
         schema: Variables by name.
         names: Variables that are drawn.
-        do: What is set.
-        given: What was seen in that world.
-        evidence: What was seen in the actual world, or None.
+        do: Interventions.
+        given: Evidence in the world of ``do``.
+        evidence: Evidence in the actual world, or None.
 
     Raises:
-        DataError: If a function returns what is no level.
+        DataError: If a function returns a value that is not a level.
 
     Example:
         >>> from mdcm.data import Schema, Variable
@@ -97,10 +97,10 @@ def question(
 
 
 def rule_of(variable: Variable, function: Callable[[Any], Any]) -> dict[Any, Any] | None:
-    """What every level becomes by a function; None of what has no levels, and where it is not always the same.
+    """Level to which a function maps every level; None without levels or if two calls differ.
 
     Raises:
-        DataError: If it returns what is no level.
+        DataError: If the function returns a value that is not a level.
     """
     levels = variable.levels
     if levels is None:
@@ -119,10 +119,10 @@ def _of_units(
     given: Mapping[str, Any],
     evidence: Mapping[str, Any],
 ) -> Question | None:
-    """What would have been in units of which something was seen, for every natural value of what a rule sets."""
+    """Counterfactual query given evidence, with a part for every natural value of variables set by a rule."""
     seen = {name: _value(schema, name, value) for name, value in evidence.items()}
     known_rules = {name: rule_of(schema[name], value) for name, value in do.items() if callable(value)}
-    # what does not depend on the natural value is a value
+    # a rule that does not depend on the natural value is a constant
     constant = {
         name: next(iter(rule.values())) for name, rule in known_rules.items() if rule and len(set(rule.values())) == 1
     }
@@ -131,12 +131,12 @@ def _of_units(
     fixed = {name: Term(name, _value(schema, name, do[name], set_to=True)) for name in do if name not in rules}
     choices = []
     is_known = set()
-    for place, name in enumerate(rules):
-        above = {*fixed, *rules[:place]}
+    for position, name in enumerate(rules):
+        above = {*fixed, *rules[:position]}
         if name in evidence and name not in (graph.descendants(above) if above else ()):
             is_known.add(name)
         choices.append(_choices(schema[name], known_rules[name], seen[name] if name in is_known else None))
-    # what nothing that is set leads to is as it was
+    # variables other than descendants of interventions are unchanged
     changed = graph.descendants(do) if do else set()
     drawn = [
         name for name in names if name not in do and name not in given and (name in changed or name not in evidence)
@@ -168,17 +168,17 @@ def _of_units(
 def _choices(
     variable: Variable, rule: Mapping[Any, Any] | None, seen: Value | None
 ) -> list[tuple[Value | None, Value | None]]:
-    """Pairs of a natural value and the one that it becomes, as far as they are in keeping with what was seen."""
+    """Pairs of a natural value and the value set instead, consistent with the observed value."""
     levels = variable.levels
     if levels is None:
-        # a natural value and another one that is set
+        # an arbitrary natural value and another value that is set
         return [(1.0 if variable.kind != "image" else None, 0.0)]
     pairs = product(levels, repeat=2) if rule is None else rule.items()
     return [(plain(a), plain(b)) for a, b in pairs if seen is None or plain(a) == seen]
 
 
 def _several(schema: Schema, name: str, value: Any) -> list[Any]:
-    """Distinct values that are set row by row; none of what has no list of them."""
+    """Distinct values that are set by row; empty for a single value, an image or a vector."""
     if schema[name].kind == "image" or schema[name].size is not None:
         return []
     value = as_array(value)
@@ -190,7 +190,7 @@ def _several(schema: Schema, name: str, value: Any) -> list[Any]:
 
 
 def _value(schema: Schema, name: str, value: Any, *, set_to: bool = False) -> Value | None:
-    """A value as a query has it; None for one that stands for all."""
+    """Value of a query's term; None for a term without a particular value."""
     variable = schema[name]
     if variable.kind == "image" or variable.size is not None:
         return 0.0 if set_to else None

@@ -1,4 +1,4 @@
-"""Weights of rows: what they are worth, and equally weighted rows drawn by them."""
+"""Importance weights of rows: effective sample size and systematic resampling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["effective_size", "largest_share", "systematic"]
 
 
 def effective_size(log_weight: Tensor) -> float:
-    """Effective sample size, (sum w)^2 / sum w^2; 0 where all weights are zero.
+    """Effective sample size, (sum w)^2 / sum w^2; 0 if all weights are zero.
 
     References:
         Kong (1992), A note on importance sampling using standardized weights.
@@ -24,17 +24,17 @@ def effective_size(log_weight: Tensor) -> float:
 
 
 def largest_share(log_weight: Tensor) -> float:
-    """Largest weight as a share of the total; 1 where all weights are zero."""
+    """Largest weight as a share of the total; 1 if all weights are zero."""
     weight = _scaled(log_weight)
     total = float(weight.sum())
     return float(weight.max()) / total if total > 0 else 1.0
 
 
 def systematic(log_weight: Tensor, num_samples: int, uniform: float) -> Tensor:
-    """Indices drawn by weight: index i occurs floor(n w_i) or ceil(n w_i) times, for the share w_i of its weight.
+    """Systematic resampling: index i occurs floor(n w_i) or ceil(n w_i) times, with w_i its normalised weight.
 
     Args:
-        log_weight: ``[m]``, at least one of them finite.
+        log_weight: Log weights, ``[m]``, at least one of them finite.
         num_samples: The number n of indices.
         uniform: A number in [0, 1).
 

@@ -1,4 +1,4 @@
-"""The variables of all worlds of a question that are not known to be equal, and their values row by row."""
+"""Network of a query's parallel worlds, with equal variables merged, and the values of its nodes by row."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Network", "Node", "Units"]
 
 @dataclass(frozen=True)
 class Node:
-    """A variable in the worlds in which its parents are the same.
+    """A variable in all worlds in which it has the same parents.
 
     Attributes:
         variable: Its name.
-        parents: Nodes of its parents, in the order of the mechanism; of the natural value for a rule.
-        constant: What it is set to, one row or one per row, or None.
+        parents: Nodes of its parents, in the order of the mechanism; for a rule, the node of the natural value.
+        constant: Value to which it is set, one or one per row, or None.
         rule: Function of the natural value by which it is set, or None.
     """
 
@@ -38,16 +38,15 @@ class Node:
 
     @property
     def is_set(self) -> bool:
-        """Whether no mechanism gives its value."""
+        """Whether the value is set rather than computed by a mechanism."""
         return self.constant is not None or self.rule is not None
 
 
 class Network:
-    """The nodes of all worlds of a question.
+    """Nodes of all worlds of a query.
 
-    Two variables of the same name whose parents are the same nodes are one node, since they are the same function of
-    the same arguments. Nodes are numbered so that parents come before children, and worlds in the order in which they
-    were asked for.
+    Copies of a variable with the same parent nodes are merged to one node, since they are the same function of the
+    same arguments. Nodes are numbered with parents before children and worlds in the order of their creation.
 
     Args:
         dcm: The model.
@@ -60,13 +59,13 @@ class Network:
         self._worlds: dict[object, dict[str, int]] = {}
 
     def world(self, settings: Mapping[str, Setting]) -> Mapping[str, int]:
-        """Node of every variable in the world in which ``settings`` hold; no settings for the actual world."""
+        """Node of every variable in the world with these settings; the actual world has none."""
         fixed = {
             name: setting if isinstance(setting, int) else self._constant(name, setting)
             for name, setting in settings.items()
             if isinstance(setting, int | Tensor)
         }
-        rules = {name: one for name, one in settings.items() if not isinstance(one, int | Tensor)}
+        rules = {name: setting for name, setting in settings.items() if not isinstance(setting, int | Tensor)}
         key = frozenset(fixed.items()), frozenset((name, id(rule)) for name, rule in rules.items())
         world = self._worlds.get(key)
         if world is None:
@@ -84,21 +83,21 @@ class Network:
 
     @property
     def worlds(self) -> Iterable[Mapping[str, int]]:
-        """Node of every variable, by world, in the order in which the worlds were asked for."""
+        """Node of every variable, by world, in the order of their creation."""
         return self._worlds.values()
 
     def is_natural(self, world: Mapping[str, int], name: str) -> bool:
-        """Whether a variable has, in a world, the value that its own mechanism gives it there."""
+        """Whether the value of a variable in a world is computed by its mechanism there."""
         node = self.nodes[world[name]]
         return not node.is_set and node.parents == tuple(world[parent] for parent in self.dcm.parents(name))
 
     def natural(self, world: Mapping[str, int], name: str) -> int:
-        """Node of the value that a variable would have in a world, were it not set there."""
+        """Node of the natural value of a variable in a world: its value if it were not set there."""
         parents = tuple(world[parent] for parent in self.dcm.parents(name))
         return self._add((name, parents), Node(name, parents))
 
     def _constant(self, name: str, value: Tensor) -> int:
-        # an array per row is known by its identity, which the node keeps alive
+        # an array with one value per row is identified by its id, since the node keeps it alive
         key = (name, value.numpy().tobytes()) if len(value) == 1 else (name, id(value), "rows")
         return self._add(key, Node(name, constant=value))
 
@@ -110,7 +109,7 @@ class Network:
         return number
 
     def closure(self, nodes: Iterable[int], done: Collection[int] = ()) -> list[int]:
-        """Nodes and all that they depend on, without those in ``done``, parents first."""
+        """Nodes and their ancestors, without those in ``done``, parents first."""
         needed: set[int] = set()
         pending = list(nodes)
         while pending:
@@ -123,7 +122,7 @@ class Network:
 
 
 class Units:
-    """Rows of the model: one state of every confounder and one own noise of every variable, whatever the world.
+    """Rows of the model: a state of every confounder and own noise of every variable, shared by all worlds.
 
     Args:
         network: The nodes.
@@ -158,7 +157,7 @@ class Units:
         self.inferred: set[str] = set()
         self._copies: dict[str, list[int]] = {}
         self._noise = dict(noise or {})
-        self._own: dict[str, Tensor] = {}
+        self._abducted_noise: dict[str, Tensor] = {}
         self._further: tuple[Tensor, int] | None = None
         self._settled: frozenset[str] = frozenset()
 
@@ -166,25 +165,25 @@ class Units:
         return self.cases * len(self.rows)
 
     def in_all_cases(self, value: Tensor) -> Tensor:
-        """What differs from row to row, for the rows of all cases."""
+        """Repeat values by row for all cases."""
         return value if self.cases == 1 else value.repeat(self.cases, *(1,) * (value.ndim - 1))
 
     def in_all_rows(self, value: Tensor) -> Tensor:
-        """What all rows of a case have in common, given once or case by case, for all rows; else by number of row."""
+        """Expand one value, or one per case, to all rows; values by row are indexed by row."""
         if len(value) == 1:
             return value.expand(len(self), *value.shape[1:])
         if self.cases > 1:
             return value.repeat_interleave(len(self.rows), 0)
-        # the last block is computed whole, beyond the rows that were asked for
+        # the last block is computed in full, beyond the requested rows
         return value[self.rows.clamp_max(len(value) - 1)]
 
     def continue_at(self, rows: Tensor, seed: int) -> None:
-        """Address all noise that has had no part in the rows so far by other rows, so that copies of a row differ."""
+        """Draw all noise that has not been used yet at other rows, so that copies of a row differ."""
         self._settled = frozenset(self._copies)
         self._further = (rows, seed)
 
     def set_value(self, number: int, value: Tensor, *, inferred: bool = False) -> None:
-        """Note the value of a node; the first one of a variable stands for its factual value."""
+        """Set the value of a node; the first value of a variable is its factual value."""
         self.values[number] = value
         node = self.network.nodes[number]
         if not node.is_set:
@@ -193,11 +192,11 @@ class Units:
                 self.inferred.add(node.variable)
 
     def has_copy(self, variable: str) -> bool:
-        """Whether the variable has been computed in some world, which fixes its noise."""
+        """Whether the variable has been computed in some world, which determines its noise."""
         return variable in self._copies
 
     def compute(self, nodes: Iterable[int]) -> None:
-        """Values of nodes and of what they depend on, from the rows' own noise."""
+        """Compute nodes and their ancestors from the noise of the rows."""
         for number in self.network.closure(nodes, self.values):
             node = self.network.nodes[number]
             if node.is_set:
@@ -216,19 +215,15 @@ class Units:
         return float_pixels(self.in_all_rows(node.constant))
 
     def _again(self, node: Node) -> Tensor:
-        """Value of a variable in a further world; where a parent differs in no way, the earlier value itself."""
+        """Value of a variable in a further world; rows whose parents are all equal keep the earlier value."""
         result: Tensor | None = None
         open_rows = torch.ones(len(self), dtype=torch.bool)
         for earlier in self._copies[node.variable]:
-            before = self.network.nodes[earlier].parents
             same = open_rows.clone()
-            for own, other in zip(node.parents, before, strict=True):
-                if own != other:
-                    same &= (
-                        (self.values[own] == self.values[other]).flatten(1).all(1)
-                        if (self.values[own].ndim > 1)
-                        else self.values[own] == self.values[other]
-                    )
+            for parent, other in zip(node.parents, self.network.nodes[earlier].parents, strict=True):
+                if parent != other:
+                    equal = self.values[parent] == self.values[other]
+                    same &= equal.flatten(1).all(1) if equal.ndim > 1 else equal
             value = self.values[earlier]
             result = value if result is None else torch.where(_like(same, value), value, result)
             open_rows &= ~same
@@ -240,7 +235,7 @@ class Units:
         parents, latents = self.parents(node), self.latents(node.variable)
         noise = self.own_noise(node.variable)
         if self.dcm.schema[node.variable].kind != "image":
-            # all rows together: rows that differ in nothing else get the same bits in any mixture
+            # compute all rows together, so that the bits of a row do not depend on the other rows
             value = drawn(self.mechanism(node), parents, latents, noise)
             return torch.where(_like(open_rows, value), value, result)
         chosen = torch.nonzero(open_rows).squeeze(1)
@@ -258,11 +253,11 @@ class Units:
         return {name: self.values[number] for name, number in zip(names, node.parents, strict=True)}
 
     def latents(self, variable: str) -> list[Tensor]:
-        """State of every confounder of a variable, drawn from its prior where it has not been drawn yet."""
+        """State of every confounder of a variable, drawn from its prior unless already known."""
         return [self.state(index) for index in self.dcm.latents[variable]]
 
     def state(self, index: int) -> Tensor:
-        """State of one confounder."""
+        """State of a confounder, by its index."""
         if index not in self.states:
             given = self._noise.get(self.dcm.confounders[index])
             rows, seed = self._further or (self.rows, self.seed)
@@ -271,24 +266,24 @@ class Units:
         return self.states[index]
 
     def own_noise(self, variable: str) -> Tensor:
-        """Own noise of a variable: at its address, or in keeping with the value that was seen."""
-        if variable in self._own:
-            return self._own[variable]
+        """Own noise of a variable: at its address, or abducted from its observed value."""
+        if variable in self._abducted_noise:
+            return self._abducted_noise[variable]
         if variable in self._noise:
-            found = self._of_rows(self._noise[variable])
+            noise = self._of_rows(self._noise[variable])
         else:
             further = self._further if variable not in self._settled else None
             rows, seed = further or (self.rows, self.seed)
-            found = self.dcm.own_noise(variable, rows, seed)
-        found = self.in_all_cases(found)
+            noise = self.dcm.own_noise(variable, rows, seed)
+        noise = self.in_all_cases(noise)
         if variable in self.inferred:
             first = self._copies[variable][0]
             node = self.network.nodes[first]
-            found = abducted(
-                self.mechanism(node), self.parents(node), self.latents(variable), self.values[first], found
+            noise = abducted(
+                self.mechanism(node), self.parents(node), self.latents(variable), self.values[first], noise
             )
-            self._own[variable] = found
-        return found
+            self._abducted_noise[variable] = noise
+        return noise
 
     def _of_rows(self, given: Tensor) -> Tensor:
         return given[self.rows.clamp_max(len(given) - 1)]
@@ -299,7 +294,7 @@ def _like(mask: Tensor, value: Tensor) -> Tensor:
 
 
 def copied(network: Network, nodes: Sequence[int]) -> set[str]:
-    """Variables that occur in more than one world among nodes."""
+    """Variables of which several nodes occur among the given nodes."""
     seen: set[str] = set()
     twice: set[str] = set()
     for number in nodes:

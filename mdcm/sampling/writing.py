@@ -1,4 +1,4 @@
-"""Writing drawn rows to files block by block, so that no more than one block is held."""
+"""Writing of samples to files block by block, with only one block in memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Written", "write_samples"]
 
 
-# by which a cell begins that spreadsheets compute, full-width letters of some scripts among them
+# first characters of cells that spreadsheets evaluate, including full-width forms
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """Result of writing.
 
     Attributes:
         paths: The table, then the images.
@@ -46,15 +46,15 @@ class Written:
 def write_samples(
     path: str | Path, blocks: Iterable[Samples], num_samples: int, *, spreadsheet: bool = False
 ) -> Written:
-    """Write blocks of rows to a table, and images to an .npy file each beside it.
+    """Write blocks of rows to a table, and every image variable to an .npy file beside it.
 
     Args:
-        path: A .csv or .parquet file; files are written whole or not at all.
+        path: A .csv or .parquet file; files are written completely or not at all.
         blocks: The rows.
-        num_samples: How many rows there will be.
-        spreadsheet: Whether texts of a .csv file, names of columns among them, that a spreadsheet would take for a
-            formula have an apostrophe put before them, by which it shows them as they are. They are then other texts
-            to whatever else reads the file, so that this is off by default; numbers stay numbers.
+        num_samples: Total number of rows.
+        spreadsheet: Whether to prefix texts of a .csv file (including column names) that a spreadsheet would evaluate
+            as formulas with an apostrophe, so that it shows them as text. Off by default, since other programs read
+            the apostrophe as part of the text; numbers stay numbers.
 
     Raises:
         DataError: If the file has another suffix, or is Parquet and pyarrow is not installed.
@@ -66,7 +66,7 @@ def write_samples(
     ess = 0.0
     paths = {"": path}
     images: dict[str, IO[bytes]] = {}
-    # left in the reverse order, so that the table takes its name last, when all else is in place
+    # files are closed and renamed in reverse order, so that the table is complete last
     with ExitStack() as stack:
         stream = stack.enter_context(replacing(path))
         append = _csv(stream, spreadsheet) if path.suffix == ".csv" else _parquet(stream, path, stack)
@@ -84,7 +84,7 @@ def write_samples(
 
 
 def _writable(table: pd.DataFrame) -> pd.DataFrame:
-    """Intervals, periods and durations as the texts by which a query names them, which every file can hold."""
+    """Convert intervals, periods and durations to their texts in queries, which every format can hold."""
     import pandas as pd
 
     texts: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def _writable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(path: Path, name: str) -> Path:
-    # a name may hold anything, a slash included, and must not lead elsewhere
+    # a name may contain any character, even a slash, and must not lead to another directory
     safe = re.sub(r"[^\w. -]", lambda match: quote(match[0], safe="", errors="backslashreplace"), name)
     return path.with_name(f"{path.stem}.{safe}.npy")
 
@@ -107,7 +107,7 @@ def _shown_as_text(value: Any) -> Any:
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose texts no spreadsheet takes for formulas."""
+    """Prefix texts that a spreadsheet would evaluate as formulas."""
     import pandas as pd
 
     changed = {}
@@ -128,7 +128,7 @@ def _holds_returns(table: pd.DataFrame) -> bool:
             texts += [*column.cat.categories]
         elif pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
             texts += [*column.unique()]
-    return any(isinstance(one, str) and "\r" in one for one in texts)
+    return any(isinstance(text, str) and "\r" in text for text in texts)
 
 
 def _csv(stream: IO[bytes], spreadsheet: bool) -> Callable[[pd.DataFrame], None]:
@@ -138,7 +138,7 @@ def _csv(stream: IO[bytes], spreadsheet: bool) -> Callable[[pd.DataFrame], None]
         nonlocal first
         if spreadsheet:
             table = _without_formulas(table)
-        # a carriage return ends a line as well, for whoever reads it, but is not always quoted
+        # readers take a carriage return for the end of a line, but pandas does not always quote it
         quoting: Any = csv.QUOTE_NONNUMERIC if _holds_returns(table) else csv.QUOTE_MINIMAL
         table.to_csv(stream, index=False, header=first, quoting=quoting)
         first = False
