@@ -1,4 +1,4 @@
-"""Queries of all three layers asked of a model: summed up exactly, or answered by drawing the worlds they are about."""
+"""Answering queries of all three layers from a model: by exact summation, or by sampling the worlds of the query."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Answering"]
 
-# of the tables in answers, besides the variables
+# columns of answers besides the variables
 _COLUMNS = ("probability", "mean", "stderr", "low", "high")
-# combinations of a table that are warned of one by one
+# largest number of separate warnings about the rows of an answer
 _MOST_WARNINGS = 6
 
-# a term of a query, its value as people see it, and as mechanisms take it
+# a term of a query, its value in the user's form, and its encoded value
 _Chosen = tuple[language.Term, Any, Setting]
-# what is set and what is given in a row of an answer
+# interventions and evidence of a row of an answer
 _Case = tuple[tuple[_Chosen, ...], tuple[_Chosen, ...]]
 
 
 class Answering:
-    """A query about a model: what it asks of the model, and the answer from draws.
+    """A query about a model, checked against its variables, and the computation of its answer.
 
     Args:
         dcm: The model.
         expression: The query.
-        do: Values of terms of do() that have none in the text: a list of values, one value, or a function of the
-            natural value.
-        num_samples: Draws per combination of what is set and given.
+        do: Values of do() terms without a value in the text: a list of values, one value, or a function of the natural
+            value.
+        num_samples: Draws per combination of interventions and evidence.
         seed: Seed of the draws.
-        support: What is known of the training data, or None.
+        support: Summary of the training data, or None.
 
     Raises:
-        QueryError: With a caret under the place, if the query does not fit the model.
+        QueryError: With a caret under the position, if the query does not fit the model.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Answering:
         self.seed = seed
         self._support = support
         self._bases: list[Basis] = []
-        self._warned: list[str] = []
+        self._warnings: list[str] = []
         self._ess = math.inf
         self._do = self._listed(do or {})
         for query in expression.queries:
@@ -106,8 +106,8 @@ class Answering:
                 listed[name] = [value]
             if not listed[name]:
                 raise DataError(f"do({name}): the list of values is empty", column=name)
-            for one in listed[name]:
-                encode_setting(variable, one, 1)
+            for entry in listed[name]:
+                encode_setting(variable, entry, 1)
         return listed
 
     def _check(self, query: language.Query) -> None:
@@ -115,7 +115,7 @@ class Answering:
             variable = self.schema[term.variable]
             if term in query.do and term.variable in self._do:
                 continue
-            is_outcome = any(term is one for one in query.outcomes)
+            is_outcome = any(term is outcome for outcome in query.outcomes)
             nested = term.value is None and not is_outcome and term not in (*query.do, *query.given)
             if variable.kind == "image" or variable.size is not None:
                 if nested:
@@ -141,22 +141,22 @@ class Answering:
                 raise self.expression.error(
                     f"{term.variable!r} is set by do() and cannot be conditioned on as well", term
                 )
-        # worlds and evidence that cannot be, before anything is drawn
+        # check worlds and evidence before sampling
         network = Network(self.dcm)
         do = next(self._settings(query.do))
         given = next(self._combinations(query.given))
         targets = [self._node(network, term, do) for term in query.outcomes]
         self._evidence(network, given, do, targets)
 
-    def answer(self, found: Identification, *, allow_low_support: bool = False) -> Answer:
-        """The answer.
+    def answer(self, identification: Identification, *, allow_low_support: bool = False) -> Answer:
+        """Compute the answer.
 
         Args:
-            found: How the query is identified.
-            allow_low_support: Whether to answer all the same where training rows are few.
+            identification: Identification of the query.
+            allow_low_support: Whether to answer even if training rows are few.
 
         Raises:
-            LowSupportError: If the evidence is too improbable, or too many draws rest on few training rows.
+            LowSupportError: If the evidence is too improbable, or too much of the weight has few training rows.
         """
         value: float | None
         error: float | None
@@ -165,9 +165,11 @@ class Answering:
             table, value, error = self._number(allow_low_support)
         else:
             table, value, error = self._table(query, allow_low_support)
-        if self._warned:
-            more = f"\n(and {len(self._warned) - _MOST_WARNINGS} more)" if len(self._warned) > _MOST_WARNINGS else ""
-            warn("\n".join(self._warned[:_MOST_WARNINGS]) + more)
+        if self._warnings:
+            more = (
+                f"\n(and {len(self._warnings) - _MOST_WARNINGS} more)" if len(self._warnings) > _MOST_WARNINGS else ""
+            )
+            warn("\n".join(self._warnings[:_MOST_WARNINGS]) + more)
         basis = Basis.weakest(self._bases, self._support.total) if self._support is not None else None
         return Answer(
             str(self.expression),
@@ -175,7 +177,7 @@ class Answering:
             value,
             error,
             float(self._ess),
-            found,
+            identification,
             None if basis is None else basis.rows,
             None if basis is None else basis.unseen,
             None if basis is None else basis.total,
@@ -183,7 +185,7 @@ class Answering:
         )
 
     def _origin(self) -> str | None:
-        """Origin of the dates that the answer is: where terms are expectations of dates that count once in all."""
+        """Origin of the answer's dates, if all terms are expectations of dates and their signs sum to 1."""
         queries = self.expression.queries
         origins = {self.schema[query.outcomes[0].variable].origin if query.kind == "E" else None for query in queries}
         if len(origins) > 1 or sum(sign for sign, _ in self.expression.terms) != 1:
@@ -191,18 +193,18 @@ class Answering:
         return origins.pop()
 
     def _bases_of(self, query: language.Query, cases: Sequence[_Case]) -> Sequence[Basis | None]:
-        """What the answer in each case rests on, where one computation tells it for all of them."""
+        """Basis of the answer in each case, from one computation for all cases; None where it is not available."""
         if self._support is None or len(cases) == 1:
             return [None] * len(cases)
         bases: list[Basis | None] = []
         for start in range(0, len(cases), MOST_CASES):
-            some = cases[start : start + MOST_CASES]
-            together = self._together(query, some)
-            found = None if together is None else self._support.bases(*together, len(some), self.seed)
-            bases += [None] * len(some) if found is None else found
+            batch = cases[start : start + MOST_CASES]
+            merged = self._merged(query, batch)
+            result = None if merged is None else self._support.bases(*merged, len(batch), self.seed)
+            bases += [None] * len(batch) if result is None else result
         return bases
 
-    def _judge(
+    def _check_support(
         self,
         network: Network,
         targets: Sequence[int],
@@ -211,26 +213,26 @@ class Answering:
         where: str = "",
         basis: Basis | None = None,
     ) -> None:
-        """Refuse or warn where training rows are few.
+        """Refuse or warn if training rows are few.
 
-        Queries that neither set nor condition rest on the rows as they came.
+        Queries without interventions and evidence are about the distribution of the rows itself and always pass.
         """
         if self._support is None:
             return
         if basis is None:
             basis = self._support.basis(network, targets, evidence, num_samples=self.num_samples, seed=self.seed)
         asked = any(query.layer > 1 or query.given for query in self.expression.queries)
-        said = f"{self.expression}{where}: {basis}"
+        message = f"{self.expression}{where}: {basis}"
         if asked and basis.is_refused and not allowed:
             raise LowSupportError(
-                said,
+                message,
                 rows=basis.rows,
                 unseen=basis.unseen,
                 remedy=advice("allow_low_support=True answers all the same", "--low-support answers all the same"),
             )
         self._bases.append(basis)
         if asked and basis.is_low and not allowed:
-            self._warned.append(said)
+            self._warnings.append(message)
 
     def _table(self, query: language.Query, allowed: bool) -> tuple[pd.DataFrame, float | None, float | None]:
         for term in query.walk():
@@ -246,23 +248,23 @@ class Answering:
             where = ", ".join(f"{term.label}={value}" for term, value, _ in (*do, *given) if term.value is None)
             try:
                 rows = self._cell(query, do, given, summed, allowed, f" at {where}" if where else "", basis)
-            except LowSupportError as low:
+            except LowSupportError as error:
                 if len(cells) == 1:
                     raise
-                # what can be answered is; the others have no number
-                refused.append(low)
+                # the other combinations are answered, this one is NaN
+                refused.append(error)
                 rows = self._cell(query, do, given, None, None, "")
             records += rows
         if len(refused) == len(cells):
             raise refused[0]
         if refused:
-            self._warned.insert(0, f"{len(refused)} of {len(cells)} combinations are not answered (NaN)")
-            self._warned[1:1] = map(str, refused)
+            self._warnings.insert(0, f"{len(refused)} of {len(cells)} combinations are not answered (NaN)")
+            self._warnings[1:1] = map(str, refused)
         table = pd.DataFrame.from_records(records)
         if len(table) != 1:
             return table, None, None
-        value, error = (float(number) for number in table.iloc[0, -2:])
-        return table, value, error
+        value, stderr = (float(number) for number in table.iloc[0, -2:])
+        return table, value, stderr
 
     def _cell(
         self,
@@ -274,7 +276,7 @@ class Answering:
         where: str,
         basis: Basis | None = None,
     ) -> list[dict[str, Any]]:
-        """Rows of a table for one combination of what is set and given; without numbers where ``allowed`` is None."""
+        """Rows of a table for one combination of interventions and evidence; NaN if ``allowed`` is None."""
         settings = {term.variable: encoded for term, _, encoded in do}
         network = Network(self.dcm)
         targets = [self._node(network, term, settings) for term in query.outcomes]
@@ -282,7 +284,7 @@ class Answering:
         if allowed is not None:
             evidence = self._evidence(network, given, settings, targets)
             drawn = self._draw(network, targets, evidence, given) if summed is None else _possible(summed, given)
-            self._judge(network, targets, evidence, allowed, where, basis)
+            self._check_support(network, targets, evidence, allowed, where, basis)
         shown = {term.label: value for term, value, _ in (*do, *given)}
         shown = {name: value for name, value in shown.items() if not isinstance(value, np.ndarray)}
         if query.kind == "E":
@@ -301,8 +303,8 @@ class Answering:
 
     def _number(self, allowed: bool) -> tuple[pd.DataFrame, float, float]:
         value = variance = 0.0
-        for terms in self._alike():
-            # the same rows have the same noise in every term, so errors of the terms cancel row by row
+        for terms in self._terms_by_evidence():
+            # common random numbers: a row has the same noise in all terms, so that their errors cancel
             network = Network(self.dcm)
             nodes, steps = [], []
             _, first = terms[0]
@@ -311,26 +313,27 @@ class Answering:
                 do = next(self._settings(query.do))
                 nodes.append([self._node(network, term, do) for term in query.outcomes])
                 steps.append(self._step(query))
-            flat = [one for some in nodes for one in some]
+            flat = [node for term_nodes in nodes for node in term_nodes]
             evidence = self._evidence(network, given, next(self._settings(first.do)), flat)
             exact = self._exact_terms([query for _, query in terms])
             if exact is not None:
-                self._judge(network, flat, evidence, allowed)
+                self._check_support(network, flat, evidence, allowed)
                 value += sum(sign * number for (sign, _), number in zip(terms, exact, strict=True))
                 continue
             drawn = self._draw(network, flat, evidence, given)
-            self._judge(network, flat, evidence, allowed)
+            self._check_support(network, flat, evidence, allowed)
             total: Tensor | None = None
-            place = 0
-            for (sign, query), some in zip(terms, nodes, strict=True):
-                values = drawn.values[place : place + len(some)]
-                place += len(some)
+            start = 0
+            for (sign, query), term_nodes in zip(terms, nodes, strict=True):
+                values = drawn.values[start : start + len(term_nodes)]
+                start += len(term_nodes)
                 if query.kind == "E":
                     numbers = self._numbers(query.outcomes[0], values[0])
                 else:
                     chosen = next(self._combinations(query.outcomes))
                     agree = [
-                        torch.eq(one, _tensor(encoded)) for one, (_, _, encoded) in zip(values, chosen, strict=True)
+                        torch.eq(column, _tensor(encoded))
+                        for column, (_, _, encoded) in zip(values, chosen, strict=True)
                     ]
                     numbers = torch.stack(agree).all(0).double()
                 total = sign * numbers if total is None else total + sign * numbers
@@ -341,31 +344,32 @@ class Answering:
         error = math.sqrt(variance)
         return pd.DataFrame({"value": [value], "stderr": [error]}), value, error
 
-    def _together(
+    def _merged(
         self, query: language.Query, cases: Sequence[_Case]
     ) -> tuple[Network, list[int], dict[int, Tensor]] | None:
-        """All cases as one question: its nodes, those asked for, and what is seen, with one value for each case.
+        """All cases in one network: the network, targets, and evidence, with one value for each case.
 
-        None where what is set is a function of the natural value, which may be a random one.
+        None if an intervention is a function of the natural value, since the function may be random.
         """
         network = Network(self.dcm)
         settings: dict[str, Setting] = {}
-        for place, term in enumerate(query.do):
-            settings[term.variable] = _stacked([do[place][2] for do, _ in cases])
+        for position, term in enumerate(query.do):
+            settings[term.variable] = _stacked([do[position][2] for do, _ in cases])
         if not all(isinstance(setting, torch.Tensor) for setting in settings.values()):
             return None
         targets = [self._node(network, term, settings) for term in query.outcomes]
         given = [
-            (term, None, _stacked([given[place][2] for _, given in cases])) for place, term in enumerate(query.given)
+            (term, None, _stacked([given[position][2] for _, given in cases]))
+            for position, term in enumerate(query.given)
         ]
         return network, targets, self._evidence(network, given, settings, targets)
 
     def _exactly(self, query: language.Query, cases: Sequence[_Case]) -> list[_Drawn] | None:
-        """Distributions of the outcomes in all cases, from one elimination; None where they must be drawn."""
-        together, rows = self._together(query, cases), len(cases)
-        if together is None:
+        """Distributions of the outcomes in all cases, from one elimination; None if they must be sampled."""
+        merged, rows = self._merged(query, cases), len(cases)
+        if merged is None:
             return None
-        network, targets, evidence = together
+        network, targets, evidence = merged
         result = posterior(network, targets, evidence, rows)
         codes: list[Tensor] = []
         if result is None and all(term.value is not None for term in query.outcomes):
@@ -384,7 +388,7 @@ class Answering:
         ]
 
     def _exact_terms(self, queries: Sequence[language.Query]) -> list[float] | None:
-        """Numbers of terms whose values are all given; None where one of them must be drawn."""
+        """Exact values of terms; None if one of them must be sampled."""
         numbers = []
         for query in queries:
             cases = list(product(self._combinations(query.do), self._combinations(query.given)))
@@ -399,8 +403,8 @@ class Answering:
             numbers.append(number)
         return numbers
 
-    def _alike(self) -> list[list[tuple[int, language.Query]]]:
-        """Terms of the sum by what they are conditioned on, which is all that decides their rows."""
+    def _terms_by_evidence(self) -> list[list[tuple[int, language.Query]]]:
+        """Terms of the sum grouped by their evidence, which determines their rows."""
         groups: dict[object, list[tuple[int, language.Query]]] = {}
         for sign, query in self.expression.terms:
             key = (frozenset(map(str, query.given)), frozenset(map(str, query.do)) if query.given else frozenset())
@@ -416,8 +420,8 @@ class Answering:
         values: list[list[Tensor]] = [[] for _ in targets]
         weights: list[Tensor] = []
         for block in draws:
-            for place, node in enumerate(targets):
-                values[place].append(block.values[node])
+            for index, node in enumerate(targets):
+                values[index].append(block.values[node])
             if block.weight is not None:
                 weights.append(block.weight)
         drawn = _Drawn([torch.cat(parts) for parts in values], torch.cat(weights) if weights else None)
@@ -429,7 +433,7 @@ class Answering:
     ) -> dict[int, Tensor]:
         evidence: dict[int, Tensor] = {}
         terms: dict[int, language.Term] = {}
-        # the actual world first, and then worlds as they come in the text
+        # the actual world first, then the other worlds in the order of the text
         for term, _, encoded in sorted(given, key=lambda chosen: len(chosen[0].world) > 0):
             node = self._node(network, term, do)
             seen = _tensor(encoded)
@@ -452,7 +456,7 @@ class Answering:
         return network.world(settings)[term.variable]
 
     def _combinations(self, terms: Sequence[language.Term]) -> Iterator[tuple[_Chosen, ...]]:
-        """All combinations of values that a list of terms stands for."""
+        """All combinations of the values of a list of terms."""
         columns: list[list[_Chosen]] = []
         for term in terms:
             variable = self.schema[term.variable]
@@ -462,7 +466,9 @@ class Answering:
                 values = self._do[term.variable]
             else:
                 values = list(variable.levels or ())
-            columns.append([(term, _shown(one, variable.origin), encode_setting(variable, one, 1)) for one in values])
+            columns.append(
+                [(term, _shown(value, variable.origin), encode_setting(variable, value, 1)) for value in values]
+            )
         return product(*columns)
 
     def _settings(self, terms: Sequence[language.Term]) -> Iterator[dict[str, Setting]]:
@@ -483,7 +489,7 @@ class Answering:
         levels = self.schema[term.variable].levels or ()
         if not all(isinstance(level, int | float) for level in levels):
             raise self.expression.error(
-                f"the levels of {term.variable!r} are no numbers, so it has no expectation", term
+                f"the levels of {term.variable!r} are not numbers, so it has no expectation", term
             )
         return torch.tensor([float(level) for level in levels], dtype=torch.float64)
 
@@ -493,7 +499,7 @@ class Answering:
         return torch.from_numpy(self.schema[term.variable].restore(values.numpy()))
 
     def _step(self, query: language.Query) -> float:
-        """Smallest difference between two values that a row can have; 0 where there is none."""
+        """Smallest difference between two possible values of a row; 0 for continuous values."""
         if query.kind == "P":
             return 1.0
         if self.schema[query.outcomes[0].variable].kind != "categorical":
@@ -504,10 +510,10 @@ class Answering:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Values of the outcomes row by row, and the rows' weights where they differ.
+    """Values of the outcomes by row, with the weights of the rows if they differ.
 
-    Where ``exact`` holds the rows are all combinations of levels, and their weights are probabilities; ``possible``
-    is whether what is given is possible then.
+    If ``exact``, the rows are all combinations of levels, their weights are probabilities, and ``possible`` is whether
+    the evidence has positive probability.
     """
 
     values: Sequence[Tensor]
@@ -526,8 +532,8 @@ class _Drawn:
     def mean(self, numbers: Tensor, step: float) -> tuple[float, float]:
         """Mean over the rows and the variance of that mean.
 
-        It is the variance after one more row a step above the mean and one a step below it: where values are few and
-        most rows agree, all rows of a small sample may, and their own variance would claim certainty.
+        The variance includes one pseudo-row a step above the mean and one a step below, so that it is not 0 if all
+        rows of a small sample have the same value.
         """
         if self.exact:
             assert self.weight is not None
@@ -542,10 +548,9 @@ class _Drawn:
         return mean, (squares + 2 * step**2) / (self.ess + 2) / self.ess
 
     def share(self, codes: Sequence[Setting]) -> tuple[float, float]:
-        """Share of the rows whose values are those, and its standard error."""
-        agree = (
-            torch.stack([one == _tensor(code) for one, code in zip(self.values, codes, strict=True)]).all(0).double()
-        )
+        """Share of the rows with the given values, and its standard error."""
+        equal = [value == _tensor(code) for value, code in zip(self.values, codes, strict=True)]
+        agree = torch.stack(equal).all(0).double()
         share, variance = self.mean(agree, 0.0)
         if self.exact:
             return share, 0.0
@@ -556,7 +561,7 @@ class _Drawn:
 
 
 def _shown(value: Any, origin: str | None) -> Any:
-    """A value in a table of answers: functions by their names, days since an origin as dates."""
+    """A value in the table of an answer: the name of a function, the date for a number of days."""
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     if origin is not None and not isinstance(value, np.ndarray):
@@ -565,10 +570,10 @@ def _shown(value: Any, origin: str | None) -> Any:
 
 
 def _possible(summed: _Drawn, given: Sequence[_Chosen]) -> _Drawn:
-    """An exact distribution, if there is one.
+    """An exact distribution, checked for evidence of probability zero.
 
     Raises:
-        LowSupportError: If what is given has probability zero.
+        LowSupportError: If the evidence has probability zero.
     """
     if not summed.possible:
         raise LowSupportError(f"{_words(given)} has probability zero in the model", ess=0.0, probability=0.0)
@@ -576,12 +581,12 @@ def _possible(summed: _Drawn, given: Sequence[_Chosen]) -> _Drawn:
 
 
 def _words(given: Sequence[_Chosen]) -> str:
-    """Evidence as people write it."""
+    """Evidence as text."""
     return ", ".join(f"{term.label}={value!r}" for term, value, _ in given)
 
 
 def _stacked(settings: Sequence[Setting]) -> Setting:
-    """One setting for all cases, or one row for each of them."""
+    """A setting common to all cases, or one row for each."""
     first = settings[0]
     if not isinstance(first, torch.Tensor) or all(setting is first for setting in settings):
         return first

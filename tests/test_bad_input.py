@@ -422,9 +422,9 @@ class TestQueries:
             ("Y | do(X=1)", ".* is expected here, not 'Y'", "Y"),
             ("P(Y ! X)", "'!' has no meaning here", "!"),
             ("P(Y | 'X=1)", "this quote is never closed", "'"),
-            ("E[T | do(X=1)]", "the levels of 'T' are no numbers, so it has no expectation", "T"),
+            ("E[T | do(X=1)]", "the levels of 'T' are not numbers, so it has no expectation", "T"),
             ("P(Y[X=7] | X=0)", "variable 'X' has no level 7; its levels are 0, 1", "7"),
-            ("E[T[X=1] | X=0]", "the levels of 'T' are no numbers, so it has no expectation", "T"),
+            ("E[T[X=1] | X=0]", "the levels of 'T' are not numbers, so it has no expectation", "T"),
             ("", "the query is empty; an example is P", None),
         ],
     )

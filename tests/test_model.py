@@ -307,7 +307,7 @@ class TestRefusals:
             ("P(Y | do(X=1), X=0)", "do() and the condition contradict each other", "X"),
             ("P(Y | do(X=1), X=1)", "'X' is set by do() and cannot be conditioned on as well", "X"),
             ("P(Y | do(X=1)", "this '(' is never closed", "("),
-            ("E[Z | do(X=1)]", "the levels of 'Z' are no numbers, so it has no expectation", "Z"),
+            ("E[Z | do(X=1)]", "the levels of 'Z' are not numbers, so it has no expectation", "Z"),
         ],
     )
     def test_have_a_caret_under_the_place(self, model, text, message, under):

@@ -84,7 +84,7 @@ def test_errors_and_further_levels():
     assert abs(float(value.iloc[0]) - scm.answer("P(Y[X=1]=1 | X=0)")) < 4 * float(error.iloc[0])
     more = rows[frozenset()].copy()
     more.loc[more.index[0], "X"] = 2
-    with pytest.raises(DataError, match="'X' has the level 2, and what is asked follows from the data only if"):
+    with pytest.raises(DataError, match="'X' has the level 2, but the query is identified only if"):
         estimand.evaluate({**rows, frozenset(): more})
 
 
@@ -187,7 +187,7 @@ def test_rules_that_are_not_known_must_be_determined_whatever_they_do():
     front = identify(FRONT_DOOR, "P(Y | do(X))", rules={"X": None}, kinds=dict.fromkeys("XMY", "continuous"))
     assert front.identifiable
     assert "mixture by the rule of" in str(front)
-    with pytest.raises(QueryError, match="the rule is no table of levels"):
+    with pytest.raises(QueryError, match="the rule is not a table of levels"):
         front.estimand.evaluate(pd.DataFrame({"X": [0], "M": [0], "Y": [1]}))
     for graph in (BOW, NAPKIN):
         refused = identify(graph, "P(Y | do(X))", experiments=[["X"]], rules={"X": None}, kinds={"X": "continuous"})

@@ -1,4 +1,4 @@
-"""Formulas put together from others: differences over the levels of a variable, their ratios, and cases by level."""
+"""Composite formulas: signed sums over the levels of a variable, their ratios, and cases by level."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["AnyFormula", "Combination", "Pieces", "Signed", "Unwritten"]
 
 
 class AnyFormula(Protocol):
-    """What an estimand needs of a formula for one query."""
+    """Interface of the formula of a single query in an estimand."""
 
     query: language.Query
 
     @property
     def labels(self) -> list[str]:
-        """Names of the columns of its answer."""
+        """Names of the columns of the answer."""
 
     @property
     def is_partition(self) -> bool:
-        """Whether the events at all levels of the outcomes exclude each other, and one of them happens."""
+        """Whether the events at all levels of the outcomes are disjoint and exhaustive."""
 
     @property
     def condition(self) -> AnyFormula | None:
-        """The probability of what is given, where something is and it is determined."""
+        """Formula of the probability of the condition; None without one or if it is not identified."""
 
     @property
     def sources(self) -> Sequence[Source]:
@@ -47,24 +47,24 @@ class AnyFormula(Protocol):
 
     @property
     def used(self) -> list[Source]:
-        """The sources that probabilities are of."""
+        """Sources whose probabilities the formula uses."""
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
+        """Names of the variables that data must have for the evaluation."""
 
     @property
     def asked_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
 
     def cost(self, data: Tables) -> Cost:
-        """What evaluating it would cost."""
+        """Cost of the evaluation."""
 
     def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identify.evaluation.columns`."""
 
     def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
-        """Which condition without a row matters in a row of the answer, in words."""
+        """Description of the condition without rows that matters most in a row of the answer."""
 
     def text(self, *, latex: bool) -> str:
         """The formula in one line."""
@@ -75,12 +75,12 @@ class AnyFormula(Protocol):
 
 @dataclass(frozen=True)
 class Signed:
-    """A probability that is added or subtracted.
+    """A probability with a sign.
 
     Attributes:
         sign: 1 or -1.
-        formula: Its formula.
-        places: For every column of the answer which column of the formula it is; -1 where it is none.
+        formula: Formula of the probability.
+        places: Column of the formula for every column of the answer; -1 if it has no such column.
     """
 
     sign: int
@@ -89,19 +89,20 @@ class Signed:
 
     @classmethod
     def of(cls, sign: int, formula: Formula, terms: Sequence[language.Term | None]) -> Signed:
-        """The probability in an answer whose columns are the terms of the formula's query, None for what it lacks."""
-        own = (*formula.query.do, *formula.query.given, *formula.query.outcomes)
-        return cls(sign, formula, tuple(-1 if term is None or term not in own else own.index(term) for term in terms))
+        """A probability whose formula has the columns ``terms``; None for columns of the answer that it lacks."""
+        columns = (*formula.query.do, *formula.query.given, *formula.query.outcomes)
+        places = tuple(-1 if term is None or term not in columns else columns.index(term) for term in terms)
+        return cls(sign, formula, places)
 
 
 class Combination:
-    """A sum of probabilities with signs, by another one where something is given.
+    """A signed sum of probabilities, divided by another one if the query has a condition.
 
     Args:
-        query: The query that it answers, all of whose settings have values.
+        query: The query, all of whose settings have values.
         top: P(outcomes, given).
-        bottom: P(given), where something is.
-        exhaustive: Levels by variable that the sums go over, which must be all.
+        bottom: P(given), or None without a condition.
+        exhaustive: Levels of the variables that are summed over, which must be all of their levels.
     """
 
     def __init__(
@@ -117,9 +118,9 @@ class Combination:
         self.exhaustive = dict(exhaustive)
         self._terms = (*query.do, *query.given, *query.outcomes)
         outcomes = range(len(self._terms) - len(query.outcomes), len(self._terms))
-        # every probability must be about the outcomes as they are asked for, so that together they are the condition's
+        # every probability must have all outcome columns, so that the sum over outcomes is that of the condition
         self.is_partition = all(
-            one.formula.is_partition and all(one.places[place] >= 0 for place in outcomes) for one in self.top
+            part.formula.is_partition and all(part.places[column] >= 0 for column in outcomes) for part in self.top
         )
 
     @property
@@ -129,16 +130,16 @@ class Combination:
 
     @property
     def parts(self) -> list[Formula]:
-        """The formulas that it is made of."""
-        return [one.formula for one in (*self.top, *(self.bottom or ()))]
+        """Formulas of all probabilities."""
+        return [part.formula for part in (*self.top, *(self.bottom or ()))]
 
     @cached_property
     def condition(self) -> Combination | None:
-        """The probability of what is given."""
+        """The probability of the condition."""
         if self.bottom is None:
             return None
-        kept = len(self.query.do) + len(self.query.given)
-        bottom = [Signed(one.sign, one.formula, one.places[:kept]) for one in self.bottom]
+        count = len(self.query.do) + len(self.query.given)
+        bottom = [Signed(part.sign, part.formula, part.places[:count]) for part in self.bottom]
         return Combination(language.Query("P", self.query.given, self.query.do), bottom, None, self.exhaustive)
 
     @property
@@ -148,12 +149,12 @@ class Combination:
 
     @property
     def used(self) -> list[Source]:
-        """The sources that probabilities are of."""
+        """Sources whose probabilities the formula uses."""
         return list(dict.fromkeys(source for part in self.parts for source in part.used))
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
+        """Names of the variables that data must have for the evaluation."""
         return frozenset().union(*(part.variables for part in self.parts))
 
     @property
@@ -162,29 +163,31 @@ class Combination:
         return frozenset(term.variable for term in self._terms).union(self.exhaustive)
 
     def cost(self, data: Tables) -> Cost:
-        """What evaluating it would cost."""
+        """Cost of the evaluation."""
         costs = [part.cost(data) for part in self.parts]
-        return Cost(max(one.largest for one in costs), sum(one.cells for one in costs), sum(one.reads for one in costs))
+        return Cost(
+            max(cost.largest for cost in costs), sum(cost.cells for cost in costs), sum(cost.reads for cost in costs)
+        )
 
     def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identify.evaluation.columns`.
 
         Raises:
-            DataError: If a variable has more levels than the sums go over.
+            DataError: If a variable has levels that the sums do not include.
         """
         for name, known in self.exhaustive.items():
             further = data.levels(name)[len(known) :]
             if further:
                 raise DataError(
-                    f"{name!r} has the level {further[0]!r}, and what is asked follows from the data only if its "
-                    f"levels are {', '.join(map(str, known))}",
+                    f"{name!r} has the level {further[0]!r}, but the query is identified only if its levels are "
+                    f"{', '.join(map(str, known))}",
                     column=name,
                 )
         levels: list[list[Hashable]] = []
-        for place, term in enumerate(self._terms):
+        for column, term in enumerate(self._terms):
             if not data.has(term.variable):
                 levels.append(["any" if term.value is None else term.value])
-            elif term.value is None or place in free:
+            elif term.value is None or column in free:
                 levels.append(data.levels(term.variable))
             else:
                 levels.append([data.levels(term.variable)[data.code(term.variable, term.value)]])
@@ -203,20 +206,20 @@ class Combination:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         samples = [] if data.replicates is None else [data.replicates]
         low, high, size = (np.zeros([*samples, *shape]) for _ in range(3))
-        for one in signed:
-            opened = [one.places[place] for place in free if one.places[place] >= 0]
-            found = one.formula.columns(data, opened)
-            down, up = (_aligned(table, one.places, len(samples)) for table in (found.low, found.high))
-            low = low + (down if one.sign > 0 else -up)
-            high = high + (up if one.sign > 0 else -down)
+        for part in signed:
+            free_columns = [part.places[column] for column in free if part.places[column] >= 0]
+            values = part.formula.columns(data, free_columns)
+            down, up = (_aligned(table, part.places, len(samples)) for table in (values.low, values.high))
+            low = low + (down if part.sign > 0 else -up)
+            high = high + (up if part.sign > 0 else -down)
             size = size + up
-        # a difference of equal numbers is no probability
+        # set rounding errors of differences of equal numbers to 0
         rounding = size * ROUNDING
         return np.where(np.abs(low) <= rounding, 0.0, low), np.where(np.abs(high) <= rounding, 0.0, high)
 
     def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
-        """Which condition without a row matters in a row of the answer."""
-        return next((said for part in self.parts if (said := part.reason(data, row)) is not None), None)
+        """Description of a condition without rows that matters in a row of the answer."""
+        return next((reason for part in self.parts if (reason := part.reason(data, row)) is not None), None)
 
     def text(self, *, latex: bool) -> str:
         """The formula in one line."""
@@ -231,18 +234,18 @@ class Combination:
         content: dict[str, Any] = {"query": str(self.query)}
         for key, signed in (("numerator", self.top), ("denominator", self.bottom)):
             if signed is not None:
-                content[key] = [{"sign": one.sign, **one.formula.to_json()} for one in signed]
+                content[key] = [{"sign": part.sign, **part.formula.to_json()} for part in signed]
         return content
 
 
 class Pieces:
-    """A formula for every level of one variable of the query.
+    """A formula for every level of a variable of the query.
 
     Args:
         query: The query.
-        place: Which column of the answer the levels are of.
+        place: Index of the variable's column in the answer.
         levels: The levels.
-        formulas: The formula at each.
+        formulas: The formula at each level.
     """
 
     def __init__(
@@ -254,7 +257,7 @@ class Pieces:
         self.formulas = tuple(formulas)
         self._terms = (*query.do, *query.given, *query.outcomes)
         is_condition = place < len(query.do) + len(query.given)
-        self.is_partition = is_condition and all(one.is_partition for one in formulas)
+        self.is_partition = is_condition and all(formula.is_partition for formula in formulas)
 
     @property
     def labels(self) -> list[str]:
@@ -263,39 +266,41 @@ class Pieces:
 
     @cached_property
     def condition(self) -> Pieces | None:
-        """The probability of what is given, where it is determined at every level."""
-        found = [one.condition for one in self.formulas]
-        if not self.query.given or None in found:
+        """The probability of the condition, if it is identified at every level."""
+        conditions = [formula.condition for formula in self.formulas]
+        if not self.query.given or None in conditions:
             return None
         if self.place >= len(self.query.do) + len(self.query.given):
             return None
         query = language.Query("P", self.query.given, self.query.do)
-        return Pieces(query, self.place, self.levels, [one for one in found if one is not None])
+        return Pieces(query, self.place, self.levels, [part for part in conditions if part is not None])
 
     @property
     def sources(self) -> list[Source]:
         """All sources."""
-        return list(dict.fromkeys(source for one in self.formulas for source in one.sources))
+        return list(dict.fromkeys(source for formula in self.formulas for source in formula.sources))
 
     @property
     def used(self) -> list[Source]:
-        """The sources that probabilities are of."""
-        return list(dict.fromkeys(source for one in self.formulas for source in one.used))
+        """Sources whose probabilities the formula uses."""
+        return list(dict.fromkeys(source for formula in self.formulas for source in formula.used))
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
-        return frozenset().union(*(one.variables for one in self.formulas))
+        """Names of the variables that data must have for the evaluation."""
+        return frozenset().union(*(formula.variables for formula in self.formulas))
 
     @property
     def asked_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
-        return frozenset().union(*(one.asked_variables for one in self.formulas))
+        return frozenset().union(*(formula.asked_variables for formula in self.formulas))
 
     def cost(self, data: Tables) -> Cost:
-        """What evaluating it would cost."""
-        costs = [one.cost(data) for one in self.formulas]
-        return Cost(max(one.largest for one in costs), sum(one.cells for one in costs), sum(one.reads for one in costs))
+        """Cost of the evaluation."""
+        costs = [formula.cost(data) for formula in self.formulas]
+        return Cost(
+            max(cost.largest for cost in costs), sum(cost.cells for cost in costs), sum(cost.reads for cost in costs)
+        )
 
     def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identify.evaluation.columns`.
@@ -307,63 +312,66 @@ class Pieces:
         known = data.levels(name)
         if len(known) > len(self.levels):
             raise DataError(
-                f"{name!r} has the level {known[len(self.levels)]!r}, of which the estimand knows nothing", column=name
+                f"{name!r} has the level {known[len(self.levels)]!r}, for which the estimand has no formula",
+                column=name,
             )
-        found = [one.columns(data, free) for one in self.formulas]
+        pieces = [formula.columns(data, free) for formula in self.formulas]
         # counted from the end: an axis of samples may come first
         axis = self.place - len(self._terms)
-        low = np.concatenate([one.low for one in found], axis=axis)
-        high = np.concatenate([one.high for one in found], axis=axis)
-        is_zero = np.concatenate([one.is_zero for one in found], axis=axis)
-        levels = [list(values) for values in found[0].levels]
-        levels[self.place] = [level for one in found for level in one.levels[self.place]]
+        low = np.concatenate([piece.low for piece in pieces], axis=axis)
+        high = np.concatenate([piece.high for piece in pieces], axis=axis)
+        is_zero = np.concatenate([piece.is_zero for piece in pieces], axis=axis)
+        levels = [list(values) for values in pieces[0].levels]
+        levels[self.place] = [level for piece in pieces for level in piece.levels[self.place]]
         return Columns(low, high, is_zero, levels)
 
     def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
-        """Which condition without a row matters in a row of the answer."""
+        """Description of a condition without rows that matters in a row of the answer."""
         label = self.labels[self.place]
-        for level, one in zip(self.levels, self.formulas, strict=True):
+        for level, formula in zip(self.levels, self.formulas, strict=True):
             if label not in row or data.code(self._terms[self.place].variable, level) == data.levels(
                 self._terms[self.place].variable
             ).index(row[label]):
-                return one.reason(data, row)
+                return formula.reason(data, row)
         return None
 
     def text(self, *, latex: bool) -> str:
         """The formula in one line, a case for each level."""
         term = self._terms[self.place]
         cases = [
-            f"{one.text(latex=latex)} at {language.Term(term.variable, level, term.world)}"
-            for level, one in zip(self.levels, self.formulas, strict=True)
+            f"{formula.text(latex=latex)} at {language.Term(term.variable, level, term.world)}"
+            for level, formula in zip(self.levels, self.formulas, strict=True)
         ]
         body = "; ".join(cases)
         return rf"\left\{{\text{{{body}}}\right\}}" if latex else "{" + body + "}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        cases = [{"level": level, **one.to_json()} for level, one in zip(self.levels, self.formulas, strict=True)]
+        cases = [
+            {"level": level, **formula.to_json()} for level, formula in zip(self.levels, self.formulas, strict=True)
+        ]
         return {"query": str(self.query), "variable": self._terms[self.place].variable, "cases": cases}
 
 
 def _aligned(table: NDArray[np.float64], places: Sequence[int], before: int) -> NDArray[np.float64]:
-    """Axes in the order of the answer's columns; what is no column of it has one level, and the other way round.
+    """Table with axes in the order of the answer's columns; axes that only one of the two has are of size 1.
 
-    As many axes as ``before`` says come first and stay.
+    The first ``before`` axes are unchanged.
     """
-    axes = [before + place for place in places if place >= 0]
-    kept = table.squeeze(tuple(k for k in range(before, table.ndim) if k not in axes))
-    left = sorted(axes)
-    kept = kept.transpose([*range(before), *(before + left.index(axis) for axis in axes)])
-    sizes = iter(kept.shape[before:])
-    return kept.reshape([*kept.shape[:before], *(next(sizes) if place >= 0 else 1 for place in places)])
+    axes = [before + column for column in places if column >= 0]
+    aligned = table.squeeze(tuple(k for k in range(before, table.ndim) if k not in axes))
+    ordered = sorted(axes)
+    aligned = aligned.transpose([*range(before), *(before + ordered.index(axis) for axis in axes)])
+    sizes = iter(aligned.shape[before:])
+    return aligned.reshape([*aligned.shape[:before], *(next(sizes) if column >= 0 else 1 for column in places)])
 
 
 class Unwritten:
-    """What is determined, but by a rule that is not known: it has no numbers.
+    """Placeholder for an identified query whose rule is unknown, so that it cannot be evaluated.
 
     Args:
         query: The query.
-        example: A formula of what the rule mixes.
+        example: Formula of one of the terms that the rule mixes.
     """
 
     is_partition = False
@@ -388,22 +396,22 @@ class Unwritten:
         Raises:
             QueryError: Always.
         """
-        raise QueryError(f"{self.query}: the rule is no table of levels, so its estimand cannot be evaluated")
+        raise QueryError(f"{self.query}: the rule is not a table of levels, so its estimand cannot be evaluated")
 
     def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
-        """Values, of which there are none.
+        """Refuse, since there are no values.
 
         Raises:
             QueryError: Always.
         """
-        raise QueryError(f"{self.query}: the rule is no table of levels, so its estimand cannot be evaluated")
+        raise QueryError(f"{self.query}: the rule is not a table of levels, so its estimand cannot be evaluated")
 
     def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
-        """Nothing."""
+        """None."""
         return None
 
     def text(self, *, latex: bool) -> str:
-        """What is mixed, in one line."""
+        """The mixture in one line."""
         body = self._example.text(latex=latex)
         return (
             rf"\text{{a mixture by the rule of terms such as }} {body}" if latex else f"mixture by the rule of {body}"
@@ -418,8 +426,8 @@ def _written(signed: Sequence[Signed], latex: bool) -> str:
     if len(signed) == 1 and signed[0].sign > 0:
         return signed[0].formula.text(latex=latex)
     parts: list[str] = []
-    for one in signed:
-        body = one.formula.text(latex=latex)
+    for part in signed:
+        body = part.formula.text(latex=latex)
         body = rf"\left[{body}\right]" if latex else f"[{body}]"
-        parts.append(("- " if one.sign < 0 else "+ " if parts else "") + body)
+        parts.append(("- " if part.sign < 0 else "+ " if parts else "") + body)
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""The decision: a query and data sets in names to the compiled identification, and back."""
+"""Identification of queries: translation of queries and data sets for the compiled core, and of its results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Identification", "identify"]
 
-# helpful experiments are looked for among so many variables, the nearest to the trouble
+# largest number of candidates for helpful experiments, the nearest to the obstacle
 _MOST_TARGETS = 40
 _WORDS = {
     "inside": "sets {} by do(), which is part of it",
@@ -41,14 +41,14 @@ Experiment = Mapping[str, Iterable[Any] | None] | Iterable[str]
 
 @dataclass(frozen=True)
 class Identification:
-    """Whether a query is determined, and the evidence.
+    """Whether a query is identifiable, with the estimand or the reason.
 
     Attributes:
         query: The query.
-        identifiable: True; False; or None where some data set does not observe all variables and no way was found to
-            answer from what is observed, which does not show that there is none.
-        estimand: An expression for the answer, where it is identifiable.
-        witness: What is not determined, where it is not.
+        identifiable: True; False; or None if undecided: some data set does not observe all variables and no estimand
+            was found, which does not prove that there is none.
+        estimand: Expression for the answer, if identifiable.
+        witness: Reason why the query is not identified, otherwise.
     """
 
     query: language.Expression
@@ -79,27 +79,27 @@ class Identification:
     def experiments(self) -> tuple[tuple[str, ...], ...]:
         """The smallest experiments that would make the query identifiable, each with all variables observed.
 
-        Single targets, and only if there is none pairs; at all values; those that set none of the query's own
-        variables first. Empty where the query is identifiable, or nothing of the kind helps. Looked for when first
-        asked, by trying: among the members of the witness, the nearest ones in large graphs.
+        Single targets, or pairs if no single one helps, set to all values; experiments on other variables than the
+        query's come first. Empty if the query is identifiable or no such experiment helps. Computed on first access
+        by trying the members of the witness, in large graphs only the nearest ones.
         """
         if self.estimand is not None or (isinstance(self.witness, InconsistentFactor) and not self._data.levels):
             return ()
         return tuple(_helpful(self.query, self.graph, self._data, self.rules))
 
     def explain(self) -> str:
-        """The decision with its reason, and which experiments would help, in words."""
+        """The decision with its reason and the experiments that would help, as text."""
         if self.estimand is not None:
             return str(self)
         assert self.witness is not None
         lines = [f"{self._asked} is {self}.", self.witness.explain()]
         if self.experiments:
-            listed = " or ".join(" and ".join(targets) for targets in self.experiments)
-            lines.append(f"It would be identifiable with an experiment that sets {listed} to all values.")
+            alternatives = " or ".join(" and ".join(targets) for targets in self.experiments)
+            lines.append(f"It would be identifiable with an experiment that sets {alternatives} to all values.")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an estimand that is too long has no text, or nothing but the reason."""
+        """Plain values; an estimand that is too long has no text, or only the reason."""
         return {
             "query": str(self.query),
             "identifiable": self.identifiable,
@@ -109,7 +109,7 @@ class Identification:
         }
 
     def to_svg(self) -> str:
-        """The graph as a picture, with what is asked, and the two c-forests of a hedge marked.
+        """Drawing of the graph with the variables of the query and the two c-forests of a hedge marked.
 
         Returns:
             A self-contained SVG document.
@@ -138,39 +138,37 @@ def identify(
     levels: Mapping[str, Sequence[Any]] | None = None,
     rules: Rules | None = None,
 ) -> Identification:
-    """Decides whether data determine the answer to a query, and gives an estimand or the reason why not.
+    """Decide whether data determine the answer to a query, with an estimand or the reason.
 
-    The query becomes a product of c-factors over the variables in their worlds, and each c-factor must be a function
-    of the distribution of some data set, at the values that it sets. Where columns are missing, what the rest shows
-    is read off the graph projected onto the columns.
+    The query is factorised into c-factors over the variables in their worlds, and each c-factor must be a function of
+    the distribution of some data set, at the values that it sets. If columns are missing, the decision is made in the
+    latent projection of the graph onto the observed columns.
 
     Args:
         graph: The graph, or its arrow text.
         query: A query of any layer, such as ``P(Y | do(X), Z)``, ``P(Y[X=1] | X=0, Y=1)``,
             ``P(Y[X=1, M[X=0]])``, ``E[Y | do(X=1)] - E[Y | do(X=0)]``; a sum is identifiable if its terms are. An event
             without a value must be determined at every level.
-        experiments: Interventions that were observed besides P(V), with all variables: for each the names of what was
-            set to every value, or a mapping from names to the values set.
-        datasets: What was observed instead, with columns and values; P(V) is then not taken for granted.
-        kinds: Kind of each variable, categorical unless said.
-        levels: All levels of variables; by default, of those that are set, the values that the data sets set, if there
-            are two or more. Where they are known, what all but one level add up to is known as well: P(Y[X=1], X=0) is
-            P(Y | do(X=1)) - P(Y, X=1) if X has two.
-        rules: For terms of do() without a value that are set to a function of the value that the variable would have
-            had: what each level becomes, or None where that is not known. The query is then the counterfactual one of
-            what the variables would have been, and is determined if all P(Y[X=f(x)], X=x) are.
+        experiments: Experiments available besides P(V), with all variables observed: for each the names of the
+            variables that were set to every value, or a mapping from names to the values set.
+        datasets: Available data sets with their columns and values; P(V) is then not assumed.
+        kinds: Kind of each variable, categorical by default.
+        levels: All levels of variables; by default, for intervened variables, the values set in the data sets, if there
+            are two or more. Known levels permit subtraction: P(Y[X=1], X=0) is P(Y | do(X=1)) - P(Y, X=1) if X has two
+            levels.
+        rules: For do() terms without a value that are set to a function of the natural value: the value set for each
+            level, or None if unknown. The query is then counterfactual, and identified if all P(Y[X=f(x)], X=x) are.
 
     Returns:
         The decision: sound; complete if every data set observes all variables and sets every value, for variables of
         any number of levels and without rules.
 
     Raises:
-        QueryError: If the text is malformed, names an unknown variable, or conditions on what contradicts itself.
+        QueryError: If the text is malformed, names an unknown variable, or its conditions contradict each other.
         PlanError: If the data sets are malformed.
 
     Complexity:
-        O(n (n + edges)) per data set and world at worst, most often O(n + edges). The estimand is computed when it is
-        first used.
+        O(n (n + edges)) per data set and world at worst, usually O(n + edges). The estimand is computed on first use.
 
     References:
         Tian & Pearl (2002), A general identification condition for causal effects; Shpitser & Pearl (2006, 2007);
@@ -192,52 +190,52 @@ def identify(
     graph = ADMG.of(graph)
     expression = language.parse(query) if isinstance(query, str) else query
     if not all(name in graph for name in expression.variables):
-        # says which one, at a cost that grows with the graph
+        # names the unknown variable, at a cost linear in the graph
         expression.check(graph.nodes)
     data = _Data.of(graph, experiments, datasets, kinds or {}, levels or {})
     rules = rules or {}
     formulas: list[AnyFormula] = []
     for asked in expression.queries:
-        found = _answered(graph, data, expression, asked, rules)
-        if isinstance(found, _Attempt):
+        result = _answered(graph, data, expression, asked, rules)
+        if isinstance(result, _Attempt):
             ruled = any(term.variable in rules for term in asked.do)
             verdict = None if data.is_partial or ruled else False
-            return Identification(expression, verdict, None, found.witness(), graph, data, rules)
-        formulas.append(found)
+            return Identification(expression, verdict, None, result.witness(), graph, data, rules)
+        formulas.append(result)
     return Identification(expression, True, Estimand(expression, formulas, data.levels), None, graph, data, rules)
 
 
 def _answered(
     graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query, rules: Rules
 ) -> AnyFormula | _Attempt:
-    """A formula for a query, or the attempt whose failure is the reason that there is none."""
+    """A formula for a query, or the failed attempt that explains why there is none."""
     asked, order = _ruled(graph, asked, rules)
 
     def direct(query: language.Query) -> Formula | None:
         try:
-            found = _direct(graph, data, language.Expression(((1, query),)), query)
+            result = _direct(graph, data, language.Expression(((1, query),)), query)
         except QueryError:
             return None
-        return None if isinstance(found, _Attempt) else found
+        return None if isinstance(result, _Attempt) else result
 
     reduction = Reduction(direct, data.levels)
     if order:
         formula = reduction.ruled(asked, rules, order)
         if formula is None:
             missing = reduction.missing or asked
-            found = _direct(graph, data, language.Expression(((1, missing),)), missing)
-            if not isinstance(found, _Attempt):
+            result = _direct(graph, data, language.Expression(((1, missing),)), missing)
+            if not isinstance(result, _Attempt):
                 raise QueryError(f"{expression}: the rule has too many combinations of levels to be decided")
-            return found
+            return result
         return formula
-    found = _direct(graph, data, expression, asked)
-    if isinstance(found, _Attempt) and data.levels:
-        return reduction.formula(asked) or found
-    return found
+    result = _direct(graph, data, expression, asked)
+    if isinstance(result, _Attempt) and data.levels:
+        return reduction.formula(asked) or result
+    return result
 
 
 def _ruled(graph: ADMG, asked: language.Query, rules: Rules) -> tuple[language.Query, list[str]]:
-    """The query with the constants that rules come to, and the variables of the other rules in topological order."""
+    """The query with constant rules as values, and the variables of the other rules in topological order."""
     settings, order = [], set()
     for term in asked.do:
         if term.value is None and term.variable in rules:
@@ -253,33 +251,33 @@ def _ruled(graph: ADMG, asked: language.Query, rules: Rules) -> tuple[language.Q
 
 
 def _direct(graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query) -> Formula | _Attempt:
-    """The formula of a query that is a product of c-factors which data show, or the attempt on the graph itself."""
+    """Formula of a query by factorisation into c-factors, or the failed attempt on the whole graph."""
     failed: _Attempt | None = None
     for view in _views(graph, data, asked):
         attempt = _Attempt(expression, asked, view)
         if attempt.core.verdict == "yes":
             return attempt.formula(partial(_condition, graph, data, asked))
-        # what the first one lacks is the reason that is given
+        # the reason is that of the first attempt
         failed = failed or attempt
     assert failed is not None
     return failed
 
 
 def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | None:
-    """The probability of what is given, where it is determined."""
+    """Formula of the probability of the condition, if it is identified."""
     if not asked.given:
         return None
     query = language.Query("P", asked.given, asked.do)
     try:
-        found = _direct(graph, data, language.Expression(((1, query),)), query)
+        result = _direct(graph, data, language.Expression(((1, query),)), query)
     except QueryError:
         return None
-    return None if isinstance(found, _Attempt) else found
+    return None if isinstance(result, _Attempt) else result
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Data sets as they were given, and whether they have names that anybody knows."""
+    """Available data sets; ``named`` if the user gave them as data sets with names."""
 
     specs: tuple[DatasetSpec, ...]
     named: bool
@@ -320,20 +318,20 @@ class _Data:
         return cls(tuple(specs), named, kinds, levels, partial, words)
 
     def with_experiment(self, targets: Sequence[str]) -> _Data:
-        more = DatasetSpec("further", None, targets)
-        return _Data((*self.specs, more), self.named, self.kinds, self.levels, self.is_partial, self.words)
+        experiment = DatasetSpec("further", None, targets)
+        return _Data((*self.specs, experiment), self.named, self.kinds, self.levels, self.is_partial, self.words)
 
 
 def _intervention(spec: DatasetSpec) -> str:
-    listed = []
+    settings = []
     for name, values in spec.do.items():
-        listed.append(name if values is None else f"{name}={'/'.join(map(as_text, values))}")
-    return f"do({', '.join(listed)})"
+        settings.append(name if values is None else f"{name}={'/'.join(map(as_text, values))}")
+    return f"do({', '.join(settings)})"
 
 
 @dataclass(frozen=True)
 class _View:
-    """The graph projected onto some variables, and the data sets that speak of them."""
+    """The graph projected onto some variables, with the data sets whose targets are among them."""
 
     graph: ADMG
     groups: list[_core.DatasetGroup]
@@ -359,12 +357,12 @@ class _View:
 
 
 def _views(graph: ADMG, data: _Data, asked: language.Query) -> Iterator[_View]:
-    """The graph, and where columns are missing its projections that a query could be answered in."""
+    """The graph and, if columns are missing, its projections in which the query may be identified."""
     yield _View.of(graph, data)
     if not data.is_partial:
         return
     events = {term.variable for term in (*asked.outcomes, *asked.given)}
-    # what is set and changes nothing that is asked about stays a node, whoever observes it
+    # intervened variables that are not ancestors of the events stay nodes even if not observed
     idle = {term.variable for term in asked.walk()} - graph.ancestors(events)
     needed = {term.variable for term in asked.walk()} - idle
     known = [
@@ -382,7 +380,7 @@ def _views(graph: ADMG, data: _Data, asked: language.Query) -> Iterator[_View]:
 
 
 class _Attempt:
-    """One query asked of one view."""
+    """Identification of a query in a view."""
 
     def __init__(
         self, expression: language.Expression, query: language.Query, view: _View, *, every: bool = False
@@ -403,22 +401,22 @@ class _Attempt:
 
     def _terms(self) -> tuple[list[Term], Callable[[int], Symbol]]:
         try:
-            found = self.core.terms()
+            terms = self.core.terms()
         except _core.ExpressionTooLarge as error:
-            raise QueryError(f"{error}, too many to be put together") from None
-        terms = [
+            raise QueryError(f"{error}, too many for an estimand") from None
+        formula_terms = [
             Term(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
-            for kind, source, symbols, given, done, operands in found
+            for kind, source, symbols, given, done, operands in terms
         ]
         nodes = self.view.graph.nodes
         known = len(nodes) + len(self.question.values)
-        # further values of a node that the decision needed
+        # additional values of a node that the decision required
         further = [Symbol(nodes[v]) for v in self.core.symbols[len(self.question.values) :]]
 
         def symbol(number: int) -> Symbol:
             return self.question.symbol(number) if number < known else further[number - known]
 
-        return terms, symbol
+        return formula_terms, symbol
 
     def witness(self) -> Witness:
         factor, obstacles, conflict = self.core.failures[0]
@@ -432,15 +430,15 @@ class _Attempt:
             involved = tuple(sorted(graph.nodes[v] for v in nodes))
             if kind == "hedge" and not hedge:
                 hedge = involved
-            who = ", ".join(source.names) if source.shown else str(source)
+            label = ", ".join(source.names) if source.shown else str(source)
             if kind == "values" and len(involved) > 1:
                 kind = "combinations"
-            reasons.append(f"{who} {_WORDS[kind].format(', '.join(involved))}")
-        said = tuple(reasons) if len(reasons) > 1 or not hedge else ()
+            reasons.append(f"{label} {_WORDS[kind].format(', '.join(involved))}")
+        shown_reasons = tuple(reasons) if len(reasons) > 1 or not hedge else ()
         if hedge:
-            return Hedge(names, hedge, roots_of(graph, names), said)
+            return Hedge(names, hedge, roots_of(graph, names), shown_reasons)
         parents = tuple(sorted(graph.parents(names) - set(names)))
-        return UnknownFactor(names, parents, said)
+        return UnknownFactor(names, parents, shown_reasons)
 
     def _inconsistent(self, conflict: tuple[int, int, int, list[tuple[int, list[int]]]]) -> InconsistentFactor:
         variable, _, _, members = conflict
@@ -454,20 +452,21 @@ class _Attempt:
             return self.question.symbol(number) if number < known else Symbol(nodes[further[number - known]])
 
         def setting(number: int) -> str:
-            one = symbol(number)
-            if one.value is not None:
-                return str(language.Term(one.variable, one.value))
-            # values of one variable that need not be the same are told apart by primes
-            others = free.setdefault(one.variable, [])
-            if number not in others:
-                others.append(number)
-            return str(language.Term(one.variable)) + "'" * others.index(number)
+            value = symbol(number)
+            if value.value is not None:
+                return str(language.Term(value.variable, value.value))
+            # primes distinguish values of a variable that need not be equal
+            numbers = free.setdefault(value.variable, [])
+            if number not in numbers:
+                numbers.append(number)
+            return str(language.Term(value.variable)) + "'" * numbers.index(number)
 
         events = []
         for value, parents in members:
             world = f"[{', '.join(map(setting, parents))}]" if parents else ""
-            name, one = str(language.Term(symbol(value).variable)), symbol(value)
-            shown = "" if one.value is None else str(language.Term(one.variable, one.value))[len(name) :]
+            event = symbol(value)
+            name = str(language.Term(event.variable))
+            shown = "" if event.value is None else str(language.Term(event.variable, event.value))[len(name) :]
             events.append(name + world + shown)
         return InconsistentFactor(tuple(events), nodes[variable])
 
@@ -475,28 +474,30 @@ class _Attempt:
 def _helpful(expression: language.Expression, graph: ADMG, data: _Data, rules: Rules) -> Iterator[tuple[str, ...]]:
     base = _View.of(graph, data)
     outcomes = {term.variable for query in expression.queries for term in query.outcomes}
-    own = {t.variable for q in expression.queries for term in q.walk() for t in term.walk()}
-    near: dict[str, None] = {}
+    query_variables = {t.variable for q in expression.queries for term in q.walk() for t in term.walk()}
+    candidates_by_distance: dict[str, None] = {}
     for query in expression.queries:
         for factor, obstacles, conflict in _Attempt(expression, query, base, every=True).core.failures:
             if conflict is not None:
-                # the worlds' own settings, where levels are known and subtraction may help
-                near.update(dict.fromkeys(v for v in sorted(own - outcomes) if data.levels))
+                # settings of the worlds, since subtraction may help if levels are known
+                candidates_by_distance.update(
+                    dict.fromkeys(v for v in sorted(query_variables - outcomes) if data.levels)
+                )
                 continue
-            around = [v for kind, nodes in obstacles if kind == "hedge" for v in nodes if v not in factor]
+            members = [v for kind, nodes in obstacles if kind == "hedge" for v in nodes if v not in factor]
             parents = graph.parents([graph.nodes[v] for v in factor])
-            near.update(dict.fromkeys(graph.nodes[v] for v in around if graph.nodes[v] in parents))
-            near.update(dict.fromkeys(graph.nodes[v] for v in around))
-            near.update(dict.fromkeys(sorted(parents - {graph.nodes[v] for v in factor})))
+            candidates_by_distance.update(dict.fromkeys(graph.nodes[v] for v in members if graph.nodes[v] in parents))
+            candidates_by_distance.update(dict.fromkeys(graph.nodes[v] for v in members))
+            candidates_by_distance.update(dict.fromkeys(sorted(parents - {graph.nodes[v] for v in factor})))
 
     def helps(targets: Sequence[str]) -> bool:
         more = data.with_experiment(targets)
         answers = (_answered(graph, more, expression, query, rules) for query in expression.queries)
         return not any(isinstance(answer, _Attempt) for answer in answers)
 
-    candidates = [name for name in near if name not in outcomes][:_MOST_TARGETS]
-    candidates.sort(key=lambda name: name in own)
-    found: list[tuple[str, ...]] = [(name,) for name in candidates if helps([name])]
-    if not found:
-        found = [pair for pair in itertools.combinations(candidates, 2) if helps(pair)]
-    yield from found
+    candidates = [name for name in candidates_by_distance if name not in outcomes][:_MOST_TARGETS]
+    candidates.sort(key=lambda name: name in query_variables)
+    experiments: list[tuple[str, ...]] = [(name,) for name in candidates if helps([name])]
+    if not experiments:
+        experiments = [pair for pair in itertools.combinations(candidates, 2) if helps(pair)]
+    yield from experiments

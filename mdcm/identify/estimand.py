@@ -1,4 +1,4 @@
-"""Estimands: expressions over what data show, as text, as JSON, and evaluated on data."""
+"""Estimands: expressions over distributions of data sets, as text, as JSON, and evaluated on data."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimand", "Formula", "Term"]
 
-# far more characters than anybody reads; shared subexpressions are written out wherever they are used
+# longest text in characters; shared subexpressions are repeated at every use
 _LONGEST_TEXT = 100_000
-# bootstrap samples that a standard error needs at least, for one of 13 %
+# fewest bootstrap samples, whose standard error is accurate to 13 %
 _FEWEST_REPLICATES = 30
-# of the work that may be done for an error, the part that one estimate may be
-_SHARE_OF_ONE = 8
+# largest work for the estimate, as a fraction of the allowed work: one eighth
+_LEAST_RATIO = 8
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a formula; operands are numbers of earlier terms.
+    """A term of a formula; operands are indices of earlier terms.
 
     Attributes:
-        kind: What it is: P(symbols | given) under do(set) in the data of ``source``; a product (1 without operands);
-            a quotient; a sum over ``symbols``; ``"any"``, an operand that is the same at all values of ``symbols``;
-            ``"cases"``, the first operand whose source has the values needed; ``"equal"``, 1 where two symbols agree.
-        source: Number of the source, or -1.
-        symbols: Numbers of symbols.
-        given: Numbers of symbols; for cases the sources of the operands.
-        set: Numbers of symbols.
-        operands: Numbers of terms.
+        kind: Operation: P(symbols | given) under do(set) in the data of ``source``; a product (1 without operands);
+            a quotient; a sum over ``symbols``; ``"any"``, an operand that is constant in ``symbols``; ``"cases"``, the
+            first operand whose source has the required values; ``"equal"``, 1 if two symbols are equal.
+        source: Index of the source, or -1.
+        symbols: Indices of symbols.
+        given: Indices of symbols; for cases the sources of the operands.
+        set: Indices of symbols.
+        operands: Indices of terms.
     """
 
     kind: Literal["probability", "product", "quotient", "sum", "any", "cases", "equal"]
@@ -57,15 +57,15 @@ class Term:
 
 
 class Formula:
-    """An expression that equals one probability in every model of the graph.
+    """An expression that equals a probability in every model of the graph.
 
     Args:
         query: The query.
         asked: Columns of the answer.
-        sources: What the probabilities are of.
-        find: Computes terms and symbols when they are first needed.
-        condition: Finds the formula of the probability of what is given, if there is one.
-        settings: Numbers of the symbols that are set in worlds.
+        sources: Sources of the probabilities.
+        find: Function that computes terms and symbols on first use.
+        condition: Function that returns the formula of the probability of the condition, if there is one.
+        settings: Indices of the symbols that are set in worlds.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Formula:
         self._find_condition = condition
         outcomes = [column.symbol for column in self.asked[len(self.asked) - len(query.outcomes) :]]
         others = {column.symbol for column in self.asked[: len(self.asked) - len(query.outcomes)]}.union(settings)
-        # the events at all levels of the outcomes exclude each other, and one of them happens
+        # whether the events at all levels of the outcomes are disjoint and exhaustive
         self.is_partition = len(set(outcomes)) == len(outcomes) and others.isdisjoint(outcomes)
         self._open = frozenset(outcomes if self.is_partition else ())
 
@@ -99,21 +99,21 @@ class Formula:
         return self._content[0]
 
     def symbol(self, number: int) -> Symbol:
-        """The symbol of a number in a term."""
+        """The symbol with an index."""
         return self._content[1](number)
 
     @cached_property
     def condition(self) -> Formula | None:
-        """The probability of what is given, where something is and it is determined."""
+        """Formula of the probability of the condition; None without one or if it is not identified."""
         return self._find_condition()
 
     def is_fixed(self, s: int) -> bool:
-        """Whether a symbol is a constant that no sum over the outcomes reaches."""
+        """Whether a symbol is a constant and not summed over with the outcomes."""
         return s not in self._open and self.symbol(s).value is not None
 
     def at(self, values: Mapping[int, Any]) -> Formula:
-        """The same formula with values for symbols, so that what is computed is no more than what these need."""
-        # what is summed over somewhere has all values there
+        """The same formula with values for symbols, so that only these values are computed."""
+        # symbols that are summed over somewhere keep all values
         summed = {s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols}
         fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in summed}
 
@@ -126,13 +126,13 @@ class Formula:
 
     @property
     def used(self) -> list[Source]:
-        """The sources that probabilities are of."""
+        """Sources whose probabilities the formula uses."""
         numbers = {s for term in self.terms for s in ((term.source,) if term.kind != "cases" else term.given) if s >= 0}
         return [self.sources[number] for number in sorted(numbers)]
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
+        """Names of the variables that data must have for the evaluation."""
         numbers = {
             s for term in self.terms if term.kind == "probability" for s in (*term.symbols, *term.given, *term.set)
         }
@@ -153,7 +153,7 @@ class Formula:
         return frozenset(self.names(column.symbol for column in self.asked))
 
     def cost(self, data: Tables) -> Cost:
-        """What evaluating it would cost."""
+        """Cost of the evaluation."""
         return cost(self, data)
 
     def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
@@ -163,11 +163,11 @@ class Formula:
         return columns(self, data.evaluated[self], data, free)
 
     def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
-        """Which condition without a row matters in a row of the answer, in words."""
-        found = unseen_condition(self, data, row)
-        if found is None:
+        """Description of the condition without rows that matters most in a row of the answer."""
+        condition = unseen_condition(self, data, row)
+        if condition is None:
             return None
-        number, codes = found
+        number, codes = condition
         source = self.sources[number]
         among = f" of {source}" if source.targets or source.shown else ""
         shown = ", ".join(f"{name}={data.levels(name)[code]}" for name, code in codes.items())
@@ -185,7 +185,7 @@ class Formula:
             {s for term in self.terms for s in (*term.symbols, *term.set)}
             | {s for term in self.terms if term.kind != "cases" for s in term.given}
         )
-        place = {number: k for k, number in enumerate(numbers)}
+        position = {number: k for k, number in enumerate(numbers)}
         symbols = []
         for number in numbers:
             symbol = self.symbol(number)
@@ -197,7 +197,7 @@ class Formula:
                 entry["source"] = {"datasets": list(self.sources[t.source].names), "do": self.sources[t.source].targets}
             for key, part in (("symbols", t.symbols), ("given", t.given), ("do", t.set)):
                 if part:
-                    entry[key] = list(part) if t.kind == "cases" else [place[s] for s in part]
+                    entry[key] = list(part) if t.kind == "cases" else [position[s] for s in part]
             if t.operands:
                 entry["operands"] = list(t.operands)
             terms.append(entry)
@@ -205,10 +205,10 @@ class Formula:
 
 
 class Estimand:
-    """An expression over what data show that equals the query in every model of the graph with positive probabilities.
+    """Expression over distributions of data sets that equals the query in every positive model of the graph.
 
     Attributes:
-        query: What it answers.
+        query: The query.
     """
 
     def __init__(
@@ -225,10 +225,10 @@ class Estimand:
         return self._text(latex=False)
 
     def latex(self) -> str:
-        r"""The estimand in LaTeX, to be set in math mode.
+        r"""The estimand in LaTeX, for math mode.
 
         Raises:
-            QueryError: If it is too long to be read by anybody.
+            QueryError: If the text is too long.
 
         Example:
             >>> from mdcm.identify import identify
@@ -241,8 +241,8 @@ class Estimand:
         """Signs and formulas as plain JSON values.
 
         Returns:
-            ``query`` and ``formulas``; a formula has symbols and terms, whose operands are numbers of earlier terms,
-            the last term being the formula.
+            ``query`` and ``formulas``; a formula has symbols and terms, whose operands are indices of earlier terms;
+            the last term is the formula.
         """
         formulas = []
         for (sign, query), formula in zip(self.query.terms, self._formulas, strict=True):
@@ -250,33 +250,34 @@ class Estimand:
         return {"query": str(self.query), "formulas": formulas}
 
     def evaluate(self, data: Any, weights: Any = None) -> pd.Series[float] | float:
-        """Plug-in estimate of the query: every probability in the estimand replaced by the data's.
+        """Plug-in estimate of the query: the estimand with frequencies in the data for its probabilities.
 
         Args:
             data: Discrete data, a column per variable; or an exact distribution, a Series of probabilities whose index
-                levels are named after the variables, as :meth:`mdcm.scm.DiscreteSCM.exact` returns. Where the
-                estimand uses experiments: a mapping from frozensets of intervened variables (or names of data sets)
-                to tables, or a list of :class:`mdcm.Dataset`.
-            weights: Weight of every row of a table, or the name of the column that holds it; for a mapping a mapping
-                with the same keys.
+                levels are named after the variables, as :meth:`mdcm.scm.DiscreteSCM.exact` returns. If the estimand
+                uses experiments: a mapping from frozensets of intervened variables (or names of data sets) to tables,
+                or a list of :class:`mdcm.Dataset`.
+            weights: Weight of every row of a table, or the name of its column; for a mapping a mapping with the same
+                keys.
 
         Returns:
-            Probabilities by the levels of the query's terms: those set, those given, the outcomes; a term with a value
-            has that level only. For an expectation numbers by those set and given; for a sum or a difference one
-            number. Where a condition that has weight has no row, what was seen is made to sum to one, if it is at
-            least 80 % of the weight; otherwise, and where the query's own condition has probability 0, the row is NaN.
+            Probabilities by the levels of the query's terms: interventions, conditions, outcomes; a term with a value
+            has that level only. For an expectation, numbers by interventions and conditions; for a sum or a difference
+            a single number. If a condition with weight has no rows, the known probabilities are normalised to sum to
+            one, provided they hold at least 80 % of the weight; otherwise, and if the query's own condition has
+            probability 0, the row is NaN.
 
         Raises:
-            DataError: If a variable is missing, or a value of the query does not occur; if the answer is one number
-                and there is none, since its condition has probability 0 or too much of its weight has no row.
-            QueryError: If an expectation is of a variable whose levels are no numbers.
+            DataError: If a variable is missing, or a value of the query does not occur; if a single number cannot be
+                estimated, since its condition has probability 0 or too much of its weight has no rows.
+            QueryError: If an expectation is of a variable whose levels are not numbers.
             MdcmError: If a table would be too large.
 
         Warns:
-            UserWarning: Where a row is NaN, or is of what was seen, with the condition that no row shows.
+            UserWarning: If a row is NaN or normalised, with the condition that has no rows.
 
         Complexity:
-            By variable elimination: exponential in the width of the estimand, not in the number of variables.
+            Variable elimination: exponential in the width of the estimand, not in the number of variables.
 
         Example:
             >>> import pandas as pd
@@ -288,17 +289,17 @@ class Estimand:
                1    1.0
             Name: probability, dtype: float64
         """
-        found = self._told(self.estimate(data, weights))
-        return float(found.values.iloc[0]) if is_sum(self.query) else found.values
+        estimate = self._with_warnings(self.estimate(data, weights))
+        return float(estimate.values.iloc[0]) if is_sum(self.query) else estimate.values
 
     def evaluate_with_error(
         self, data: Any, weights: Any = None, *, replicates: int = 100, seed: int = 0
     ) -> tuple[pd.Series[float], pd.Series[float]]:
-        """As :meth:`evaluate`, with standard errors from a Bayesian bootstrap over the rows.
+        """Plug-in estimate as in :meth:`evaluate`, with standard errors from a Bayesian bootstrap over the rows.
 
-        Rows of a group of a :class:`mdcm.Dataset` have one weight. In every sample the conditional probabilities are
-        drawn with one row more, spread over the levels, so that no error is 0 because few rows agree; what no row shows
-        adds the standard deviation of a uniform distribution over its share of the weight.
+        Rows of a group of a :class:`mdcm.Dataset` share a weight. In every sample the conditional probabilities are
+        drawn with one additional row, spread over the levels, so that no error is 0 because few rows agree; weight
+        without rows adds the standard deviation of a uniform distribution over its share.
 
         Args:
             data: As for :meth:`evaluate`; rows, not an exact distribution.
@@ -307,8 +308,8 @@ class Estimand:
             seed: Seed.
 
         Returns:
-            Estimates and their standard errors, with one index; one number each for a sum or a difference. Both are NaN
-            where there is no estimate.
+            Estimates and their standard errors, with the same index; a single number each for a sum or a difference.
+            Both are NaN without an estimate.
 
         Raises:
             DataError: As :meth:`evaluate`.
@@ -321,9 +322,9 @@ class Estimand:
         References:
             Rubin (1981), The Bayesian bootstrap.
         """
-        found = self._told(self.estimate(data, weights, replicates=replicates, seed=seed))
-        assert found.stderr is not None
-        return found.values, found.stderr
+        estimate = self._with_warnings(self.estimate(data, weights, replicates=replicates, seed=seed))
+        assert estimate.stderr is not None
+        return estimate.values, estimate.stderr
 
     def estimate(
         self,
@@ -335,20 +336,20 @@ class Estimand:
         most_unseen: float = MOST_UNSEEN,
         most_work: int | None = None,
     ) -> Estimate:
-        """The plug-in estimate with all that is to be said of it, without a warning.
+        """The plug-in estimate with its notes, without warnings.
 
         Args:
             data: As for :meth:`evaluate`.
             weights: As for :meth:`evaluate`.
             replicates: Number of bootstrap samples, at least 2; 0 for no standard errors.
             seed: Seed.
-            most_unseen: Share of the weight on conditions without a row above which there is no estimate.
-            most_work: Numbers that may be computed in all bootstrap samples. Where ``replicates`` samples take more,
-                there are fewer of them, 30 at least, and no condition without a row is searched for the notes.
+            most_unseen: Largest share of the weight on conditions without rows for which an estimate is made.
+            most_work: Largest number of cells and rows in all bootstrap samples together. If ``replicates`` samples
+                exceed it, their number is reduced to no less than 30, and the notes name no condition without rows.
 
         Raises:
             DataError: If a variable is missing, or a value of the query does not occur.
-            QueryError: If an expectation is of a variable whose levels are no numbers.
+            QueryError: If an expectation is of a variable whose levels are not numbers.
             MdcmError: If a table would be too large, or the estimate alone takes more than an eighth of ``most_work``.
         """
         if replicates == 1 or replicates < 0:
@@ -360,45 +361,47 @@ class Estimand:
         costs = [formula.cost(tables) for formula in self._formulas]
         explains = True
         if most_work is not None:
-            work = sum(one.cells + one.reads for one in costs)
-            if _SHARE_OF_ONE * work > most_work:
+            work = sum(formula_cost.cells + formula_cost.reads for formula_cost in costs)
+            if _LEAST_RATIO * work > most_work:
                 raise MdcmError(
-                    f"it takes {work:,} numbers, more than the {most_work // _SHARE_OF_ONE:,} that are computed beside "
-                    "an answer; the estimand's own evaluate() computes it"
+                    f"it takes {work:,} numbers, more than the {most_work // _LEAST_RATIO:,} that are computed beside "
+                    "an answer; use evaluate() of the estimand to compute it"
                 )
             explains = replicates * work <= most_work
             replicates = min(replicates, max(_FEWEST_REPLICATES, most_work // work))
-        for one in costs:
-            one.check(max(1, replicates))
-        found = estimate_of(self._formulas, self.query, tables, most_unseen, explains=explains)
-        return with_error(found, self._formulas, self.query, tables, replicates, seed) if replicates else found
+        for formula_cost in costs:
+            formula_cost.check(max(1, replicates))
+        estimate = estimate_of(self._formulas, self.query, tables, most_unseen, explains=explains)
+        return with_error(estimate, self._formulas, self.query, tables, replicates, seed) if replicates else estimate
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names of the variables that data must hold to evaluate it."""
+        """Names of the variables that data must have for the evaluation."""
         return frozenset().union(*(formula.variables for formula in self._formulas))
 
     @property
     def _columns(self) -> frozenset[str]:
-        """Columns that are read if they are there."""
+        """Columns that are used if present."""
         conditions = [formula.condition for formula in self._formulas]
         asked = [formula.asked_variables for formula in self._formulas]
-        return self.variables.union(*asked, *(one.variables for one in conditions if one is not None))
+        return self.variables.union(*asked, *(condition.variables for condition in conditions if condition is not None))
 
     def _tables(self, data: Any, weights: Any) -> Tables:
         sources = dict.fromkeys(source for formula in self._formulas for source in formula.sources)
         conditions = [formula.condition for formula in self._formulas]
-        sources.update(dict.fromkeys(source for one in conditions if one is not None for source in one.used))
+        sources.update(
+            dict.fromkeys(source for condition in conditions if condition is not None for source in condition.used)
+        )
         used = dict.fromkeys(source for formula in self._formulas for source in formula.used)
         return Tables(data, tuple(sources), tuple(used), weights, self._levels)
 
-    def _told(self, found: Estimate) -> Estimate:
+    def _with_warnings(self, estimate: Estimate) -> Estimate:
         single = is_sum(self.query) or self.query.query.is_number
-        if single and found.values.isna().any():
-            raise DataError("; ".join(found.notes))
-        for note in found.notes:
+        if single and estimate.values.isna().any():
+            raise DataError("; ".join(estimate.notes))
+        for note in estimate.notes:
             warn(note)
-        return found
+        return estimate
 
     def _text(self, *, latex: bool) -> str:
         written: list[str] = []
@@ -415,13 +418,13 @@ class Estimand:
 
 
 class _Writer:
-    """Writes a formula: shared terms wherever they stand, symbols with primes where one name has two meanings."""
+    """Writer of a formula as text; primes distinguish symbols with the same name."""
 
     def __init__(self, formula: Formula, latex: bool) -> None:
         self.formula = formula
         self.latex = latex
         self.length = 0
-        # what is summed over is another variable than one of that name outside
+        # summation variables must differ from free variables of the same name
         self.outside = frozenset(self._quoted(formula.symbol(column.symbol).variable) for column in formula.asked)
         self.free: dict[int, str] = {}
         names: set[str] = set()
@@ -480,7 +483,7 @@ class _Writer:
         if term.kind == "product":
             written: list[str] = []
             for k, operand in enumerate(term.operands):
-                # a sum reaches as far as it can, so one that is not the last factor stands in brackets
+                # a sum extends as far as possible, so that a sum before the last factor needs brackets
                 written.append((yield self._write(operand, env, inside or k + 1 < len(term.operands))))
             return (r"\, " if latex else " ").join(written) or "1"
         if term.kind == "quotient":
@@ -516,7 +519,7 @@ class _Writer:
         if term.set:
             conditions.insert(0, f"do({', '.join(self._name(s, env) for s in term.set)})")
         elif self.formula.sources[term.source].targets:
-            # an experiment whose intervention makes no difference here
+            # an experiment whose intervention does not affect this probability
             targets = self.formula.sources[term.source].targets
             conditions.insert(0, f"do({', '.join(map(self._quoted, targets))})")
         bar = (r" \mid " if self.latex else " | ") + ", ".join(conditions) if conditions else ""
@@ -529,7 +532,7 @@ class _Writer:
 
 
 def latex_word(text: str) -> str:
-    """A name or value in LaTeX's mathematics, upright and whole where it is more than a word."""
+    """A name or value for LaTeX's math mode, as text if it is more than a word."""
     escaped = _escaped(text)
     return escaped if as_word(text) == text else rf"\text{{{escaped}}}"
 
