@@ -1,4 +1,4 @@
-"""Sums of products of tables, one variable at a time, never through the full joint, and measured before they begin."""
+"""Variable elimination in products of tables, with costs known in advance and without the full joint table."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Node = TypeVar("Node", bound=Hashable)
 
 # 2^26 cells of float64 are 512 MB
 LARGEST = 1 << 26
-# after so many factors a product is brought back to the middle of the range of floats
+# number of factors after which a product is rescaled
 _OFTEN = 16
-# orders of elimination that are remembered: a question is asked of many tables of one shape
+# cached elimination orders: many tables have the same shape
 _REMEMBERED = 512
 
 
@@ -40,7 +40,7 @@ class Factor(NamedTuple):
     """A non-negative table over some variables.
 
     Attributes:
-        variables: Any hashable names, one per axis, each once.
+        variables: Distinct hashable names, one per axis.
         table: float64, one axis per variable.
     """
 
@@ -49,13 +49,13 @@ class Factor(NamedTuple):
 
 
 class Elimination(NamedTuple):
-    """How variables are summed out of factors, known before any table is made.
+    """Order and cost of summing variables out of factors, computed without tables.
 
     Attributes:
         order: The variables in the order in which they are summed out.
-        scopes: Variables of the factors that are left.
-        largest: Cells of the largest table on the way.
-        cells: Cells of all tables on the way together.
+        scopes: Variables of the remaining factors.
+        largest: Cells of the largest intermediate table.
+        cells: Cells of all intermediate tables.
     """
 
     order: tuple[Hashable, ...]
@@ -67,11 +67,11 @@ class Elimination(NamedTuple):
 def elimination(
     scopes: Sequence[Sequence[Hashable]], variables: Collection[Hashable], sizes: Mapping[Hashable, int]
 ) -> Elimination:
-    """The steps that sum ``variables`` out of factors over ``scopes``, without a table.
+    """Order and cost of summing ``variables`` out of factors over ``scopes``.
 
     Args:
         scopes: The variables of every factor.
-        variables: What is summed over; each must occur in a scope.
+        variables: Variables to sum over; each must occur in a scope.
         sizes: Number of values by variable.
     """
     pool = tuple(map(tuple, scopes))
@@ -83,7 +83,7 @@ def elimination(
 def _elimination(
     scopes: tuple[tuple[Hashable, ...], ...], variables: frozenset[Hashable], shape: tuple[int, ...]
 ) -> Elimination:
-    """The steps, by what decides them: sizes are those of the names in the order in which they occur."""
+    """Cached result; ``shape`` holds the sizes of the names in order of first occurrence."""
     names = dict.fromkeys(name for scope in scopes for name in scope)
     sizes = dict(zip(names, shape, strict=True))
     order = min_fill_order(scopes, set(names) - variables, sizes)
@@ -92,28 +92,28 @@ def _elimination(
     for variable in order:
         touching = [scope for scope in pool if variable in scope]
         pool = [scope for scope in pool if variable not in scope]
-        around = _united(touching, variable)
-        size = sizes[variable] * math.prod(sizes[name] for name in around)
+        neighbours = _united(touching, variable)
+        size = sizes[variable] * math.prod(sizes[name] for name in neighbours)
         largest, cells = max(largest, size), cells + size
-        pool.append(around)
+        pool.append(neighbours)
     return Elimination(tuple(order), tuple(pool), largest, cells)
 
 
 def eliminate(
     factors: Sequence[Factor], variables: Collection[Hashable], *, largest: int = LARGEST
 ) -> tuple[list[Factor], float]:
-    """Product of all factors summed over ``variables``, as a product of smaller factors again.
+    """Product of all factors summed over ``variables``, as a product of smaller factors.
 
     Args:
         factors: The factors; a variable must have the same size in all of them.
-        variables: What is summed over; each must occur in a factor.
-        largest: Number of cells that no table on the way may exceed.
+        variables: Variables to sum over; each must occur in a factor.
+        largest: Largest allowed number of cells of an intermediate table.
 
     Returns:
-        Factors whose product, times the exponential of the number beside them, is the sum.
+        Factors and a log scale: the sum is their product times the exponential of the scale.
 
     Raises:
-        MdcmError: If a table with more than ``largest`` cells would be needed; nothing is computed then.
+        MdcmError: If a table would have more than ``largest`` cells; checked before any computation.
 
     Complexity:
         Time and memory are linear in the sum of the tables' sizes along a min-fill elimination order.
@@ -122,7 +122,7 @@ def eliminate(
         Dechter (1999), Bucket elimination: a unifying framework for reasoning.
     """
     sizes = _sizes(factors)
-    # a sum over one value is that value, and a table has no room for axes without number
+    # drop axes of size 1, since the number of axes of a table is limited
     pool = [_without(factor, {name for name in variables if sizes[name] == 1}) for factor in factors]
     variables = [name for name in variables if sizes[name] > 1]
     steps = elimination([factor.variables for factor in pool], variables, sizes)
@@ -132,7 +132,7 @@ def eliminate(
         touching = [factor for factor in pool if variable in factor.variables]
         pool = [factor for factor in pool if variable not in factor.variables]
         scope = _united([factor.variables for factor in touching], variable)
-        # the eliminated variable last, where its sum is over adjacent cells
+        # the eliminated variable is the last axis, so that its sum is over adjacent cells
         product, shift = _product(touching, (*scope, variable), sizes)
         table, logarithm = _rescaled(product.sum(axis=-1))
         scale += shift + logarithm
@@ -148,17 +148,16 @@ def contract(
     Args:
         factors: The factors; a variable must have the same size in all of them.
         keep: Variables of the result, in the order of its axes; each must occur in a factor.
-        largest: Number of cells that no table may exceed, on the way or in the end.
+        largest: Largest allowed number of cells of a table, including the result.
 
     Returns:
-        A table over ``keep`` whose largest entry is 1 (or 0, where all are), and the logarithm of the number by which
-        it must be multiplied.
+        A table over ``keep`` whose largest entry is 1 (or 0, if all are), and the logarithm of its scale.
 
     Raises:
-        MdcmError: If a table with more than ``largest`` cells would be needed; nothing is computed then.
+        MdcmError: If a table would have more than ``largest`` cells; checked before any computation.
 
     Complexity:
-        As :func:`eliminate`.
+        That of :func:`eliminate`.
 
     Example:
         >>> chain = [Factor(("a",), np.array([0.5, 0.5])), Factor(("a", "b"), np.array([[0.9, 0.1], [0.3, 0.7]]))]
@@ -176,14 +175,14 @@ def contract(
 
 
 def aligned(factor: Factor, scope: Sequence[Hashable]) -> NDArray[np.float64]:
-    """View of a factor's table with one axis per variable in ``scope``, of size 1 where the factor has none.
+    """View of a factor's table with one axis per variable in ``scope``, of size 1 if the factor lacks the variable.
 
     Args:
         factor: The factor; all its variables must be in ``scope``.
         scope: Variables in the order of the result's axes.
     """
-    axis = {variable: place for place, variable in enumerate(scope)}
-    order = sorted(range(len(factor.variables)), key=lambda place: axis[factor.variables[place]])
+    axis = {variable: index for index, variable in enumerate(scope)}
+    order = sorted(range(len(factor.variables)), key=lambda index: axis[factor.variables[index]])
     shape = [1] * len(scope)
     for variable, size in zip(factor.variables, factor.table.shape, strict=True):
         shape[axis[variable]] = size
@@ -191,13 +190,12 @@ def aligned(factor: Factor, scope: Sequence[Hashable]) -> NDArray[np.float64]:
 
 
 def min_fill_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], sizes: Mapping[Node, int]) -> list[Node]:
-    """Order of elimination that joins the fewest pairs of neighbours at every step.
+    """Min-fill elimination order: every step adds the fewest edges between neighbours.
 
     Args:
         scopes: The variables of every factor.
         keep: Variables that are not eliminated.
-        sizes: Number of values by variable; of two equally good variables the one whose neighbours span the smaller
-            table goes first.
+        sizes: Number of values by variable; ties are broken by the smaller table over the neighbours.
 
     Complexity:
         O(n^2 + n w^4) for n variables with at most w neighbours each.
@@ -209,8 +207,8 @@ def min_fill_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], siz
     for scope in scopes:
         for variable in scope:
             neighbours.setdefault(variable, set()).update(scope)
-    for variable, around in neighbours.items():
-        around.discard(variable)
+    for variable, adjacent in neighbours.items():
+        adjacent.discard(variable)
     kept = set(keep)
     cost = {variable: _fill(variable, neighbours, sizes) for variable in neighbours if variable not in kept}
     order = []
@@ -218,11 +216,11 @@ def min_fill_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], siz
         variable = min(cost, key=cost.__getitem__)
         del cost[variable]
         order.append(variable)
-        around = neighbours.pop(variable)
-        for other in around:
-            neighbours[other] |= around
+        adjacent = neighbours.pop(variable)
+        for other in adjacent:
+            neighbours[other] |= adjacent
             neighbours[other] -= {other, variable}
-        stale = around.union(*(neighbours[other] for other in around)) if around else set()
+        stale = adjacent.union(*(neighbours[other] for other in adjacent)) if adjacent else set()
         for other in stale:
             if other in cost:
                 cost[other] = _fill(other, neighbours, sizes)
@@ -230,9 +228,9 @@ def min_fill_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], siz
 
 
 def _fill(variable: Node, neighbours: Mapping[Node, set[Node]], sizes: Mapping[Node, int]) -> tuple[int, float]:
-    around = neighbours[variable]
-    joined = sum(len(neighbours[other] & around) for other in around)
-    return len(around) * (len(around) - 1) - joined, sum(math.log(sizes[other]) for other in around)
+    adjacent = neighbours[variable]
+    joined = sum(len(neighbours[other] & adjacent) for other in adjacent)
+    return len(adjacent) * (len(adjacent) - 1) - joined, sum(math.log(sizes[other]) for other in adjacent)
 
 
 def _sizes(factors: Sequence[Factor]) -> dict[Hashable, int]:
@@ -247,18 +245,18 @@ def _sizes(factors: Sequence[Factor]) -> dict[Hashable, int]:
 
 
 def _without(factor: Factor, single: Collection[Hashable]) -> Factor:
-    kept = [place for place, name in enumerate(factor.variables) if name not in single]
-    if len(kept) == len(factor.variables):
+    axes = [axis for axis, name in enumerate(factor.variables) if name not in single]
+    if len(axes) == len(factor.variables):
         return factor
-    shape = [factor.table.shape[place] for place in kept]
-    return Factor(tuple(factor.variables[place] for place in kept), factor.table.reshape(shape))
+    shape = [factor.table.shape[axis] for axis in axes]
+    return Factor(tuple(factor.variables[axis] for axis in axes), factor.table.reshape(shape))
 
 
 def check_size(cells: int, largest: int = LARGEST) -> None:
-    """Refuse a table before it is made.
+    """Check the size of a table before it is allocated.
 
     Raises:
-        MdcmError: If it has more cells than are allowed.
+        MdcmError: If it has more than ``largest`` cells.
     """
     if cells > largest:
         shown = f"{cells:,}" if cells < 10**15 else f"10^{len(str(cells)) - 1}"
@@ -275,7 +273,7 @@ def _united(scopes: Iterable[Sequence[Hashable]], without: Hashable) -> tuple[Ha
 def _product(
     factors: Sequence[Factor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]
 ) -> tuple[NDArray[np.float64], float]:
-    """The product, and the logarithm of what it is to be multiplied by."""
+    """The product and the logarithm of its scale."""
     product = np.ones([sizes[variable] for variable in scope])
     scale = 0.0
     for number, factor in enumerate(factors, 1):
@@ -287,6 +285,6 @@ def _product(
 
 
 def _rescaled(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    # products of hundreds of probabilities leave the range of floats
+    # products of hundreds of probabilities underflow
     largest = float(table.max(initial=0.0))
     return (table / largest, math.log(largest)) if largest > 0 else (table, 0.0)

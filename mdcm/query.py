@@ -1,4 +1,4 @@
-"""The language of causal queries: text to a syntax tree and back, with the place of every mistake.
+"""The language of causal queries: parsing to a syntax tree and printing, with the position of every error.
 
     expression   [-] quantity { (+ | -) quantity }
     quantity     P( outcomes [ | conditions ] )  or  E[ outcome [ | conditions ] ]
@@ -7,8 +7,8 @@
     world        [ setting { , setting } ]                     setting      name = value  or  name world
 
 An event without a value stands for every level. Within E the outcome may be a sum, E[Y[X=1] - Y[X=0] | X=0]. A setting
-without a value is nested: Y[X=1, M[X=0]] is Y had X been 1 and M what it would have been had X been 0. Names and
-values that are no plain words or numbers are quoted, 'like this' or "like this", with a backslash before a quote.
+without a value is nested: Y[X=1, M[X=0]] is Y had X been 1 and M its value had X been 0. Names and values other than
+plain words and numbers are quoted, 'like this' or "like this", with a backslash before a quote.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Span = tuple[int, int]
 _CLOSING = {"(": ")", "[": "]"}
 _BEGINNING = re.compile(r"\s*[-+−]?\s*[PE]\s*[(\[]")
 _NO_QUERY = "a query begins with P( or E[, as in P(Y | do(X=1)) or E[Y | do(X=1)] - E[Y | do(X=0)]"
-# far beyond any query that means something, far below what Python's stack allows
+# limits beyond any meaningful query, and well within Python's recursion limit
 _DEEPEST = 100
 _LONGEST = 100_000
 
@@ -43,9 +43,9 @@ class Term:
     Attributes:
         variable: Name of the variable.
         value: Its value as typed, a number or text; None for every level.
-        world: The settings of its world, ``()`` for the actual one; a setting with a world of its own is nested.
-        span: Where the name stands in the text, as (position, length).
-        value_span: Where the value stands in the text.
+        world: Settings of its world, ``()`` for the actual world; a setting with a world of its own is nested.
+        span: Position and length of the name in the text.
+        value_span: Position and length of the value in the text.
     """
 
     variable: str
@@ -56,7 +56,7 @@ class Term:
 
     @property
     def label(self) -> str:
-        """Name of the column of an answer that holds this term's values."""
+        """Name of the term's column in an answer."""
         return str(Term(self.variable, None, self.world)) if self.world else self.variable
 
     def walk(self) -> Iterator[Term]:
@@ -72,14 +72,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Query:
-    """One probability or expectation.
+    """A probability or expectation.
 
     Attributes:
         kind: "P" for a probability, "E" for an expectation.
-        outcomes: What it is about; exactly one term, without a value, in an expectation.
-        do: What is set by intervention.
-        given: What is conditioned on.
-        span: Where the query stands in the text, as (position, length).
+        outcomes: Outcomes; exactly one term, without a value, in an expectation.
+        do: Interventions.
+        given: Conditions.
+        span: Position and length of the query in the text.
     """
 
     kind: Literal["P", "E"]
@@ -97,7 +97,7 @@ class Query:
 
     @property
     def is_number(self) -> bool:
-        """Whether the answer is one number rather than a table over levels."""
+        """Whether the answer is a single number rather than a table over levels."""
         terms = (*self.do, *self.given) if self.kind == "E" else (*self.outcomes, *self.do, *self.given)
         return all(term.value is not None for term in terms)
 
@@ -115,7 +115,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Expression:
-    """A sum of queries with signs; most often one query.
+    """A signed sum of queries; most often a single query.
 
     Attributes:
         terms: Pairs of a sign, 1 or -1, and a query.
@@ -132,10 +132,10 @@ class Expression:
 
     @property
     def query(self) -> Query:
-        """The one query of an expression that is no sum.
+        """The query of an expression with a single term.
 
         Raises:
-            QueryError: If there are several, or one with a minus sign.
+            QueryError: If there are several terms, or one with a minus sign.
         """
         if len(self.terms) == 1 and self.terms[0][0] == 1:
             return self.terms[0][1]
@@ -148,11 +148,11 @@ class Expression:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Names of all variables, each once, in the order of the text."""
+        """Distinct names of all variables in the order of the text."""
         return tuple(dict.fromkeys(term.variable for query in self.queries for term in query.walk()))
 
     def check(self, names: Collection[str]) -> None:
-        """Refuse variables that are not among ``names``.
+        """Check that all variables are among ``names``.
 
         Raises:
             QueryError: At the first unknown variable, with the nearest known name.
@@ -169,7 +169,7 @@ class Expression:
         """Error that points at a term or query of this expression.
 
         Args:
-            message: What is wrong.
+            message: Message of the error.
             at: The term or query.
             value: Whether to point at the term's value rather than its name.
         """
@@ -186,7 +186,7 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """Syntax tree of a causal query.
+    """Parse a causal query to its syntax tree.
 
     Args:
         text: For example ``P(Y | do(X=1), Z=2)``, ``P(Y[X=1] | X=0, Y=1)``, ``E[Y | do(X=1)] - E[Y | do(X=0)]``.
@@ -195,7 +195,7 @@ def parse(text: str) -> Expression:
         The expression; its ``str`` parses to an equal one.
 
     Raises:
-        QueryError: With a caret under the place, if the text is malformed or contradicts itself.
+        QueryError: With a caret under the position, if the text is malformed or contradicts itself.
 
     Example:
         >>> print(parse("E[Y[X=1] - Y[X=0] | X=0]"))
@@ -277,25 +277,25 @@ def _number(text: str, position: int, digits: str) -> int | float:
 
 
 class _Parser:
-    """One token of lookahead over the tokens of a text."""
+    """Recursive-descent parser with one token of lookahead."""
 
     def __init__(self, text: str) -> None:
-        # a line break would put the caret of an error under the wrong line
+        # replace line breaks, so that the caret of an error is below the right position
         self.text = re.sub(r"\s", " ", text)
         self.tokens = list(_tokens(text))
-        self.place = 0
+        self.position = 0
         self.open: list[_Token] = []
 
     @property
     def token(self) -> _Token:
-        return self.tokens[self.place]
+        return self.tokens[self.position]
 
     def at(self, *symbols: str) -> bool:
         return self.token.kind == "symbol" and self.token.text in symbols
 
     def advance(self) -> _Token:
         token = self.token
-        self.place += token.kind != "end"
+        self.position += token.kind != "end"
         return token
 
     def refuse(self, message: str, token: _Token | None = None) -> NoReturn:
@@ -359,7 +359,7 @@ class _Parser:
             self.closing("','")
         else:
             self.closing("',', '|'" if kind == "P" else "'|'")
-        last = self.tokens[self.place - 1]
+        last = self.tokens[self.position - 1]
         span = (head.start, last.start + 1 - head.start)
         queries = [(sign, Query(kind, outcomes, tuple(do), tuple(given), span)) for sign, outcomes in signed]
         for _, query in queries:
@@ -392,7 +392,7 @@ class _Parser:
 
     def conditions(self, do: list[Term], given: list[Term]) -> None:
         while True:
-            following = self.tokens[min(self.place + 1, len(self.tokens) - 1)]
+            following = self.tokens[min(self.position + 1, len(self.tokens) - 1)]
             if self.token.kind == "word" and self.token.text == "do" and following.text == "(":
                 self.advance()
                 self.opening("(")
@@ -403,7 +403,7 @@ class _Parser:
                 self.closing("','")
             else:
                 if self.token.text == "do" and following.kind in {"word", "quoted"}:
-                    self.refuse(f"what is set stands in brackets, as in do({following.text})", following)
+                    self.refuse(f"do needs brackets, as in do({following.text})", following)
                 given.append(self.event())
             if not self.at(","):
                 return
@@ -473,7 +473,7 @@ class _Parser:
         raise Expression((), self.text).error(message, term, value=True)
 
     def check_roles(self, query: Query) -> None:
-        """Refuse a variable in two roles that exclude or contradict each other."""
+        """Check that no variable has two roles that exclude or contradict each other."""
         targets: dict[str, Term] = {}
         for term in query.do:
             if term.variable in targets:
@@ -514,7 +514,7 @@ def _require_number(expression: Expression, query: Query) -> None:
 
 
 def _key(term: Term) -> Hashable:
-    """What two terms share when they are the same variable of the same world, whatever the order of its settings."""
+    """Key of a term's variable and world, independent of the order of the settings."""
     return term.variable, frozenset((_key(setting), setting.value) for setting in term.world)
 
 

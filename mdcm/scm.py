@@ -1,9 +1,9 @@
-"""Structural causal models over discrete variables, whose answers in all three layers are known exactly.
+"""Structural causal models over discrete variables, with exact answers in all three layers.
 
-Every variable is ``v = F^-1(e | parents, confounders)``: the level at which the cumulative distribution of its row of
-a table first exceeds e, a uniform number of its own. With that one number per variable the model is fully functional,
-so that counterfactuals are defined: the levels of v in several worlds occur together with the probability that e lies
-in the intersection of their intervals, which is a closed form.
+Every variable is ``v = F^-1(e | parents, confounders)``: the level at which the cumulative distribution in its row of
+the table first exceeds e, its own uniform noise. Since all worlds share this noise, counterfactuals are defined: the
+joint probability of the levels of v in several worlds is that of e in the intersection of their intervals, which has a
+closed form.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DiscreteSCM:
         graph: The ADMG.
         tables: For every variable P(v | parents, confounders): an array whose axes are the variable's parents in the
             order of ``graph.nodes``, then its confounders in the order of ``graph.confounders``, then its own levels.
-        priors: For every confounder in ``graph.confounders`` by name its distribution.
+        priors: Distribution of every confounder in ``graph.confounders``, by name.
         levels: Values of variables by name; 0, 1, ... by default.
 
     Attributes:
@@ -55,7 +55,7 @@ class DiscreteSCM:
         priors: float64 arrays by confounder.
 
     Raises:
-        DataError: If a table is missing, has the wrong shape, or holds no distributions.
+        DataError: If a table is missing, has a wrong shape, or its rows are not distributions.
 
     References:
         Pearl (2009), Causality, chapter 7 (counterfactuals as abduction, action, prediction).
@@ -86,11 +86,13 @@ class DiscreteSCM:
         }
         self.tables = self._checked_tables(tables)
         self._schema = self._checked_schema(levels or {})
-        self.levels: dict[str, tuple[Level, ...]] = {name: one.levels or () for name, one in self._schema.items()}
+        self.levels: dict[str, tuple[Level, ...]] = {
+            name: variable.levels or () for name, variable in self._schema.items()
+        }
         self._upper: dict[str, NDArray[np.float64]] = {}
         for node, table in self.tables.items():
             upper = table.cumsum(axis=-1)
-            # a uniform number below 1 must always fall below the last bound
+            # the last bound is exactly 1, above every uniform number
             upper[..., -1] = 1.0
             self._upper[node] = upper
 
@@ -102,28 +104,28 @@ class DiscreteSCM:
     def sample(self, n: int, do: Assignment | None = None, seed: int = 0) -> pd.DataFrame:
         """Independent draws from P(V), or from P(V | do(...)).
 
-        The noise depends only on ``seed``, never on ``do``: row i of two calls with the same seed is the same unit in
-        two worlds, which makes the pair a draw of counterfactuals.
+        The noise depends only on ``seed``, not on ``do``: row i of two calls with the same seed is the same unit in two
+        worlds, so that the pair is a counterfactual draw.
 
         Args:
             n: Number of rows.
-            do: Level, or array of n levels, by variable that is set.
+            do: Interventions: a level, or array of n levels, by variable.
             seed: Seed of all noise.
 
         Returns:
             One column per variable in the order of the graph's nodes.
 
         Raises:
-            DataError: If a value is no level of its variable.
+            DataError: If a value is not a level of its variable.
             ValueError: If the seed is out of range.
         """
         seed = seeded(seed)
         setting = {name: self._do_codes(name, value, n) for name, value in (do or {}).items()}
         states: dict[str, NDArray[np.int64]] = {}
-        for place, (name, _) in enumerate(self.graph.confounders):
-            # the last number is never 0: numpy takes [seed, 0] for the seed itself, and whoever uses that would draw
-            # the same numbers as the confounder
-            uniform = np.random.default_rng([seed, place, 1]).random(n)
+        for index, (name, _) in enumerate(self.graph.confounders):
+            # the last number is never 0: numpy treats [seed, 0] as the seed itself, and a user's generator with this
+            # seed would draw the same numbers as the confounder
+            uniform = np.random.default_rng([seed, index, 1]).random(n)
             bounds = np.cumsum(self.priors[name])[:-1]
             states[name] = np.searchsorted(bounds, uniform, side="right")
         for node in self._order:
@@ -145,24 +147,24 @@ class DiscreteSCM:
         do: Assignment | Sequence[str] | None = None,
         given: Assignment | Sequence[str] | None = None,
     ) -> pd.Series[float]:
-        """P(variables | do(...), given ...), exactly.
+        """Exact P(variables | do(...), given ...).
 
         Args:
             variables: Names of the variables.
-            do: Values that are set; names alone mean every level.
-            given: Values that are conditioned on; names alone mean every level.
+            do: Interventions; names without values mean every level.
+            given: Conditions; names without values mean every level.
 
         Returns:
-            Probabilities by level: a MultiIndex of the names in ``do`` and ``given`` that stand for every level, then
-            ``variables``; for one name a plain index.
+            Probabilities with a MultiIndex: names without values in ``do`` and ``given``, then ``variables``; a plain
+            index for a single name.
 
         Raises:
             QueryError: If a name is unknown or the condition has probability zero.
-            DataError: If a value is no level of its variable.
+            DataError: If a value is not a level of its variable.
             MdcmError: If the graph is too densely connected for an exact answer.
 
         Complexity:
-            By variable elimination: exponential only in the width of the graph with its confounders.
+            Variable elimination: exponential only in the width of the graph with its confounders.
         """
         names = (variables,) if isinstance(variables, str) else tuple(variables)
         query = language.Query("P", tuple(map(language.Term, names)), self._terms(do), self._terms(given))
@@ -171,19 +173,19 @@ class DiscreteSCM:
     def exact_counterfactual(
         self, outcomes: str | Sequence[str], do: Assignment, evidence: Assignment | None = None
     ) -> pd.Series[float]:
-        """P(outcomes had ``do`` been set | evidence in the actual world), exactly.
+        """Exact P(outcomes had ``do`` been set | evidence in the actual world).
 
         Args:
             outcomes: Names of variables in the counterfactual world.
-            do: Values that are set in the counterfactual world.
-            evidence: Values seen in the actual world.
+            do: Interventions in the counterfactual world.
+            evidence: Values observed in the actual world.
 
         Returns:
             Probabilities, indexed by the outcomes. For several or nested worlds see :meth:`answer`.
 
         Raises:
             QueryError: If a name is unknown or the evidence has probability zero.
-            DataError: If a value is no level of its variable.
+            DataError: If a value is not a level of its variable.
             MdcmError: If the graph is too densely connected for an exact answer.
 
         Example:
@@ -210,13 +212,13 @@ class DiscreteSCM:
             query: For example ``P(Y | do(X=1))``, ``P(Y[X=1, M[X=0]] | X=0)``, ``E[Y | do(X=1)] - E[Y | do(X=0)]``.
 
         Returns:
-            A number where every term has a value; otherwise numbers indexed by the terms of do(), of the condition
-            and (for a probability) of the outcome.
+            A number if every term has a value; otherwise numbers indexed by the terms of do(), of the condition and
+            (for a probability) of the outcome.
 
         Raises:
             QueryError: If the text is malformed, a name is unknown, the condition has probability zero, or the
-                expectation is of a variable whose levels are no numbers.
-            DataError: If a value is no level of its variable.
+                expectation is of a variable whose levels are not numbers.
+            DataError: If a value is not a level of its variable.
 
         Example:
             >>> from mdcm.graph import ADMG
@@ -263,7 +265,7 @@ class DiscreteSCM:
     def _table(
         self, expression: language.Expression, query: language.Query, *, show_values: bool = True
     ) -> pd.Series[float]:
-        """Answers for all combinations of levels of the terms without a value.
+        """Answer for all combinations of levels of the terms without a value.
 
         The index has a level for every term, or only for those without a value.
         """
@@ -283,8 +285,8 @@ class DiscreteSCM:
             if query.kind == "E":
                 array = array @ self._numbers(expression, query.outcomes[0])
             else:
-                kept = [[self._code(term.variable, level) for level in self._choices(term)] for term in outcomes]
-                array = array[np.ix_(*kept)]
+                selected = [[self._code(term.variable, level) for level in self._choices(term)] for term in outcomes]
+                array = array[np.ix_(*selected)]
             values.append(array.ravel())
         series = pd.Series(np.concatenate(values), name="probability" if query.kind == "P" else "expectation")
         shown = [term for term in (*conditions, *outcomes) if show_values or term.value is None]
@@ -308,7 +310,7 @@ class DiscreteSCM:
     def _numbers(self, expression: language.Expression, term: language.Term) -> NDArray[np.float64]:
         levels = self.levels[term.variable]
         if any(isinstance(level, str) for level in levels):
-            raise expression.error(f"the levels of {term.variable!r} are no numbers, so it has no expectation", term)
+            raise expression.error(f"the levels of {term.variable!r} are not numbers, so it has no expectation", term)
         return np.array(levels, dtype=np.float64)
 
     def _known(self, name: str) -> str:
@@ -333,7 +335,7 @@ class DiscreteSCM:
         arrays: dict[str, NDArray[np.float64]] = {}
         for node in self.graph.nodes:
             if node not in tables:
-                raise DataError(f"tables: variable {node!r} has none", column=node)
+                raise DataError(f"tables: variable {node!r} has no table", column=node)
             arrays[node] = np.asarray(tables[node], dtype=np.float64)
         sizes = {name: len(prior) for name, prior in self.priors.items()}
         sizes |= {node: array.shape[-1] if array.ndim else 0 for node, array in arrays.items()}
@@ -373,21 +375,21 @@ def random_discrete(
     concentration: float = 1.0,
     smoothing: float = 0.1,
 ) -> DiscreteSCM:
-    """A random model in which every event has positive probability.
+    """Random model in which every event has positive probability.
 
-    Every row of every table is drawn from a symmetric Dirichlet distribution and mixed with the uniform one.
+    Every row of every table is drawn from a symmetric Dirichlet distribution and mixed with the uniform distribution.
 
     Args:
         graph: The ADMG.
-        levels: Number of levels of every variable, or by name (3 for those left out).
+        levels: Number of levels of every variable, or by name (3 by default).
         seed: Seed.
         latent_levels: Number of states of every confounder.
-        concentration: Parameter of the Dirichlet distributions; small ones make strong mechanisms.
+        concentration: Parameter of the Dirichlet distributions; small values make strong mechanisms.
         smoothing: Share of the uniform distribution, in (0, 1]; no cell is below smoothing / levels.
 
     Raises:
         ValueError: If a number is out of its range.
-        MdcmError: If a variable has so many parents that its table cannot be held.
+        MdcmError: If a variable has so many parents that its table is too large.
 
     Example:
         >>> from mdcm.graph import ADMG
@@ -408,22 +410,22 @@ def random_discrete(
         return (1 - smoothing) * drawn + smoothing / shape[-1]
 
     for node in graph.nodes:
-        around = [sizes[parent] for parent in graph.parents(node)]
-        around += [hidden[name] for name, children in graph.confounders if node in children]
-        check_size(math.prod([*around, sizes[node]]))
-    priors = {name: rows([size], 0, place) for place, (name, size) in enumerate(hidden.items())}
+        shape = [sizes[parent] for parent in graph.parents(node)]
+        shape += [hidden[name] for name, children in graph.confounders if node in children]
+        check_size(math.prod([*shape, sizes[node]]))
+    priors = {name: rows([size], 0, index) for index, (name, size) in enumerate(hidden.items())}
     tables = {}
-    for place, node in enumerate(graph.nodes):
+    for index, node in enumerate(graph.nodes):
         parents = sorted(graph.parents(node), key=graph.index)
         shape = [sizes[parent] for parent in parents]
         shape += [hidden[name] for name, children in graph.confounders if node in children]
-        tables[node] = rows([*shape, sizes[node]], 1, place)
+        tables[node] = rows([*shape, sizes[node]], 1, index)
     return DiscreteSCM(graph, tables, priors)
 
 
 @dataclass(frozen=True)
 class _Ref:
-    """A variable in some world: set to a code, or a node of the network."""
+    """A variable in a world: set to a code, or a node of the network."""
 
     variable: str
     code: int | None = None
@@ -431,10 +433,10 @@ class _Ref:
 
 
 class _Worlds:
-    """The variables of all worlds of a query that are not known to be equal, with their parents.
+    """Network of a query's parallel worlds, with equal variables merged.
 
-    Two variables of the same name whose parents are the same nodes, or set to the same codes, are one node, since they
-    are the same function of the same arguments. A world without settings is the actual one.
+    Copies of a variable with the same parent nodes or codes are merged to one node, since they are the same function of
+    the same arguments. The world without settings is the actual world.
     """
 
     def __init__(self, model: DiscreteSCM) -> None:
@@ -445,15 +447,14 @@ class _Worlds:
         self._worlds: dict[frozenset[tuple[str, _Ref]], dict[str, _Ref]] = {}
 
     def ref(self, name: str, settings: Mapping[str, _Ref]) -> _Ref:
-        """The variable in the world in which ``settings`` hold."""
+        """The variable in the world with these settings."""
         world = self._worlds.get(frozenset(settings.items()))
         if world is None:
             world = self._worlds[frozenset(settings.items())] = dict(settings)
             for variable in self.model._order:
                 if variable not in settings:
-                    world[variable] = self._function(
-                        variable, tuple(world[one] for one in self.model._parents[variable])
-                    )
+                    parents = tuple(world[parent] for parent in self.model._parents[variable])
+                    world[variable] = self._function(variable, parents)
         return world[name]
 
     def of_term(self, term: language.Term, do: Mapping[str, _Ref]) -> _Ref:
@@ -476,7 +477,7 @@ class _Worlds:
         return ref
 
     def probabilities(self, refs: Sequence[_Ref], evidence: Sequence[tuple[_Ref, int]]) -> NDArray[np.float64]:
-        """P(refs | evidence), one axis per ref.
+        """P(refs | evidence), with one axis per ref.
 
         Raises:
             QueryError: If the evidence has probability zero.
@@ -491,16 +492,16 @@ class _Worlds:
         total = table.sum()
         if not possible or total <= 0:
             raise QueryError("the condition has probability zero, so nothing follows from it")
-        # the same node may be asked for twice, and what is set or seen has all its weight on one level
+        # a node may occur twice among refs, and a set or observed variable has all its weight on one level
         check_size(math.prod(len(self.model.levels[ref.variable]) for ref in refs))
         result = np.zeros([len(self.model.levels[ref.variable]) for ref in refs])
         cells = dict(zip(free, np.indices(table.shape), strict=True))
-        place = tuple(ref.code if ref.node is None else seen.get(ref.node, cells.get(ref.node)) for ref in refs)
-        result[place] = table / total
+        index = tuple(ref.code if ref.node is None else seen.get(ref.node, cells.get(ref.node)) for ref in refs)
+        result[index] = table / total
         return result
 
     def _factors(self, targets: Sequence[int], seen: Mapping[int, int]) -> list[Factor]:
-        """One factor per variable over its nodes in all worlds, and the confounders' distributions."""
+        """A factor per variable over its nodes in all worlds, and the distributions of the confounders."""
         needed = set(targets)
         stack = list(needed)
         while stack:
@@ -524,18 +525,18 @@ class _Worlds:
         lower = np.concatenate([np.zeros_like(upper[..., :1]), upper[..., :-1]], axis=-1)
         lowers = [self._sliced(lower, node, seen) for node in nodes]
         uppers = [self._sliced(upper, node, seen) for node in nodes]
-        # all copies read the same uniform number: they occur together where their intervals intersect
+        # all copies have the same uniform noise: their joint event is the intersection of their intervals
         scope = tuple(dict.fromkeys(variable for factor in uppers for variable in factor.variables))
         sizes = {name: n for factor in uppers for name, n in zip(factor.variables, factor.table.shape, strict=True)}
         check_size(math.prod(sizes.values()))
         end = np.minimum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in uppers)))
         start = np.maximum.reduce(np.broadcast_arrays(*(aligned(factor, scope) for factor in lowers)))
         width = end - start
-        # bounds that should meet differ by rounding, which conditioning on them would make into a probability
+        # equal bounds may differ by rounding; set these widths to 0, since conditioning would amplify them
         return Factor(scope, np.where(width > _ROUNDING, width, 0.0))
 
     def _sliced(self, table: NDArray[np.float64], node: int, seen: Mapping[int, int]) -> Factor:
-        """A table of the node's variable, at the values of its parents and itself that are set or seen."""
+        """A table of the node's variable, sliced at set and observed values of its parents and itself."""
         latents = self.model._latents[self.names[node]]
         axes: list[tuple[int | str | None, int | None]] = []
         axes += [(ref.node, ref.code if ref.node is None else seen.get(ref.node)) for ref in self.parents[node]]
@@ -562,7 +563,7 @@ def _checked_priors(graph: ADMG, priors: Mapping[str, ArrayLike]) -> dict[str, N
     checked = {}
     for name in names:
         if name not in priors:
-            raise DataError(f"priors: confounder {name!r} has none")
+            raise DataError(f"priors: confounder {name!r} has no distribution")
         array = np.asarray(priors[name], dtype=np.float64)
         if array.ndim != 1:
             raise DataError(f"the prior of {name!r} must be a vector, not of shape {array.shape}")

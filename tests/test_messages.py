@@ -99,7 +99,7 @@ class TestQueries:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("P(Relief | do Dose)", "what is set stands in brackets, as in do(Dose)"),
+            ("P(Relief | do Dose)", "do needs brackets, as in do(Dose)"),
             ("P(Relief | Age, do 'Dose')", "as in do('Dose')"),
             ("P(Relief > 2)", "a query has no inequalities"),
             ("P(Dose | Age ≤ 3)", "a query has no inequalities"),
@@ -119,7 +119,7 @@ class TestQueries:
             ("P(Relief | do(Dose=High))", "did you mean 'high'?"),
             ("P(Relief | Age=seven)", "variable 'Age' has no level 'seven'"),
             ("P(Relief=much)", "'much' is not a number"),
-            ("E[Dose]", "the levels of 'Dose' are no numbers"),
+            ("E[Dose]", "the levels of 'Dose' are not numbers"),
             ("P(Relief[Dose=x] | Dose=low)", "no level 'x'"),
         ],
     )

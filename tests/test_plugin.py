@@ -418,7 +418,7 @@ class TestSamples:
             data = {name: table.assign(X=rng.integers(0, 2, 12)) for source in specs for name in source.names}
         estimand = found.estimand
         tables = estimand._tables(data, None).compressed(estimand._columns)
-        (together,) = tables.resampled(4, 0, at_once=4)
+        (together,) = tables.resampled(4, 0, batch=4)
         values = samples(estimand._formulas, found.query, together)
         assert values.shape[0] == 4
         assert len(np.unique(values[:, 0])) > 1

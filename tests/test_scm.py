@@ -420,12 +420,12 @@ GOOD = {"D": [0.5, 0.5], "I": [[0.5, 0.5]] * 2, "A": np.full((2, 2, 2), 0.5)}
 @pytest.mark.parametrize(
     ("change", "priors", "levels", "message"),
     [
-        ({}, {}, None, r"confounder 'U\[D,A\]' has none"),
+        ({}, {}, None, r"confounder 'U\[D,A\]' has no distribution"),
         ({}, {"U": [1.0]}, None, r"no confounder 'U'.*U\[D,A\]"),
         ({}, {"U[D,A]": [[1.0]]}, None, "must be a vector"),
         ({}, {"U[D,A]": [0.5, 0.6]}, None, "sums to 1.1"),
         ({"D": [0.5, 0.5]}, {"U[D,A]": [0.5, 0.5]}, None, r"'D' must have the axes \(U\[D,A\], D\) of sizes \(2, 2\)"),
-        ({"D": None}, {"U[D,A]": [1.0]}, None, "'D' has none"),
+        ({"D": None}, {"U[D,A]": [1.0]}, None, "'D' has no table"),
         ({"Q": [1.0]}, {"U[D,A]": [1.0]}, None, "no variable 'Q'"),
         ({"D": [[0.5, 0.4]]}, {"U[D,A]": [1.0]}, None, "one row sums to 0.9"),
         ({"D": [[1.5, -0.5]]}, {"U[D,A]": [1.0]}, None, "not negative"),

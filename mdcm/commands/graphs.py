@@ -237,7 +237,7 @@ def _check_values(query: Expression, schema: Schema) -> None:
             raise query.error(f"{outcome.name!r} is an image, which has no expectation", one.outcomes[0])
         if one.kind == "E" and any(isinstance(level, str) for level in outcome.levels or ()):
             raise query.error(
-                f"the levels of {outcome.name!r} are no numbers, so it has no expectation", one.outcomes[0]
+                f"the levels of {outcome.name!r} are not numbers, so it has no expectation", one.outcomes[0]
             )
 
 

@@ -1,8 +1,8 @@
-"""Formulas evaluated on tables, as an interval wherever the data leave a condition without a row.
+"""Evaluation of formulas on tables, as intervals if conditions have no rows.
 
-A conditional probability whose condition has no row is unknown: anything from 0 to 1. Every formula is a sum of
-products of probabilities, and of quotients of such sums, so that its smallest and largest value follow from those of
-its parts, and the two differ exactly where unknown probabilities have weight. A quotient of zeros is unknown likewise.
+A conditional probability whose condition has no rows is unknown, between 0 and 1. Every formula is a sum of products of
+probabilities and of quotients of such sums, so that its bounds follow from those of its parts, and the two bounds
+differ exactly where unknown probabilities have weight. A quotient of zeros is unknown as well.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUNDING", "SAMPLES", "Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
 
-# cells of one table, 128 MB, and of all tables of a formula together
+# largest number of cells of a table, 128 MB, and of all tables of a formula
 _LARGEST = 1 << 24
 _MOST_CELLS = 1 << 26
-# cells that are computed and rows that are read, some ten seconds
+# largest number of cells computed and rows read, about ten seconds
 _MOST_WORK = 1 << 32
-# the axis of bootstrap samples among symbols
+# symbol of the axis of bootstrap samples
 SAMPLES = -1
-# what is unknown to less than rounding is known
+# relative width below which an interval counts as a known value
 ROUNDING = 1e-9
-# numpy's arrays have no more axes
+# largest number of axes of a numpy array
 _MOST_COLUMNS = 64
-# conditions without a row are looked for among so many terms, in formulas up to so many cells
+# limits of the search for conditions without rows: terms tried, and cells of the formula
 _MOST_TERMS = 64
 _MOST_SEARCHED = 1 << 20
 
 
 class Product(NamedTuple):
-    """Factors, times the exponential of a number: the product of hundreds of probabilities is no float."""
+    """Product of factors and the exponential of a scale, since hundreds of probabilities would underflow."""
 
     factors: tuple[Factor, ...]
     scale: float = 0.0
@@ -53,27 +53,27 @@ class Product(NamedTuple):
         return list(dict.fromkeys(v for factor in self.factors for v in factor.variables))  # type: ignore[misc]
 
     def dense(self, keep: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        """One table over ``keep``, and the logarithm of what it is to be multiplied by."""
+        """Table over ``keep``, and the logarithm of its scale."""
         if not self.factors:
             return np.ones(()), self.scale
         table, scale = contract(self.factors, keep, largest=_LARGEST)
         return table, scale + self.scale
 
     def sliced(self, codes: Mapping[int, int]) -> Product:
-        """At given codes of some variables."""
+        """Slice at codes of some variables."""
         return Product(tuple(_sliced(factor, codes) for factor in self.factors), self.scale)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest value of a term; ``high`` is None where they are equal."""
+    """Lower and upper bound of a term; ``high`` is None if they are equal."""
 
     low: Product
     high: Product | None = None
 
     @property
     def upper(self) -> Product:
-        """The largest value."""
+        """The upper bound."""
         return self.low if self.high is None else self.high
 
     def scope(self) -> list[int]:
@@ -81,17 +81,17 @@ class Bounds:
         return self.low.scope()
 
     def sliced(self, codes: Mapping[int, int]) -> Bounds:
-        """At given codes of some variables."""
+        """Slice at codes of some variables."""
         return Bounds(self.low.sliced(codes), None if self.high is None else self.high.sliced(codes))
 
 
 class Cost(NamedTuple):
-    """What evaluating a formula takes.
+    """Cost of evaluating a formula.
 
     Attributes:
         largest: Cells of the largest table.
-        cells: Cells of all tables together.
-        reads: Rows that are counted, all tables together.
+        cells: Cells of all tables.
+        reads: Rows counted for all tables.
     """
 
     largest: int
@@ -99,10 +99,10 @@ class Cost(NamedTuple):
     reads: int
 
     def check(self, times: int = 1) -> None:
-        """Refuse what would take too much memory or time.
+        """Refuse an evaluation that takes too much memory or time.
 
         Raises:
-            MdcmError: If it would.
+            MdcmError: If a limit is exceeded.
         """
         check_size(self.largest, _LARGEST)
         if self.cells > _MOST_CELLS or (self.cells + self.reads) * times > _MOST_WORK:
@@ -114,13 +114,13 @@ class Cost(NamedTuple):
 
 
 def cost(formula: Formula, data: Tables) -> Cost:
-    """What evaluating a formula would cost, before anything is allocated."""
+    """Cost of evaluating a formula, computed without tables."""
     sizes = _Sizes(formula, data)
     scopes: list[list[tuple[Hashable, ...]]] = []
-    found: list[tuple[Hashable, ...]]
+    scope_list: list[tuple[Hashable, ...]]
     largest, cells, reads = 1, 1, 0
 
-    def needs(scope: Sequence[Hashable]) -> None:
+    def add_table(scope: Sequence[Hashable]) -> None:
         nonlocal largest, cells
         size = math.prod(sizes[s] for s in scope)
         largest, cells = max(largest, size), cells + size
@@ -128,31 +128,33 @@ def cost(formula: Formula, data: Tables) -> Cost:
     for term in formula.terms:
         operands = [scopes[i] for i in term.operands]
         if term.kind == "probability":
-            needs([s for s in (*term.set, *term.given, *term.symbols) if s in term.symbols or not formula.is_fixed(s)])
-            found = [tuple(s for s in (*term.set, *term.given, *term.symbols) if not formula.is_fixed(s))]
+            add_table(
+                [s for s in (*term.set, *term.given, *term.symbols) if s in term.symbols or not formula.is_fixed(s)]
+            )
+            scope_list = [tuple(s for s in (*term.set, *term.given, *term.symbols) if not formula.is_fixed(s))]
             reads += data.num_rows
         elif term.kind == "product":
-            found = [scope for operand in operands for scope in operand]
+            scope_list = [scope for operand in operands for scope in operand]
         elif term.kind == "equal":
             constant = all(formula.symbol(s).value is not None for s in term.symbols)
-            found = [() if constant else tuple(s for s in term.symbols if not formula.is_fixed(s))]
+            scope_list = [() if constant else tuple(s for s in term.symbols if not formula.is_fixed(s))]
         elif term.kind in {"sum", "any"}:
             inside = [*operands[0], *([tuple(term.symbols)] if term.kind == "any" else [])]
             present = {s for scope in inside for s in scope}
             steps = elimination(inside, [s for s in term.symbols if s in present], sizes)
             largest, cells = max(largest, steps.largest), cells + steps.cells
-            found = list(steps.scopes)
+            scope_list = list(steps.scopes)
         else:
-            found = [tuple(dict.fromkeys(s for operand in operands for scope in operand for s in scope))]
-            needs(found[0])
+            scope_list = [tuple(dict.fromkeys(s for operand in operands for scope in operand for s in scope))]
+            add_table(scope_list[0])
             for operand in operands:
-                needs(tuple({s for scope in operand for s in scope}))
-        scopes.append(found)
+                add_table(tuple({s for scope in operand for s in scope}))
+        scopes.append(scope_list)
     asked = {column.symbol for column in formula.asked}
     constants = {s for s in asked if formula.symbol(s).value is not None}
     last = [tuple(s for s in scope if s not in constants) for scope in scopes[-1]]
     steps = elimination(last, {s for scope in last for s in scope} - asked, sizes)
-    needs([s for s in asked - constants if s in sizes])
+    add_table([s for s in asked - constants if s in sizes])
     return Cost(max(largest, steps.largest), cells + steps.cells, reads)
 
 
@@ -178,13 +180,13 @@ def evaluate(
     fill: Mapping[int, NDArray[np.float64]] | None = None,
     kept: dict[int, Bounds] | None = None,
 ) -> Bounds:
-    """Smallest and largest value of a formula, as factors over its symbols.
+    """Bounds of a formula, as factors over its symbols.
 
     Args:
         formula: The formula.
         data: The tables.
-        fill: For terms by number the largest value of their unknown cells; 1 by default.
-        kept: Values of terms by number, which are taken as they are; the others are added.
+        fill: Upper bounds of the unknown cells by term; 1 by default.
+        kept: Known values by term, to which those of the other terms are added.
 
     Raises:
         DataError: If the tables lack a column.
@@ -195,10 +197,10 @@ def evaluate(
     values: dict[int, Bounds] = {}
     for number, term in enumerate(formula.terms):
         high = None if fill is None else fill.get(number)
-        # constants that the operands are taken at, which are no axes
+        # symbols of the operands, including constants, which have no axes
         inside = [mentions[i] for i in term.operands]
-        own = {*term.set, *term.given, *term.symbols} if term.kind in {"probability", "equal"} else set()
-        mentions.append(own.union(*inside))
+        term_symbols = {*term.set, *term.given, *term.symbols} if term.kind in {"probability", "equal"} else set()
+        mentions.append(term_symbols.union(*inside))
         operands = [values[i] for i in term.operands]
         values[number] = (
             kept[number]
@@ -249,7 +251,7 @@ def _value(
 
 
 def _codes(formula: Formula, symbols: Iterable[int], data: Tables) -> dict[int, int]:
-    """Codes of the symbols that are fixed."""
+    """Codes of the fixed symbols."""
     fixed = {s: formula.symbol(s) for s in symbols if formula.is_fixed(s)}
     return {s: data.code(symbol.variable, symbol.value) for s, symbol in fixed.items()}
 
@@ -257,7 +259,7 @@ def _codes(formula: Formula, symbols: Iterable[int], data: Tables) -> dict[int, 
 def _conditional(
     formula: Formula, term: Term, data: Tables
 ) -> tuple[tuple[int, ...], NDArray[np.float64], dict[int, int]]:
-    """A probability at the constants that are fixed: symbols of its axes, table, and codes of what is fixed."""
+    """A probability at its fixed symbols: symbols of its axes, table, and codes of the fixed symbols."""
     codes = _codes(formula, (*term.set, *term.given, *term.symbols), data)
     done, given = ([s for s in part if s not in codes] for part in (term.set, term.given))
     at = {formula.symbol(s).variable: codes[s] for s in (*term.set, *term.given) if s in codes}
@@ -289,21 +291,21 @@ def _summed(product: Product, symbols: Sequence[int], scale: float) -> Product:
 
 
 def _any(operand: Bounds, symbols: Sequence[int], weight: Factor) -> Bounds:
-    """Equal at all values of the symbols, but in data only about: all that are known have a say."""
+    """Weighted mean over the values of symbols of which the operand is independent, up to sampling error."""
     if operand.high is None:
         return Bounds(_summed(_joined([operand.low, Product((weight,))]), symbols, 0.0))
-    kept = [s for s in operand.scope() if s not in symbols]
-    scope = [*kept, *symbols]
+    remaining = [s for s in operand.scope() if s not in symbols]
+    scope = [*remaining, *symbols]
     low, high = (_table(product, scope) for product in (operand.low, operand.high))
     shares = _spread(weight.table, list(weight.variables), scope, low.shape)  # type: ignore[arg-type]
-    axes = tuple(range(len(kept), len(scope)))
+    axes = tuple(range(len(remaining), len(scope)))
     known = np.where(_is_known(low, high), shares, 0.0)
     total = known.sum(axis=axes)
     average = np.divide((known * low).sum(axis=axes), total, out=np.zeros(total.shape), where=total > 0)
     results = []
     for table in (low, high):
         value = np.where(total > 0, average, (shares * table).sum(axis=axes))
-        results.append(Product((Factor(tuple(kept), value),)))
+        results.append(Product((Factor(tuple(remaining), value),)))
     return Bounds(*results)
 
 
@@ -313,14 +315,14 @@ def _cases(formula: Formula, term: Term, operands: list[Bounds], inside: list[se
     check_size(math.prod(shape), _LARGEST)
     low, high, open_ = np.zeros(shape), np.ones(shape), np.ones(shape, dtype=bool)
     for number, operand, symbols in zip(term.given, operands, inside, strict=True):
-        source, own = formula.sources[number], operand.scope()
+        source, axes = formula.sources[number], operand.scope()
         codes = _codes(formula, [s for s in symbols if formula.symbol(s).variable in source.targets], data)
-        set_here = [s for s in own if s != SAMPLES and formula.symbol(s).variable in source.targets]
+        set_here = [s for s in axes if s != SAMPLES and formula.symbol(s).variable in source.targets]
         at = {formula.symbol(s).variable: code for s, code in codes.items()}
         present = _spread(data.has_rows(source, formula.names(set_here), at), set_here, scope, shape)
-        take = open_ & present
+        selected = open_ & present
         for result, product in ((low, operand.low), (high, operand.upper)):
-            result[take] = _spread(_table(product, own), own, scope, shape)[take]
+            result[selected] = _spread(_table(product, axes), axes, scope, shape)[selected]
         open_ &= ~present
     return _bounds(scope, low, high)
 
@@ -337,7 +339,7 @@ def _quotient(top: Bounds, bottom: Bounds) -> Bounds:
     a, c = (_spread(table, above, scope, shape) for table in (a, c))
     b, d = (_spread(table, below, scope, shape) for table in (b, d))
     low = np.divide(a, d, out=np.zeros(shape), where=d > 0) * _exp(a_scale - d_scale)
-    # without a denominator nothing is known: at most a probability
+    # with a denominator of 0 the quotient is unknown, at most a probability
     high = np.divide(c, b, out=np.full(shape, math.inf), where=b > 0)
     high = np.where(b > 0, np.minimum(high * _exp(c_scale - b_scale), np.maximum(low, 1.0)), 1.0)
     return _bounds(scope, low, high)
@@ -359,30 +361,30 @@ def _table(product: Product, scope: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _exp(logarithm: float) -> float:
-    # beyond the range of floats, where only a ratio to next to nothing leads, any large number serves
+    # cap at the range of floats, which only ratios to tiny denominators exceed
     return math.exp(min(logarithm, 700.0))
 
 
 def _sliced(factor: Factor, codes: Mapping[int, int]) -> Factor:
-    place = tuple(codes[s] if s in codes else slice(None) for s in factor.variables)  # type: ignore[index]
-    return Factor(tuple(s for s in factor.variables if s not in codes), factor.table[place])
+    index = tuple(codes[s] if s in codes else slice(None) for s in factor.variables)  # type: ignore[index]
+    return Factor(tuple(s for s in factor.variables if s not in codes), factor.table[index])
 
 
 def _spread(array: NDArray[Any], names: Sequence[int], scope: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
-    """The array over all of ``scope``, constant in what it does not depend on."""
+    """Broadcast an array with axes ``names`` to ``scope``."""
     order = sorted(range(len(names)), key=lambda i: scope.index(names[i]))
-    kept = [size if s in names else 1 for s, size in zip(scope, shape, strict=True)]
-    return np.broadcast_to(array.transpose(order).reshape(kept), shape)
+    sizes = [size if s in names else 1 for s, size in zip(scope, shape, strict=True)]
+    return np.broadcast_to(array.transpose(order).reshape(sizes), shape)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A formula's values with one axis per column of its answer.
+    """Values of a formula with one axis per column of its answer.
 
     Attributes:
-        low: Smallest values.
-        high: Largest values; the same array where nothing is unknown.
-        is_zero: Where the largest value is 0, and not merely below the smallest float.
+        low: Lower bounds.
+        high: Upper bounds; the same array if nothing is unknown.
+        is_zero: Whether the upper bound is exactly 0, rather than an underflow.
         levels: Levels of every axis.
     """
 
@@ -393,20 +395,20 @@ class Columns:
 
     @property
     def unknown(self) -> NDArray[np.bool_]:
-        """Where the data do not show the value."""
+        """Mask of the values that the data do not determine."""
         return np.zeros(self.low.shape, dtype=bool) if self.high is self.low else ~_is_known(self.low, self.high)
 
 
 def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int] = ()) -> Columns:
-    """Values of a formula by the columns of its answer; of bootstrap samples, with an axis for these before them.
+    """Values of a formula by the columns of its answer, preceded by an axis of bootstrap samples if there are any.
 
     Args:
         formula: The formula.
-        bounds: What :func:`evaluate` returned.
+        bounds: Result of :func:`evaluate`.
         data: The tables.
-        free: Columns, by place, that have all levels although the query has a value of them.
+        free: Indices of columns that get all levels although the query has a value for them.
     """
-    open_ = {formula.asked[place].symbol for place in free}
+    open_ = {formula.asked[column].symbol for column in free}
     levels: dict[int, list[Hashable]] = {}
     codes: dict[int, int] = {}
     scope = bounds.scope()
@@ -415,7 +417,7 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
             continue
         symbol = formula.symbol(s)
         if s not in scope and not data.has(symbol.variable):
-            # what makes no difference need not be in the data
+            # a variable without influence need not be in the data
             levels[s], codes[s] = ["any" if symbol.value is None else symbol.value], 0
             continue
         levels[s] = data.levels(symbol.variable)
@@ -435,7 +437,7 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
         product = product.sliced(codes)
         present = product.scope()
         ones = [Factor((s,), np.ones(sizes[s])) for s in axes if s not in present]
-        # columns are in the order of the axes, and each free symbol is asked for once
+        # columns are in the order of the axes, and every free symbol occurs once
         table, scale = Product((*product.factors, *ones), product.scale).dense(axes)
         return table.reshape(shape), scale
 
@@ -449,9 +451,9 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
 
 
 def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]) -> tuple[int, dict[str, int]] | None:
-    """The condition without a row that matters most in a row of the answer: source and codes by variable.
+    """Condition without rows that matters most in a row of the answer: source and codes by variable.
 
-    By bisection: of the cells of a term those matter without which the largest value is smaller.
+    Found by bisection over the unknown cells of a term: those matter whose removal reduces the upper bound.
     """
     if cost(formula, data).cells > _MOST_SEARCHED:
         return None
@@ -460,14 +462,14 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         variable = formula.symbol(column.symbol).variable
         if data.has(variable) and column.label in row:
             codes[column.symbol] = data.levels(variable).index(row[column.label])
-    # at that row alone, where its symbols are
+    # restrict the formula to that row
     formula = formula.at({s: data.levels(formula.symbol(s).variable)[code] for s, code in codes.items()})
     plain: dict[int, Bounds] = {}
     for s in evaluate(formula, data, kept=plain).scope():
         symbol = formula.symbol(s)
         codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))
 
-    def height(fill: Mapping[int, NDArray[np.float64]]) -> float:
+    def upper_bound(fill: Mapping[int, NDArray[np.float64]]) -> float:
         changed = set(fill)
         for number, term in enumerate(formula.terms):
             if not changed.isdisjoint(term.operands):
@@ -475,7 +477,7 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         kept = {number: value for number, value in plain.items() if number not in changed}
         return float(_table(evaluate(formula, data, fill, kept).upper.sliced(codes), []))
 
-    whole = height({})
+    whole = upper_bound({})
     best: tuple[float, int] | None = None
     tried = 0
     for number, term in enumerate(formula.terms):
@@ -487,7 +489,7 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         tried += 1
         if tried > _MOST_TERMS:
             break
-        drop = whole - height({number: np.zeros(table.shape)})
+        drop = whole - upper_bound({number: np.zeros(table.shape)})
         if drop > (0.0 if best is None else best[0]) + ROUNDING * whole:
             best = (drop, number)
     if best is None:
@@ -504,8 +506,7 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         for half in halves:
             fill = np.ones(table.shape)
             fill[tuple(half.T)] = 0.0
-            drops.append(whole - height({number: fill}))
+            drops.append(whole - upper_bound({number: fill}))
         cells = halves[int(np.argmax(drops))]
-    found = dict(zip(axes, cells[0].tolist(), strict=True)) | fixed
-    shown = {formula.symbol(s).variable: found[s] for s in (*term.set, *term.given)}
-    return term.source, shown
+    condition = dict(zip(axes, cells[0].tolist(), strict=True)) | fixed
+    return term.source, {formula.symbol(s).variable: condition[s] for s in (*term.set, *term.given)}

@@ -1,4 +1,4 @@
-"""The graph as a picture, with what is asked and what cannot be told apart marked."""
+"""Drawing of the graph with the query's variables and the witness marked."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
 
     Args:
         graph: The graph.
-        query: Its variables are framed: what is set doubly, outcomes boldly, what is given dashed; None for none.
-        witness: Members of its sets are filled.
+        query: Query whose variables get a frame: double for interventions, bold for outcomes, dashed for conditions.
+        witness: Witness whose sets are filled.
     """
     roles: dict[str, str] = {}
     for asked in () if query is None else query.queries:
@@ -39,9 +39,9 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
                 for setting in term.world:
                     roles.setdefault(setting.variable, "do")
     fills = _fills(witness)
-    places = _places(graph)
-    width = max((x + w for x, _, w in places.values()), default=0.0) + _MARGIN
-    bottom = max((y for _, y, _ in places.values()), default=0.0) + _HEIGHT
+    boxes = _boxes(graph)
+    width = max((x + w for x, _, w in boxes.values()), default=0.0) + _MARGIN
+    bottom = max((y for _, y, _ in boxes.values()), default=0.0) + _HEIGHT
     legend = _legend(roles, witness)
     longest = max((len(line) for _, line in legend), default=0)
     width = max(width, 2 * _MARGIN + 26 + 5.9 * longest)
@@ -61,10 +61,10 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
         f'<g transform="translate(0,{lifted:.0f})">',
     ]
     for tail, head in graph.directed:
-        parts.append(_arrow(tail, head, places))
+        parts.append(_arrow(tail, head, boxes))
     for first, second in _pairs(graph):
-        parts.append(_arc(first, second, places))
-    for name, (x, y, w) in places.items():
+        parts.append(_arc(first, second, boxes))
+    for name, (x, y, w) in boxes.items():
         parts.append(_node(name, x, y, w, fills.get(name, ""), roles.get(name, "")))
     for k, (swatch, line) in enumerate(legend):
         y = bottom + _MARGIN + 18.0 * k
@@ -114,8 +114,8 @@ def _frame(role: str) -> str:
     return f'stroke="{_INK}"'
 
 
-def _places(graph: ADMG) -> dict[str, tuple[float, float, float]]:
-    """Left, top and width of every node: columns by the longest directed path, staggered so that arcs are seen."""
+def _boxes(graph: ADMG) -> dict[str, tuple[float, float, float]]:
+    """Left, top and width of every node: columns by the longest directed path, staggered so that arcs are visible."""
     depth: dict[str, int] = {}
     for name in graph.topological_order():
         depth[name] = 1 + max((depth[p] for p in graph.parents(name)), default=-1)
@@ -123,34 +123,34 @@ def _places(graph: ADMG) -> dict[str, tuple[float, float, float]]:
     for name in graph.topological_order():
         columns.setdefault(depth[name], []).append(name)
     rows: dict[str, float] = {}
-    places: dict[str, tuple[float, float, float]] = {}
+    boxes: dict[str, tuple[float, float, float]] = {}
     x = _MARGIN
     for k in sorted(columns):
         members = columns[k]
-        # near the parents, so that arrows cross less
+        # sort by the parents' rows, so that fewer arrows cross
         members.sort(key=lambda name: sum(rows[p] for p in graph.parents(name)) / max(len(graph.parents(name)), 1))
         w = max(_CHAR * len(name) for name in members) + 22
         for row, name in enumerate(members):
             rows[name] = row + 0.42 * (k % 2)
-            places[name] = (x, rows[name] * _ROW, w)
+            boxes[name] = (x, rows[name] * _ROW, w)
         x += w + 2 * _GAP
-    return places
+    return boxes
 
 
 def _pairs(graph: ADMG) -> list[tuple[str, str]]:
     pairs = list(graph.bidirected)
     for _, children in graph.latents:
-        # a latent of many children as a chain of arcs: they are one c-component all the same
+        # a latent with many children as a chain of arcs, which is the same c-component
         pairs += list(itertools.pairwise(children))
     return pairs
 
 
-def _arrow(tail: str, head: str, places: Mapping[str, tuple[float, float, float]]) -> str:
-    x0, y0, w0 = places[tail]
-    x1, y1, _ = places[head]
+def _arrow(tail: str, head: str, boxes: Mapping[str, tuple[float, float, float]]) -> str:
+    x0, y0, w0 = boxes[tail]
+    x1, y1, _ = boxes[head]
     start = (x0 + w0, y0 + _HEIGHT / 2)
     end = (x1, y1 + _HEIGHT / 2)
-    # past other columns in a bow
+    # curve around other columns
     far = end[0] - start[0] > 2 * _GAP + 1
     lift = 0.28 * (end[0] - start[0]) if far and abs(y1 - y0) < _ROW / 2 else 0.0
     bend = (end[0] - start[0]) / 2
@@ -161,8 +161,8 @@ def _arrow(tail: str, head: str, places: Mapping[str, tuple[float, float, float]
     )
 
 
-def _arc(first: str, second: str, places: Mapping[str, tuple[float, float, float]]) -> str:
-    (x0, y0, w0), (x1, y1, w1) = sorted((places[first], places[second]))
+def _arc(first: str, second: str, boxes: Mapping[str, tuple[float, float, float]]) -> str:
+    (x0, y0, w0), (x1, y1, w1) = sorted((boxes[first], boxes[second]))
     start, end = (x0 + w0 / 2, y0), (x1 + w1 / 2, y1)
     if abs(start[0] - end[0]) < 1:
         # one below the other: an arc to the left

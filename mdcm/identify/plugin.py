@@ -1,4 +1,4 @@
-"""The plug-in estimate: an estimand with frequencies for probabilities, its error, and what no row shows."""
+"""Plug-in estimates: estimands with frequencies for probabilities, their errors, and conditions without rows."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_UNSEEN", "Estimate", "Part", "estimate_of", "is_sum", "part_of", "with_error"]
 
-# with more of its weight on conditions without a row there is no estimate
+# largest share of the weight on conditions without rows for which an estimate is made
 MOST_UNSEEN = 0.2
-# numbers of one table in all bootstrap samples that are computed at a time, 32 MB
-_MOST_AT_ONCE = 1 << 22
+# largest number of cells of a table over the bootstrap samples of a batch, 32 MB
+_MOST_PER_BATCH = 1 << 22
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the data say of one query.
+    """Plug-in estimate of a single query.
 
     Attributes:
         query: The query.
-        values: Probabilities, or expectations, one axis per column; NaN where there is no estimate.
-        unseen: Share of the weight of each that rests on conditions without a row, from 0 to 1.
-        impossible: Where the condition of the query has probability 0.
-        spread: How far the value is off at most if all that is unseen is, by weight 1: 1 for a probability.
+        values: Probabilities or expectations, one axis per column; NaN without an estimate.
+        unseen: Share of the weight of each value on conditions without rows, from 0 to 1.
+        impossible: Whether the query's own condition has probability 0.
+        spread: Largest error of a value per unit of unseen weight: 1 for a probability.
         labels: Names of the axes.
         levels: Levels of the axes.
     """
@@ -51,11 +51,11 @@ class Part:
 
     @property
     def is_certain(self) -> bool:
-        """Whether nothing needs to be said."""
+        """Whether the estimate needs no note."""
         return not self.unseen.any() and not self.impossible.any()
 
     def series(self, values: NDArray[np.float64], name: str | None = None) -> pd.Series[float]:
-        """Numbers of the part's shape by the levels of its columns."""
+        """Values of the part's shape as a series with an index of its columns' levels."""
         import pandas as pd
 
         name = name or ("expectation" if self.query.kind == "E" else "probability")
@@ -70,11 +70,11 @@ class Estimate:
     """Plug-in estimate of a query or a sum of queries.
 
     Attributes:
-        values: Estimates by the levels of the columns; NaN where there is none.
-        stderr: Their standard errors; None where they were not asked for.
-        unseen: Share of the weight of each that rests on conditions without a row.
-        doubt: How far each is off at most for that.
-        notes: What is to be said of it, a sentence each.
+        values: Estimates by the levels of the columns; NaN if there is none.
+        stderr: Their standard errors; None if not requested.
+        unseen: Share of the weight of each estimate on conditions without rows.
+        doubt: Largest error of each estimate due to this share.
+        notes: Remarks, a sentence each.
     """
 
     values: pd.Series[float]
@@ -85,42 +85,42 @@ class Estimate:
 
 
 def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN) -> Part:
-    """The plug-in estimate of one query.
+    """Plug-in estimate of a single query.
 
-    Where a condition that has weight has no row, the probabilities are those of what was seen, made to sum to one,
-    unless too much was not.
+    If conditions with weight have no rows, the known probabilities are normalised to sum to one, unless too much of
+    the weight is unknown.
 
     Args:
         formula: The estimand's formula.
         data: The tables.
-        most_unseen: Share of the weight on conditions without a row above which there is no estimate.
+        most_unseen: Largest share of the weight on conditions without rows for which an estimate is made.
 
     Raises:
         DataError: If the tables lack a column or a level.
         MdcmError: If a table would be too large.
-        QueryError: If an expectation is of a variable whose levels are no numbers.
+        QueryError: If an expectation is of a variable whose levels are not numbers.
     """
-    found = formula.columns(data)
-    labels, levels, spread = formula.labels, found.levels, 1.0
+    columns = formula.columns(data)
+    labels, levels, spread = formula.labels, columns.levels, 1.0
     outcomes = range(len(labels) - len(formula.query.outcomes), len(labels))
     # counted from the end: an axis of samples may come first
     axes = tuple(range(-len(outcomes), 0))
-    unknown = found.unknown
-    values, unseen = found.low, np.zeros(found.low.shape)
+    unknown = columns.unknown
+    values, unseen = columns.low, np.zeros(columns.low.shape)
     if unknown.any():
         if formula.is_partition:
-            whole = formula.columns(data, outcomes)
-            values, unseen = _renormalised(found, whole, axes)
+            all_columns = formula.columns(data, outcomes)
+            values, unseen = _renormalised(columns, all_columns, axes)
         elif not data.is_sample:
-            unseen = np.where(unknown, np.minimum(found.high - found.low, 1.0), 0.0)
+            unseen = np.where(unknown, np.minimum(columns.high - columns.low, 1.0), 0.0)
         if not data.is_sample:
-            # where nothing is seen there is nothing to go by
+            # without a partition the unknown share cannot be normalised away
             most = most_unseen if formula.is_partition else 0.0
             values = np.where(unseen > most, np.nan, values)
-    impossible = np.zeros(found.low.shape, dtype=bool)
+    impossible = np.zeros(columns.low.shape, dtype=bool)
     condition = formula.condition if formula.query.given and not data.is_sample else None
-    if condition is not None and (given := _columns_if_at_hand(condition, data)) is not None:
-        impossible = np.broadcast_to(np.expand_dims(given.is_zero, axes), found.low.shape)
+    if condition is not None and (given := _columns_if_available(condition, data)) is not None:
+        impossible = np.broadcast_to(np.expand_dims(given.is_zero, axes), columns.low.shape)
         values = np.where(impossible, np.nan, values)
         unseen = np.where(impossible, 0.0, unseen)
     if formula.query.kind == "E":
@@ -132,8 +132,8 @@ def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN)
     return Part(formula.query, values, unseen, impossible, spread, labels, levels)
 
 
-def _columns_if_at_hand(formula: AnyFormula, data: Tables) -> Columns | None:
-    """What the data say of a condition, which may need more of them than the answer."""
+def _columns_if_available(formula: AnyFormula, data: Tables) -> Columns | None:
+    """Columns of a condition; None if the data lack variables of it or its cost is too high."""
     try:
         formula.cost(data).check()
         return formula.columns(data)
@@ -142,32 +142,32 @@ def _columns_if_at_hand(formula: AnyFormula, data: Tables) -> Columns | None:
 
 
 def _renormalised(
-    found: Columns, whole: Columns, axes: tuple[int, ...]
+    columns: Columns, all_columns: Columns, axes: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is unknown as its share of what is left of one, and the share of the whole that is not seen."""
-    unknown = whole.unknown
-    known = np.where(unknown, 0.0, whole.low).sum(axis=axes, keepdims=True)
-    partly = np.where(unknown, whole.low, 0.0).sum(axis=axes, keepdims=True)
-    left = 1.0 - known - partly
-    width = (whole.high - whole.low).max(axis=axes, keepdims=True)
+    """Normalise partly unknown values to the remaining probability; also return the share of unseen weight."""
+    unknown = all_columns.unknown
+    known = np.where(unknown, 0.0, all_columns.low).sum(axis=axes, keepdims=True)
+    partly = np.where(unknown, all_columns.low, 0.0).sum(axis=axes, keepdims=True)
+    remaining = 1.0 - known - partly
+    width = (all_columns.high - all_columns.low).max(axis=axes, keepdims=True)
     # frequencies of several tables need not sum to one
-    missing = np.clip(np.where(left > 0, left, width), 0.0, 1.0)
+    missing = np.clip(np.where(remaining > 0, remaining, width), 0.0, 1.0)
     missing = np.where(unknown.any(axis=axes, keepdims=True), missing, 0.0)
     factor = np.divide(np.maximum(1.0 - known, 0.0), partly, out=np.full(partly.shape, np.nan), where=partly > 0)
-    is_unknown = found.unknown
-    values = np.where(is_unknown, found.low * factor, found.low)
+    is_unknown = columns.unknown
+    values = np.where(is_unknown, columns.low * factor, columns.low)
     return values, np.where(is_unknown, missing, 0.0)
 
 
 def _numbers(formula: AnyFormula, levels: Sequence[Hashable]) -> NDArray[np.float64]:
     outcome = formula.query.outcomes[0].variable
     if any(isinstance(level, str) for level in levels):
-        raise QueryError(f"the levels of {outcome!r} are no numbers, so it has no expectation")
+        raise QueryError(f"the levels of {outcome!r} are not numbers, so it has no expectation")
     return np.array(levels, dtype=np.float64)
 
 
 def notes_on(formula: AnyFormula, part: Part, data: Tables, explains: bool) -> list[str]:
-    """What is to be said of the estimate of one query, a sentence each, with a condition that has no row if asked."""
+    """Remarks on the estimate of a query, a sentence each; ``explains`` names a condition without rows."""
     notes = []
     if part.impossible.any():
         row = _row(part, part.impossible)
@@ -187,21 +187,21 @@ def notes_on(formula: AnyFormula, part: Part, data: Tables, explains: bool) -> l
         if not where.any():
             continue
         worst = np.where(where, part.unseen, -1.0)
-        place = np.unravel_index(int(worst.argmax()), worst.shape)
-        row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
+        index = np.unravel_index(int(worst.argmax()), worst.shape)
+        row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, index, strict=True)}
         shown = [f"{label}={level}" for label, level in row.items()]
         reason = formula.reason(data, row) if explains else None
         reason = reason or "some conditions of the estimand have no row"
         notes.append(
-            f"{part.query}: {reason}, on which {_percent(float(part.unseen[place]))} of the weight rests; {verdict}"
+            f"{part.query}: {reason}, on which {_percent(float(part.unseen[index]))} of the weight rests; {verdict}"
             f"{_others(part, where, shown)}"
         )
     return notes
 
 
 def _row(part: Part, where: NDArray[np.bool_]) -> dict[str, Hashable]:
-    place = np.unravel_index(int(where.argmax()), where.shape)
-    return {label: levels[k] for label, levels, k in zip(part.labels, part.levels, place, strict=True)}
+    index = np.unravel_index(int(where.argmax()), where.shape)
+    return {label: levels[k] for label, levels, k in zip(part.labels, part.levels, index, strict=True)}
 
 
 def _others(part: Part, where: NDArray[np.bool_], shown: Sequence[str]) -> str:
@@ -225,14 +225,14 @@ def estimate_of(
     *,
     explains: bool = True,
 ) -> Estimate:
-    """The plug-in estimate of an expression, without an error.
+    """Plug-in estimate of an expression, without standard errors.
 
     Args:
         formulas: Formulas of its queries.
         expression: The expression.
         data: The tables.
-        most_unseen: Share of the weight on conditions without a row above which there is no estimate.
-        explains: Whether the notes name a condition that has no row, which takes many evaluations.
+        most_unseen: Largest share of the weight on conditions without rows for which an estimate is made.
+        explains: Whether the notes name a condition without rows, which takes many evaluations.
     """
     import pandas as pd
 
@@ -254,39 +254,39 @@ def estimate_of(
 
 
 def with_error(
-    found: Estimate,
+    estimate: Estimate,
     formulas: Sequence[AnyFormula],
     expression: language.Expression,
     data: Tables,
     replicates: int,
     seed: int,
 ) -> Estimate:
-    """An estimate with its standard errors."""
+    """Add bootstrap standard errors to an estimate."""
     import pandas as pd
 
     largest = max(formula.cost(data).largest for formula in formulas)
-    at_once = max(1, min(replicates, _MOST_AT_ONCE // max(largest, data.num_rows)))
+    batch = max(1, min(replicates, _MOST_PER_BATCH // max(largest, data.num_rows)))
     drawn = np.concatenate(
-        [_samples(formulas, expression, sample) for sample in data.resampled(replicates, seed, at_once)]
+        [_samples(formulas, expression, sample) for sample in data.resampled(replicates, seed, batch)]
     )
     valid = np.isfinite(drawn)
     count = valid.sum(axis=0)
     values = np.where(valid, drawn, 0.0)
     mean = values.sum(axis=0) / np.maximum(count, 1)
     squares = np.where(valid, np.square(values - mean), 0.0).sum(axis=0)
-    chance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
-    # what is not seen may be anything: the variance of a uniform distribution over its share
-    doubt = np.square(found.doubt.to_numpy(dtype=np.float64)) / 12
-    spread = np.where(found.values.isna(), np.nan, np.sqrt(chance + doubt))
-    notes = found.notes
-    lost = int(replicates - count[~found.values.isna().to_numpy()].min(initial=replicates))
+    variance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
+    # unseen weight is unknown: add the variance of a uniform distribution over its share
+    unseen_variance = np.square(estimate.doubt.to_numpy(dtype=np.float64)) / 12
+    spread = np.where(estimate.values.isna(), np.nan, np.sqrt(variance + unseen_variance))
+    notes = estimate.notes
+    lost = int(replicates - count[~estimate.values.isna().to_numpy()].min(initial=replicates))
     if lost:
         notes = (*notes, f"{expression}: {lost} of {replicates} bootstrap samples have no value and are left out")
-    return replace(found, stderr=pd.Series(spread, index=found.values.index, name="stderr"), notes=notes)
+    return replace(estimate, stderr=pd.Series(spread, index=estimate.values.index, name="stderr"), notes=notes)
 
 
 def _samples(formulas: Sequence[AnyFormula], expression: language.Expression, data: Tables) -> NDArray[np.float64]:
-    """Values of an expression in bootstrap samples, ``[r, ...]`` with its numbers in one row."""
+    """Values of an expression in bootstrap samples, ``[r, values]``."""
     parts = [part_of(formula, data, 1.0).values.reshape(data.replicates or 1, -1) for formula in formulas]
     if not is_sum(expression):
         return parts[0]
@@ -295,5 +295,5 @@ def _samples(formulas: Sequence[AnyFormula], expression: language.Expression, da
 
 
 def is_sum(expression: language.Expression) -> bool:
-    """Whether an expression is a number that is put together from queries."""
+    """Whether an expression is a signed sum of queries."""
     return len(expression.terms) > 1 or expression.terms[0][0] < 0

@@ -1,4 +1,4 @@
-"""Queries as the compiled identification takes them: worlds, and the values that their variables have there."""
+"""Translation of queries for the compiled identification: worlds, and the values of variables in them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mdcm.plan.pooling import Domain
 
 __all__ = ["Asked", "Question", "Symbol"]
 
-# levels of values that are none, as the compiled side numbers them
+# codes of the compiled core for values that are free, or not a known level
 _FREE, _FOREIGN = -1, -2
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A value that a variable takes in an estimand.
+    """A value of a variable in an estimand.
 
     Attributes:
         variable: Name of the variable.
-        value: The value, if it is a constant; None for one that is free or summed over.
+        value: The value of a constant; None for a free or summed variable.
     """
 
     variable: str
@@ -35,8 +35,8 @@ class Asked:
 
     Attributes:
         label: Its name.
-        symbol: Number of the symbol.
-        value: The only value, where the query has one.
+        symbol: Index of the symbol.
+        value: The only value, if the query has one.
     """
 
     label: str
@@ -46,14 +46,15 @@ class Asked:
 
 @dataclass
 class Question:
-    """One query over the nodes of a graph, as numbers.
+    """A query over the nodes of a graph, in integers.
 
     Attributes:
-        symbols: Symbols by number; those below the number of nodes are the nodes' own.
-        values: (node, level) of the further symbols.
-        worlds: (node, symbol, other world) of what is set in every world.
-        atoms: (symbol, world, whether it is given).
-        asked: Columns of the answer: what is set, what is given, the outcomes.
+        graph: The graph.
+        domains: Levels of the variables that data sets set.
+        values: (node, level) of the symbols beyond those of the nodes, whose indices are the nodes'.
+        worlds: (node, symbol, other world) for the settings of every world.
+        atoms: (symbol, world, whether it is a condition).
+        asked: Columns of the answer: interventions, conditions, outcomes.
     """
 
     graph: ADMG
@@ -69,10 +70,10 @@ class Question:
 
     @classmethod
     def of(cls, query: language.Query, graph: ADMG, domains: Mapping[str, Domain]) -> Question:
-        """The question that a query asks.
+        """Translate a query.
 
         Args:
-            query: The query; an expectation asks for the distribution of its outcome.
+            query: The query; an expectation becomes the distribution of its outcome.
             graph: The graph; all variables of the query must be nodes.
             domains: Levels of the variables that data sets set.
         """
@@ -92,7 +93,7 @@ class Question:
         return self
 
     def symbol(self, number: int) -> Symbol:
-        """The symbol of a number that the question itself uses."""
+        """The symbol with an index used in the question itself."""
         n = len(self.graph)
         return Symbol(self.graph.nodes[number]) if number < n else self._further[number - n]
 
@@ -108,7 +109,7 @@ class Question:
             code = position(order, term.value)
         except LevelError:
             code = _FOREIGN
-        # levels that are not known may be numbers or texts
+        # unknown levels may be numbers or texts
         key = (term.variable, as_text(term.value) if code == _FOREIGN else code)
         if key not in self._constants:
             self._constants[key] = self._add(node, code, Symbol(term.variable, term.value))
@@ -121,7 +122,7 @@ class Question:
 
     def _world_for(self, world: tuple[language.Term, ...]) -> int:
         settings = []
-        # the deepest settings first; the language bounds how deep they are
+        # depth first; the query language limits the depth
         for setting in world:
             node = self.graph.index(setting.variable)
             if setting.world:
@@ -139,7 +140,7 @@ class Question:
 
 
 def as_text(value: object) -> str:
-    """A value as a person would type it: 1 for 1.0."""
+    """A value as typed by a user: 1 for 1.0."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and value.is_integer():

@@ -1,9 +1,9 @@
-"""Queries that follow from others by sums over the levels of a variable, and rules that set one by what it would be.
+"""Reduction of queries to sums over the levels of a variable, and of interventions by a rule.
 
-P(E, X=0) = P(E) - P(E, X=1) where X has two levels, and likewise for more. A query that is not determined as it stands
-may be so as a sum of such terms: the effect of treatment on the untreated, P(Y[X=1], X=0) = P(Y | do(X=1)) - P(Y, X=1),
-wherever the effect itself is known. A rule that sets X to f(X) is a counterfactual quantity, the sum over the levels x
-of P(Y[X=f(x)], X=x) (Pearl 2009, section 4.2). Sound, not complete.
+P(E, X=0) = P(E) - P(E, X=1) if X has two levels, and likewise for more. A query that is not identified directly may
+be identified as a sum of such terms: the effect of treatment on the untreated,
+P(Y[X=1], X=0) = P(Y | do(X=1)) - P(Y, X=1), if the effect itself is identified. A rule that sets X to f(X) is a
+counterfactual quantity, the sum over the levels x of P(Y[X=f(x)], X=x) (Pearl 2009, section 4.2). Sound, not complete.
 """
 
 from __future__ import annotations
@@ -24,76 +24,78 @@ if TYPE_CHECKING:
 
 __all__ = ["Reduction", "Rules"]
 
-# of one query: so many probabilities are looked at, and so many combinations of natural levels
+# largest numbers, per query, of probabilities tried and of combinations of natural levels
 _MOST_TRIED = 256
 _MOST_COMBINATIONS = 1024
 # variables with more levels are not summed over
 _MOST_LEVELS = 32
-# values are summed out one within the other so often
+# largest depth of nested subtractions
 _DEEPEST = 3
 
-# what each level of a variable that is set becomes; None where that is not known
+# value set for each level of a variable; None if unknown
 Rules = Mapping[str, "Mapping[Any, Any] | None"]
 # signs and formulas, and the variables that are summed over
-_Found = tuple[tuple[tuple[int, "Formula"], ...], frozenset[str]]
+_SignedSum = tuple[tuple[tuple[int, "Formula"], ...], frozenset[str]]
 
 
 class Reduction:
-    """The search for terms whose sum answers a query.
+    """Search for identified terms whose sum answers a query.
 
     Args:
-        direct: The formula of a query that is determined as it stands, or None.
-        levels: All levels of the variables whose levels are known.
+        direct: Function that returns the formula of a query that is identified directly, or None.
+        levels: All levels of the variables with known levels.
 
     Attributes:
-        missing: The first probability that was needed and is not determined.
+        missing: First required probability that is not identified.
     """
 
     def __init__(self, direct: Callable[[language.Query], Formula | None], levels: Mapping[str, Sequence[Any]]) -> None:
         self._direct = direct
         self._levels = {name: tuple(values) for name, values in levels.items()}
-        self._known: dict[tuple[frozenset[language.Term], int], _Found | None] = {}
+        self._known: dict[tuple[frozenset[language.Term], int], _SignedSum | None] = {}
         self._tried = 0
         self.missing: language.Query | None = None
 
     def formula(self, query: language.Query) -> AnyFormula | None:
-        """A formula for a query that is not determined as it stands, or None."""
+        """A formula for a query that is not identified directly, or None."""
         terms = (*query.do, *query.given, *query.outcomes)
         if all(term.value is not None for term in query.do):
             columns: list[language.Term | None] = [None] * len(query.do)
             columns += [_in_world(term, query.do) for term in (*query.given, *query.outcomes)]
-            found = self._combination(query, [((), columns)])
-            if found is not None:
-                return found
-        for place, term in enumerate(terms):
-            # a value makes a difference where another one of the same variable is spoken of, or it is set
-            if term.value is None and self._few(term.variable) and self._is_spoken_of(term, terms, query.do):
-                return self._pieces(query, place, term)
+            combination = self._combination(query, [((), columns)])
+            if combination is not None:
+                return combination
+        for column, term in enumerate(terms):
+            # the formula may depend on the level if the variable is set or occurs in another term
+            if term.value is None and self._few(term.variable) and self._occurs_again(term, terms, query.do):
+                return self._pieces(query, column, term)
         return None
 
     def ruled(self, query: language.Query, rules: Rules, order: Sequence[str]) -> AnyFormula | None:
         """A formula for a query some of whose settings are functions of the natural value, or None.
 
         Args:
-            query: The query; terms of do() that have no value and no rule stand for every level.
-            rules: What the levels of variables of do() become.
-            order: Variables that have rules, in topological order.
+            query: The query; do() terms without a value and rule stand for every level.
+            rules: Values set for the levels of variables of do().
+            order: Variables with rules, in topological order.
         """
-        for place, term in enumerate(query.do):
+        for column, term in enumerate(query.do):
             if term.value is None and term.variable not in rules:
                 if not self._few(term.variable):
                     return None
                 pieces = [self.ruled(_at(query, term, level), rules, order) for level in self._levels[term.variable]]
-                found = [one for one in pieces if one is not None]
-                return Pieces(query, place, self._levels[term.variable], found) if len(found) == len(pieces) else None
+                formulas = [piece for piece in pieces if piece is not None]
+                if len(formulas) < len(pieces):
+                    return None
+                return Pieces(query, column, self._levels[term.variable], formulas)
         known = all(rules[name] is not None for name in order)
         combinations = list(self._combinations(query, rules, order))
         if len(combinations) > _MOST_COMBINATIONS:
             return None
         if known:
             return self._combination(query, combinations, frozenset(order))
-        # whatever the rule does: every pair of a natural value and one that is set
-        single = [self._combination(query, [one], frozenset(order)) for one in combinations]
+        # for an unknown rule, every pair of a natural value and a value that is set must be identified
+        single = [self._combination(query, [combination], frozenset(order)) for combination in combinations]
         if None in single or not single:
             return None
         assert single[0] is not None
@@ -102,7 +104,7 @@ class Reduction:
     def _combinations(
         self, query: language.Query, rules: Rules, order: Sequence[str]
     ) -> list[tuple[tuple[language.Term, ...], list[language.Term | None]]]:
-        """For all natural values: events that say them, and the columns of the answer in the world that is made."""
+        """For all natural values: their events, and the columns of the answer in the world of the rule's values."""
         choices: list[list[tuple[Any, Any]]] = []
         for name in order:
             rule = rules[name]
@@ -111,7 +113,7 @@ class Reduction:
             elif self._few(name) and len(self._levels[name]) ** 2 <= _MOST_COMBINATIONS:
                 choices.append(list(itertools.product(self._levels[name], repeat=2)))
             else:
-                # values without a name: two that differ, and two that do not
+                # without known levels, two placeholders that differ and two that are equal
                 choices.append([("natural", "set"), ("natural", "natural")])
         if math.prod(map(len, choices)) > _MOST_COMBINATIONS:
             return [((), [])] * (_MOST_COMBINATIONS + 1)
@@ -129,12 +131,12 @@ class Reduction:
     def _few(self, name: str) -> bool:
         return 1 <= len(self._levels.get(name, ())) <= _MOST_LEVELS
 
-    def _is_spoken_of(self, term: language.Term, terms: Sequence[language.Term], do: Sequence[language.Term]) -> bool:
-        others = {setting.variable for one in terms for setting in one.walk() if setting is not one}
-        others.update(one.variable for one in terms if one is not term)
+    def _occurs_again(self, term: language.Term, terms: Sequence[language.Term], do: Sequence[language.Term]) -> bool:
+        others = {setting.variable for other in terms for setting in other.walk() if setting is not other}
+        others.update(other.variable for other in terms if other is not term)
         return term in do or term.variable in others
 
-    def _pieces(self, query: language.Query, place: int, term: language.Term) -> Pieces | None:
+    def _pieces(self, query: language.Query, column: int, term: language.Term) -> Pieces | None:
         levels = self._levels[term.variable]
         formulas: list[AnyFormula] = []
         for level in levels:
@@ -143,7 +145,7 @@ class Reduction:
             if formula is None:
                 return None
             formulas.append(formula)
-        return Pieces(query, place, levels, formulas)
+        return Pieces(query, column, levels, formulas)
 
     def _combination(
         self,
@@ -151,7 +153,7 @@ class Reduction:
         combinations: Sequence[tuple[tuple[language.Term, ...], Sequence[language.Term | None]]],
         summed: frozenset[str] = frozenset(),
     ) -> Combination | None:
-        """The sum over combinations of events that exclude each other and of the columns beside them."""
+        """Sum over combinations of disjoint events, each joined with the columns of the answer."""
         top: list[Signed] = []
         bottom: list[Signed] = []
         for events, columns in combinations:
@@ -160,17 +162,17 @@ class Reduction:
             for part, wanted in ((top, present), (bottom, given)):
                 if part is bottom and not query.given:
                     continue
-                found = self._joint([*events, *wanted], _DEEPEST)
-                if found is None:
+                signed_sum = self._joint([*events, *wanted], _DEEPEST)
+                if signed_sum is None:
                     self.missing = self.missing or language.Query("P", tuple(dict.fromkeys([*events, *wanted])))
                     return None
-                part += [Signed.of(sign, formula, columns) for sign, formula in found[0]]
-                summed |= found[1]
+                part += [Signed.of(sign, formula, columns) for sign, formula in signed_sum[0]]
+                summed |= signed_sum[1]
         exhaustive = {name: self._levels[name] for name in sorted(summed) if name in self._levels}
         return Combination(query, top, bottom if query.given else None, exhaustive)
 
-    def _joint(self, events: Sequence[language.Term], depth: int) -> _Found | None:
-        """Terms whose sum is the probability of all events, or None."""
+    def _joint(self, events: Sequence[language.Term], depth: int) -> _SignedSum | None:
+        """Signed terms whose sum is the joint probability of all events, or None."""
         unique = tuple(dict.fromkeys(events))
         key = (frozenset(unique), depth)
         if key in self._known:
@@ -179,16 +181,17 @@ class Reduction:
             return None
         self._tried += 1
         formula = self._direct(language.Query("P", unique))
-        found: _Found | None = None
+        result: _SignedSum | None = None
         if formula is not None:
-            found = ((1, formula),), frozenset()
+            result = ((1, formula),), frozenset()
         elif depth:
-            found = next((one for event in unique if (one := self._without(unique, event, depth)) is not None), None)
-        self._known[key] = found
-        return found
+            candidates = (self._without(unique, event, depth) for event in unique)
+            result = next((candidate for candidate in candidates if candidate is not None), None)
+        self._known[key] = result
+        return result
 
-    def _without(self, events: Sequence[language.Term], event: language.Term, depth: int) -> _Found | None:
-        """The probability of all events as that of the others, less that of the others with other values of one."""
+    def _without(self, events: Sequence[language.Term], event: language.Term, depth: int) -> _SignedSum | None:
+        """Joint probability as that without ``event``, minus those with the other levels of its variable."""
         rest = [other for other in events if other != event]
         if not rest or event.value is None or not self._few(event.variable):
             return None
@@ -208,12 +211,12 @@ class Reduction:
 
 
 def _in_world(term: language.Term, do: Sequence[language.Term]) -> language.Term:
-    """A term of the world that do() makes; one that has a world of its own stays there."""
+    """A term in the world of do(), unless it has a world of its own."""
     return replace(term, world=tuple(do)) if do and not term.world else term
 
 
 def _at(query: language.Query, term: language.Term, level: Any) -> language.Query:
     def put(terms: Sequence[language.Term]) -> tuple[language.Term, ...]:
-        return tuple(replace(one, value=level) if one is term else one for one in terms)
+        return tuple(replace(other, value=level) if other is term else other for other in terms)
 
     return replace(query, do=put(query.do), given=put(query.given), outcomes=put(query.outcomes))

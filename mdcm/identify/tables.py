@@ -1,4 +1,4 @@
-"""Conditional probabilities of discrete data, and of exact distributions, by source."""
+"""Conditional probabilities from discrete data and exact distributions, by source."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "Tables"]
 
-# so many numbers of cells, one per row and term, are kept from one bootstrap sample to the next
+# largest number of cell indices, one per row and term, to cache between bootstrap samples
 _MOST_CELLS_KEPT = 1 << 25
-# numbers of rows by value are packed into 64 bits, with room for one more column
+# row codes are packed into 64 bits, with room for another column
 _MOST_PACKED = 1 << 40
 
 
 @dataclass(frozen=True)
 class Source:
-    """Data sets that intervene on the same variables and observe the same ones.
+    """Data sets that set the same variables and observe the same variables.
 
     Attributes:
         names: Names of the data sets.
-        targets: Names of the variables that they set, sorted.
-        shown: Whether an estimand names the data sets of its factors.
+        targets: Names of the variables that are set, sorted.
+        shown: Whether estimands show the names of the data sets.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass
 class _Part:
-    """One table: weighted rows, which of them belong together, and how many each stands for.
+    """A table of weighted rows with their groups and counts of equal rows.
 
     The weights are ``[n]``, or ``[r, n]`` in r bootstrap samples.
     """
@@ -60,28 +60,27 @@ class _Part:
 
     @property
     def total(self) -> NDArray[np.float64]:
-        """Weight of every row and of those that it stands for."""
+        """Total weight of every row, multiplied by its count."""
         return self.weights if self.count is None else self.weights * self.count
 
 
 class Tables:
-    """Discrete tables by the sources that they belong to.
+    """Discrete tables by source.
 
     Args:
         data: One table (or exact distribution); a mapping from frozensets of targets, or from names of data sets, to
             tables; or a list of data sets, matched by name or by their interventions.
-        sources: All sources, in whose tables levels are looked for.
-        used: Those whose probabilities are needed.
-        weights: Weights of the rows: for one table a sequence or the name of a column, for a mapping a mapping of such.
-        levels: Levels that are known without the data.
+        sources: All sources whose tables define levels.
+        used: Sources whose probabilities are needed.
+        weights: Weights of the rows: for one table a sequence or the name of a column, for a mapping a mapping.
+        levels: Known levels of variables.
 
     Attributes:
-        replicates: Number of bootstrap samples of other tables that these are, or None; all that is computed from them
-            has an axis for the samples then, the first one.
-        evaluated: What formulas were found to be.
+        replicates: Number of bootstrap samples, or None; all results of bootstrap samples have a leading axis for them.
+        evaluated: Cached bounds by formula.
 
     Raises:
-        DataError: If a source has no table, or weights are no weights.
+        DataError: If a source has no table, or weights are invalid.
     """
 
     def __init__(
@@ -101,20 +100,20 @@ class Tables:
         if isinstance(data, pd.DataFrame | pd.Series) and len(used) > 1:
             needed = " and ".join(map(str, used))
             raise DataError(f"the estimand needs data of {needed}, and one table was given")
-        taken: dict[int, int] = {}
+        part_of_table: dict[int, int] = {}
         for source in [*used, *(source for source in sources if source not in used)]:
-            found = _find(data, source)
-            if not found and source in used:
+            matches = _find(data, source)
+            if not matches and source in used:
                 raise DataError(
                     f"the estimand needs data of {source}; give a mapping such as "
                     f"{{frozenset({set(source.targets) or ''}): table}}, or a list of data sets"
                 )
             self._members[source] = []
-            for number, key, table, own, groups in found:
-                if number not in taken:
-                    taken[number] = len(self._parts)
+            for number, key, table, own, groups in matches:
+                if number not in part_of_table:
+                    part_of_table[number] = len(self._parts)
                     self._parts.append(_part(key, table, own, groups, data, weights))
-                self._members[source].append(taken[number])
+                self._members[source].append(part_of_table[number])
         self._known = {name: list(map(plain, values)) for name, values in (levels or {}).items()}
         self._levels: dict[str, list[Hashable]] = {}
         self._codes: dict[tuple[int, str], NDArray[np.intp]] = {}
@@ -124,12 +123,12 @@ class Tables:
         self._drawn: dict[Hashable, NDArray[np.float64]] = {}
 
     def compressed(self, names: Collection[str]) -> Tables:
-        """The same tables with rows that agree in the columns that matter as one.
+        """The same tables with rows merged that are equal in some columns.
 
         Args:
-            names: Columns that matter.
+            names: The columns to keep.
         """
-        # levels are those of all rows, whichever columns are left
+        # determine levels from all rows before merging
         for name in filter(self.has, names):
             self.levels(name)
         base = object.__new__(Tables)
@@ -137,7 +136,7 @@ class Tables:
         for part in self._parts:
             columns = [name for name in part.frame.columns if name in names]
             keys = [self._numbered(part.frame, name) for name in columns]
-            # weights and groups tell rows apart as well
+            # rows must also have equal weights and groups
             keys.append(np.unique(part.weights, return_inverse=True)[1])
             if part.groups is not None:
                 keys.append(part.groups)
@@ -151,35 +150,35 @@ class Tables:
         return base
 
     def _numbered(self, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
-        """A number for every distinct value of a column, missing ones included: its code, where all have one."""
+        """Integer codes of a column's values, also if some are missing or not levels."""
         import pandas as pd
 
         try:
             return self._coded(None, frame, name)
         except DataError:
-            # whoever needs the column says so
+            # raised again when the column is used
             return pd.factorize(frame[name], use_na_sentinel=False)[0]
 
-    def resampled(self, replicates: int, seed: int, at_once: int) -> Iterator[Tables]:
-        """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight of mean one.
+    def resampled(self, replicates: int, seed: int, batch: int) -> Iterator[Tables]:
+        """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight with mean one.
 
-        In a sample a conditional probability is drawn as if one further row were spread over the levels, so that three
-        rows that agree do not pass for certainty; what no row shows stays unknown.
+        Conditional probabilities are drawn with one additional row spread over the levels, so that a few equal rows do
+        not imply certainty; conditions without rows stay unknown.
 
         Args:
             replicates: Number of samples.
             seed: Seed.
-            at_once: Samples that are yielded together at most.
+            batch: Largest number of samples per batch.
 
         Yields:
-            Tables of the same rows, of several samples each.
+            Tables of the same rows in a batch of samples.
 
         References:
             Rubin (1981), The Bayesian bootstrap.
         """
         rng = np.random.default_rng(seed)
-        for start in range(0, replicates, at_once):
-            size = min(at_once, replicates - start)
+        for start in range(0, replicates, batch):
+            size = min(batch, replicates - start)
             other = object.__new__(Tables)
             fresh = {"replicates": size, "_rng": rng, "_drawn": {}, "_parts": [], "evaluated": {}}
             other.__dict__ = {**self.__dict__, **fresh}
@@ -191,46 +190,46 @@ class Tables:
                     several = np.flatnonzero(count != 1)
                     drawn[:, several] = rng.standard_gamma(count[several], size=(size, len(several)))
                 else:
-                    own = rng.standard_exponential(size=(size, int(part.groups.max()) + 1))
-                    drawn = count * own[:, part.groups]
+                    group_weights = rng.standard_exponential(size=(size, int(part.groups.max()) + 1))
+                    drawn = count * group_weights[:, part.groups]
                 other._parts.append(_Part(part.frame, part.weights * drawn / count, None, count))
             yield other
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of all tables together."""
+        """Number of rows of all tables."""
         return sum(part.weights.shape[-1] for part in self._parts)
 
     @property
     def is_sample(self) -> bool:
-        """Whether these are bootstrap samples of other tables."""
+        """Whether these are bootstrap samples."""
         return self.replicates is not None
 
     def has(self, name: str) -> bool:
-        """Whether anything is known of the levels of a variable."""
+        """Whether the levels of a variable are known or a table has it."""
         return name in self._levels or name in self._known or any(name in part.frame for part in self._parts)
 
     def levels(self, name: str) -> list[Hashable]:
-        """The levels of a variable: those known beforehand, then those of any table, sorted.
+        """Levels of a variable: known levels first, then those of the tables, sorted.
 
-        They are what a schema makes of the values: plain numbers, booleans and text, so that 1 and 1.0 are one level,
-        and intervals and dates are their text.
+        Levels are converted as in a schema: to plain numbers, booleans and texts, so that 1 and 1.0 are the same level,
+        and intervals and dates become texts.
         """
         if name not in self._levels:
             known = list(self._known.get(name, ()))
             columns = [part.frame[name] for part in self._parts if name in part.frame]
             if not columns and not known:
                 raise DataError(f"the data have no column {name!r}, which the estimand needs", column=name)
-            found = dict.fromkeys(plain(value) for column in columns for value in _distinct(column))
-            more = [level for level in found if level not in known]
-            # categories have an order of their own
+            observed = dict.fromkeys(plain(value) for column in columns for value in _distinct(column))
+            further = [level for level in observed if level not in known]
+            # categories keep their order
             if not all(_has_categories(column) for column in columns):
-                more = _sorted(more)
-            self._levels[name] = [*known, *more]
+                further = _sorted(further)
+            self._levels[name] = [*known, *further]
         return self._levels[name]
 
     def code(self, name: str, value: object) -> int:
-        """Number of a level; a value typed on a command line is text, whatever the levels are.
+        """Code of a level; a text matches a number, since values of a command line are texts.
 
         Raises:
             DataError: If there is no such level.
@@ -245,21 +244,21 @@ class Tables:
             raise DataError(f"{name}={value} does not occur; its levels are {shown}", column=name) from None
 
     def counts(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.float64]:
-        """Total weight of every combination of levels, one axis per name, of the rows with given codes."""
+        """Total weight of every combination of levels, one axis per name, over the rows with the codes ``at``."""
         shape = [len(self.levels(name)) for name in names]
         size = math.prod(shape)
         check_size(size * (self.replicates or 1))
         total = np.zeros((self.replicates or 1, size))
         for k in self._members.get(source, ()):
-            place = self._place(source, k, tuple(names), tuple((at or {}).items()), size)
+            cells = self._cell_indices(source, k, tuple(names), tuple((at or {}).items()), size)
             for row, weights in zip(total, np.atleast_2d(self._parts[k].total), strict=True):
-                row += np.bincount(place, weights=weights, minlength=size + 1)[:size]
+                row += np.bincount(cells, weights=weights, minlength=size + 1)[:size]
         return total.reshape(shape if self.replicates is None else [self.replicates, *shape])
 
     def has_rows(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.bool_]:
-        """Whether every combination of levels has a row, among the rows with given codes; the same in all samples."""
-        some = self.counts(source, names, at) > 0
-        return some if self.replicates is None else some[0]
+        """Whether every combination of levels has rows with the codes ``at``; the same in all samples."""
+        occupied = self.counts(source, names, at) > 0
+        return occupied if self.replicates is None else occupied[0]
 
     def conditional(
         self,
@@ -271,14 +270,14 @@ class Tables:
     ) -> NDArray[np.float64]:
         """P(names | given) under do(done) in a source, axes in the order (done, given, names).
 
-        It is NaN where the condition has no row.
+        Probabilities are NaN if the condition has no rows.
 
         Args:
             source: The source.
-            given: What is conditioned on.
-            names: Whose probabilities they are.
-            done: What the source sets.
-            at: Codes of further variables that are set or given.
+            given: Names of the conditions.
+            names: Names of the outcomes.
+            done: Names of the variables set in the source.
+            at: Codes of further variables that are set or conditioned on.
         """
         key = (source, tuple(given), tuple(names), tuple(done), tuple((at or {}).items()))
         if key in self._drawn:
@@ -288,42 +287,42 @@ class Tables:
         total = counts.sum(axis=axes, keepdims=True)
         seen = np.broadcast_to(total > 0, counts.shape)
         if self._rng is not None:
-            # one row more, spread over the levels at random
+            # add one row, spread over the levels at random
             levels = math.prod(counts.shape[axis] for axis in axes)
-            own = _small_gamma(self._rng, 1 / levels, int(seen.sum())).reshape(self.replicates or 1, -1)
-            counts[seen] += (self._unit(source) * own).ravel()
+            shares = _small_gamma(self._rng, 1 / levels, int(seen.sum())).reshape(self.replicates or 1, -1)
+            counts[seen] += (self._row_weight(source) * shares).ravel()
             total = counts.sum(axis=axes, keepdims=True)
         share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=seen)
         if self.is_sample:
             self._drawn[key] = share
         return share
 
-    def _unit(self, source: Source) -> NDArray[np.float64]:
-        """Weight of a row in every sample, ``[r, 1]``."""
+    def _row_weight(self, source: Source) -> NDArray[np.float64]:
+        """Mean weight of a row in every sample, ``[r, 1]``."""
         parts = [self._parts[k] for k in self._members[source]]
         rows = sum(part.weights.shape[-1] if part.count is None else float(part.count.sum()) for part in parts)
         total = sum(np.atleast_2d(part.total).sum(axis=1, keepdims=True) for part in parts)
         return np.asarray(total / rows)
 
-    def _place(
+    def _cell_indices(
         self, source: Source, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
     ) -> NDArray[np.int64]:
-        """Number of the cell of every row in the table over ``names``; ``size`` for a row that has other codes."""
+        """Index of every row's cell in the table over ``names``; ``size`` for rows with other codes than ``at``."""
         key = (id(self._parts[k].frame), names, at)
         if key not in self._cells:
             frame = self._parts[k].frame
-            place = np.zeros(self._parts[k].weights.shape[-1], dtype=np.int64)
+            cells = np.zeros(self._parts[k].weights.shape[-1], dtype=np.int64)
             for name in names:
-                place = place * len(self.levels(name)) + self._coded(source, frame, name)
+                cells = cells * len(self.levels(name)) + self._coded(source, frame, name)
             for name, code in at:
-                place[self._coded(source, frame, name) != code] = size
-            if sum(map(len, self._cells.values())) + len(place) > _MOST_CELLS_KEPT:
-                return place
-            self._cells[key] = place
+                cells[self._coded(source, frame, name) != code] = size
+            if sum(map(len, self._cells.values())) + len(cells) > _MOST_CELLS_KEPT:
+                return cells
+            self._cells[key] = cells
         return self._cells[key]
 
     def _coded(self, source: Source | None, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
-        # codes belong to the frame, whose address may be used again but not while this object holds it
+        # the id of the frame is unique while this object holds it
         key = (id(frame), name)
         if key not in self._codes:
             import pandas as pd
@@ -331,7 +330,7 @@ class Tables:
             if name not in frame:
                 where = f" of {source}" if len(self._parts) > 1 else ""
                 raise DataError(f"the data{where} have no column {name!r}, which the estimand needs", column=name)
-            # through the distinct values, of which there are few
+            # code the distinct values, of which there are few
             rows, distinct = pd.factorize(frame[name])
             code = {level: number for number, level in enumerate(self.levels(name))}
             codes = np.array([*(code[plain(value)] for value in distinct), -1], dtype=np.intp)[rows]
@@ -342,12 +341,12 @@ class Tables:
 
 
 def _distinct_rows(keys: Sequence[NDArray[np.intp]]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The first of every kind of row, by numbers in columns, and how many there are of each."""
+    """Index of the first of every kind of row, and the number of rows of each kind."""
     packed, size = np.zeros(len(keys[0]), dtype=np.int64), 1
     for column in keys:
         levels = int(column.max(initial=0)) + 1
         if size * levels > _MOST_PACKED:
-            # numbered anew, in the same order
+            # renumber in the same order
             used, packed = np.unique(packed, return_inverse=True)
             size = len(used)
         packed = packed * levels + column
@@ -357,7 +356,7 @@ def _distinct_rows(keys: Sequence[NDArray[np.intp]]) -> tuple[NDArray[np.intp], 
 
 
 def _small_gamma(rng: np.random.Generator, shape: float, size: int) -> NDArray[np.float64]:
-    """Gamma variates of a shape below 1, as those of one more times a power of a uniform number (Stuart's theorem)."""
+    """Gamma variates of a shape below 1: those of shape + 1 times a power of a uniform variate (Stuart's theorem)."""
     return rng.standard_gamma(shape + 1, size) * np.exp(-rng.standard_exponential(size) / shape)
 
 
@@ -380,23 +379,23 @@ def _has_categories(column: pd.Series[Any]) -> bool:
     return isinstance(column.dtype, pd.CategoricalDtype)
 
 
-# number of the table, key, table, weights of its own, groups of its own
-_Found = list[tuple[int, Any, Any, Any, Any]]
+# index of the table, key, table, its own weights, its own groups
+_Matches = list[tuple[int, Any, Any, Any, Any]]
 
 
-def _find(data: Any, source: Source) -> _Found:
-    """Every table that belongs to a source."""
+def _find(data: Any, source: Source) -> _Matches:
+    """All tables of a source."""
     import pandas as pd
 
     if isinstance(data, pd.DataFrame | pd.Series):
         return [(0, None, data, None, None)]
     if isinstance(data, Mapping):
-        found: _Found = []
+        matches: _Matches = []
         for number, (key, table) in enumerate(data.items()):
-            # a text is a name, anything else lists what was set
+            # a text is the name of a data set, another key lists its targets
             if key in source.names if isinstance(key, str) else frozenset(key) == frozenset(source.targets):
-                found.append((number, key, table, None, None))
-        return found
+                matches.append((number, key, table, None, None))
+        return matches
     if isinstance(data, Sequence) and not isinstance(data, str):
         items = [(number, item) for number, item in enumerate(data) if hasattr(item, "table")]
         named = [(number, item) for number, item in items if getattr(item, "name", None) in source.names]
@@ -412,7 +411,7 @@ def _find(data: Any, source: Source) -> _Found:
     )
 
 
-def _part(key: Any, table: Any, own: Any, groups: Any, data: Any, weights: Any) -> _Part:
+def _part(key: Any, table: Any, own_weights: Any, groups: Any, data: Any, weights: Any) -> _Part:
     import pandas as pd
 
     if isinstance(table, pd.Series):
@@ -422,10 +421,10 @@ def _part(key: Any, table: Any, own: Any, groups: Any, data: Any, weights: Any) 
     elif isinstance(table, pd.DataFrame):
         frame = table
         given = weights.get(key) if isinstance(weights, Mapping) else weights
-        if own is not None:
-            given = own
+        if own_weights is not None:
+            given = own_weights
         elif given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping | str):
-            raise DataError("weights of several tables are given by the same keys as the tables")
+            raise DataError("weights of several tables must be a mapping with the same keys as the tables")
         if isinstance(given, str):
             if given not in table:
                 raise DataError(f"weights: the data have no column {given!r}", column=given)

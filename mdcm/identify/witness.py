@@ -1,4 +1,4 @@
-"""Why a query is not identifiable: hedges, c-factors that no data show, worlds that cannot be told apart."""
+"""Reasons why a query is not identifiable: hedges, unknown c-factors and inconsistent worlds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Hedge", "InconsistentFactor", "UnknownFactor", "Witness"]
 
 @dataclass(frozen=True)
 class Hedge:
-    """Two sets of variables that confounders hold together, the smaller one inside the larger one.
+    """Two nested sets of variables, each connected by confounders.
 
-    Every member of either set is an ancestor of the roots by directed edges inside the set. The interventions cut into
-    ``outer`` and not into ``inner``, so two models can agree on all that is seen and disagree on the answer.
+    Every member of either set is an ancestor of the roots by directed edges inside the set. The interventions are in
+    ``outer`` but not in ``inner``, so two models can agree on the observed distribution and disagree on the answer.
 
     Attributes:
         inner: The smaller set F', sorted.
         outer: The larger set F, sorted.
         roots: Members of ``inner`` without a child inside it, sorted.
-        reasons: For several data sets: why each of them does not show the c-factor of ``inner``.
+        reasons: With several data sets, why each of them does not determine the c-factor of ``inner``.
 
     References:
         Shpitser & Pearl (2006), Identification of joint interventional distributions, Theorem 4.
@@ -34,7 +34,7 @@ class Hedge:
     reasons: tuple[str, ...] = field(default=(), compare=False)
 
     def explain(self) -> str:
-        """The reason in words."""
+        """The reason as text."""
         held = ", ".join(self.outer)
         cut = ", ".join(v for v in self.outer if v not in self.inner)
         text = (
@@ -60,12 +60,12 @@ class Hedge:
 
 @dataclass(frozen=True)
 class UnknownFactor:
-    """A c-factor that the answer needs and no data set shows.
+    """A c-factor that the answer needs and no data set determines.
 
     Attributes:
         variables: Its variables, sorted.
         parents: Their parents outside, sorted.
-        reasons: Why each data set does not show it.
+        reasons: Why each data set does not determine it.
     """
 
     variables: tuple[str, ...]
@@ -73,7 +73,7 @@ class UnknownFactor:
     reasons: tuple[str, ...] = field(default=(), compare=False)
 
     def explain(self) -> str:
-        """The reason in words."""
+        """The reason as text."""
         return "\n".join([f"The answer needs {self}, which no data set shows.", *self.reasons])
 
     def to_json(self) -> dict[str, Any]:
@@ -92,11 +92,11 @@ class UnknownFactor:
 
 @dataclass(frozen=True)
 class InconsistentFactor:
-    """A counterfactual factor that joins worlds which share hidden causes and contradict each other.
+    """A counterfactual factor over worlds that share hidden causes and contradict each other.
 
     Attributes:
         events: Its events, each a variable in the world in which its parents are set.
-        variable: The variable that would need two values at once.
+        variable: The variable that would need two different values.
 
     References:
         Correa, Lee & Bareinboim (2021), Nested counterfactual identification from arbitrary surrogate experiments.
@@ -106,7 +106,7 @@ class InconsistentFactor:
     variable: str
 
     def explain(self) -> str:
-        """The reason in words."""
+        """The reason as text."""
         return (
             f"The answer needs {self}: its events share hidden causes and need {self.variable} to have two values at "
             f"once, so that no single experiment shows them together."
@@ -124,6 +124,6 @@ Witness = Hedge | UnknownFactor | InconsistentFactor
 
 
 def roots_of(graph: ADMG, nodes: Sequence[str]) -> tuple[str, ...]:
-    """Members of a set of nodes that have no child in it, sorted."""
+    """Members of a set of nodes without children in it, sorted."""
     inside = set(nodes)
     return tuple(sorted(v for v in nodes if not graph.children(v) & inside))
