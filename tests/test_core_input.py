@@ -171,7 +171,7 @@ def test_explaining_what_is_in_conflict_looks_at_no_node_that_was_not_prepared()
     # two values of Y at once, given a variable whose own factor is a simple one
     verdict = mdcm.identify("W -> Z; W -> Y; X -> Y", "P(Y[X=0], Y[X=1] | Z=0)")
     assert verdict.identifiable is False
-    assert "two values at once" in verdict.explain()
+    assert "two different values of" in verdict.explain()
 
 
 def test_a_projection_into_too_many_pairs_is_refused_before_memory_is_taken():

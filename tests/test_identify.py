@@ -397,7 +397,7 @@ def test_an_estimand_beyond_reading_is_said_to_be_one():
     found = identify(graph, f"P('{n - 1}' | do('0'))")
     assert found.identifiable
     assert str(found).endswith(
-        "is identifiable; the estimand mentions more than four million variables, too many to be put together"
+        "is identifiable; the estimand mentions more than four million variables, too many to construct it"
     )
     assert found.to_json()["estimand"]["text"] is None
     with pytest.raises(QueryError, match="more than four million"):

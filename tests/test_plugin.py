@@ -432,7 +432,7 @@ class TestSamples:
         table = pd.DataFrame(rng.integers(0, 2, (60, 3)), columns=["Z", "X", "Y"])
         estimand = identify(BACK_DOOR, "P(Y=1 | do(X=1))").estimand
         together = estimand.estimate(table, replicates=400).stderr.iloc[0]
-        monkeypatch.setattr(plugin, "_MOST_AT_ONCE", 1)
+        monkeypatch.setattr(plugin, "_MOST_PER_BATCH", 1)
         alone = estimand.estimate(table, replicates=400, seed=1).stderr.iloc[0]
         # the error of a standard deviation of n numbers is about 1 / sqrt(2 n) of it
         assert abs(together / alone - 1) < 4 * np.sqrt(2 / (2 * 400))

@@ -391,7 +391,7 @@ class Unwritten:
         return [term.label for term in (*self.query.do, *self.query.given, *self.query.outcomes)]
 
     def cost(self, data: Tables) -> Cost:
-        """What evaluating it would cost.
+        """Refuse, since there are no values.
 
         Raises:
             QueryError: Always.

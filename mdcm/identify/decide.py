@@ -29,11 +29,11 @@ __all__ = ["Identification", "identify"]
 # largest number of candidates for helpful experiments, the nearest to the obstacle
 _MOST_TARGETS = 40
 _WORDS = {
-    "inside": "sets {} by do(), which is part of it",
+    "inside": "sets {} by do(), a variable of the c-factor",
     "columns": "does not observe {}",
     "values": "does not set all values of {} that are needed",
     "combinations": "does not set all combinations of values of {} that are needed",
-    "hedge": "cannot tell it apart from the rest of {{{}}}",
+    "hedge": "does not separate it from the rest of {{{}}}",
 }
 
 Experiment = Mapping[str, Iterable[Any] | None] | Iterable[str]
@@ -403,7 +403,7 @@ class _Attempt:
         try:
             terms = self.core.terms()
         except _core.ExpressionTooLarge as error:
-            raise QueryError(f"{error}, too many for an estimand") from None
+            raise QueryError(f"{error}, too many to construct it") from None
         formula_terms = [
             Term(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
             for kind, source, symbols, given, done, operands in terms

@@ -178,7 +178,7 @@ def evaluate(
     formula: Formula,
     data: Tables,
     fill: Mapping[int, NDArray[np.float64]] | None = None,
-    kept: dict[int, Bounds] | None = None,
+    known: dict[int, Bounds] | None = None,
 ) -> Bounds:
     """Bounds of a formula, as factors over its symbols.
 
@@ -186,7 +186,7 @@ def evaluate(
         formula: The formula.
         data: The tables.
         fill: Upper bounds of the unknown cells by term; 1 by default.
-        kept: Known values by term, to which those of the other terms are added.
+        known: Known values by term, to which those of the other terms are added.
 
     Raises:
         DataError: If the tables lack a column.
@@ -203,14 +203,14 @@ def evaluate(
         mentions.append(term_symbols.union(*inside))
         operands = [values[i] for i in term.operands]
         values[number] = (
-            kept[number]
-            if kept is not None and number in kept
+            known[number]
+            if known is not None and number in known
             else _cases(formula, term, operands, inside, data)
             if term.kind == "cases"
             else _value(formula, term, operands, data, high)
         )
-        if kept is not None:
-            kept[number] = values[number]
+        if known is not None:
+            known[number] = values[number]
         for i in set(term.operands):
             if last_use[i] == number:
                 del values[i]
@@ -465,7 +465,7 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
     # restrict the formula to that row
     formula = formula.at({s: data.levels(formula.symbol(s).variable)[code] for s, code in codes.items()})
     plain: dict[int, Bounds] = {}
-    for s in evaluate(formula, data, kept=plain).scope():
+    for s in evaluate(formula, data, known=plain).scope():
         symbol = formula.symbol(s)
         codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))
 
@@ -474,8 +474,8 @@ def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]
         for number, term in enumerate(formula.terms):
             if not changed.isdisjoint(term.operands):
                 changed.add(number)
-        kept = {number: value for number, value in plain.items() if number not in changed}
-        return float(_table(evaluate(formula, data, fill, kept).upper.sliced(codes), []))
+        unchanged = {number: value for number, value in plain.items() if number not in changed}
+        return float(_table(evaluate(formula, data, fill, unchanged).upper.sliced(codes), []))
 
     whole = upper_bound({})
     best: tuple[float, int] | None = None

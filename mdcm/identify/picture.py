@@ -17,7 +17,7 @@ _INK = "#1f2933"
 _EDGE = "#5b6b7b"
 _HIDDEN = "#b4461f"
 _FILLS = {"inner": "#f6b49b", "outer": "#fde6d8", "": "#ffffff"}
-_ROLES = {"do": "set by do()", "given": "given", "outcome": "asked for"}
+_ROLES = {"do": "set by do()", "given": "condition", "outcome": "outcome"}
 _ROW, _GAP, _HEIGHT, _MARGIN = 78.0, 42.0, 30.0, 24.0
 _CHAR = 7.4
 _HEAD = 7.0
@@ -94,11 +94,11 @@ def _legend(roles: Mapping[str, str], witness: Witness | None) -> list[tuple[str
     if isinstance(witness, Hedge):
         cut = [v for v in witness.outer if v not in witness.inner]
         lines.append((box(_FILLS["inner"], thin), f"F' = {{{', '.join(witness.inner)}}}, the c-forest inside"))
-        lines.append((box(_FILLS["outer"], thin), f"F without F': {', '.join(cut)}; hidden causes hold F together"))
+        lines.append((box(_FILLS["outer"], thin), f"F without F': {', '.join(cut)}; hidden causes connect F"))
     elif isinstance(witness, UnknownFactor):
-        lines.append((box(_FILLS["inner"], thin), f"{witness}: no data set shows it"))
+        lines.append((box(_FILLS["inner"], thin), f"{witness}: no data set determines it"))
     elif witness is not None:
-        lines.append((box(_FILLS["inner"], thin), f"{witness.variable} would need two values at once in {witness}"))
+        lines.append((box(_FILLS["inner"], thin), f"{witness.variable} needs two different values in {witness}"))
     for role in dict.fromkeys(roles.values()):
         lines.append((box("#ffffff", _frame(role)), _ROLES[role]))
     return lines

@@ -35,12 +35,12 @@ class Hedge:
 
     def explain(self) -> str:
         """The reason as text."""
-        held = ", ".join(self.outer)
+        connected = ", ".join(self.outer)
         cut = ", ".join(v for v in self.outer if v not in self.inner)
         text = (
-            f"Hidden confounders hold {held} together, and all of them act on {', '.join(self.inner)}: what {cut} "
-            f"would do if it were set cannot be told from what its confounders do. Two models that agree on "
-            f"everything that is seen disagree on the answer."
+            f"Hidden confounders connect {connected}, and all of these affect {', '.join(self.inner)}, so that the "
+            f"effect of {cut} cannot be separated from confounding. Two models with the same distribution of the data "
+            f"disagree on the answer."
         )
         return "\n".join([text, *self.reasons])
 
@@ -74,7 +74,7 @@ class UnknownFactor:
 
     def explain(self) -> str:
         """The reason as text."""
-        return "\n".join([f"The answer needs {self}, which no data set shows.", *self.reasons])
+        return "\n".join([f"The answer needs {self}, which no data set determines.", *self.reasons])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -108,8 +108,8 @@ class InconsistentFactor:
     def explain(self) -> str:
         """The reason as text."""
         return (
-            f"The answer needs {self}: its events share hidden causes and need {self.variable} to have two values at "
-            f"once, so that no single experiment shows them together."
+            f"The answer needs {self}: its events share hidden causes and need two different values of "
+            f"{self.variable}, so that no single experiment determines their joint probability."
         )
 
     def to_json(self) -> dict[str, Any]:

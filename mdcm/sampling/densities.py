@@ -78,13 +78,13 @@ def whole_table(mechanism: Mechanism) -> Tensor | None:
     return cached[1]
 
 
-def _are_equal(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    return len(kept) == len(weights) and all(
+def _are_equal(cached: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    return len(cached) == len(weights) and all(
         tensor.shape == other.shape
         and tensor.dtype == other.dtype
         and tensor.device == other.device
         and torch.equal(tensor, other)
-        for tensor, other in zip(kept, weights, strict=True)
+        for tensor, other in zip(cached, weights, strict=True)
     )
 
 

@@ -32,7 +32,7 @@ def place(dcm: DCM, device: torch.device) -> None:
 
 
 def is_placed(dcm: DCM) -> bool:
-    """Whether some mechanism is not on the CPU."""
+    """Whether any mechanism is on another device than the CPU."""
     return any(_device(mechanism) != _CPU for mechanism in dcm.mechanisms.values())
 
 

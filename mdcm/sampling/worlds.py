@@ -126,16 +126,16 @@ class Units:
 
     Args:
         network: The nodes.
-        rows: Numbers of the rows, int64 ``[n]``, at which noise is addressed.
+        rows: Indices of the rows, int64 ``[n]``, by which noise is addressed.
         seed: Seed of the noise.
-        noise: Own noise by variable and states by confounder that are given, addressed by row number.
-        cases: Number of cases, such as values that are set: each has all the rows, with the same noise, and comes after
-            the one before. With more than one, what is set to several values has one for each case.
+        noise: Own noise by variable and states by confounder, indexed by row, in place of drawn noise.
+        cases: Number of cases, such as values that are set. The rows of the cases follow each other and have the same
+            noise; with more than one case, constants with several values have one for each case.
 
     Attributes:
-        values: Value of every node that was computed.
-        states: State of every confounder that was drawn, by its index.
-        inferred: Variables whose value was seen or drawn, so that their own noise follows from it.
+        values: Values of the computed nodes.
+        states: States of the known confounders, by index.
+        inferred: Variables that were observed or sampled from the posterior, whose noise is abducted.
     """
 
     def __init__(
