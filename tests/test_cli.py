@@ -139,7 +139,7 @@ class TestIdentify:
     def test_what_is_not_determined_is_a_no_with_the_reason(self):
         error = fail(1, "identify", "X -> Y; X <-> Y", "P(Y | do(X))")
         assert error.startswith("P(Y | do(X)) is not identifiable from P(V): F' = {Y} inside F = {X, Y}.\n")
-        assert "Two models that agree on everything that is seen disagree on the answer." in error
+        assert "Two models with the same distribution of the data disagree on the answer." in error
         assert error.endswith("It would be identifiable with an experiment that sets X to all values.\n")
         content = json.loads(call("identify", "X -> Y; X <-> Y", "P(Y | do(X))", "--json").out)
         assert (content["identifiable"], content["estimand"], content["experiments"]) == (False, None, [["X"]])
