@@ -321,11 +321,20 @@ def coverage() -> str:
         for (intervals, answer), row in own.items()
     ]
     pairs = [(own["ensemble", answer], own["frequencies", answer]) for answer in ("probability", "difference")]
-    nearer = [plug_in["rmse"] < ensemble["rmse"] for ensemble, plug_in in pairs]
-    verdict = {
-        2: "In both the plug-in estimate is nearer to the truth.", 1: "Each is nearer to the truth in one of the two.",
-        0: "In both the model is nearer to the truth.",
-    }[sum(nearer)]  # fmt: skip
+    ahead = {
+        "as near"
+        if plug_in["rmse"] == ensemble["rmse"]
+        else "plug-in"
+        if plug_in["rmse"] < ensemble["rmse"]
+        else "model"
+        for ensemble, plug_in in pairs
+    }
+    words = {
+        "as near": "In both the model is as near to the truth as the plug-in estimate.",
+        "plug-in": "In both the plug-in estimate is nearer to the truth.",
+        "model": "In both the model is nearer to the truth.",
+    }
+    verdict = words[ahead.pop()] if len(ahead) == 1 else "Each is nearer to the truth in one of the two."
     about = (
         f"`mdcm.fit(..., ensemble={run['members']})` gives answers intervals, for chance in the data and in the "
         f"training. Of {count} random problems (front doors on three variables and ADMGs of four, "
