@@ -76,7 +76,7 @@ class TestPages:
             ("README.md", "distance of 0.0", "distance of 0.1"),
             ("README.md", "| asia | 0.00", "| asia | 0.01"),
             ("docs/results.md", "| asia | auto | 3 s", "| asia | auto | 2 s"),
-            ("docs/results.md", "| ensemble | probability | 0.8", "| ensemble | probability | 0.9"),
+            ("docs/results.md", "| ensemble | probability | 0.", "| ensemble | probability | 1."),
             ("docs/methods.svg", "{'asia': {'auto': [0.00", "{'asia': {'auto': [0.01"),
             ("docs/large.svg", "Distance of adjacent pairs", "Distance of all pairs"),
         ],
