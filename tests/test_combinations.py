@@ -41,7 +41,11 @@ class TestSpec:
 
     @pytest.mark.parametrize(
         ("combinations", "message"),
-        [([(0,)], "has 1 values for 2 targets"), ([(0, 7)], "B=7, which do.B. does not list"), ([], "lists none")],
+        [
+            ([(0,)], "has 1 values for 2 targets"),
+            ([(0, 7)], "B=7, which do.B. does not list"),
+            ([], "combinations is empty"),
+        ],
     )
     def test_others_are_refused(self, combinations, message):
         with pytest.raises(PlanError, match=message):

@@ -262,7 +262,7 @@ class TestTables:
         table.to_csv(tmp_path / "wide.csv", index=False)
         read = mdcm.files.read_table(tmp_path / "wide.csv")
         tracemalloc.start()
-        with pytest.warns(UserWarning, match="no nodes of the graph"):
+        with pytest.warns(UserWarning, match="not nodes of the graph"):
             model = mdcm.fit("c5 -> c70000", read, config=mdcm.TrainConfig(max_steps=2))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
