@@ -96,7 +96,7 @@ class TestGraphsAtTheDoor:
         monkeypatch.setattr("sys.stdin", io.StringIO("X -> Y; X <-> Y\n"))
         assert "{X, Y}" in succeed("plan", "-").out
         monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
-        assert "standard input holds no graph" in fail(2, "plan", "-")
+        assert "standard input is empty" in fail(2, "plan", "-")
 
     @pytest.mark.parametrize("text", ["", "  ", ";", "# nothing", "dag { }"])
     def test_a_graph_without_variables_is_told(self, text):
