@@ -248,9 +248,17 @@ SLIPS = {
         "2:24",
         r"dataset 'obs.csv': do=\['Z'\], but there is no column 'Z'",
     ),
-    "weights": ("graph: X -> Y\ndata: [{path: obs.csv, weights: w}]", "2:24", "dataset 'obs.csv': weights='w' is not a column"),
+    "weights": (
+        "graph: X -> Y\ndata: [{path: obs.csv, weights: w}]",
+        "2:24",
+        "dataset 'obs.csv': weights='w' is not a column",
+    ),
     "array file": ("graph: X -> W\ndata: [{path: obs.csv, arrays: {W: obs.csv}}]", "2:33", ".*neither an .npy array"),
-    "groups": ("graph: X -> Y\ndata: [{path: obs.csv, groups: g}]", "2:24", "dataset 'obs.csv': groups='g' is not a column"),
+    "groups": (
+        "graph: X -> Y\ndata: [{path: obs.csv, groups: g}]",
+        "2:24",
+        "dataset 'obs.csv': groups='g' is not a column",
+    ),
     "column of no data set": (
         "graph: X -> Y -> Q\ndata:\n- path: obs.csv",
         "3:3",
