@@ -252,7 +252,7 @@ class TestWhatIsSaid:
         ]
         for found in left_out:
             assert not found.implies_nothing
-            assert str(found).startswith("nothing was tested: these data are no evidence for or against the graph")
+            assert str(found).startswith("nothing was tested: these data neither support nor contradict the graph")
             assert len(found.notes) >= 1
 
     def test_what_hidden_causes_imply_beyond_the_tests_is_named(self):

@@ -61,7 +61,7 @@ class Packing:
         parts: The variables by size, so that equal ones are reduced at once, without padding.
 
     Raises:
-        ValueError: If there is no variable, or one without levels.
+        ValueError: If ``sizes`` is empty or holds a size below 1.
 
     Example:
         >>> packing = Packing([2, 3])

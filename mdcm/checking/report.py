@@ -90,7 +90,7 @@ class Check:
                 "nothing to test: the graph allows every distribution of these variables, so no data contradict it"
             ]
         elif not len(self.table):
-            lines = ["nothing was tested: these data are no evidence for or against the graph"]
+            lines = ["nothing was tested: these data neither support nor contradict the graph"]
         elif rejected.empty:
             least = self.table["adjusted_p"].min()
             lines = [
