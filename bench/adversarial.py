@@ -27,9 +27,14 @@ from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
 from mdcm.metrics import tv_distance
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining, fit_adversarial
-from mdcm.plan import DatasetSpec, Plan, plan
+from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.scm import DiscreteSCM, random_discrete
+from mdcm.training.objectives.adversarial import (
+    AdversarialConfig,
+    AdversarialProblem,
+    AdversarialTraining,
+    fit_adversarial,
+)
 
 __all__ = ["ADVERSARIAL"]
 

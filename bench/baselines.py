@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Mechanism
-from mdcm.objectives.likelihood import ComponentRows
 from mdcm.scm import DiscreteSCM
+from mdcm.training.objectives.likelihood import ComponentRows
 
 __all__ = ["exact_maximum_likelihood", "rows_apart", "sequential_normal"]
 

@@ -20,7 +20,7 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
-from mdcm.train import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
+from mdcm.training import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
 
 __all__ = ["BATCHED"]
 

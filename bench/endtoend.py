@@ -25,8 +25,8 @@ from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
 from mdcm.model import Model
-from mdcm.objectives.adversarial import AdversarialConfig, fit_adversarial
-from mdcm.plan import DatasetSpec, plan
+from mdcm.planning import DatasetSpec, plan
+from mdcm.training.objectives.adversarial import AdversarialConfig, fit_adversarial
 
 __all__ = ["END_TO_END"]
 

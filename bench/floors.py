@@ -15,7 +15,10 @@ PAGE, PICTURE = DOCS / "architecture.md", DOCS / "floors.svg"
 # sizes in pixels
 WIDTH, ROW, BOX, MARGIN, LEFT, CHARACTER, GAP = 960, 30, 22, 14, 190, 7.4, 6
 COLORS = ["#e8eef5", "#e3f0e6", "#fbf0dc", "#f6e6e6", "#ece6f4"]
-FIRST_WITH_TORCH = 7
+# modules that import torch, some of them only in functions
+WITH_TORCH = frozenset(
+    ("cli", "dcm", "experiments", "kernels", "mechanisms", "model", "report", "sampling", "storage", "training")
+)
 
 
 def floors(page: str) -> list[tuple[int, str, list[str]]]:
@@ -54,20 +57,19 @@ def picture(page: str) -> str:
         x = float(LEFT)
         for name in modules:
             wide = len(name) * CHARACTER + 14
+            border = 'stroke="#333333" stroke-width="2"' if name in WITH_TORCH else 'stroke="#b5b5b5"'
             drawn += [
-                f'<rect x="{x:g}" y="{top:g}" width="{wide:g}" height="{BOX}" rx="4" fill="#ffffff" stroke="#b5b5b5"/>',
+                f'<rect x="{x:g}" y="{top:g}" width="{wide:g}" height="{BOX}" rx="4" fill="#ffffff" {border}/>',
                 text(x + wide / 2, top + 15, name, 12, ' text-anchor="middle"'),
             ]
             x += wide + GAP
         if x > WIDTH - MARGIN:
             raise SystemExit(f"the modules of rank {rank} need {x:g} pixels: make the picture wider")
-    border = MARGIN + sum(rank >= FIRST_WITH_TORCH for rank, _, _ in rows) * ROW
     drawn += [
-        f'<path d="M{MARGIN} {border}H{WIDTH - MARGIN}" stroke="#222222" stroke-dasharray="5 4"/>',
         text(
             WIDTH - MARGIN - 8,
-            border + 16,
-            "no torch below, except in kernels",
+            height - MARGIN - 10,
+            "thick: imports torch",
             12,
             ' text-anchor="end" font-style="italic"',
         ),

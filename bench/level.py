@@ -17,10 +17,10 @@ from workloads import NotEqualError
 from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
-from mdcm.objectives.stack import Stack
-from mdcm.objectives.tiles import Size, tiles
-from mdcm.plan import DatasetSpec, plan
+from mdcm.planning import DatasetSpec, plan
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.training.objectives.critic_stack import Stack
+from mdcm.training.objectives.tiles import Size, tiles
 
 __all__ = ["LEVEL"]
 

@@ -30,8 +30,8 @@ from mdcm import kernels
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import Model
-from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.scm import random_discrete
+from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 
 __all__ = ["QUALITY", "TIMED", "Measured", "Timed"]
 

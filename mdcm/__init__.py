@@ -21,19 +21,19 @@ from mdcm.errors import (
 )
 
 # loaded at once: modules of these names exist, and would take the functions' places if they were loaded later
-from mdcm.identify import Identification, identify
-from mdcm.plan import DatasetSpec, Plan, plan
+from mdcm.identification import Identification, identify
+from mdcm.planning import DatasetSpec, Plan, plan
 
 if TYPE_CHECKING:
     from mdcm import metrics, scm
-    from mdcm.answers import Answer
     from mdcm.checking import Check, check
     from mdcm.data import Dataset
     from mdcm.graph import ADMG, read_graph
     from mdcm.model import Model, fit, load
     from mdcm.report import write_report
     from mdcm.sampling import Samples
-    from mdcm.train import TrainConfig
+    from mdcm.sampling.answers import Answer
+    from mdcm.training import TrainConfig
 
 __version__ = "0.1.0"
 
@@ -72,12 +72,12 @@ __all__ = [
 _HOME = {
     "ADMG": "graph",
     "read_graph": "graph",
-    "Answer": "answers",
+    "Answer": "sampling.answers",
     "Samples": "sampling",
     "Check": "checking",
     "check": "checking",
     "Dataset": "data",
-    "TrainConfig": "train",
+    "TrainConfig": "training",
     "fit": "model",
     "Model": "model",
     "load": "model",

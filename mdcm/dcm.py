@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.errors import PlanError
-from mdcm.limits import seeded
 from mdcm.mechanisms import Categorical, Flow, ImageGenerator, Implicit, Mechanism, RectifiedFlow
 from mdcm.mechanisms.base import check_finite
+from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable

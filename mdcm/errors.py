@@ -6,7 +6,7 @@ input are also ``ValueError``, so that code which knows nothing of mdcm still ca
 
 from __future__ import annotations
 
-from mdcm.printable import printable, shortened
+from mdcm.text.printable import printable, shortened
 
 __all__ = [
     "CheckpointError",

@@ -22,7 +22,7 @@ from rich.progress import (
     track,
 )
 
-from mdcm.printable import printable
+from mdcm.text.printable import printable
 
 __all__ = ["Stages", "bars", "counted", "is_terminal"]
 

@@ -20,8 +20,8 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
+from mdcm.data.levels import NUMERAL, WORD, as_word
 from mdcm.errors import QueryError
-from mdcm.levels import NUMERAL, WORD, as_word
 
 __all__ = ["Expression", "Query", "Term", "Value", "parse"]
 

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from mdcm import query as language
+from mdcm.data.inference import Schema
+from mdcm.data.levels import Level
+from mdcm.data.variables import Variable
+from mdcm.elimination import Factor, aligned, check_size, contract
 from mdcm.errors import DataError, QueryError
-from mdcm.factors import Factor, aligned, check_size, contract
-from mdcm.levels import Level
-from mdcm.limits import seeded
-from mdcm.schema import Schema
-from mdcm.variables import Variable
+from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mdcm.cli import main
+from mdcm.cli.app import main
 
 
 @dataclass(frozen=True)

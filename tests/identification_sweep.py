@@ -23,8 +23,8 @@ from counterexamples import Available, two_models
 from mdcm import query as language
 from mdcm.errors import QueryError
 from mdcm.graph import ADMG
-from mdcm.identify import Identification, identify
-from mdcm.plan import DatasetSpec
+from mdcm.identification import Identification, identify
+from mdcm.planning import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
 
 KINDS = ("effect", "conditional", "experiments", "partial", "counterfactual")

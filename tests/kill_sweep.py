@@ -25,8 +25,8 @@ import torch
 
 import mdcm
 from mdcm.model import Model
-from mdcm.rundir import CHECKPOINTS, MODEL
 from mdcm.scm import random_discrete
+from mdcm.storage.run_directory import CHECKPOINTS, MODEL
 
 GRAPH = "A -> B -> C -> D; A <-> C; E -> F; E <-> F; C -> G; H"
 # a run that takes so long has hung
@@ -53,7 +53,7 @@ def write_spec(folder: Path) -> Path:
 
 def command(spec: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     """The command line that trains, as a process."""
-    program = "import sys; from mdcm.cli import main; sys.argv[0] = 'mdcm'; main()"
+    program = "import sys; from mdcm.cli.app import main; sys.argv[0] = 'mdcm'; main()"
     arguments = [sys.executable, "-W", "ignore", "-c", program, "train", str(spec), "--out", str(out), *more]
     with (spec.parent / "err.txt").open("w") as err:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

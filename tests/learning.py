@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike
 
 from mdcm.data import Dataset
 from mdcm.graph import ADMG
-from mdcm.identify import identify
+from mdcm.identification import identify
 from mdcm.metrics import sampling_floor, tv_distance
-from mdcm.plan import Plan
+from mdcm.planning import Plan
 from mdcm.scm import DiscreteSCM, random_discrete
 
 # variables whose c-factor the rows of a table show, and that table

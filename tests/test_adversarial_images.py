@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import mdcm
-from mdcm import rundir
 from mdcm.data import Dataset, Schema, Variable, encode
 from mdcm.dcm import DCM
 from mdcm.errors import CheckpointError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical, ImageGenerator, Implicit, Mechanism, train_encoder
 from mdcm.mechanisms.representations import encode_images, probe_gap, restore_encoders
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
-from mdcm.objectives.tiles import Size
-from mdcm.plan import DatasetSpec, plan
+from mdcm.planning import DatasetSpec, plan
+from mdcm.storage import run_directory as rundir
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
+from mdcm.training.objectives.tiles import Size
 
 BRIEF = AdversarialConfig(steps=3, checks=1, batch_size=16, encoder_steps=20)
 MEAN = {"I": lambda images: images.mean((2, 3))}

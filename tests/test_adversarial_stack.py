@@ -14,9 +14,9 @@ import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
 from mdcm.mechanisms import Categorical, Mechanism
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialTraining, Check, fit_adversarial
-from mdcm.objectives.critics import Critics
-from mdcm.objectives.tiles import Size, tiles
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialTraining, Check, fit_adversarial
+from mdcm.training.objectives.critics import Critics
+from mdcm.training.objectives.tiles import Size, tiles
 
 CONFIG = AdversarialConfig(steps=12, batch_size=16, checks=3)
 # three h-nodes at one level, of 1, 2 and 3 variables; the widest has an ancestor of its own, trained before

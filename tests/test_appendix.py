@@ -8,7 +8,7 @@ import pytest
 from mdcm.experiments import appendix
 from mdcm.experiments.appendix import FIRST, SECOND, Published, differences, order, training_order
 from mdcm.graph import ADMG
-from mdcm.plan import DatasetSpec, plan
+from mdcm.planning import DatasetSpec, plan
 
 LAST = ["23", "24", "25", "26", "27"]
 SEEN = [*LAST, *["14", "15", "16", "17", "18", "19", "22", "5", "6", "7", "8", "9", "10", "11"]]

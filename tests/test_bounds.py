@@ -22,19 +22,19 @@ from rich.console import Console
 
 import mdcm
 from mdcm import ADMG, GraphError, MdcmError, PlanError, QueryError, TrainConfig, progress
-from mdcm.commands import console
-from mdcm.documents import parse_json
-from mdcm.formats import parse_bif, parse_dot
-from mdcm.formats.records import Lines
-from mdcm.limits import MOST, RANGES
-from mdcm.objectives.adversarial import AdversarialConfig
-from mdcm.page import Chart, Line, Table, table
-from mdcm.page.charts import draw_chart
-from mdcm.printable import escaped, printable, quoted, shortened
+from mdcm.cli import console
+from mdcm.cli.spec import SpecError, read_spec
+from mdcm.data.variables import Variable
+from mdcm.graph.formats import parse_bif, parse_dot
+from mdcm.graph.formats.records import Lines
+from mdcm.report.charts import draw_chart
+from mdcm.report.page import Chart, Line, Table, table
 from mdcm.sampling import write_samples
 from mdcm.sampling.samples import Samples
-from mdcm.spec import SpecError, read_spec
-from mdcm.variables import Variable
+from mdcm.text.documents import parse_json
+from mdcm.text.limits import MOST, RANGES
+from mdcm.text.printable import escaped, printable, quoted, shortened
+from mdcm.training.objectives.adversarial import AdversarialConfig
 
 # CPU seconds, many times what is needed; what was bounded took minutes, or never came back
 SOON = 5.0
@@ -228,14 +228,15 @@ class TestColumns:
     def test_parquet(self, tmp_path, monkeypatch):
         file = tmp_path / "a.parquet"
         pd.DataFrame(np.zeros((1, 11)), columns=list("abcdefghijk")).to_parquet(file)
-        monkeypatch.setattr("mdcm.delimited.MOST_COLUMNS", 10)
+        monkeypatch.setattr("mdcm.data.delimited.MOST_COLUMNS", 10)
         refused(MdcmError, "has 11 columns, and no more than 10 are read", mdcm.data.read_table, file)
 
     def test_parquet_of_many_columns_takes_memory_as_the_columns_do(self, tmp_path):
         pd.DataFrame(np.zeros((1, 10_000)), columns=[f"c{i}" for i in range(10_000)]).to_parquet(tmp_path / "a.parquet")
         code = (
-            "import resource, sys, mdcm.files; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
-            "import pyarrow.parquet; before = peak(); table = mdcm.files.read_table(sys.argv[1]);"
+            "import resource, sys, mdcm.data.tables\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
+            "import pyarrow.parquet; before = peak(); table = mdcm.data.tables.read_table(sys.argv[1]);"
             "print(table.shape[1], peak() - before)"
         )
         command = [sys.executable, "-c", code, str(tmp_path / "a.parquet")]
@@ -502,7 +503,7 @@ class TestSettings:
 
     def test_states_for_which_memory_is_not_enough(self):
         from mdcm.data import Schema
-        from mdcm.train.states import choose_states
+        from mdcm.training.confounder_states import choose_states
 
         graph = ADMG.from_string("A <-> B; B <-> C; A <-> C")
         schema = Schema([Variable(name, "categorical", (0, 1)) for name in graph.nodes])

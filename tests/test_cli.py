@@ -93,7 +93,7 @@ class TestHelp:
 
     def test_is_quick_because_it_loads_little(self):
         program = (
-            "import sys\nfrom mdcm.cli import main\n"
+            "import sys\nfrom mdcm.cli.app import main\n"
             "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
             "slow = ('torch', 'pandas', 'safetensors', 'pydantic', 'rich', 'ruamel')\n"
             "print([name for name in slow if name in sys.modules], file=sys.stderr)"
@@ -247,7 +247,7 @@ class TestPlan:
 
     def test_does_not_load_torch(self, folder):
         program = (
-            "import sys\nfrom mdcm.cli import main\n"
+            "import sys\nfrom mdcm.cli.app import main\n"
             "try:\n    main(sys.argv[1:])\nexcept SystemExit as ended:\n    assert not ended.code\n"
             "print('torch' in sys.modules, file=sys.stderr)"
         )
@@ -548,7 +548,7 @@ class TestEndings:
         def broken(*args, **kwargs):
             raise error
 
-        monkeypatch.setattr(sys.modules["mdcm.plan"], "plan", broken)
+        monkeypatch.setattr(sys.modules["mdcm.planning"], "plan", broken)
         return call("plan", "X -> Y")
 
     @pytest.mark.parametrize("kind", [NotIdentifiableError, UntrainableError, LowSupportError])
@@ -636,7 +636,7 @@ class TestProcess:
         (tmp_path / "spec.yaml").write_text(text.replace("max_steps: 40", "max_steps: 10000000, holdout: 0"))
         # what takes long to load is loaded first, so that the signal arrives in the training
         program = (
-            "import sys, torch, mdcm.model\nfrom mdcm.cli import main\n"
+            "import sys, torch, mdcm.model\nfrom mdcm.cli.app import main\n"
             "torch.optim.AdamW([torch.zeros(1, requires_grad=True)])\nmain(sys.argv[1:])"
         )
         started = subprocess.Popen(

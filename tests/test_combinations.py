@@ -9,7 +9,7 @@ import pytest
 import mdcm
 from mdcm import Dataset, DatasetSpec, NotIdentifiableError, PlanError, UntrainableError, identify, plan
 from mdcm.data import Schema, to_spec
-from mdcm.plan import Plan, check_datasets
+from mdcm.planning import Plan, check_datasets
 
 # neither cause can be told from the confounders without setting both
 GRAPH = "A -> Y; B -> Y; A <-> Y; B <-> Y; A <-> B"

@@ -16,7 +16,7 @@ from mdcm.dcm import DCM
 from mdcm.mechanisms import Flow, Mechanism
 from mdcm.metrics import energy_distance
 from mdcm.model import Model
-from mdcm.plan import plan
+from mdcm.planning import plan
 
 
 class TestFrontDoor:

@@ -16,7 +16,7 @@ from mdcm.data import (
     read_images,
     validate,
 )
-from mdcm.plan import DatasetSpec
+from mdcm.planning import DatasetSpec
 
 
 class TestDataset:

@@ -8,14 +8,14 @@ import torch
 from elsewhere import DEVICE, Elsewhere, elsewhere
 
 import mdcm
-import mdcm.model
+import mdcm.model.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
 from mdcm.kernels import graphs
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem
-from mdcm.objectives.stack import Stack
-from mdcm.train.bank import Bank
-from mdcm.train.problems import ConditionalProblem
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.training.objectives.critic_stack import Stack
+from mdcm.training.objectives.problems import ConditionalProblem
+from mdcm.training.stacking import Bank
 
 N = 600
 
@@ -24,7 +24,7 @@ def fit_both(monkeypatch, *args, **kwargs):
     """The same training here and elsewhere."""
     here = mdcm.fit(*args, **kwargs)
     with elsewhere() as device:
-        monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+        monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
         there = mdcm.fit(*args, **kwargs)
     for name, one in there.dcm.state_dict().items():
         assert type(one.data) is not Elsewhere, name
@@ -130,7 +130,7 @@ class TestTraining:
                     raise KeyboardInterrupt
 
         with elsewhere() as device:
-            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
             for objective in ("likelihood", "adversarial"):
                 out = tmp_path / objective
                 whole = mdcm.fit("X -> Y", table, config=config, objective=objective)
@@ -169,7 +169,7 @@ class TestMemory:
     @pytest.fixture(autouse=True)
     def there(self, monkeypatch):
         with elsewhere() as device:
-            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
             yield
 
     def numbers(self):
@@ -257,7 +257,7 @@ class TestDrawing:
         """The model as it is read again, and drawing elsewhere."""
         model.save(tmp_path / "run")
         with elsewhere() as device:
-            monkeypatch.setattr(mdcm.model, "training_device", lambda *_: device)
+            monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
             yield mdcm.load(tmp_path / "run").to("cuda")
 
     @pytest.mark.parametrize(

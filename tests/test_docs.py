@@ -152,9 +152,9 @@ def test_files_that_a_page_names_exist(page):
 @pytest.mark.parametrize(
     ("path", "name", "why"),
     [
-        ("mdcm/model.py", "Model.query", None),
-        ("mdcm/model.py", "Model.ask", "ask is not defined there"),
-        ("mdcm/model.py", "query", "query is not defined there"),
+        ("mdcm/model/model.py", "Model.query", None),
+        ("mdcm/model/model.py", "Model.ask", "ask is not defined there"),
+        ("mdcm/model/model.py", "query", "query is not defined there"),
         ("mdcm/no_model.py", "Model", "is not a file"),
         ("csrc/planning.hpp", "HGraph.Needs", None),
         ("csrc/planning.hpp", "HGraph.Wants", "has no Wants"),

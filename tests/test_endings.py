@@ -14,10 +14,10 @@ import pytest
 from command_line import call, ending, fail, succeed
 
 import mdcm
-from mdcm import rundir
-from mdcm.commands.console import show_json
-from mdcm.disk import Folder
+from mdcm.cli.console import show_json
 from mdcm.progress import Stages, bars, counted, is_terminal
+from mdcm.storage import run_directory as rundir
+from mdcm.storage.disk import Folder
 
 DATA = pd.DataFrame({"X": [0, 1] * 200, "Y": [0, 1, 1, 1] * 100})
 MDCM = (sys.executable, "-m", "mdcm.cli")

@@ -15,9 +15,10 @@ from learning import read_out
 import mdcm
 from mdcm.data import Encoded
 from mdcm.dcm import derived_seed
-from mdcm.intervals import student_interval, student_quantile
-from mdcm.objectives.adversarial import AdversarialConfig
-from mdcm.train import resampled
+from mdcm.model.answering import Answering
+from mdcm.sampling.intervals import student_interval, student_quantile
+from mdcm.training import resampled
+from mdcm.training.objectives.adversarial import AdversarialConfig
 
 BRIEF = mdcm.TrainConfig(max_steps=60)
 DOOR = mdcm.ADMG.from_string("X -> Z; Z -> Y; X <-> Y")
@@ -103,7 +104,7 @@ def model():
 class TestMembers:
     def test_a_member_is_what_training_on_its_weights_gives(self, model):
         """Trained by hand: the rows as they are, with the weights and the seed of the member, alone."""
-        from mdcm.train import Setup, Source, train
+        from mdcm.training import Setup, Source, train
 
         data = {"d1": mdcm.data.encode(model.data[0], model.schema)}
         seed = derived_seed(model.seed, "member", 3)
@@ -231,9 +232,7 @@ class TestAnswers:
         with pytest.raises(mdcm.NotIdentifiableError):
             fitted.query(ASKED)
         answer = fitted.query(ASKED, 5_000, allow_unidentifiable=True)
-        alone = [
-            mdcm.model.Answering(one, mdcm.query.parse(ASKED), num_samples=5_000, seed=0) for one in fitted.members
-        ]
+        alone = [Answering(one, mdcm.query.parse(ASKED), num_samples=5_000, seed=0) for one in fitted.members]
         values = [answer.value, *(one.answer(answer.identification).value for one in alone)]
         assert answer.level is None
         assert (answer.low, answer.high) == (min(values), max(values))
@@ -263,7 +262,7 @@ class TestRuns:
         data, config = TRUTH.sample(400, seed=0), mdcm.TrainConfig(max_steps=40, checkpoint_seconds=0)
         expected = mdcm.fit(DOOR, data, config=config, ensemble=3)
         out = tmp_path / "run"
-        from mdcm.train.checkpoints import Checkpoints
+        from mdcm.storage.checkpoints import Checkpoints
 
         write, written = Checkpoints.write, []
 
@@ -286,7 +285,7 @@ class TestRuns:
         assert all(same(one, other) for one, other in zip(again.members, expected.members, strict=True))
 
     def test_damaged_descriptions_are_refused(self, model, tmp_path):
-        from mdcm import rundir
+        from mdcm.storage import run_directory as rundir
 
         model.save(tmp_path / "run")
         description, weights, history = rundir.read_run(tmp_path / "run")

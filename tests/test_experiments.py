@@ -31,10 +31,10 @@ from mdcm.experiments.records import METHODS, Bar, Findings, Request
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
-from mdcm.page import Chart, Line, Picture, number, pictures
-from mdcm.page.charts import draw_chart
+from mdcm.report.charts import draw_chart
+from mdcm.report.page import Chart, Line, Picture, number, pictures
 from mdcm.scm import random_discrete
-from mdcm.train import TrainConfig
+from mdcm.training import TrainConfig
 
 SACHS = Path(__file__).parents[2] / "shared" / "data" / "sachs"
 WITHOUT_TRAINING = {"complexity"}

@@ -10,7 +10,7 @@ import torch
 import mdcm
 from mdcm.errors import MdcmError
 from mdcm.mechanisms import Pretrained
-from mdcm.train.fidelity import compare_draws
+from mdcm.training.fidelity import compare_draws
 
 FEW = mdcm.TrainConfig(max_steps=5)
 N = 2000

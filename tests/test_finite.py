@@ -12,7 +12,7 @@ from mdcm.data import Variable
 from mdcm.errors import CheckpointError, DataError, MdcmError
 from mdcm.mechanisms import Categorical, Flow, Implicit, Pretrained
 from mdcm.mechanisms.regression import least_squares, mean_and_spread
-from mdcm.rundir import WEIGHTS
+from mdcm.storage.run_directory import WEIGHTS
 
 FEW = mdcm.TrainConfig(max_steps=5)
 W = Variable("W", "continuous")

@@ -12,7 +12,7 @@ from strategies import RandomGraph, admgs
 from mdcm import plan
 from mdcm.errors import GraphError, PlanError, UntrainableError
 from mdcm.graph import ADMG
-from mdcm.plan import DatasetSpec, Plan
+from mdcm.planning import DatasetSpec, Plan
 
 FIGURE_2 = "X1 -> Z1; Z3 -> Z1; Z1 -> Z2; Z1 -> X2; X1 <-> X2; Z1 <-> Z2; Z1 <-> Z3"
 F6 = "PKA -> Mek; PKA -> Erk; PKA -> Akt; Mek -> Erk; Erk -> Akt; PKA <-> Mek"

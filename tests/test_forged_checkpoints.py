@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 
 import mdcm
 from mdcm import CheckpointError, TrainConfig
-from mdcm.objectives.adversarial import AdversarialConfig
-from mdcm.train.checkpoints import Checkpoints
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.training.objectives.adversarial import AdversarialConfig
 
 GRAPH = "X -> Z; Z -> Y; X <-> Y"
 NAN = float("nan")

@@ -16,7 +16,8 @@ from strategies import admgs
 
 import mdcm
 from mdcm.errors import GraphError
-from mdcm.formats import (
+from mdcm.graph import ADMG, read_graph
+from mdcm.graph.formats import (
     GraphRecord,
     format_arrows,
     format_dagitty,
@@ -29,8 +30,7 @@ from mdcm.formats import (
     parse_graphml,
     read_record,
 )
-from mdcm.formats.records import is_hidden
-from mdcm.graph import ADMG, read_graph
+from mdcm.graph.formats.records import is_hidden
 
 EXAMPLES = Path(importlib.util.find_spec("pgmpy").submodule_search_locations[0]) / "utils" / "example_models"
 WRITERS = {"dag": ADMG.to_dagitty, "dot": ADMG.to_dot, "gml": ADMG.to_gml, "graphml": ADMG.to_graphml}
@@ -331,7 +331,7 @@ def test_gml_and_graphml_round_trips_of_any_name(names, suffix):
 
 def test_gml_that_networkx_stumbles_over():
     with pytest.raises(GraphError, match="networkx cannot read this GML"):
-        mdcm.formats.parse_gml('NNN"NNN\n')
+        mdcm.graph.formats.parse_gml('NNN"NNN\n')
 
 
 def test_gml_of_other_programs():
@@ -711,6 +711,6 @@ def test_byte_order_marks_of_files_and_texts_are_no_part_of_a_name(tmp_path, suf
 
 
 def test_packed_bif_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdcm.formats._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("mdcm.graph.formats._MOST_BYTES", 1 << 20)
     (tmp_path / "a.bif.gz").write_bytes(gzip.compress(b" " * (1 << 21)))
     assert "larger than 1 MiB when unpacked" in message_of(read_graph, tmp_path / "a.bif.gz")

@@ -19,7 +19,7 @@ import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialTraining
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialTraining
 
 
 @pytest.fixture

@@ -16,10 +16,22 @@ import torch
 from command_line import ending
 
 import mdcm
-from mdcm import CheckpointError, rundir
-from mdcm.disk import Folder
-from mdcm.rundir import CHECKPOINTS, ENSEMBLE, MODEL, REPORT, WEIGHTS, Journal, locked, read_run, reserve, write_run
-from mdcm.train.checkpoints import Checkpoints
+from mdcm import CheckpointError
+from mdcm.storage import run_directory as rundir
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.storage.disk import Folder
+from mdcm.storage.run_directory import (
+    CHECKPOINTS,
+    ENSEMBLE,
+    MODEL,
+    REPORT,
+    WEIGHTS,
+    Journal,
+    locked,
+    read_run,
+    reserve,
+    write_run,
+)
 
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
@@ -341,7 +353,7 @@ class TestWhatIsNotOurs:
 
     def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(self, tmp_path):
         program = (
-            "import sys, time; from mdcm.rundir import replacing\n"
+            "import sys, time; from mdcm.storage.run_directory import replacing\n"
             "with replacing(sys.argv[1]) as stream:\n    stream.write(b'x' * 100_000)\n    stream.flush()\n"
             "    print('held', flush=True)\n    time.sleep(60)"
         )

@@ -17,8 +17,8 @@ from strategies import admgs
 from mdcm.data import Dataset
 from mdcm.errors import DataError, PlanError, QueryError
 from mdcm.graph import ADMG
-from mdcm.identify import Hedge, UnknownFactor, identify
-from mdcm.plan import DatasetSpec
+from mdcm.identification import Hedge, UnknownFactor, identify
+from mdcm.planning import DatasetSpec
 from mdcm.scm import random_discrete
 
 BACK_DOOR = "Z -> X -> Y; Z -> Y"

@@ -10,9 +10,9 @@ import pytest
 from command_line import call, fail, succeed
 
 import mdcm
-from mdcm.advice import addressing
+from mdcm.cli.spec import read_spec
 from mdcm.data import names_pictures, read_pictures
-from mdcm.spec import read_spec
+from mdcm.text.advice import addressing
 
 ROWS = 40
 
@@ -255,7 +255,7 @@ class TestNotices:
 
 
 def test_advice_is_worded_for_who_reads_it():
-    from mdcm.advice import advice
+    from mdcm.text.advice import advice
 
     words = ("a=True", "--a", "a: true")
     assert advice(*words) == "a=True"

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdcm
+from mdcm.cli.options import assignments, targets
 from mdcm.data import Dataset, Schema, Variable, decode, encode, read_table, to_spec
+from mdcm.data.levels import LevelError, aligned, level_type, plain, position, revived
 from mdcm.errors import DataError, MdcmError, QueryError
-from mdcm.levels import LevelError, aligned, level_type, plain, position, revived
-from mdcm.options import assignments, targets
 from mdcm.query import parse
 
 TEXTS = st.text(max_size=6)
@@ -194,7 +194,7 @@ class TestEverywhere:
         (tmp_path / "s.yaml").write_text(
             "graph: X -> Y\ndata: [{path: d.csv}]\nvariables: {X: {levels: [2, 1, NA]}, Y: {levels: ['1', '0']}}\n"
         )
-        spec = mdcm.spec.read_spec(tmp_path / "s.yaml")
+        spec = mdcm.cli.spec.read_spec(tmp_path / "s.yaml")
         schema = Schema.infer(spec.load_data(), spec.declared())
         assert (schema["X"].levels, schema["Y"].levels) == (("2", "1", "NA"), (1, 0))
 
@@ -303,7 +303,7 @@ class TestReading:
     def test_spec_and_options_name_what_is_missing(self, tmp_path):
         (tmp_path / "t.csv").write_text("X,Y\n" + "0.5,1\nNA,0\n1.5,1\n2.25,0\n" * 9)
         (tmp_path / "s.yaml").write_text("graph: X -> Y\ndata: [{path: t.csv, na_values: NA, dropna: true}]\n")
-        (dataset,) = mdcm.spec.read_spec(tmp_path / "s.yaml").load_data()
+        (dataset,) = mdcm.cli.spec.read_spec(tmp_path / "s.yaml").load_data()
         assert Schema.infer([dataset])["X"].kind == "categorical" or dataset.table["X"].isna().sum() == 9
         assert "row 1" in fail(2, "plan", "X -> Y", "--data", tmp_path / "t.csv", "--na", "NA")
 

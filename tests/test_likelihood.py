@@ -17,7 +17,7 @@ from strategies import admgs
 from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
-from mdcm.objectives.likelihood import (
+from mdcm.training.objectives.likelihood import (
     ComponentLikelihood,
     ComponentRows,
     contract,

@@ -9,11 +9,11 @@ import pytest
 from command_line import call, fail, succeed
 
 import mdcm
-from mdcm.advice import addressing
 from mdcm.data import Schema
-from mdcm.levels import as_word
-from mdcm.plan import plan
+from mdcm.data.levels import as_word
+from mdcm.planning import plan
 from mdcm.query import parse
+from mdcm.text.advice import addressing
 
 GRAPH = "Dose -> Relief; Age -> Dose; Age -> Relief"
 

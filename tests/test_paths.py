@@ -9,13 +9,13 @@ from command_line import fail
 
 import mdcm
 from mdcm import MdcmError, TrainConfig
-from mdcm.disk import as_path
+from mdcm.cli.spec import read_spec
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.sachs import read_cells
 from mdcm.experiments.xrays import read_covidx
 from mdcm.mechanisms import Pretrained
 from mdcm.sampling import write_samples
-from mdcm.spec import read_spec
+from mdcm.storage.disk import as_path
 
 LONGEST = 5000
 NO_PATHS = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdcm.errors import MdcmError
-from mdcm.pictures import grid_png
+from mdcm.report.image_grid import grid_png
 
 
 def opened(png):

@@ -16,7 +16,7 @@ from strategies import admgs, node_sets
 from mdcm import plan
 from mdcm.errors import GraphError, PlanError, UntrainableError
 from mdcm.graph import ADMG
-from mdcm.plan import DatasetSpec, Fit, Plan, check_datasets
+from mdcm.planning import DatasetSpec, Fit, Plan, check_datasets
 
 FIGURE_2 = "X1 -> Z1; Z3 -> Z1; Z1 -> Z2; Z1 -> X2; X1 <-> X2; Z1 <-> Z2; Z1 <-> Z3"
 FRONT_DOOR = "D -> I -> A; D <-> A"

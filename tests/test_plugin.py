@@ -11,13 +11,13 @@ from identification_sweep import Case, exact_data, random_case
 
 from mdcm import query as language
 from mdcm.data import Dataset
+from mdcm.data.levels import plain as plain_level
 from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.graph import ADMG
-from mdcm.identify import identify, plugin
-from mdcm.identify.plugin import _samples as samples
-from mdcm.identify.tables import Tables, _small_gamma
-from mdcm.levels import plain as plain_level
-from mdcm.plan import DatasetSpec
+from mdcm.identification import identify, plugin
+from mdcm.identification.plugin import _samples as samples
+from mdcm.identification.tables import Tables, _small_gamma
+from mdcm.planning import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
 
 BACK_DOOR = "Z -> X -> Y; Z -> Y"

@@ -14,8 +14,8 @@ import pytest
 from command_line import call, fail, succeed
 
 import mdcm
-from mdcm import rundir
-from mdcm.rundir import MODEL
+from mdcm.storage import run_directory as rundir
+from mdcm.storage.run_directory import MODEL
 
 GRAPH = "X -> Y"
 ASKED = ("P(Y | do(X))", "--num-samples", 50)

@@ -129,7 +129,7 @@ class TestTables:
         path = tmp_path_factory.mktemp("rows") / "t.csv"
         path.write_text("X,Y\n" + "".join(",".join("1" * fields) + "\n" for fields in lengths))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mdcm.delimited._BLOCK", block)
+            patch.setattr("mdcm.data.delimited._BLOCK", block)
             wrong = next((line for line, fields in enumerate(lengths, start=2) if fields != 2), None)
             if wrong is None:
                 assert len(read_table(path)) == len(lengths)
@@ -143,7 +143,7 @@ class TestTables:
         self, tmp_path, monkeypatch, text, codes, block
     ):
         (tmp_path / "t.csv").write_text(text)
-        monkeypatch.setattr("mdcm.delimited._BLOCK", block)
+        monkeypatch.setattr("mdcm.data.delimited._BLOCK", block)
         passes = []
         real = pd.read_csv
         monkeypatch.setattr(pd, "read_csv", lambda *args, **kwargs: passes.append(args) or real(*args, **kwargs))

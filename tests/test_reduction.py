@@ -15,8 +15,8 @@ from mdcm import query as language
 from mdcm.data import Dataset
 from mdcm.errors import DataError, NotIdentifiableError, QueryError
 from mdcm.graph import ADMG
-from mdcm.identify import identify
-from mdcm.plan import DatasetSpec
+from mdcm.identification import identify
+from mdcm.planning import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
 
 NAPKIN = "W1 -> W2 -> X -> Y; W1 <-> X; W1 <-> Y"

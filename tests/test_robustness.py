@@ -18,8 +18,8 @@ import torch
 from command_line import ending, fail, succeed
 
 import mdcm
-from mdcm.rundir import locked, reserve
-from mdcm.train.checkpoints import Checkpoints
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.storage.run_directory import locked, reserve
 
 DOOR = mdcm.ADMG.from_string("X -> Z; Z -> Y; X <-> Y")
 DATA = mdcm.scm.random_discrete(DOOR, levels=2, seed=0).sample(300, seed=0)
@@ -201,7 +201,7 @@ class TestDisks:
 class TestTwoProcesses:
     def test_the_second_is_told_who_the_first_is(self, tmp_path):
         program = (
-            "import sys, time; from mdcm.rundir import locked\n"
+            "import sys, time; from mdcm.storage.run_directory import locked\n"
             "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
         )
         arguments = [sys.executable, "-c", program, str(tmp_path / "run")]
@@ -245,7 +245,7 @@ class TestNames:
         drawn = loaded.draw_samples(10, do={name: name})
         assert set(drawn.table[name]) == {name}
         drawn.table.to_csv(tmp_path / "drawn.csv", index=False)
-        assert mdcm.files.read_table(tmp_path / "drawn.csv")[name if name != "" else 0].notna().all() or name in {
+        assert mdcm.data.tables.read_table(tmp_path / "drawn.csv")[name if name != "" else 0].notna().all() or name in {
             "None",
             "nan",
         }
@@ -260,7 +260,7 @@ class TestTables:
         rows = np.arange(8)[:, None] + np.arange(100_000)
         table = pd.DataFrame(rows % 2, columns=names)
         table.to_csv(tmp_path / "wide.csv", index=False)
-        read = mdcm.files.read_table(tmp_path / "wide.csv")
+        read = mdcm.data.tables.read_table(tmp_path / "wide.csv")
         tracemalloc.start()
         with pytest.warns(UserWarning, match="not nodes of the graph"):
             model = mdcm.fit("c5 -> c70000", read, config=mdcm.TrainConfig(max_steps=2))

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdcm import rundir
 from mdcm.errors import CheckpointError
-from mdcm.rundir import FORMAT_VERSION, MODEL, WEIGHTS, read_run, replacing, reserve, write_run
+from mdcm.storage import run_directory as rundir
+from mdcm.storage.run_directory import FORMAT_VERSION, MODEL, WEIGHTS, read_run, replacing, reserve, write_run
 
 METRICS = "metrics.jsonl"
 DESCRIPTION = {"graph": "A -> B", "states": {"U": 3}, "seed": 7, "share": 0.1}

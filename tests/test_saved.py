@@ -21,7 +21,7 @@ from mdcm import (
     PlanError,
     TrainConfig,
 )
-from mdcm.rundir import MODEL, WEIGHTS
+from mdcm.storage.run_directory import MODEL, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ class TestDamagedModels:
         return tmp_path / "run"
 
     def refuse(self, run, change, match, file=MODEL):
-        from mdcm import rundir
+        from mdcm.storage import run_directory as rundir
 
         description, weights, history = rundir.read_run(run)
         change(description, weights)

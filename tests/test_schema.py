@@ -23,7 +23,7 @@ from mdcm.data import (
     validate,
 )
 from mdcm.errors import UntrainableError
-from mdcm.plan import DatasetSpec, plan
+from mdcm.planning import DatasetSpec, plan
 
 
 class TestInference:

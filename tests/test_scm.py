@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdcm.elimination import Factor, contract, min_fill_order
 from mdcm.errors import DataError, MdcmError, QueryError
-from mdcm.factors import Factor, contract, min_fill_order
 from mdcm.graph import ADMG
 from mdcm.metrics import tv_distance
 from mdcm.scm import DiscreteSCM, random_discrete

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from mdcm.cli.spec import DataEntry, SpecError, TrainEntry, dataset_names, read_spec
 from mdcm.data import Dataset, Schema, validate
 from mdcm.errors import DataError, GraphError, MdcmError
-from mdcm.spec import DataEntry, SpecError, TrainEntry, dataset_names, read_spec
-from mdcm.train import TrainConfig
+from mdcm.training import TrainConfig
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import mdcm
-from mdcm import doctor
+from mdcm.cli import doctor
+from mdcm.cli.doctor import diagnose
+from mdcm.cli.spec import DataEntry, Spec, read_spec
+from mdcm.cli.spec_template import draft_spec
 from mdcm.data import Schema
-from mdcm.doctor import diagnose
-from mdcm.drafts import draft_spec
-from mdcm.spec import DataEntry, Spec, read_spec
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,7 +121,7 @@ class TestInit:
         table = pd.DataFrame({name: column(kind, rows, generator) for name, kind in zip(chosen, kinds, strict=True)})
         graph = mdcm.ADMG(nodes=chosen, directed=list(itertools.pairwise(chosen)))
         table.to_csv(folder / "data.csv", index=False)
-        read = mdcm.files.read_table(folder / "data.csv")
+        read = mdcm.data.tables.read_table(folder / "data.csv")
         # a constant column is refused by everything
         assume(all(read[name].nunique() > 1 for name in read))
         given_ = Spec.of_arguments(graph.to_string(), [DataEntry(path=str(folder / "data.csv"))])
@@ -187,13 +187,13 @@ class TestQuietAndCompletion:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_completion_can_be_had(self, shell):
         done = subprocess.run(
-            [sys.executable, "-c", "import sys; from mdcm.cli import main; sys.argv[0] = 'mdcm'; main()"],
+            [sys.executable, "-c", "import sys; from mdcm.cli.app import main; sys.argv[0] = 'mdcm'; main()"],
             env={"_MDCM_COMPLETE": f"source_{shell}", "PATH": "/usr/bin:/bin"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert "_MDCM_COMPLETE" in done.stdout
 
     def test_commands_are_completed(self):
-        program = "import sys; from mdcm.cli import main; sys.argv[0] = 'mdcm'; main()"
+        program = "import sys; from mdcm.cli.app import main; sys.argv[0] = 'mdcm'; main()"
         done = process(python=("-c", program), _MDCM_COMPLETE="complete_bash", COMP_WORDS="mdcm re", COMP_CWORD="1")
         assert done.out.split() == ["report"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mdcm
 from mdcm import ADMG, LowSupportError, _core
-from mdcm.answering import Answering
+from mdcm.model.answering import Answering
 from mdcm.query import parse
 from mdcm.sampling import FEWEST_ROWS, MOST_UNSEEN
 from mdcm.sampling.strata import Column, overlap
@@ -354,7 +354,7 @@ class TestCases:
     )
     def test_as_one_by_one(self, monkeypatch, seed, text):
         # the last part of the cases is a smaller one
-        monkeypatch.setattr("mdcm.answering.MOST_CASES", 3)
+        monkeypatch.setattr("mdcm.model.answering.MOST_CASES", 3)
         graph = ADMG.from_string(
             [
                 "C -> X -> Y; C -> Y; X -> M -> Y",

@@ -28,12 +28,12 @@ from mdcm.data import Dataset, Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.errors import MdcmError, PlanError
 from mdcm.graph import ADMG
-from mdcm.limits import RANGES
 from mdcm.mechanisms import Mechanism
 from mdcm.metrics import sampling_floor, tv_distance
-from mdcm.objectives.likelihood import ComponentRows
-from mdcm.train import ComponentProblem, FitRows, TrainConfig, choose_states, held_out, needs_draws
-from mdcm.train.problems import FULL_BATCH_ROWS
+from mdcm.text.limits import RANGES
+from mdcm.training import ComponentProblem, FitRows, TrainConfig, choose_states, held_out, needs_draws
+from mdcm.training.objectives.likelihood import ComponentRows
+from mdcm.training.objectives.problems import FULL_BATCH_ROWS
 
 BRIEF = TrainConfig(max_steps=30, checks=3)
 ALONE = TrainConfig(max_steps=30, checks=3, batch_modules=False)

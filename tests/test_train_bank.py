@@ -12,7 +12,8 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-from mdcm.train import Bank, ComponentProblem, FitRows, Module, TrainConfig, bank, tiles
+from mdcm.training import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
+from mdcm.training import stacking as bank
 
 
 def made(text, levels, rows=300, seed=0):
@@ -188,5 +189,5 @@ class TestTiles:
 
     def test_large_modules_stay_alone(self, monkeypatch):
         _, modules, _ = made(PAIRS, LEVELS)
-        monkeypatch.setattr("mdcm.train.bank._TILE", 1)
+        monkeypatch.setattr("mdcm.training.stacking._TILE", 1)
         assert all(len(tile) == 1 for tile in tiles(modules))

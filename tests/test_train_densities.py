@@ -18,8 +18,8 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import Mechanism
 from mdcm.metrics import energy_distance, sampling_floor
 from mdcm.scm import random_discrete
-from mdcm.train import ComponentProblem, FitRows
-from mdcm.train.normal import grid
+from mdcm.training import ComponentProblem, FitRows
+from mdcm.training.normal_confounders import grid
 
 
 class Gaussian(Mechanism):

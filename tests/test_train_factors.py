@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mdcm.train.factors import Equation, LinearFactors, Moments, fit_linear_factors
+from mdcm.training.factor_models import Equation, LinearFactors, Moments, fit_linear_factors
 
 
 def moments(columns, equations, share=1.0):

@@ -13,11 +13,11 @@ from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.scm import DiscreteSCM
-from mdcm.train import growth
-from mdcm.train.bank import Bank, Module
-from mdcm.train.checkpoints import Checkpoints
-from mdcm.train.rows import HNodeRows
-from mdcm.train.states import may_double
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.training import confounder_growth as growth
+from mdcm.training.confounder_states import may_double
+from mdcm.training.rows import HNodeRows
+from mdcm.training.stacking import Bank, Module
 
 # two latents of four children, trained as one: the first has far more states than a child has levels, the other two
 GRAPH = ADMG.from_string("L [latent]; M [latent]; L -> A; L -> B; L -> C; L -> D; M -> E; M -> F; M -> G; M -> H")

@@ -9,8 +9,8 @@ import torch
 
 import mdcm
 from mdcm.data import Encoded
-from mdcm.train import FitRows, HNodeRows, Losses, Sample, TrainConfig, resampled
-from mdcm.train.losses import effective_rows
+from mdcm.training import FitRows, HNodeRows, Losses, Sample, TrainConfig, resampled
+from mdcm.training.losses import effective_rows
 
 DRAWS = 4000
 

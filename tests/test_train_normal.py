@@ -16,10 +16,10 @@ from mdcm.dcm import DCM
 from mdcm.errors import PlanError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Flow, Mechanism
-from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
-from mdcm.train import TrainConfig
-from mdcm.train.normal import NormalProblem, _strata, grid, normal_states
-from mdcm.train.rows import FitRows
+from mdcm.training import TrainConfig
+from mdcm.training.normal_confounders import NormalProblem, _strata, grid, normal_states
+from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
+from mdcm.training.rows import FitRows
 
 ONE, TWO = "X -> Z; Z -> Y; X <-> Y", "X <-> Y; Y <-> Z; X <-> L"
 

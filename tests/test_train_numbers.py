@@ -14,11 +14,11 @@ from napkins import NAPKINS, model_effect
 import mdcm
 from mdcm.data import Variable
 from mdcm.mechanisms import Categorical, Flow
-from mdcm.train import lacking_fits
-from mdcm.train.normal import NormalProblem
-from mdcm.train.problems import ComponentProblem
-from mdcm.train.reference import is_behind, regression_losses
-from mdcm.train.rows import FitRows
+from mdcm.training import lacking_fits
+from mdcm.training.normal_confounders import NormalProblem
+from mdcm.training.objectives.problems import ComponentProblem
+from mdcm.training.reference import is_behind, regression_losses
+from mdcm.training.rows import FitRows
 
 
 def fit_rows(**columns):
@@ -191,7 +191,7 @@ class TestGrowth:
                 found = super().evaluate()
                 return replace(found, loss=found.loss + 10)
 
-        monkeypatch.setattr("mdcm.train.member.NormalProblem", Worse)
+        monkeypatch.setattr("mdcm.training.ensemble_member.NormalProblem", Worse)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             model = mdcm.fit("X <-> Y", self.table(0.02), mechanisms={"X": Quick, "Y": Quick})

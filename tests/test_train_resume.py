@@ -25,9 +25,9 @@ from kill_sweep import (
 import mdcm
 from mdcm import CheckpointError, TrainConfig
 from mdcm.data import Dataset
-from mdcm.rundir import CHECKPOINTS, MODEL
 from mdcm.scm import random_discrete
-from mdcm.train.checkpoints import Checkpoints
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.storage.run_directory import CHECKPOINTS, MODEL
 
 # ten looks, batches in one h-node and full batches in the others, banks of several and alone
 CONFIG = TrainConfig(max_steps=150, checks=10, batch_size=64)

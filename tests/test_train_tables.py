@@ -17,12 +17,12 @@ from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.train import TrainConfig, lacking_fits
-from mdcm.train.bank import Bank, Module
-from mdcm.train.checkpoints import Checkpoints
-from mdcm.train.expectation import Fitted, Tables
-from mdcm.train.polish import Polisher, frequencies
-from mdcm.train.rows import HNodeRows
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.training import TrainConfig, lacking_fits
+from mdcm.training.expectation import Fitted, Tables
+from mdcm.training.polish import Polisher, frequencies
+from mdcm.training.rows import HNodeRows
+from mdcm.training.stacking import Bank, Module
 
 
 def modules_of(graph, table, states, levels):
@@ -186,7 +186,7 @@ class TestExpectation:
         _, modules, _ = made(PAIRS, LEVELS)
         pairs = [module for module in modules if len(module.members) == 2]
         whole = fitted(pairs)._step(fitted(pairs).position)
-        monkeypatch.setattr("mdcm.train.expectation._CHUNK", 60)
+        monkeypatch.setattr("mdcm.training.expectation._CHUNK", 60)
         parts = fitted(pairs)
         assert parts.parts[0][4] < parts.parts[0][2]
         for one, two in zip(whole[1], parts._step(parts.position)[1], strict=True):
@@ -485,7 +485,7 @@ def test_nothing_held_out_leaves_networks():
 
 
 def test_a_table_too_large_leaves_a_network(monkeypatch):
-    monkeypatch.setattr("mdcm.train.bank._MOST_ENTRIES", 3)
+    monkeypatch.setattr("mdcm.training.stacking._MOST_ENTRIES", 3)
     table = random_discrete(BOW, levels=2, seed=0).sample(400, seed=0)
     _, modules = modules_of(BOW, table, 2, 2)
     assert not any(module.has_tables for module in modules)

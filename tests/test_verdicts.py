@@ -12,8 +12,8 @@ import torch
 
 import mdcm
 from mdcm import CheckpointError, LowSupportError, NotIdentifiableError
-from mdcm.rundir import read_run, write_run
 from mdcm.sampling.counts import RowTable
+from mdcm.storage.run_directory import read_run, write_run
 from tests.command_line import fail, succeed
 
 BRIEF = mdcm.TrainConfig(max_steps=20)

@@ -13,14 +13,14 @@ import numpy as np
 from mdcm.checking.sources import Outcome, columns_of, levels_of
 from mdcm.checking.statistics import FEWEST_UNITS, effective_rows, excess_test, score_test, sum_test
 from mdcm.data import encode
-from mdcm.edges import fresh_name
 from mdcm.graph import ADMG
+from mdcm.graph.edges import fresh_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdcm.data import Dataset
-    from mdcm.schema import Schema
+    from mdcm.data.inference import Schema
 
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]

@@ -16,15 +16,15 @@ from mdcm.checking.independences import implies_nothing
 from mdcm.checking.instruments import Instruments
 from mdcm.checking.sources import Across, Kind, Outcome, Within, columns_of
 from mdcm.data import Dataset, validate
+from mdcm.data.inference import Schema
+from mdcm.data.levels import listing
 from mdcm.graph import ADMG
-from mdcm.levels import listing
-from mdcm.limits import seeded
-from mdcm.schema import Schema
+from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from mdcm.variables import Variable
+    from mdcm.data.variables import Variable
 
 __all__ = ["Check", "check", "statement"]
 

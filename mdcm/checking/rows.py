@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdcm.checking.independences import Independence
-    from mdcm.variables import Variable
+    from mdcm.data.variables import Variable
 
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]

@@ -15,13 +15,13 @@ from mdcm.checking.independences import Separators
 from mdcm.checking.rows import Rows
 from mdcm.checking.statistics import FEWEST_UNITS, excess_test, score_test
 from mdcm.data import Dataset, decode, encode
+from mdcm.data.variables import Variable
 from mdcm.graph import ADMG
-from mdcm.variables import Variable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mdcm.schema import Schema
+    from mdcm.data.inference import Schema
 
     Codes = NDArray[np.int64]
 

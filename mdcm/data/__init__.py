@@ -1,18 +1,29 @@
-"""Datasets: reading, validation before training, and encoding for mechanisms."""
+"""Data: variables and their levels, tables and images, validation before training, and encoding for mechanisms.
 
-from mdcm.data.arrays import read_array, read_images
-from mdcm.data.dataset import Dataset
-from mdcm.data.encoding import Encoded, check_decodable, decode, decode_columns, encode, to_spec
-from mdcm.data.outliers import limit_outliers
-from mdcm.data.pictures import names_pictures, read_pictures
-from mdcm.data.validation import validate
-from mdcm.files import file_sha256, read_table
-from mdcm.levels import Level
-from mdcm.schema import Schema
-from mdcm.variables import Kind, Variable
+Names load on first use, so that levels and variables can be had without loading pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdcm.data.arrays import read_array, read_images
+    from mdcm.data.dataset import Dataset
+    from mdcm.data.encoding import Encoded, check_decodable, decode, decode_columns, encode, to_spec
+    from mdcm.data.inference import Schema
+    from mdcm.data.levels import Level
+    from mdcm.data.outliers import limit_outliers
+    from mdcm.data.pictures import names_pictures, read_pictures
+    from mdcm.data.specification import DatasetSpec
+    from mdcm.data.tables import file_sha256, read_table
+    from mdcm.data.validation import validate
+    from mdcm.data.variables import Kind, Variable
 
 __all__ = [
     "Dataset",
+    "DatasetSpec",
     "Encoded",
     "Kind",
     "Level",
@@ -32,3 +43,26 @@ __all__ = [
     "to_spec",
     "validate",
 ]
+
+_HOME = {
+    "arrays": ("read_array", "read_images"),
+    "dataset": ("Dataset",),
+    "encoding": ("Encoded", "check_decodable", "decode", "decode_columns", "encode", "to_spec"),
+    "inference": ("Schema",),
+    "levels": ("Level",),
+    "outliers": ("limit_outliers",),
+    "pictures": ("names_pictures", "read_pictures"),
+    "specification": ("DatasetSpec",),
+    "tables": ("file_sha256", "read_table"),
+    "validation": ("validate",),
+    "variables": ("Kind", "Variable"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE:
+        value = getattr(importlib.import_module(f"mdcm.data.{_MODULE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'mdcm.data' has no attribute {name!r}")

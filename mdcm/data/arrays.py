@@ -10,10 +10,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdcm import files
-from mdcm.disk import as_path
+from mdcm.data import tables as files
 from mdcm.errors import DataError
-from mdcm.limits import most_unpacked
+from mdcm.storage.disk import as_path
+from mdcm.text.limits import most_unpacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

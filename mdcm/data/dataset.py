@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from mdcm.advice import advice
+from mdcm.data.levels import plain, sorted_levels
+from mdcm.data.specification import DatasetSpec
+from mdcm.data.tables import without_words
+from mdcm.data.variables import as_array, floats, leaving_out, refuse, storage, suggestion
 from mdcm.errors import DataError
-from mdcm.files import without_words
-from mdcm.levels import plain, sorted_levels
-from mdcm.plan import DatasetSpec
-from mdcm.printable import quoted
-from mdcm.variables import as_array, floats, leaving_out, refuse, storage, suggestion
+from mdcm.text.advice import advice
+from mdcm.text.printable import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from mdcm.levels import Level
+    from mdcm.data.levels import Level
 
 __all__ = ["Dataset", "blocks"]
 

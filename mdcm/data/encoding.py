@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from mdcm.data.dataset import blocks
+from mdcm.data.levels import plain, revived
+from mdcm.data.specification import DatasetSpec
+from mdcm.data.variables import Variable, are_dates, floats, refuse
 from mdcm.errors import DataError
-from mdcm.levels import plain, revived
-from mdcm.plan import DatasetSpec
-from mdcm.printable import quoted
-from mdcm.variables import Variable, are_dates, floats, refuse
+from mdcm.text.printable import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdcm.variables import Variable, floats
+from mdcm.data.variables import Variable, floats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

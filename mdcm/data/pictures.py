@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdcm.disk import as_path
+from mdcm.data.variables import leaving_out, refuse
 from mdcm.errors import DataError
-from mdcm.limits import most_unpacked
-from mdcm.variables import leaving_out, refuse
+from mdcm.storage.disk import as_path
+from mdcm.text.limits import most_unpacked
 
 if TYPE_CHECKING:
     import pandas as pd

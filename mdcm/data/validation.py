@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from mdcm.advice import Notice, warn
 from mdcm.data.dataset import Dataset, blocks
+from mdcm.data.levels import listing, plain
+from mdcm.data.variables import floats, leaving_out, refuse, storage, suggestion
 from mdcm.errors import DataError
-from mdcm.levels import listing, plain
-from mdcm.limits import flag
-from mdcm.variables import floats, leaving_out, refuse, storage, suggestion
+from mdcm.text.advice import Notice, warn
+from mdcm.text.limits import flag
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ import networkx as nx
 
 from mdcm.experiments.records import Bar, Findings
 from mdcm.graph import ADMG
-from mdcm.page import Picture, Table
-from mdcm.plan import DatasetSpec, Plan, plan
+from mdcm.planning import DatasetSpec, Plan, plan
+from mdcm.report.page import Picture, Table
 
 __all__ = ["FIRST", "SECOND", "Published", "differences", "examples", "order", "training_order"]
 

@@ -16,7 +16,7 @@ from mdcm.experiments.study import Problem, Size, study
 from mdcm.graph import ADMG
 from mdcm.model import Model, fit
 from mdcm.scm import DiscreteSCM
-from mdcm.train import TrainConfig
+from mdcm.training import TrainConfig
 
 __all__ = ["EXPERIMENT", "network"]
 

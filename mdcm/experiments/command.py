@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mdcm.advice import warn
-from mdcm.disk import as_path, replacing
+from mdcm.data.variables import suggestion
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
 from mdcm.experiments.records import METHODS, Experiment, Request
-from mdcm.page import NO_CHARTS, can_draw, number
 from mdcm.progress import Stages
-from mdcm.variables import suggestion
+from mdcm.report.page import NO_CHARTS, can_draw, number
+from mdcm.storage.disk import as_path, replacing
+from mdcm.text.advice import warn
 
 __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_experiment"]
 

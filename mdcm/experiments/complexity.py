@@ -13,8 +13,8 @@ import numpy as np
 from mdcm.experiments.appendix import examples
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
-from mdcm.page import Chart, Line, Picture, Table
-from mdcm.plan import Method, Objective, plan
+from mdcm.planning import Method, Objective, plan
+from mdcm.report.page import Chart, Line, Picture, Table
 
 __all__ = ["EXPERIMENT", "largest_component", "random_graph"]
 

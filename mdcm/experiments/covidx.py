@@ -15,14 +15,14 @@ from mdcm.data import Dataset
 from mdcm.errors import DataError
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.xrays import CLASSES, Chest, Rays, StandIn, read_covidx
-from mdcm.identify import identify
+from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, Pretrained
 from mdcm.metrics import tv_distance
 from mdcm.model import Model, fit
-from mdcm.objectives.adversarial import AdversarialConfig
-from mdcm.page import Chart, Line, Photo, Picture, Table
-from mdcm.pictures import grid_png
-from mdcm.train import TrainConfig
+from mdcm.report.image_grid import grid_png
+from mdcm.report.page import Chart, Line, Photo, Picture, Table
+from mdcm.training import TrainConfig
+from mdcm.training.objectives.adversarial import AdversarialConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mdcm.advice import advice
 from mdcm.data import Dataset
-from mdcm.disk import as_path, replacing
 from mdcm.errors import CheckpointError
 from mdcm.experiments.digits import COLOURS, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.frontdoor import Judgement, do_image_distance, judge_pictures, on_real_pictures, shares
 from mdcm.graph import ADMG
-from mdcm.identify import identify
+from mdcm.identification import identify
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit, load
-from mdcm.pictures import grid_png
 from mdcm.progress import is_terminal
-from mdcm.rundir import is_finished, refuse_taken, reserve
-from mdcm.train import TrainConfig
+from mdcm.report.image_grid import grid_png
+from mdcm.storage.disk import as_path, replacing
+from mdcm.storage.run_directory import is_finished, refuse_taken, reserve
+from mdcm.text.advice import advice
+from mdcm.training import TrainConfig
 
 __all__ = ["Result", "render", "run"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mdcm.data import Dataset
-from mdcm.identify import Estimand, identify
+from mdcm.identification import Estimand, identify
 from mdcm.mechanisms import Categorical
 from mdcm.metrics import kl_divergence, sampling_floor, tv_distance
 from mdcm.scm import DiscreteSCM

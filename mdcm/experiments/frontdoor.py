@@ -22,16 +22,16 @@ from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.methods import Clock
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
-from mdcm.identify import identify
+from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained, RectifiedFlow
 from mdcm.metrics import frechet_distance, kl_divergence, tv_distance
 from mdcm.model import Model, fit
-from mdcm.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
-from mdcm.objectives.likelihood import ComponentLikelihood, ComponentRows
-from mdcm.page import Chart, Line, Photo, Picture, Table
-from mdcm.pictures import grid_png
-from mdcm.plan import Plan, plan
-from mdcm.train import TrainConfig
+from mdcm.planning import Plan, plan
+from mdcm.report.image_grid import grid_png
+from mdcm.report.page import Chart, Line, Photo, Picture, Table
+from mdcm.training import TrainConfig
+from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
+from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 
 __all__ = ["EXPERIMENT", "Judgement", "do_image_distance", "judge_pictures", "on_real_pictures", "shares"]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdcm.data import read_array
-from mdcm.disk import as_path
 from mdcm.errors import DataError, MdcmError
+from mdcm.storage.disk import as_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -25,10 +25,10 @@ from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
-from mdcm.page import Chart, Line, Picture, Table
-from mdcm.plan import Objective, plan
+from mdcm.planning import Objective, plan
+from mdcm.report.page import Chart, Line, Picture, Table
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.train import TrainConfig
+from mdcm.training import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd

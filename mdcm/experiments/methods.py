@@ -13,9 +13,9 @@ from mdcm.dcm import DCM
 from mdcm.experiments.estimates import read_out
 from mdcm.mechanisms import Categorical
 from mdcm.model import fit
-from mdcm.objectives.adversarial import AdversarialConfig, fit_adversarial
-from mdcm.plan import Plan, plan
-from mdcm.train import TrainConfig
+from mdcm.planning import Plan, plan
+from mdcm.training import TrainConfig
+from mdcm.training.objectives.adversarial import AdversarialConfig, fit_adversarial
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset

@@ -15,14 +15,14 @@ from mdcm.experiments.handwriting import DigitPainter, Handwriting, load_handwri
 from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.graph import ADMG
-from mdcm.identify import identify
+from mdcm.identification import identify
 from mdcm.metrics import frechet_distance, sampling_floor, tv_distance
 from mdcm.model import Model, fit
-from mdcm.page import Photo, Picture, Table
-from mdcm.pictures import grid_png
-from mdcm.plan import DatasetSpec, Plan, plan
+from mdcm.planning import DatasetSpec, Plan, plan
+from mdcm.report.image_grid import grid_png
+from mdcm.report.page import Photo, Picture, Table
 from mdcm.scm import DiscreteSCM
-from mdcm.train import TrainConfig
+from mdcm.training import TrainConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

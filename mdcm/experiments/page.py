@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mdcm.experiments.records import Bar, Findings
-from mdcm.page import Table, charts, document, facts, number, photos, pictures, section, table
-from mdcm.printable import escaped
+from mdcm.report.page import Table, charts, document, facts, number, photos, pictures, section, table
+from mdcm.text.printable import escaped
 
 __all__ = ["render_page", "verdict"]
 

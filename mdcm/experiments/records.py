@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mdcm.page import Chart, Photo, Picture, Table
 from mdcm.progress import Stages
+from mdcm.report.page import Chart, Photo, Picture, Table
 
 __all__ = ["METHODS", "Bar", "Experiment", "Findings", "Request"]
 

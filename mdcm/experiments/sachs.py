@@ -13,7 +13,6 @@ import pandas as pd
 
 from mdcm.checking import check, statement
 from mdcm.data import Dataset
-from mdcm.disk import as_path
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import Adversarial, Trained, train_adversarial, train_auto
@@ -21,8 +20,9 @@ from mdcm.experiments.records import Bar, Experiment, Findings, Request
 from mdcm.experiments.study import Problem, Size, drawings, study
 from mdcm.graph import ADMG
 from mdcm.metrics import tv_distance
-from mdcm.page import Chart, Line, Table
+from mdcm.report.page import Chart, Line, Table
 from mdcm.scm import DiscreteSCM, random_discrete
+from mdcm.storage.disk import as_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,9 +14,9 @@ import pandas as pd
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import RATES, Adversarial, Trained, train_adversarial, train_auto
 from mdcm.experiments.records import Bar, Findings, Request
-from mdcm.identify import identify
-from mdcm.page import Chart, Line, Picture, Table
-from mdcm.plan import plan
+from mdcm.identification import identify
+from mdcm.planning import plan
+from mdcm.report.page import Chart, Line, Picture, Table
 from mdcm.scm import DiscreteSCM
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.data import read_pictures
-from mdcm.disk import as_path
 from mdcm.errors import DataError
+from mdcm.storage.disk import as_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdcm.data.variables import Variable
 from mdcm.mechanisms.encoder import ImageReader
 from mdcm.mechanisms.regression import mean_and_spread
-from mdcm.variables import Variable
 
 __all__ = ["Context", "ParentInput", "normal_places"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdcm.documents import parse_json
 from mdcm.errors import MdcmError
 from mdcm.mechanisms.denoising import Network, denoise_backwards, diffusers_part, sampling_steps
+from mdcm.text.documents import parse_json
 
 __all__ = ["ImagePipeline", "read_pipeline"]
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from mdcm import kernels
 from mdcm.data import Variable
-from mdcm.disk import as_path
 from mdcm.errors import MdcmError, PlanError
 from mdcm.mechanisms.base import Mechanism, NoiseKind, check_finite
 from mdcm.mechanisms.categorical import winning_noise
+from mdcm.storage.disk import as_path
 
 __all__ = ["Frozen", "Pretrained"]
 

@@ -1,9 +1,9 @@
 """Sampling from a model: under interventions, given evidence, and in several worlds at once."""
 
+from mdcm.mechanisms.placement import place
 from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.exact import Posterior, event_probability, posterior
-from mdcm.sampling.places import place
 from mdcm.sampling.requests import Request
 from mdcm.sampling.sampler import Sampler, check_number
 from mdcm.sampling.samples import Samples, to_samples

@@ -22,9 +22,9 @@ from torch import Tensor
 from mdcm import kernels
 from mdcm.errors import QueryError
 from mdcm.mechanisms import float_pixels
+from mdcm.mechanisms.placement import log_density
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
 from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, elimination_order
-from mdcm.sampling.places import log_density
 from mdcm.sampling.tables import Tables
 from mdcm.sampling.worlds import Network, Node, Units, copied
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdcm.mechanisms import Categorical, Mechanism
-from mdcm.sampling.places import log_density, tabulated
+from mdcm.mechanisms.placement import log_density, tabulated
 
 __all__ = ["has_density", "level_probabilities", "value_density", "whole_table"]
 

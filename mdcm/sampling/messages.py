@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdcm.factors import min_fill_order
+from mdcm.elimination import min_fill_order
 
 __all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mdcm.errors import QueryError
-from mdcm.limits import seeded
+from mdcm.mechanisms.placement import is_placed
 from mdcm.sampling.draws import Block, Draws
-from mdcm.sampling.places import is_placed
 from mdcm.sampling.samples import Samples, to_samples
 from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known, numbers_given
 from mdcm.sampling.worlds import Network
+from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
     from mdcm.dcm import DCM

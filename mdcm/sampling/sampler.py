@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mdcm.advice import warn
 from mdcm.errors import LowSupportError, NotIdentifiableError, QueryError
-from mdcm.limits import MOST_SAMPLES, seeded
-from mdcm.printable import quoted
 from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
 from mdcm.sampling.samples import Samples
 from mdcm.sampling.support import Support
 from mdcm.sampling.verdicts import Question, question
+from mdcm.text.advice import warn
+from mdcm.text.limits import MOST_SAMPLES, seeded
+from mdcm.text.printable import quoted
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset, Schema
     from mdcm.dcm import DCM
     from mdcm.engines import Engine
     from mdcm.graph import ADMG
-    from mdcm.identify import Identification
+    from mdcm.identification import Identification
 
 __all__ = ["Sampler", "check_number"]
 

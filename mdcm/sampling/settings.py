@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mdcm.data import decode
+from mdcm.data.levels import listing
+from mdcm.data.variables import as_array, suggestion
 from mdcm.errors import DataError, QueryError
-from mdcm.levels import listing
 from mdcm.mechanisms import float_pixels
 from mdcm.sampling.samples import shown_images
-from mdcm.variables import as_array, suggestion
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable

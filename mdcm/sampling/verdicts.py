@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mdcm.levels import plain
+from mdcm.data.levels import plain
+from mdcm.data.variables import as_array
 from mdcm.query import Expression, Query, Term, Value
 from mdcm.sampling.settings import encode_setting
-from mdcm.variables import as_array
 
 if TYPE_CHECKING:
     from mdcm.data import Schema, Variable

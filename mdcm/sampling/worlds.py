@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdcm.mechanisms import float_pixels
-from mdcm.sampling.places import abducted, drawn
+from mdcm.mechanisms.placement import abducted, drawn
 from mdcm.sampling.settings import Rule, Setting
 
 if TYPE_CHECKING:

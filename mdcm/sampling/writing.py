@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mdcm.disk import as_path
+from mdcm.data.levels import plain
 from mdcm.errors import DataError
-from mdcm.levels import plain
-from mdcm.rundir import replacing
+from mdcm.storage.disk import as_path
+from mdcm.storage.run_directory import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

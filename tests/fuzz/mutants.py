@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load, save
 
 import mdcm
-from mdcm import rundir
 from mdcm.mechanisms import Pretrained
-from mdcm.train.checkpoints import Checkpoints
+from mdcm.storage import run_directory as rundir
+from mdcm.storage.checkpoints import Checkpoints
 
 CONFIG = mdcm.TrainConfig(max_steps=2, checks=1, batch_size=16)
 VALUES = (

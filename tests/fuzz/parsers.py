@@ -20,12 +20,12 @@ import atheris
 
 with atheris.instrument_imports(include=["mdcm"]):
     import mdcm
-    import mdcm.formats
+    import mdcm.cli.spec
+    import mdcm.graph.formats
     import mdcm.query
-    import mdcm.spec
-    from mdcm import files
     from mdcm.data import read_array, read_pictures
-    from mdcm.plan import Plan
+    from mdcm.data import tables as files
+    from mdcm.planning import Plan
 
 import pandas as pd
 
@@ -43,7 +43,7 @@ def text(data: bytes) -> str:
 def graph(parse):
     def target(data: bytes) -> None:
         record = parse(text(data))
-        made = mdcm.ADMG.from_string(text(data)) if parse is mdcm.formats.parse_arrows else None
+        made = mdcm.ADMG.from_string(text(data)) if parse is mdcm.graph.formats.parse_arrows else None
         if made is not None:
             # what was read is written so that it is read again
             assert mdcm.ADMG.from_string(made.to_string()) == made
@@ -64,7 +64,7 @@ def read_plan(data: bytes) -> None:
 def read_spec(data: bytes) -> None:
     file = SCRATCH / "spec.yaml"
     file.write_bytes(data)
-    spec = mdcm.spec.read_spec(file)
+    spec = mdcm.cli.spec.read_spec(file)
     spec.declared()
 
 
@@ -101,10 +101,10 @@ def read_picture(data: bytes) -> None:
 
 
 TARGETS = {
-    "arrows": graph(mdcm.formats.parse_arrows),
-    "dot": graph(mdcm.formats.parse_dot),
-    "gml": graph(mdcm.formats.parse_gml),
-    "graphml": graph(mdcm.formats.parse_graphml),
+    "arrows": graph(mdcm.graph.formats.parse_arrows),
+    "dot": graph(mdcm.graph.formats.parse_dot),
+    "gml": graph(mdcm.graph.formats.parse_gml),
+    "graphml": graph(mdcm.graph.formats.parse_graphml),
     "plan": read_plan,
     "query": read_query,
     "spec": read_spec,
@@ -114,7 +114,7 @@ TARGETS = {
     "parquet": read_table(".parquet"),
     "npy": read_npy,
     "picture": read_picture,
-    "bif": graph(mdcm.formats.parse_bif),
+    "bif": graph(mdcm.graph.formats.parse_bif),
 }
 
 

@@ -1,0 +1,1 @@
+"""The command line ``mdcm``: commands, their options, and the files that they read."""

@@ -1,0 +1,5 @@
+"""``python -m mdcm.cli``."""
+
+from mdcm.cli.app import main
+
+main()

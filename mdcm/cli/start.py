@@ -1,0 +1,78 @@
+"""Commands to begin with: what there is to work with, and a first spec.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdcm.cli.console import command, is_quiet, note, show, show_json
+from mdcm.cli.inputs import DataArguments, DropnaOption, GraphArgument, KindOption, NaOption, spec_of
+from mdcm.errors import DataError
+
+__all__ = ["doctor", "init"]
+
+_MARKS = {"ok": " ", "note": "-", "broken": "!"}
+
+
+@command("mdcm doctor", "mdcm doctor --json")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show versions, devices, kernels and extras, and what is amiss.
+
+    The exit code is 1 if something that is needed is broken.
+    """
+    from mdcm.cli.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        show_json([one.to_json() for one in found])
+    else:
+        width = max(len(one.name) for one in found)
+        topic = ""
+        for one in found:
+            if one.topic != topic:
+                show(one.topic)
+                topic = one.topic
+            advice = f"  ({one.advice})" if one.advice else ""
+            show(f"{_MARKS[one.state]} {one.name:{width}}  {one.value}{advice}")
+        broken = sum(one.state == "broken" for one in found)
+        show(f"{broken} broken, marked !" if broken else "all that is needed is there")
+    if any(one.state == "broken" for one in found):
+        raise typer.Exit(1)
+
+
+@command(
+    'mdcm init "X -> Z -> Y; X <-> Y" observed.csv trial.csv:do=X',
+    "mdcm init graph.dot data.parquet --out spec.yaml",
+    "mdcm init spec.yaml --out full.yaml",
+)
+def init(
+    graph: GraphArgument,
+    data: DataArguments = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="where the spec goes, - for stdout")] = Path("spec.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    na: NaOption = None,
+    dropna: DropnaOption = False,
+    kind: KindOption = None,
+) -> None:
+    """Write a commented spec for a graph and tables.
+
+    It says what was found in them, or what a spec leaves to be found, and can be trained as it is, or changed first.
+    """
+    from mdcm.cli.spec_template import draft_spec
+    from mdcm.storage.run_directory import replacing
+
+    stdout = str(out) == "-"
+    if not stdout and out.exists() and not force:
+        raise DataError(f"{out} exists already; --force replaces it, --out writes elsewhere")
+    spec = spec_of(graph, data, na=na, dropna=dropna, kinds=kind)
+    text = draft_spec(spec, Path("spec.yaml") if stdout else out, progress=not is_quiet())
+    if stdout:
+        show(text)
+        return
+    with replacing(out) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))
+    note(f"wrote {out}; next: mdcm train {out} --out run")

@@ -1,1 +1,0 @@
-"""What the command ``mdcm`` can do, by what it is about."""

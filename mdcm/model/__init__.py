@@ -1,0 +1,6 @@
+"""A trained model: fitting, sampling, answering, saving and loading."""
+
+from mdcm.model.model import Model, fit, load
+from mdcm.sampling.answers import Answer
+
+__all__ = ["Answer", "Model", "fit", "load"]

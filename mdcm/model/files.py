@@ -1,0 +1,317 @@
+"""A trained model as files: what describes it, and how it is read back without executing anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdcm.data import Schema, Variable, check_decodable
+from mdcm.data.variables import suggestion
+from mdcm.dcm import DCM, MechanismFactory
+from mdcm.errors import CheckpointError, PlanError
+from mdcm.graph import ADMG
+from mdcm.mechanisms import encoded, from_config
+from mdcm.model.allocation import AllocationError, Bounded
+from mdcm.planning import Plan
+from mdcm.sampling import Support
+from mdcm.storage.run_directory import MODEL, WEIGHTS, read_run, write_run
+from mdcm.text.advice import advice
+from mdcm.text.documents import either, flag, listed, mapping, number, one_of_kinds, optional, record, text, whole
+from mdcm.training import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Saved", "check_names", "read_model", "write_model"]
+
+
+# of the names of arrays that are counts of training rows rather than weights
+_SUPPORT = "support."
+# numbers that a constructor may take memory for, by those in the file of the weights: it draws some to throw them away
+_SPARE, _SMALL = 4, 1 << 20
+
+
+_NAMES = listed(text)
+_LEVEL = one_of_kinds(bool, int, float, str)
+_PAIRS = listed(listed(text, 2))
+_VARIABLE = record(
+    {"name": text, "kind": text},
+    {
+        "levels": optional(listed(_LEVEL)), "shape": optional(listed(whole(1), 3)), "dtype": optional(text),
+        "origin": optional(text), "mean": optional(either(number(), listed(number()))),
+        "scale": optional(either(number(), listed(number()))), "span": optional(listed(number(), 2)),
+        "size": optional(whole(1)), "level_type": optional(text),
+    },
+)  # fmt: skip
+_DATASET = record(
+    {"name": text, "rows": whole(), "columns": _NAMES, "do": _NAMES, "sha256": text},
+)
+_ARCHITECTURE = record({"states": mapping(whole(1)), "mechanisms": mapping(mapping())})
+_COUNTS = record({"do": _NAMES, "columns": _NAMES, "rows": whole(), "tables": listed(_NAMES)})
+# what model.json holds besides the checksums
+_DESCRIPTION = record(
+    {
+        "format": whole(),
+        "graph": record(
+            {"nodes": _NAMES, "directed": _PAIRS, "bidirected": _PAIRS, "latents": mapping(_NAMES)},
+        ),
+        "variables": listed(_VARIABLE),
+        "plan": text,
+        "architecture": _ARCHITECTURE,
+        "config": mapping(),
+        "seed": whole(),
+        "datasets": listed(_DATASET),
+    },
+    {
+        "origin": optional(mapping()),
+        "versions": mapping(text),
+        "ensemble": optional(record({"resampled": flag, "architectures": listed(optional(_ARCHITECTURE))})),
+        "support": optional(record({"knots": _NAMES, "datasets": listed(_COUNTS)})),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run directory holds of a model; attributes as those of :class:`mdcm.Model`."""
+
+    graph: ADMG
+    schema: Schema
+    plan: Plan
+    dcm: DCM
+    config: TrainConfig
+    seed: int
+    datasets: Sequence[Mapping[str, Any]]
+    history: Sequence[Mapping[str, Any]]
+    origin: Mapping[str, Any] | None
+    members: Sequence[DCM]
+    resampled: bool
+    support: Support | None
+
+
+def write_model(path: str | Path, saved: Saved) -> None:
+    """Write a run directory.
+
+    Args:
+        path: Directory, locked by the caller.
+        saved: What to write.
+
+    Raises:
+        CheckpointError: If the path cannot be a run directory.
+    """
+    graph = saved.graph
+    description: dict[str, Any] = {
+        "graph": {
+            "nodes": list(graph.nodes),
+            "directed": [list(edge) for edge in graph.directed],
+            "bidirected": [list(edge) for edge in graph.bidirected],
+            "latents": {name: list(children) for name, children in graph.latents},
+        },
+        "variables": saved.schema.to_json(),
+        "plan": saved.plan.to_json(),
+        "architecture": saved.dcm.architecture(),
+        "config": saved.config.to_json(),
+        "seed": saved.seed,
+        "datasets": saved.datasets,
+        "origin": saved.origin,
+        "versions": _versions(),
+    }
+    weights = {key: one.cpu() for key, one in saved.dcm.state_dict().items()}
+    if saved.members:
+        shapes = [member.architecture() for member in saved.members]
+        own = saved.dcm.architecture()
+        description["ensemble"] = {
+            "resampled": saved.resampled,
+            "architectures": [None if one == own else one for one in shapes],
+        }
+        for number, member in enumerate(saved.members):
+            weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
+    if saved.support is not None:
+        description["support"], arrays = saved.support.to_state()
+        weights |= {f"{_SUPPORT}{key}": array for key, array in arrays.items()}
+    write_run(path, description, weights, saved.history)
+
+
+def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> Saved:
+    """Read a run directory; nothing in it is executed.
+
+    Args:
+        path: Directory that :func:`write_model` wrote.
+        mechanisms: Constructors of the user's own mechanisms.
+
+    Returns:
+        What it holds, models in evaluation mode.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged or from another format version, or if a mechanism of the
+            user's own is not given.
+        PlanError: If ``mechanisms`` names what is no node of the graph.
+    """
+    given = dict(mechanisms)
+    description, weights, history = read_run(path)
+    where, weights_file = Path(path) / MODEL, Path(path) / WEIGHTS
+    try:
+        _DESCRIPTION(description, "")
+        graph = ADMG(
+            nodes=description["graph"]["nodes"],
+            directed=[tuple(edge) for edge in description["graph"]["directed"]],
+            bidirected=[tuple(edge) for edge in description["graph"]["bidirected"]],
+            latents=description["graph"]["latents"],
+        )
+        plan = Plan.from_json(description["plan"])
+        if set(plan.graph.nodes) != set(graph.nodes):
+            raise ValueError("its plan is for another graph")
+        schema = Schema.from_json(description["variables"])
+        for node in graph.nodes:
+            if node not in schema:
+                raise ValueError(f"the variable {node!r} is missing")
+        if len(schema) > len(graph.nodes):
+            raise ValueError("it has variables that are no nodes of its graph")
+        for variable in schema.values():
+            check_decodable(variable)
+        config = TrainConfig.from_json(description["config"])
+        if [spec.name for spec in plan.datasets] != [one["name"] for one in description["datasets"]]:
+            raise ValueError("its plan is for other data sets than it was trained on")
+        architecture, seed = description["architecture"], description["seed"]
+        dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
+        members = []
+        ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
+        for number, shape in enumerate(ensemble["architectures"]):
+            prefix = _member_prefix(number)
+            own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
+            members.append(
+                _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
+            )
+        origin = description.get("origin")
+        found = Saved(
+            graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
+            bool(ensemble["resampled"]), _load_support(weights, graph, schema, description.get("support")),
+        )  # fmt: skip
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{where} does not describe a model: {error} is missing", path=str(where)) from error
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
+    check_names(graph, given)
+    return found
+
+
+def _load_support(
+    weights: Mapping[str, Tensor], graph: ADMG, schema: Schema, described: Mapping[str, Any] | None
+) -> Support | None:
+    if described is None:
+        return None
+    arrays = {key.removeprefix(_SUPPORT): one for key, one in weights.items() if key.startswith(_SUPPORT)}
+    return Support.from_state(graph, schema, described, arrays)
+
+
+def _member_prefix(number: int) -> str:
+    return f"member.{number}."
+
+
+def _versions() -> dict[str, str]:
+    names = ("mdcm", "torch", "numpy", "pandas")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _load_dcm(
+    weights: Mapping[str, Tensor],
+    graph: ADMG,
+    schema: Schema,
+    architecture: Mapping[str, Any],
+    given: Mapping[str, MechanismFactory],
+    seed: int,
+    files: tuple[Path, Path],
+) -> DCM:
+    """A model of that architecture with these weights, which a file describes and another holds."""
+    where, weights_file = files
+    weights = {key: one for key, one in weights.items() if not key.startswith(("member.", _SUPPORT))}
+    present = sum(tensor.numel() for tensor in weights.values())
+    _check_sizes(architecture, present, weights_file)
+    bounded = Bounded(_SPARE * present + _SMALL)
+    factories = {node: _factory(node, architecture["mechanisms"][node], given, where, bounded) for node in graph.nodes}
+    try:
+        dcm = DCM(graph, schema, architecture["states"], factories, seed=seed)
+    except AllocationError:
+        raise _larger(weights_file) from None
+    _check_weights(weights, dcm, given, weights_file)
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            raise CheckpointError(
+                f"{weights_file} is damaged: {key} holds {count:,} numbers that are not finite; train the model again, "
+                "or restore the file",
+                path=str(weights_file),
+            )
+    try:
+        dcm.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{weights_file} does not fit {MODEL}: {reason}", path=str(weights_file)) from error
+    return dcm
+
+
+def _larger(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} does not fit {MODEL}: that describes a larger model", path=str(path))
+
+
+def _check_sizes(architecture: Mapping[str, Any], present: int, path: Path) -> None:
+    """Refuse sizes that the numbers in the file of the weights do not bear out, before anything is made of them."""
+    asked = [*architecture["states"].values()]
+    asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
+    encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
+    asked += [value for encoder in encoders for value in encoder.values()]
+    if any(isinstance(value, int | float) and not value <= present for value in asked):
+        raise _larger(path)
+
+
+def _check_weights(weights: Mapping[str, Tensor], dcm: DCM, given: Collection[str], path: Path) -> None:
+    """Refuse weights of other shapes than the description asks for.
+
+    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
+    """
+    own = tuple(f"_modules_by_position.{dcm.position[node]}." for node in given if node in dcm.position)
+    expected = {key: tensor for key, tensor in dcm.state_dict().items() if not key.startswith(own)}
+    for key, tensor in expected.items():
+        found = weights.get(key)
+        if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
+            what = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise CheckpointError(
+                f"{path} does not fit {MODEL}: {key} must be {tensor.dtype} {list(tensor.shape)}, but is {what}",
+                path=str(path),
+            )
+
+
+def check_names(graph: ADMG, mechanisms: Iterable[str]) -> None:
+    """Raise PlanError unless mechanisms are given for nodes of a graph alone."""
+    for name in mechanisms:
+        if name not in graph:
+            raise PlanError(f"mechanisms: {name!r} is no node of the graph{suggestion(name, graph.nodes)}")
+
+
+def _factory(
+    node: str, config: Mapping[str, Any], given: Mapping[str, MechanismFactory], where: Path, bounded: Bounded
+) -> Callable[[Variable, Sequence[Variable], Sequence[int]], Any]:
+    if node in given:
+        return encoded(given[node], config)
+    made = from_config(config)
+    if made is None:
+        raise CheckpointError(
+            f"{where}: the mechanism of {node!r} is of the type {config.get('type')!r}, which mdcm does not have; "
+            + advice(
+                f"pass it as mechanisms={{{node!r}: ...}}",
+                f"load the run in Python, with mdcm.load(..., mechanisms={{{node!r}: ...}})",
+            ),
+            path=str(where),
+        )
+
+    def make(*arguments: Any) -> Any:
+        with bounded:
+            return made(*arguments)
+
+    return make

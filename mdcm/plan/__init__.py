@@ -1,7 +1,0 @@
-"""Plans: which mechanisms are trained together, in which order, and which distribution of the data each matches."""
-
-from mdcm.plan.matching import check_datasets
-from mdcm.plan.planner import plan
-from mdcm.plan.records import DatasetSpec, Fit, HNode, Kind, Method, Objective, Plan, Pretrained
-
-__all__ = ["DatasetSpec", "Fit", "HNode", "Kind", "Method", "Objective", "Plan", "Pretrained", "check_datasets", "plan"]

@@ -1,0 +1,1 @@
+"""Files: paths that lead nowhere else, run directories and checkpoints that are whole at every moment."""

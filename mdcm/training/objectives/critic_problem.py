@@ -1,0 +1,598 @@
+"""One h-node against its critics: what is compared, a step of training, what is judged and kept.
+
+Per fit, a critic compares rows over S, Pa(S) and I, where S is the fitted variables and the ancestors A trained before.
+Real rows come from the fit's data sets. Generated rows take Pa(S) and I from the same real rows and generate S
+ancestrally, with the mechanisms of A as they are: what is matched is P(S | Pa(S), do(I)), and with A fixed that fixes
+the c-factor of the fitted variables. All fits of an h-node are trained at once, their losses added up.
+
+Confounders have finitely many states, drawn once per row for all of their children. States, like categorical values,
+are one-hot rows with the gradient of a softmax (straight-through), so that a critic's gradient reaches the priors too.
+
+Deviations from the printed algorithm, all deliberate: the penalty is added, not multiplied; critics are initialised
+once; the penalty is on the generated columns alone, since the others are the same in both rows; rows are generated
+afresh for every critic step; critics are not batch-normalised.
+
+References:
+    Rahman & Kocaoglu (2024), Algorithms 3, 4 and 7 and section F.1; Gulrajani et al. (2017),
+    https://arxiv.org/abs/1704.00028; Jang, Gu & Poole (2017), https://arxiv.org/abs/1611.01144.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mdcm import kernels
+from mdcm.errors import MdcmError, PlanError
+from mdcm.kernels import graphs
+from mdcm.mechanisms.base import Mechanism
+from mdcm.mechanisms.encoder import train_encoder
+from mdcm.mechanisms.representations import ProbeGap, encode_images, probe_gap
+from mdcm.text.advice import advice
+from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.objectives.comparison import ENERGY_ROWS, Check, compare
+from mdcm.training.objectives.critics import Critics
+from mdcm.training.objectives.generators import Draw, FitSide, Generators, gumbel_, prepare_mechanisms
+from mdcm.training.pooled_rows import Layout, PooledRows, Reader, split_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdcm.data import Encoded, Variable
+    from mdcm.dcm import DCM
+    from mdcm.planning import Fit, HNode
+
+__all__ = ["AdversarialProblem", "Losses", "Outcome", "generated_and_given"]
+
+# purposes of random numbers: what is drawn is a function of (seed, purpose, step)
+_INITIAL, _SPLIT, _STEP, _CHECK, _PROBE, _ENCODER = range(6)
+_CHECK_ROWS = 20_000
+# standard errors by which a look may be worse than the best one and still be taken for as good
+_WITHIN = 1 / 3
+# rows of uniform numbers of a fit before those of the races: place in the data, and share of the real row
+QUANTILE, SHARE, RACES = range(3)
+CRITIC, GENERATOR = "critic", "generator"
+
+
+class Losses(NamedTuple):
+    """Losses of one step.
+
+    Attributes:
+        critic: Mean over the critic steps of D(fake) - D(real) + penalty, ``[fits]``.
+        generator: -D(fake), ``[fits]``.
+    """
+
+    critic: Tensor
+    generator: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training an h-node came to.
+
+    Attributes:
+        steps: Step of the weights that were kept.
+        check: How those weights compare with held-out rows.
+        idle: Confounders that carry no information: another state changes fewer than two of its children.
+        gaps: How much more every image that is read through a representation tells of the h-node than that does.
+        seconds: Wall-clock time.
+    """
+
+    steps: int
+    check: Check
+    idle: tuple[str, ...]
+    gaps: Mapping[str, ProbeGap]
+    seconds: float
+
+
+class AdversarialProblem:
+    """One h-node, trained against one critic per fit.
+
+    Making the problem sets what its mechanisms measure on data (:meth:`~mdcm.mechanisms.Mechanism.prepare`) and splits
+    every data set; an :class:`~mdcm.training.objectives.adversarial.AdversarialTraining` does the rest. Mechanisms
+    outside the h-node generate in evaluation mode and are left as they are. The same seed gives the same weights bit
+    for bit: what is drawn in a step is a function of seed and step.
+
+    Args:
+        dcm: The model; mechanisms of the fits' ancestors are trained already.
+        hnode: What is trained, and the fits.
+        data: Data sets by name.
+        config: Settings.
+        seed: Seed of splits, critics, batches and noise; not negative.
+        readers: For every image among the columns of a fit what turns float images ``[n, c, h, w]`` in [-1, 1] into
+            a few numbers ``[n, r]`` that the critic compares instead; by default an encoder trained here to predict
+            the observed members of the h-node. Mechanisms of members read the same numbers instead of the image
+            (:func:`~mdcm.mechanisms.representations.encode_images`), because a critic that sees no more can only teach
+            how they depend on these.
+
+    Attributes:
+        sides: The fits with their rows.
+        generators: What generates.
+        parameters: What is trained: parameters of the h-node's mechanisms and the priors of its confounders.
+        average: Averaged weights.
+        kept: The best of them so far, of the step ``kept_step``.
+        steps: Steps of the schedule.
+        done: Steps taken.
+        since: Looks at held-out rows since the smallest distance.
+        critics: The critics, one per fit.
+        addressed: Whether the uniform numbers of a step are words at addresses, which a captured graph can go through;
+            else they come from PyTorch's generator, which is faster on the CPU.
+
+    Raises:
+        PlanError: If a fit is not adversarial, a categorical mechanism has no relaxed draws, or there is nothing that
+            an encoder of an image could learn from.
+        MdcmError: From :meth:`step`, if a loss or gradient is not finite.
+
+    References:
+        Rahman & Kocaoglu (2024), Algorithm 4.
+
+    Example:
+        >>> from mdcm.data import Dataset, Schema, encode
+        >>> from mdcm.dcm import DCM
+        >>> from mdcm.planning import plan
+        >>> p = plan("X -> Y; X <-> Y", objective="adversarial")
+        >>> rows = Dataset({"X": [0, 0, 1, 1], "Y": [0, 1, 1, 1]}, name="d1")
+        >>> schema = Schema.infer([rows])
+        >>> dcm = DCM(p.graph, schema, {"U[X,Y]": 4})
+        >>> problem = AdversarialProblem(dcm, p.hnodes[0], {"d1": encode(rows, schema)}, AdversarialConfig(steps=2))
+        >>> problem.step(1).generator.shape, problem.critics.width
+        (torch.Size([1]), 4)
+    """
+
+    def __init__(
+        self,
+        dcm: DCM,
+        hnode: HNode,
+        data: Mapping[str, Encoded],
+        config: AdversarialConfig | None = None,
+        seed: int = 0,
+        *,
+        readers: Mapping[str, Reader] | None = None,
+    ) -> None:
+        self.dcm = dcm
+        self.hnode = hnode
+        self.config = config or AdversarialConfig()
+        self.seed = seed
+        self.readers = dict(readers or {})
+        # for every image the data set that shows what its representation is for
+        self._seen: dict[str, Encoded] = {}
+        self.steps = self.config.steps
+        self.device = next(dcm.parameters()).device
+        self.generator = torch.Generator(self.device)
+        self.addressed = graphs.possible(self.device)
+        self._steps = self._number(_STEP)
+        self._check_mechanisms()
+        used = sorted({name for fit in hnode.fits for name in fit.datasets})
+        masks = {
+            name: split_rows(data[name], self.config.holdout, [seed, _SPLIT, place]) for place, name in enumerate(used)
+        }
+        self.sides = [self._side(fit, data, masks) for fit in hnode.fits]
+        prepare_mechanisms(dcm, hnode, data, masks)
+        for node in hnode.variables:
+            encode_images(dcm.mechanism(node), self.readers, self._number(_ENCODER))
+        self.generators = Generators(dcm, self.sides, hnode.variables)
+        self.parameters: list[nn.Parameter] = self.generators.parameters
+        self.optimiser = torch.optim.Adam(self.parameters, self.config.learning_rate, self.config.betas, fused=True)
+        self.critics = Critics(
+            [side.layout.mask(side.compared) for side in self.sides],
+            hidden=self.config.hidden,
+            layers=self.config.layers,
+            betas=self.config.betas,
+            penalty=self.config.penalty,
+            one_sided=self.config.one_sided,
+            generator=torch.Generator().manual_seed(self._number(_INITIAL)),
+            device=self.device,
+        )
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.kept = [weight.clone() for weight in self.average]
+        self.kept_step = self.done = self.since = 0
+        self.best = math.inf
+        # a total variation distance from n rows has a standard deviation of at most 1 / (2 sqrt n)
+        variances = [0.25 / side.held.rows for side in self.sides]
+        self.tolerance = _WITHIN * math.sqrt(sum(variances)) / len(variances)
+
+    # ---- set-up
+
+    def _check_mechanisms(self) -> None:
+        for fit in self.hnode.fits:
+            if fit.objective == "likelihood":
+                raise PlanError(
+                    f"h-node {braced(self.hnode.variables)} has a fit by {fit.objective}; this trains adversarial "
+                    "fits alone"
+                )
+        for node in self.hnode.variables:
+            mechanism = self.dcm.mechanism(node)
+            if mechanism.variable.kind == "categorical" and type(mechanism).relaxed is Mechanism.relaxed:
+                raise PlanError(
+                    f"the mechanism of {node!r} ({type(mechanism).__name__}) has no relaxed draws, so that no gradient "
+                    "can reach it from a critic: implement relaxed, or use a Categorical"
+                )
+
+    def _side(self, fit: Fit, data: Mapping[str, Encoded], masks: Mapping[str, NDArray[np.bool_]]) -> FitSide:
+        dcm = self.dcm
+        pooled = [data[name] for name in fit.datasets]
+        compared = {*fit.variables, *fit.ancestors}
+        wanted, given = generated_and_given(dcm, fit, data)
+        columns = [dcm.schema[name] for name in sorted(compared | given)]
+        features = {one.name: self._features(one, fit, pooled[0]) for one in columns if one.kind == "image"}
+        layout = Layout(columns, features)
+        train = PooledRows.build(layout, pooled, [~masks[name] for name in fit.datasets], self.device)
+        kept = [masks[name] for name in fit.datasets]
+        held = PooledRows.build(layout, pooled, kept, self.device) if any(mask.any() for mask in kept) else train
+        order = tuple(node for node in dcm.order if node in wanted)
+        return FitSide(fit, order, tuple(sorted(given)), layout, train, held)
+
+    def _features(self, variable: Variable, fit: Fit, data: Encoded) -> int:
+        """Number of features of an image, for which an encoder is trained unless there is a reader."""
+        name = variable.name
+        targets = self._targets(name, data)
+        if name not in self.readers:
+            if not targets:
+                how = advice(f"Dataset(..., arrays={{{name!r}: features}})", "their file under 'arrays' in the spec")
+                raise PlanError(
+                    f"image {name!r} is a column of the fit {fit}, and no other variable of the h-node tells an "
+                    f"encoder what to look for in it. Give the model a vector in its place, features of your own "
+                    f"choice: {how}; or add to the graph what you know of the "
+                    f"image, such as a label L, confounded with it: {name} <-> L"
+                )
+            self.readers[name] = train_encoder(
+                data[name],
+                targets,
+                levels=self._levels(targets),
+                weights=data.weights,
+                steps=self.config.encoder_steps,
+                seed=self._number(_ENCODER),
+                device=self.device,
+            )
+        self._seen.setdefault(name, data)
+        with torch.no_grad():
+            return self.readers[name](torch.zeros(1, *(variable.shape or ()), device=self.device)).shape[1]
+
+    def _targets(self, image: str, data: Encoded) -> dict[str, NDArray[Any]]:
+        """Members of the h-node, images aside, that a data set shows beside an image."""
+        others = [self.dcm.schema[one] for one in self.hnode.variables if one in data and one != image]
+        return {one.name: np.asarray(data[one.name]) for one in others if one.kind != "image"}
+
+    def _levels(self, names: Iterable[str]) -> dict[str, int]:
+        variables = [self.dcm.schema[name] for name in names]
+        return {one.name: one.num_levels for one in variables if one.levels is not None}
+
+    def gaps(self) -> dict[str, ProbeGap]:
+        """By how much a probe that sees each image does better than one on its representation alone."""
+        found = {}
+        for name, data in self._seen.items():
+            targets = self._targets(name, data)
+            if targets:
+                found[name] = probe_gap(
+                    self.readers[name],
+                    data[name],
+                    targets,
+                    levels=self._levels(targets),
+                    weights=data.weights,
+                    steps=self.config.encoder_steps,
+                    seed=self._number(_ENCODER),
+                    device=self.device,
+                )
+        return {name: gap for name, gap in found.items() if gap is not None}
+
+    def _number(self, purpose: int) -> int:
+        return int(np.random.SeedSequence([self.seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
+
+    # ---- a step
+
+    @property
+    def noise_rows(self) -> int:
+        """Rows of uniform numbers that a step takes, one number in each for every generated row of a fit."""
+        return len(self.sides) * (RACES + self.generators.width)
+
+    def addresses(self) -> tuple[Tensor, Tensor]:
+        """Seed and number of each row of uniform numbers, int64 ``[noise_rows]``, where they are addressed."""
+        sites = torch.arange(self.noise_rows, device=self.device)
+        return torch.full_like(sites, self._steps), sites
+
+    def draw_uniform(self, step: int, out: Tensor) -> None:
+        """All uniform numbers of a step, ``[noise_rows, n]``, a function of seed and step alone.
+
+        For every fit: quantiles of the real rows, shares of the real row in the points between, and the races.
+        """
+        self.generator.manual_seed(self._steps + step)
+        if self.addressed:
+            number = torch.full((), step, dtype=torch.int64, device=self.device)
+            out.copy_(kernels.seeded_uniform(*self.addresses(), number, out.shape[1]))
+        else:
+            out.uniform_(generator=self.generator)
+
+    def _batch(self, step: int) -> _Batch:
+        config, fits = self.config, len(self.sides)
+        size, parts = config.batch_size, config.critic_steps + 1
+        uniform = torch.empty(self.noise_rows, size * parts, device=self.device)
+        self.draw_uniform(step, uniform)
+        uniform = uniform.view(fits, -1, size * parts)
+        rows, given = [], []
+        for side, at in zip(self.sides, stratified(uniform[:, QUANTILE], size), strict=True):
+            packed, values = side.train.values(side.train.at(at))
+            rows.append(side.train.real(packed, values, self.readers))
+            given.append({name: values[name] for name in side.given})
+        share = uniform[:, SHARE, :, None].clone()
+        race = gumbel_(uniform[:, RACES:]).mT.contiguous()
+        return _Batch(self._padded(rows), given, share, race)
+
+    def _padded(self, rows: Sequence[Tensor]) -> Tensor:
+        width = self.critics.width
+        return torch.stack([nn.functional.pad(one, (0, width - one.shape[1])) for one in rows])
+
+    def _fake(self, batch: _Batch, temperature: float) -> Tensor:
+        draw = self.generators.draw(batch.given, batch.race.flatten(0, 1), temperature, self.generator)
+        return self._padded(
+            [side.layout.pack(one, self.readers) for side, one in zip(self.sides, draw.values, strict=True)]
+        )
+
+    def step(self, step: int) -> Losses:
+        """One step: the critics as often as the settings say, then the generators.
+
+        Args:
+            step: Number of the step, from 1; all that is drawn is a function of it and of the seed.
+
+        Returns:
+            The losses, without gradient.
+
+        Raises:
+            MdcmError: If a loss or gradient is not finite; the message names h-node, fit and step, and the model holds
+                the best weights so far.
+        """
+        config = self.config
+        for node, mechanism in self.generators.mechanisms.items():
+            mechanism.train(node in self.hnode.variables)
+        temperature, rate = config.schedule(step)
+        split = config.batch_size * config.critic_steps
+        with torch.no_grad():
+            batch = self._batch(step)
+            critic = self._step_critics(step, batch.part(0, split), temperature, config.critic_learning_rate * rate)
+        last = batch.part(split, split + config.batch_size)
+        at = self.generator.get_state()
+        losses, grads = self._gradients(last, temperature)
+        if not _finite(losses, grads):
+            self.generator.set_state(at)
+            self.blame(step, last)
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+        self.optimiser.param_groups[0]["lr"] = config.learning_rate * rate
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, list(self.parameters), config.averaging(step))
+        self.done = step
+        return Losses(critic, losses)
+
+    def _gradients(
+        self, batch: _Batch, temperature: float, fits: Sequence[int] | None = None
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Generator losses on fresh rows, ``[fits]``, and the gradient of their sum; of all fits by default."""
+        losses = -self.critics.values(self._fake(batch, temperature)).mean(1)
+        if fits is not None:
+            losses = losses[list(fits)]
+        return losses.detach(), torch.autograd.grad(losses.sum(), self.parameters, allow_unused=True)
+
+    def _step_critics(self, step: int, batch: _Batch, temperature: float, rate: float) -> Tensor:
+        # generators do not change between critic steps, so that the rows of all of them are made in one go
+        fakes = self._fake(batch, temperature)
+        losses = torch.zeros(len(self.sides), device=self.device)
+        parts = (torch.split(one, self.config.batch_size, 1) for one in (fakes, batch.real, batch.share))
+        for fake, real, share in zip(*parts, strict=True):
+            found = self.critics.step(fake, real, share, rate)
+            if not bool(found.isfinite().all()):
+                self.diverged(step, int((~found.isfinite()).nonzero()[0]), CRITIC)
+            losses += found / self.config.critic_steps
+        return losses
+
+    def blame(self, step: int, batch: _Batch | None = None) -> NoReturn:
+        """Raise the error for a generator's step that is not finite, once it is known which fit it is.
+
+        Args:
+            step: The step, whose critics have been stepped already.
+            batch: Its rows, where they are at hand.
+        """
+        config = self.config
+        if batch is None:
+            split = config.batch_size * config.critic_steps
+            batch = self._batch(step).part(split, split + config.batch_size)
+        at = self.generator.get_state()
+        temperature, _ = config.schedule(step)
+        for fit in range(len(self.sides)):
+            # the same rows again, one fit after another
+            self.generator.set_state(at)
+            if not _finite(*self._gradients(batch, temperature, [fit])):
+                break
+        self.diverged(step, fit, GENERATOR)
+
+    def diverged(self, step: int, fit: int, what: str) -> NoReturn:
+        """Put the best weights into the model, and raise the error that names h-node, fit and step."""
+        self.finish()
+        raise MdcmError(
+            f"training of h-node {braced(self.hnode.variables)} diverged: the {what} loss or its gradient of the fit "
+            f"{self.sides[fit].fit} is not finite at step {step}; try learning rates below "
+            f"{self.config.learning_rate:g} and {self.config.critic_learning_rate:g}"
+        )
+
+    # ---- judging
+
+    def check(self) -> Check:
+        """Compare rows of the averaged weights with held-out rows, with the same noise at every look."""
+        with torch.no_grad(), self.holding(self.average):
+            draw, held = self._judged_rows()
+            return compare(self.sides, draw.values, held, self.readers)
+
+    def idle(self) -> tuple[str, ...]:
+        """Confounders of the h-node that carry no information; see :meth:`Generators.idle`."""
+        with torch.no_grad(), self.holding(self.average):
+            draw, _ = self._judged_rows()
+            self.generator.manual_seed(self._number(_PROBE))
+            return self.generators.idle(draw, self.generator)
+
+    def _judged_rows(self) -> tuple[Draw, list[Tensor]]:
+        self.generator.manual_seed(self._number(_CHECK))
+        held, given = [], []
+        size = _CHECK_ROWS if all(side.layout.categorical for side in self.sides) else ENERGY_ROWS
+        for side in self.sides:
+            at = side.held.at((torch.arange(size, device=self.device, dtype=torch.float64) + 0.5) / size)
+            held.append(at)
+            given.append(side.held.plain(at, side.given))
+        return self.generators.sample(given, size, self.generator), held
+
+    @contextmanager
+    def holding(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """The model with these weights in place of the current ones, in evaluation mode."""
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        for mechanism in self.generators.mechanisms.values():
+            mechanism.eval()
+        self._assign(weights)
+        try:
+            yield
+        finally:
+            self._assign(own)
+
+    @torch.no_grad()
+    def _assign(self, weights: Sequence[Tensor]) -> None:
+        for parameter, weight in zip(self.parameters, weights, strict=True):
+            parameter.copy_(weight)
+
+    def judge(self) -> Check:
+        """Check, and keep the averaged weights if they are not worse than the best ones.
+
+        Weights that are worse by less than a third of the distance's standard error are taken for as good, so that of
+        a plateau the latest are kept.
+        """
+        check = self.check()
+        if check.mean <= self.best + self.tolerance:
+            self.kept = [weight.clone() for weight in self.average]
+            self.kept_step = self.done
+        self.since = 0 if check.mean < self.best else self.since + 1
+        self.best = min(self.best, check.mean)
+        return check
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done or patience is at its end."""
+        return self.done >= self.steps or self.since >= self.config.patience
+
+    def conclude(self) -> tuple[Check, tuple[str, ...]]:
+        """Put the best weights into the model; their comparison with held-out rows, and idle confounders."""
+        self.average = [weight.clone() for weight in self.kept]
+        found = self.check(), self.idle()
+        self.finish()
+        return found
+
+    def finish(self) -> None:
+        """Put the best weights into the model, in evaluation mode."""
+        self._assign(self.kept)
+        for parameter in self.parameters:
+            parameter.grad = None
+        for mechanism in self.generators.mechanisms.values():
+            mechanism.eval()
+
+    # ---- checkpoints
+
+    def state(self) -> dict[str, Tensor]:
+        """All that :meth:`train` needs to go on as if never stopped, by name, as tensors; copies."""
+        found = {f"critics.{name}": tensor for name, tensor in self.critics.state().items()}
+        for place, parameter in enumerate(self.parameters):
+            found[f"weights.{place}"] = parameter.detach().clone()
+            found[f"average.{place}"] = self.average[place].clone()
+            found[f"kept.{place}"] = self.kept[place].clone()
+            for name, value in self.optimiser.state.get(parameter, {}).items():
+                found[f"adam.{place}.{name}"] = value.clone()
+        for place, buffer in enumerate(self._buffers()):
+            found[f"buffers.{place}"] = buffer.clone()
+        found["progress"] = torch.tensor([self.done, self.kept_step, self.since])
+        found["best"] = torch.tensor(self.best, dtype=torch.float64)
+        return found
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for node in self.hnode.variables for buffer in self.dcm.mechanism(node).buffers()]
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave, in a problem made from the same arguments."""
+        self.critics.restore({name: state[f"critics.{name}"] for name in self.critics.state()})
+        self._assign([state[f"weights.{place}"] for place in range(len(self.parameters))])
+        with torch.no_grad():
+            for place, buffer in enumerate(self._buffers()):
+                buffer.copy_(state[f"buffers.{place}"])
+        self.average, self.kept = (
+            [state[f"{name}.{place}"].to(self.device, copy=True) for place in range(len(self.parameters))]
+            for name in ("average", "kept")
+        )
+        for place, parameter in enumerate(self.parameters):
+            prefix = f"adam.{place}."
+            moments = {
+                name.removeprefix(prefix): one.to(self.device, copy=True)
+                for name, one in state.items()
+                if name.startswith(prefix)
+            }
+            if moments:
+                self.optimiser.state[parameter] = moments
+        self.done, self.kept_step, self.since = (int(one) for one in state["progress"])
+        self.best = float(state["best"])
+        if not 0 <= self.kept_step <= self.done <= self.steps or self.since < 0 or math.isnan(self.best):
+            raise ValueError(
+                f"its progress is {self.done:,} of {self.steps:,} steps, {self.kept_step:,} of which are kept, and "
+                f"{self.since:,} looks without a gain"
+            )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows and noise of a step, ``n`` of each fit.
+
+    Attributes:
+        real: Real rows for the critics, ``[fits, n, width]``.
+        given: For every fit the values that generated rows take from them.
+        share: How much of the real row each point between has, ``[fits, n, 1]``.
+        race: Gumbel noise of the races, ``[fits, n, columns]``.
+    """
+
+    real: Tensor
+    given: Sequence[Mapping[str, Tensor]]
+    share: Tensor
+    race: Tensor
+
+    def part(self, start: int, stop: int) -> _Batch:
+        """The rows from one number to another."""
+        given = [{name: value[start:stop] for name, value in one.items()} for one in self.given]
+        return _Batch(self.real[:, start:stop], given, self.share[:, start:stop], self.race[:, start:stop])
+
+
+def stratified(uniform: Tensor, size: int) -> Tensor:
+    """Quantiles of real rows, float64 ``[..., n]``: one from each of ``size`` equal shares of the weight, in turns."""
+    turns = torch.arange(uniform.shape[-1], device=uniform.device) % size
+    return (turns + uniform.double()) / size
+
+
+def generated_and_given(dcm: DCM, fit: Fit, data: Mapping[str, Encoded]) -> tuple[set[str], set[str]]:
+    """Variables that are generated for a fit, and those whose values come from its rows."""
+    pooled = [data[name] for name in fit.datasets]
+    # a variable that some data sets set, and others do not even observe, is no parent of anything here
+    given = {*fit.parents, *(name for name in fit.do if all(name in one for one in pooled))}
+    wanted = {*fit.variables, *fit.ancestors}
+    pending = list(wanted)
+    while pending:
+        # parents that are neither given nor compared are not observed: they are generated all the same
+        new = {parent for parent in dcm.parents(pending.pop()) if parent not in given} - wanted
+        wanted |= new
+        pending += sorted(new)
+    return wanted, given
+
+
+def braced(names: Sequence[str]) -> str:
+    """Names of an h-node as messages show them."""
+    return "{" + ", ".join(names) + "}"
+
+
+def _finite(losses: Tensor, grads: Sequence[Tensor | None]) -> bool:
+    total = sum((grad.sum() for grad in grads if grad is not None), start=losses.sum())
+    return bool(total.isfinite())
