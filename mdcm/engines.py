@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ __all__ = ["ClusterError", "Engine", "RayEngine", "engine_of"]
 _PATIENCE = 20
 # seconds after which it is looked whether the cluster is still there
 _LOOK = 10.0
+# seconds for which the head of a cluster may be away; after 60 Ray ends the process that waits for it
+_AWAY = 20.0
 _LONGEST = 300
 
 
@@ -88,7 +93,7 @@ class RayEngine:
             return
         with _silenced(ray):
             try:
-                with _own_signals():
+                with _own_signals(), _quiet_backend():
                     ray.init(
                         num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
                         # torch in every worker on one thread, as here
@@ -109,18 +114,23 @@ class RayEngine:
         ray = _ray()
         with self.open():
             with _saying_plainly(ray):
+                # to send a function asks the head, and would wait for it
+                _refuse_dead(ray)
                 common = ray.put(shared)
             remote = ray.remote(
                 num_cpus=self.cpus_per_task, num_gpus=self.gpus_per_task if gpu else 0, max_retries=self.retries
             )(_guarded)
             waiting = {remote.remote(function, common, task): place for place, task in enumerate(tasks)}
             is_lost = False
+            looked = time.monotonic()
             try:
                 while waiting:
                     with _saying_plainly(ray):
                         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
-                        if not ready:
+                        if not ready or time.monotonic() - looked > _LOOK:
                             _refuse_dead(ray)
+                            looked = time.monotonic()
+                        if not ready:
                             continue
                         error, result = ray.get(ready[0])
                     place = waiting.pop(ready[0])
@@ -197,9 +207,25 @@ def _saying_plainly(ray: Any) -> Iterator[None]:
 
 
 def _refuse_dead(ray: Any) -> None:
-    """Raise if no node of the cluster lives any more, on which a task that is waited for could run."""
+    """Raise if the cluster has no head any more, or no node on which a task that is waited for could run."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    until = time.monotonic() + _AWAY
+    while not _answers(host.strip("[]"), int(port)):
+        # some heads are started again
+        if time.monotonic() > until:
+            raise ClusterError("the Ray cluster has failed: its head (GCS) does not answer any more")
+        time.sleep(1.0)
     if not any(node.get("Alive") for node in ray.nodes()):
         raise ClusterError("the Ray cluster has failed: no node of it lives any more")
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _brief(error: BaseException) -> str:
@@ -222,6 +248,28 @@ def _silenced(ray: Any) -> Iterator[None]:
         talk.setLevel(level)
         if told is not None:
             driver.print_to_stdstream = told
+
+
+@contextmanager
+def _quiet_backend() -> Iterator[None]:
+    """Keep what Ray starts here from writing to standard error, unless a level of its own is asked for.
+
+    It takes the level from the environment, and says so on standard error in whatever language.
+    """
+    name = "RAY_BACKEND_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "fatal"
+    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)
+        del os.environ[name]
 
 
 @contextmanager
