@@ -655,8 +655,9 @@ class TestProcess:
         # at most what is needed to go on, and then how to
         left = {entry.name for entry in (tmp_path / "run").iterdir()}
         assert left <= {"checkpoints"}
-        hint = f"what was done is in {tmp_path / 'run'}; the same command with --resume goes on\n" if left else ""
-        assert (started.returncode, out, err) == (130, "", f"{hint}interrupted\n")
+        saved = f"what was done is saved in {tmp_path / 'run'}, and the same command with --resume goes on"
+        hint = saved if left else "nothing was saved"
+        assert (started.returncode, out, err) == (130, "", f"interrupted; {hint}\n")
         if left:
             message = fail(2, "train", folder / "spec.yaml", "--out", tmp_path / "run")
             assert "holds a training that was not finished: --resume goes on with it, --force begins anew" in message

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 from command_line import fail
 
 import mdcm
-from mdcm.engines import ClusterError, RayEngine, engine_of
+from mdcm.engines import _AWAY, _LOOK, ClusterError, RayEngine, _answers, engine_of
 from mdcm.mechanisms import Categorical
 from mdcm.storage.checkpoints import Checkpoints
 from mdcm.storage.disk import Folder
@@ -193,7 +194,9 @@ def pretend(monkeypatch, **answers):
     functions = {
         "is_initialized": lambda: True, "init": lambda **settings: None, "put": lambda value: value, "wait": wait,
         "get": lambda reference: reference(), "nodes": lambda: [{"Alive": True}], "cancel": lambda *a, **k: None,
+        "get_runtime_context": lambda: SimpleNamespace(gcs_address="127.0.0.1:1"),
     }  # fmt: skip
+    monkeypatch.setattr("mdcm.engines._answers", lambda host, port: answers.get("head", True))
     fake = SimpleNamespace(
         exceptions=ray.exceptions,
         remote=lambda **options: lambda function: SimpleNamespace(remote=lambda *given: partial(function, *given)),
@@ -357,6 +360,26 @@ class TestErrors:
         pretend(monkeypatch, wait=([], []), nodes=[{"Alive": False}])
         with pytest.raises(ClusterError, match="no node of it lives any more"):
             list(RayEngine().map(divmod, 7, [2]))
+
+    def test_a_cluster_without_a_head_is_given_up_before_ray_ends_this_process(self, monkeypatch):
+        monkeypatch.setattr("mdcm.engines._AWAY", 0.0)
+        pretend(monkeypatch, head=False)
+        with pytest.raises(ClusterError, match=r"its head \(GCS\) does not answer any more"):
+            list(RayEngine().map(divmod, 7, [2]))
+        assert _LOOK + _AWAY < 60
+
+    def test_a_head_that_comes_back_is_waited_for(self, monkeypatch):
+        pretend(monkeypatch)
+        answers = iter([False, False, *[True] * 9])
+        monkeypatch.setattr("mdcm.engines._answers", lambda host, port: next(answers))
+        monkeypatch.setattr("mdcm.engines.time.sleep", lambda seconds: None)
+        assert list(RayEngine().map(divmod, 7, [2])) == [(0, (3, 1))]
+
+    def test_who_answers_and_who_does_not(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            assert _answers("127.0.0.1", port)
+        assert not _answers("127.0.0.1", port)
 
     def test_a_mistake_in_a_task_is_raised_as_it_was_there(self, monkeypatch):
         pretend(monkeypatch, get=ray.exceptions.RayTaskError("divmod", "traceback", ZeroDivisionError("zero")))

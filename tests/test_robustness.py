@@ -102,7 +102,8 @@ class TestSignals:
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (143, "")
-        assert err == f"what was done is in {tmp_path / 'run'}; the same command with --resume goes on\n"
+        saved = f"what was done is saved in {tmp_path / 'run'}, and the same command with --resume goes on"
+        assert err == f"told to end; {saved}\n"
         (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
         assert newest.suffix == ".safetensors"
         assert not (tmp_path / "run" / ".lock").exists()

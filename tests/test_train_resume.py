@@ -72,7 +72,8 @@ def test_ctrl_c_saves_and_exits_with_130(spec, tmp_path):
         wait_for_checkpoint(process, out, 1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, said(spec)
-    assert "the same command with --resume goes on\ninterrupted" in said(spec)
+    saved = f"what was done is saved in {out}, and the same command with --resume goes on"
+    assert said(spec) == f"interrupted; {saved}\n"
     with pytest.raises(CheckpointError, match="its training was not finished, --resume goes on"):
         mdcm.load(out)
     assert len(list((out / CHECKPOINTS).iterdir())) == 1

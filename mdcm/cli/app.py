@@ -155,7 +155,8 @@ def _told(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else _UNFORESEEN
     elif isinstance(error, KeyboardInterrupt):
-        complain("interrupted")
+        # with what is saved, where the command knows
+        complain("; ".join(["interrupted", *map(str, error.args)]))
         code = _INTERRUPTED
     elif isinstance(error, BrokenPipeError) and error.filename is None:
         # as in `mdcm plan ... | head`

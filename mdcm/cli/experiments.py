@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mdcm.cli.console import command, is_quiet, note, one_thread, show, show_json
+from mdcm.cli.interruptions import saying_nothing_is_saved, saying_what_is_saved
 from mdcm.errors import MdcmError
 from mdcm.text.limits import LARGEST_SEED
 
@@ -35,7 +36,8 @@ def demo(
     if resume and force:
         raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
     one_thread()
-    result = front_door.run(out, seed=seed, resume=resume, force=force, progress=not is_quiet())
+    with saying_what_is_saved(out / "model", force=force):
+        result = front_door.run(out, seed=seed, resume=resume, force=force, progress=not is_quiet())
     show(front_door.render(result))
 
 
@@ -85,17 +87,18 @@ def experiment(
 
     one_thread()
     out = Path(f"mdcm-{name}") if out is None else out
-    record = run_experiment(
-        name,
-        out,
-        fast=fast,
-        data=data,
-        mnist=mnist,
-        mechanisms=mechanism or (),
-        methods=method or (),
-        resolution=resolution,
-        progress=not is_quiet(),
-    )
+    with saying_nothing_is_saved():
+        record = run_experiment(
+            name,
+            out,
+            fast=fast,
+            data=data,
+            mnist=mnist,
+            mechanisms=mechanism or (),
+            methods=method or (),
+            resolution=resolution,
+            progress=not is_quiet(),
+        )
     if as_json:
         show_json(record)
     else:

@@ -10,6 +10,7 @@ import typer
 
 from mdcm.cli.console import command, complain, is_quiet, note, one_thread, show, show_json
 from mdcm.cli.inputs import DropnaOption, NaOption, entries_of, is_spec, refuse_query
+from mdcm.cli.interruptions import saying_what_is_saved
 from mdcm.errors import MdcmError
 from mdcm.text.advice import addressing
 from mdcm.text.limits import LARGEST_SEED, MOST, MOST_SAMPLES
@@ -66,25 +67,25 @@ def train(
     Checkpoints are written there meanwhile; after Ctrl-C, or when it was killed, --resume goes on.
     """
     from mdcm.cli.spec import read_spec
-    from mdcm.storage.run_directory import ENSEMBLE, has_checkpoints, refuse_taken, reserve
+    from mdcm.storage.run_directory import refuse_taken, reserve
 
     if resume and force:
         raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
     if not resume and not force:
         refuse_taken(out)
-    loaded = read_spec(spec)
-    members = loaded.train.ensemble if ensemble is None else ensemble
-    if members == 1:
-        raise typer.BadParameter("an ensemble has at least 2 members")
-    graph = loaded.load_graph()
-    datasets = loaded.load_data(progress=not is_quiet())
-    reserve(out)
+    with saying_what_is_saved(out, force=force):
+        loaded = read_spec(spec)
+        members = loaded.train.ensemble if ensemble is None else ensemble
+        if members == 1:
+            raise typer.BadParameter("an ensemble has at least 2 members")
+        graph = loaded.load_graph()
+        datasets = loaded.load_data(progress=not is_quiet())
+        reserve(out)
 
-    from mdcm.cli.provenance import note_origin
-    from mdcm.model import fit
+        from mdcm.cli.provenance import note_origin
+        from mdcm.model import fit
 
-    one_thread()
-    try:
+        one_thread()
         with addressing("spec"):
             model = fit(
                 graph,
@@ -104,10 +105,6 @@ def train(
                 progress=not is_quiet(),
                 origin=note_origin(loaded, out),
             )
-    except (KeyboardInterrupt, SystemExit):
-        if has_checkpoints(out) or has_checkpoints(out / ENSEMBLE):
-            note(f"what was done is in {out}; the same command with --resume goes on")
-        raise
     show(str(model.plan))
     for record in model.history:
         if record["event"] == "trained":

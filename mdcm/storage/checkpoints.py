@@ -173,6 +173,16 @@ class Checkpoints:
         if self._noted is not None:
             self._obey(self._noted, None)
 
+    def end(self, snapshot: Callable[[], Snapshot]) -> None:
+        """After the last step: as :meth:`between`, if somebody wants to stop; otherwise there is nothing to go on with.
+
+        Raises:
+            KeyboardInterrupt: As :meth:`between`.
+            SystemExit: Likewise.
+        """
+        if self._noted is not None:
+            self.between(snapshot)
+
     def __enter__(self) -> Checkpoints:
         # signals reach the main thread only, and in another one no handler can be set
         if threading.current_thread() is threading.main_thread():

@@ -47,6 +47,7 @@ __all__ = [
     "REPORT",
     "WEIGHTS",
     "Journal",
+    "checkpoint_names",
     "has_checkpoints",
     "is_finished",
     "is_unfinished",
@@ -174,18 +175,25 @@ def is_finished(path: str | Path) -> bool:
     return Folder(Path(path)).kind(MODEL) is not None
 
 
-def has_checkpoints(path: str | Path | Folder) -> bool:
-    """Whether a directory holds checkpoints of a training or of its jobs; those of an ensemble are in its own."""
+def checkpoint_names(path: str | Path | Folder) -> list[str]:
+    """Checkpoints of a training in a directory and of its jobs, by their paths in it; an ensemble has its own."""
     folder = Folder.of(path)
     try:
-        names = (folder / CHECKPOINTS).names()
-        return any(
-            CHECKPOINT.fullmatch(name) or (JOB.fullmatch(name) and has_checkpoints(folder / CHECKPOINTS / name))
-            for name in names
-        )
+        found: list[str] = []
+        for name in (folder / CHECKPOINTS).names():
+            if CHECKPOINT.fullmatch(name):
+                found.append(f"{CHECKPOINTS}/{name}")
+            elif JOB.fullmatch(name):
+                found += [f"{CHECKPOINTS}/{name}/{one}" for one in checkpoint_names(folder / CHECKPOINTS / name)]
     except OSError:
         # a link, or a file; whoever is about to write there says so
-        return False
+        return []
+    return found
+
+
+def has_checkpoints(path: str | Path | Folder) -> bool:
+    """Whether a directory holds checkpoints of a training or of its jobs; those of an ensemble are in its own."""
+    return bool(checkpoint_names(path))
 
 
 def is_unfinished(path: str | Path) -> bool:

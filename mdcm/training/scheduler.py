@@ -202,8 +202,14 @@ class _Training:
                         self._complete([unit for unit in job.units if unit not in grown])
                         again += self._grow(grown)
                 jobs = self._jobs(sorted(again)) if again else []
-        if done >= max(number, 1):
-            raise self._misfit(f"it says that {done:,} jobs are done and one is under way, and there are {number:,}")
+        ended = snapshot is not None and header["job"] is None
+        if done != number if ended else done >= max(number, 1):
+            rest = "no other" if ended else "one"
+            raise self._misfit(f"it says that {done:,} jobs are done and {rest} is under way, and there are {number:,}")
+        if snapshot is not None and ended:
+            self.load(snapshot)
+        if checkpoints is not None:
+            checkpoints.end(lambda: self._snapshot(lambda: (None, {}), number, time.monotonic() - began))
         for member in self.members.values():
             member.forget_modules()
 
@@ -422,7 +428,10 @@ class _Training:
             for name, one in member.dcm.state_dict().items()
         }
 
-    def _snapshot(self, take: Callable[[], _Snapshot], done: int, elapsed: float) -> _Snapshot:
+    def _snapshot(
+        self, take: Callable[[], tuple[dict[str, Any] | None, dict[str, Tensor]]], done: int, elapsed: float
+    ) -> _Snapshot:
+        """What is written down: of the job that is under way what ``take`` gives, None where all are done."""
         header, tensors = take()
         encoders = [
             {name: one.encoders for name, one in member.dcm.mechanisms.items() if one.encoders}

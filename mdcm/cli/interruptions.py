@@ -1,0 +1,79 @@
+"""What an interruption says: whether what was trained is saved, and how it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mdcm.cli.console import complain
+
+__all__ = ["saying_nothing_is_saved", "saying_what_is_saved"]
+
+# codes above it tell of a signal
+_SIGNALS = 128
+
+
+@contextlib.contextmanager
+def saying_what_is_saved(run: Path, *, force: bool) -> Iterator[None]:
+    """Let an interruption of a training say whether what was done is saved in a run directory, and how it goes on.
+
+    Args:
+        run: The directory.
+        force: Whether the command has ``--force``, so that a training that was there before is another one.
+
+    Raises:
+        KeyboardInterrupt: With the sentence, if the user pressed Ctrl-C; of other signals it is said at once.
+    """
+    from mdcm.storage.run_directory import ENSEMBLE, checkpoint_names
+
+    def checkpoints() -> list[str]:
+        return [*checkpoint_names(run), *checkpoint_names(run / ENSEMBLE)]
+
+    before = _stamp(run), checkpoints()
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        saved = checkpoints()
+        how = "the same command with --resume" + (" instead of --force" if force else "") + " goes on"
+        if saved and not (force and saved == before[1]):
+            text = f"what was done is saved in {run}, and {how}"
+        elif _stamp(run) != before[0]:
+            text = f"the trained model is saved in {run}, and {how}"
+        else:
+            text = "nothing was saved" + (f", and what was in {run} is as it was" if any(before) else "")
+        _raise_with(error, text)
+
+
+@contextlib.contextmanager
+def saying_nothing_is_saved() -> Iterator[None]:
+    """Let an interruption say that nothing was saved.
+
+    Raises:
+        KeyboardInterrupt: With the sentence, if the user pressed Ctrl-C; of other signals it is said at once.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        _raise_with(error, "nothing was saved")
+
+
+def _raise_with(error: BaseException, text: str) -> None:
+    """Raise an interruption again, with a sentence of what it leaves."""
+    if isinstance(error, KeyboardInterrupt):
+        raise KeyboardInterrupt(text) from error
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > _SIGNALS:
+        complain(f"told to end; {text}")
+    raise error
+
+
+def _stamp(run: Path) -> Any:
+    """What changes where a model is saved; None where there is none."""
+    from mdcm.storage.run_directory import MODEL
+
+    with contextlib.suppress(OSError, ValueError):
+        found = os.lstat(run / MODEL)
+        return found.st_ino, found.st_mtime_ns
+    return None
