@@ -6,8 +6,11 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from mdcm.data import Schema, Variable, check_decodable
 from mdcm.data.variables import suggestion
@@ -18,7 +21,8 @@ from mdcm.mechanisms import encoded, from_config
 from mdcm.model.allocation import AllocationError, Bounded
 from mdcm.planning import Plan
 from mdcm.sampling import Support
-from mdcm.storage.run_directory import MODEL, WEIGHTS, read_run, write_run
+from mdcm.sampling.counts import MOST_KEPT, MOST_KNOTS
+from mdcm.storage.run_directory import MODEL, MOST_WEIGHTS, WEIGHTS, read_run, write_run
 from mdcm.text.advice import advice
 from mdcm.text.documents import either, flag, listed, mapping, number, one_of_kinds, optional, record, text, whole
 from mdcm.training import TrainConfig
@@ -33,6 +37,8 @@ __all__ = ["Saved", "check_names", "read_model", "write_model"]
 _SUPPORT = "support."
 # numbers that a constructor may take memory for, by those in the file of the weights: it draws some to throw them away
 _SPARE, _SMALL = 4, 1 << 20
+# bytes of a file that holds no number, and of what it says of each tensor
+_HEADER, _NAMED = 1 << 20, 1 << 10
 
 
 _NAMES = listed(text)
@@ -152,7 +158,7 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
         PlanError: If ``mechanisms`` names what is no node of the graph.
     """
     given = dict(mechanisms)
-    description, weights, history = read_run(path)
+    description, weights, history = read_run(path, partial(_bytes_described, given=given))
     where, weights_file = Path(path) / MODEL, Path(path) / WEIGHTS
     try:
         _DESCRIPTION(description, "")
@@ -199,6 +205,46 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
         raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
     check_names(graph, given)
     return found
+
+
+def _bytes_described(description: Mapping[str, Any], given: Mapping[str, MechanismFactory]) -> int:
+    """Bytes that the weights of a description may take, found without memory for any of them.
+
+    Of mechanisms of the user's own nothing is known; what describes no model is refused later, with its reason.
+    """
+    try:
+        _DESCRIPTION(description, "")
+        shape = description["graph"]
+        nodes, confounded = shape["nodes"], [tuple(edge) for edge in shape["bidirected"]]
+        directed = [tuple(edge) for edge in shape["directed"]]
+        graph = ADMG(nodes=nodes, directed=directed, bidirected=confounded, latents=shape["latents"])
+        if any(node in given for node in nodes):
+            return MOST_WEIGHTS
+        schema = Schema.from_json(description["variables"])
+        own, ensemble = description["architecture"], description.get("ensemble") or {"architectures": []}
+        others = [other for other in ensemble["architectures"] if other is not None]
+        sizes = [_bytes_of(graph, schema, one) for one in (own, *others)]
+        same = len(ensemble["architectures"]) - len(others)
+        tensors = sum(count for count, _ in sizes) + same * sizes[0][0]
+        total = sum(size for _, size in sizes) + same * sizes[0][1]
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
+        return _HEADER
+    for dataset in (description.get("support") or {"datasets": []})["datasets"]:
+        for columns in dataset["tables"]:
+            levels = sum(len(schema[name].levels or ()) or MOST_KNOTS for name in columns if name in schema)
+            total += (MOST_KEPT + levels) * (4 * len(columns) + 8)
+            tensors += 2
+    return total + len(schema) * 4 * MOST_KNOTS + _HEADER + (tensors + len(schema)) * _NAMED
+
+
+def _bytes_of(graph: ADMG, schema: Schema, architecture: Mapping[str, Any]) -> tuple[int, int]:
+    """Number of tensors of an architecture, and their bytes."""
+    bounded = Bounded(MOST_WEIGHTS)
+    where = Path(MODEL)
+    factories = {node: _factory(node, architecture["mechanisms"][node], {}, where, bounded) for node in graph.nodes}
+    with torch.device("meta"):
+        tensors = DCM(graph, schema, architecture["states"], factories).state_dict().values()
+    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _load_support(

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
     from mdcm.data import Encoded, Schema
 
-__all__ = ["RowTable", "Rows", "countable", "quantile_knots"]
+__all__ = ["MOST_KEPT", "MOST_KNOTS", "RowTable", "Rows", "countable", "quantile_knots"]
 
 # quantiles to which numbers are rounded: far more than the neighbourhoods in which rows are counted
 _KNOTS = 512
+MOST_KNOTS = _KNOTS + 1
 # largest number of distinct rows of one table in a file
-_MOST_KEPT = 20_000
+MOST_KEPT = 20_000
 # row codes are packed into 64 bits, with room for another column
 _PACKED = 1 << 40
 
@@ -61,11 +62,11 @@ class RowTable:
 
     def thinned(self) -> RowTable:
         """At most 20,000 rows, sampled in proportion to their counts, with every level of every column present."""
-        if len(self.counts) <= _MOST_KEPT:
+        if len(self.counts) <= MOST_KEPT:
             return self
         rng = np.random.default_rng(0)
         total = self.counts.sum()
-        drawn = rng.multinomial(_MOST_KEPT // 2, self.counts / total).astype(np.float64) * total / (_MOST_KEPT // 2)
+        drawn = rng.multinomial(MOST_KEPT // 2, self.counts / total).astype(np.float64) * total / (MOST_KEPT // 2)
         for column in self.codes.T:
             _, first = np.unique(column, return_index=True)
             drawn[first] = np.maximum(drawn[first], 1.0)

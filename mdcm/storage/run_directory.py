@@ -15,13 +15,14 @@ goes with them where names could be somebody else's.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -432,11 +433,15 @@ class Journal:
         self.close()
 
 
-def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Any]]]:
+def read_run(
+    path: str | Path, largest: Callable[[Mapping[str, Any]], int] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Any]]]:
     """Read a run directory.
 
     Args:
         path: The directory.
+        largest: Bytes that the weights of what is described may take, which is asked before anything is read of them;
+            16 GiB by default.
 
     Returns:
         The description, the weights by name, and the metrics records; of very many the last ones, with a warning.
@@ -470,7 +475,14 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], list[
         intact = False
     if not intact:
         raise CheckpointError(f"{model} is damaged: its content does not have its checksum", path=str(model))
-    content = _verified(folder, WEIGHTS, checksums, MOST_WEIGHTS)
+    most = MOST_WEIGHTS if largest is None else min(largest(description), MOST_WEIGHTS)
+    try:
+        content = _verified(folder, WEIGHTS, checksums, most)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG:
+            what_to_do = f"that is more than the model in {MODEL} takes; restore the file, or train the model again"
+            raise CheckpointError(f"{error}: {what_to_do}", path=error.path) from None
+        raise
     try:
         weights = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -580,7 +592,7 @@ def _read(folder: Folder, name: str, limit: int) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
 
 
 def _refuse_many(parts: Iterable[bytes], where: Path) -> None:
