@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -138,7 +137,7 @@ class TestAllowed:
         mdcm.fit(graph, table(300)[columns], out=tmp_path / "run", **options)
         description = json.loads((tmp_path / "run" / MODEL).read_text())
         del description["sha256"]
-        size = os.stat(tmp_path / "run" / WEIGHTS).st_size
+        size = (tmp_path / "run" / WEIGHTS).stat().st_size
         most = files._bytes_described(description, {})
         assert size <= most
         assert mdcm.load(tmp_path / "run").dcm.state_dict().keys()
@@ -155,6 +154,6 @@ class TestAllowed:
         mdcm.fit("A -> I -> C; A <-> C", data, config=BRIEF, out=tmp_path / "run")
         description = json.loads((tmp_path / "run" / MODEL).read_text())
         del description["sha256"]
-        size = os.stat(tmp_path / "run" / WEIGHTS).st_size
+        size = (tmp_path / "run" / WEIGHTS).stat().st_size
         assert size <= files._bytes_described(description, {}) <= 2 * size + 16 * MIB
         mdcm.load(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,13 +239,26 @@ def _bytes_described(description: Mapping[str, Any], given: Mapping[str, Mechani
 
 
 def _bytes_of(graph: ADMG, schema: Schema, architecture: Mapping[str, Any]) -> tuple[int, int]:
-    """Number of tensors of an architecture, and their bytes."""
-    bounded = Bounded(MOST_WEIGHTS)
-    where = Path(MODEL)
-    factories = {node: _factory(node, architecture["mechanisms"][node], {}, where, bounded) for node in graph.nodes}
-    with torch.device("meta"):
-        tensors = DCM(graph, schema, architecture["states"], factories).state_dict().values()
-    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Number of tensors of an architecture, and their bytes; of mechanisms of one shape the first is built."""
+    states, configs = architecture["states"], architecture["mechanisms"]
+    bounded, known = Bounded(MOST_WEIGHTS), dict[Any, tuple[int, int]]()
+    latents: dict[str, list[int]] = {node: [] for node in graph.nodes}
+    count = total = 0
+    for name, children in graph.confounders:
+        count, total = count + 1, total + torch.float32.itemsize * states[name]
+        for child in children:
+            latents[child].append(states[name])
+    for node in graph.nodes:
+        parents = [schema[parent] for parent in sorted(graph.parents(node))]
+        shapes = [(one.kind, len(one.levels or ()), one.shape, one.size) for one in (schema[node], *parents)]
+        key = json.dumps([configs[node], shapes, latents[node]])
+        if key not in known:
+            make = _factory(node, configs[node], {}, Path(MODEL), bounded)
+            with torch.device("meta"):
+                tensors = make(schema[node], parents, latents[node]).state_dict().values()
+            known[key] = len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        count, total = count + known[key][0], total + known[key][1]
+    return count, total
 
 
 def _load_support(
