@@ -19,9 +19,11 @@ from statistics import mean, median
 
 import numpy as np
 import torch
+from critics import masks, train
 from learning import read_out, seven_variables
 from workloads import Measured
 
+import mdcm
 from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
@@ -29,12 +31,8 @@ from mdcm.mechanisms import Categorical
 from mdcm.metrics import tv_distance
 from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.training.objectives.adversarial import (
-    AdversarialConfig,
-    AdversarialProblem,
-    AdversarialTraining,
-    fit_adversarial,
-)
+from mdcm.training import AdversarialConfig
+from mdcm.training.objectives.critic_problem import AdversarialProblem
 
 __all__ = ["ADVERSARIAL"]
 
@@ -61,16 +59,19 @@ def seven(levels: int, method: str, seed: int, config: AdversarialConfig | None 
     """One run of F.7: distances, and CPU seconds of training."""
     problem = seven_variables(levels)
     datasets = [Dataset(problem.table[list(columns)], name=name) for name, columns in F7_COLUMNS.items()]
-    specs = [DatasetSpec(name, list(columns), rows=len(problem.table)) for name, columns in F7_COLUMNS.items()]
-    p = plan(problem.graph, specs, objective="adversarial", method=method)
-    dcm, data = _model(problem.graph, datasets, levels, seed)
     config = config or AdversarialConfig()
     if method == "joint":
         # as many as both levels of the other plan together
         config = replace(config, steps=2 * config.steps)
     began = time.process_time()
-    fit_adversarial(dcm, p, data, config, seed)
+    model = mdcm.fit(
+        problem.graph, datasets, objective="adversarial", method=method, seed=seed,
+        variables={name: {"levels": list(range(levels))} for name in problem.graph.nodes},
+        mechanisms={name: partial(Categorical, hidden=HIDDEN) for name in problem.graph.nodes},
+        config=mdcm.TrainConfig(confounder_states=STATES, adversarial=config),
+    )  # fmt: skip
     seconds = time.process_time() - began
+    dcm = model.dcm
     model = read_out(dcm)
     distance = partial(_distance, problem.truth, model)
     return {
@@ -109,7 +110,7 @@ def order(seed: int, config: AdversarialConfig = ORDER_CONFIG, rows: int = 20_00
         dcm, data = _model(graph, datasets, 3, seed)
         for number, hnode in enumerate(p.hnodes):
             if trained or hnode.variables == ("X", "Y"):
-                AdversarialTraining([AdversarialProblem(dcm, hnode, data, config, 10 * seed + number)]).train()
+                train([AdversarialProblem(dcm, hnode, data, config, 10 * seed + number, held_out=masks(hnode, data))])
         model = read_out(dcm)
         mixed = DiscreteSCM(
             graph, {**model.tables, **{name: truth.tables[name] for name in ("Z1", "Z2")}}, model.priors

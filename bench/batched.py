@@ -20,7 +20,8 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
-from mdcm.training import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
+from mdcm.training import Bank, ComponentProblem, FitRows, Module, StackLoad, TrainConfig
+from mdcm.training.grouping import group
 
 __all__ = ["BATCHED"]
 
@@ -68,11 +69,11 @@ class _Side:
 
     def __call__(self) -> list[Tensor]:
         found = []
-        for group, initial, loss in zip(self.parameters, self.initial, self.losses, strict=True):
+        for parameters, initial, loss in zip(self.parameters, self.initial, self.losses, strict=True):
             with torch.no_grad():
-                for one, value in zip(group, initial, strict=True):
+                for one, value in zip(parameters, initial, strict=True):
                     one.copy_(value)
-            optimiser = AdamW(group, 1e-2, weight_decay=0.1, fused=True)
+            optimiser = AdamW(parameters, 1e-2, weight_decay=0.1, fused=True)
             for step in range(1, STEPS + 1):
                 optimiser.zero_grad(set_to_none=True)
                 value = loss(step)
@@ -85,13 +86,13 @@ class _Side:
 def _compared(component: str, copies: int, rows: int, hidden: int, bar: float, seed: int) -> Compared:
     dcm, fits, members = _problems(component, copies, rows, hidden, seed)
     modules = [Module(dcm, own, fit) for own, fit in zip(members, fits, strict=True)]
-    found = tiles(modules)
+    found = group([StackLoad(module, module.sizes) for module in modules])
     banks = [Bank([modules[place] for place in tile], CONFIG) for tile in found]
     alone = [ComponentProblem(dcm, own, fit, CONFIG, 0) for own, fit in zip(members, fits, strict=True)]
     ours = _Side(
         [bank.parameters for bank in banks],
         [bank.losses for bank in banks],
-        [lambda bank=bank: bank.begin([None] * len(bank.modules)) for bank in banks],
+        [lambda bank=bank: bank.set_training([None] * len(bank.modules)) for bank in banks],
     )
     theirs = _Side([one.parameters for one in alone], [one.loss for one in alone], [])
 

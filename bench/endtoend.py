@@ -21,12 +21,12 @@ from learning import Problem, random_problem
 from workloads import Measured
 
 import mdcm
-from mdcm.data import Dataset, Schema, encode
+from mdcm.data import Dataset, Schema
 from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
 from mdcm.model import Model
-from mdcm.planning import DatasetSpec, plan
-from mdcm.training.objectives.adversarial import AdversarialConfig, fit_adversarial
+from mdcm.planning import plan
+from mdcm.training import AdversarialConfig
 
 __all__ = ["END_TO_END"]
 
@@ -48,19 +48,21 @@ class _Side:
 
     def __init__(self, problem: Problem, method: str) -> None:
         self.problem = problem
-        dataset = Dataset(problem.table, name="d1")
-        self.schema = Schema.infer([dataset])
-        self.data = {"d1": encode(dataset, self.schema)}
-        specs = [DatasetSpec("d1", rows=len(problem.table))]
+        self.dataset = Dataset(problem.table, name="d1")
+        self.schema = Schema.infer([self.dataset])
+        specs = [self.dataset.spec(problem.graph.nodes)]
         self.plan = plan(problem.graph, specs, objective="adversarial", method=method)
 
     def train(self, config: AdversarialConfig, *, stacked: bool = True) -> tuple[DCM, float]:
         """A trained model, and CPU seconds."""
         graph = self.problem.graph
-        wide = {name: partial(Categorical, hidden=HIDDEN) for name in graph.nodes}
-        dcm = DCM(graph, self.schema, {name: STATES for name, _ in graph.confounders}, wide, seed=0)
         began = time.process_time()
-        fit_adversarial(dcm, self.plan, self.data, config, seed=0, batch_modules=stacked)
+        model = mdcm.fit(
+            graph, self.dataset, plan=self.plan, seed=0,
+            mechanisms={name: partial(Categorical, hidden=HIDDEN) for name in graph.nodes},
+            config=mdcm.TrainConfig(confounder_states=STATES, adversarial=config, batch_modules=stacked),
+        )  # fmt: skip
+        dcm = model.dcm
         return dcm, time.process_time() - began
 
     def distance(self, dcm: DCM, truth: Families) -> float:

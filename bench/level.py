@@ -18,9 +18,10 @@ from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.planning import DatasetSpec, plan
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.training import AdversarialConfig, AdversarialProblem
+from mdcm.training.grouping import group
+from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK, CriticLoad
 from mdcm.training.objectives.critic_stack import Stack
-from mdcm.training.objectives.tiles import Size, tiles
 
 __all__ = ["LEVEL"]
 
@@ -47,8 +48,8 @@ class _Side:
         hnodes = [one for one in p.hnodes if one.variables[0].startswith("A")]
         config = AdversarialConfig(steps=1000, batch_size=batch)
         self.problems = [AdversarialProblem(self.dcm, one, data, config, m) for m, one in enumerate(hnodes)]
-        sizes = [Size.of(self.dcm, one, data) if stacked else None for one in hnodes]
-        self.tiles = tiles(sizes, config)
+        loads = [CriticLoad.of(self.dcm, one, data, config) if stacked else None for one in hnodes]
+        self.tiles = group(loads, MOST_CRITIC_WORK)
         self.stacks = [Stack([self.problems[place] for place in tile]) if stacked else None for tile in self.tiles]
         self.initial = [problem.state() for problem in self.problems]
 

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from critics import masks, trainer_of
+from critics import train as train_all
 from learning import read_out, seven_variables, voted, without_confounder
 
+import mdcm
 from mdcm.data import Dataset, Schema, Variable, encode
 from mdcm.dcm import DCM
 from mdcm.errors import MdcmError, PlanError
@@ -17,17 +20,12 @@ from mdcm.mechanisms import Categorical, Mechanism
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.planning import DatasetSpec, plan
 from mdcm.scm import random_discrete
-from mdcm.training.objectives import adversarial
-from mdcm.training.objectives.adversarial import (
-    AdversarialConfig,
-    AdversarialProblem,
-    AdversarialTraining,
-    fit_adversarial,
-)
-from mdcm.training.objectives.comparison import compare
+from mdcm.training import AdversarialConfig, TrainConfig
+from mdcm.training.objectives.comparison import Check, compare
+from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critics import Critics
 from mdcm.training.objectives.generators import gumbel_
-from mdcm.training.pooled_rows import Layout, PooledRows, split_rows
+from mdcm.training.pooled_rows import Layout, PooledRows
 
 FIGURE_2 = "X1 -> Z1; Z3 -> Z1; Z1 -> Z2; Z1 -> X2; X1 <-> X2; Z1 <-> Z2; Z1 <-> Z3"
 FRONT_DOOR = "X -> Z -> Y; X <-> Y"
@@ -43,7 +41,8 @@ class Setting:
         graph = ADMG.from_string(graph) if isinstance(graph, str) else graph
         # variables may be missing from every table, as hidden ones of a test are not
         sizes = levels if isinstance(levels, dict) else dict.fromkeys(graph.nodes, levels)
-        known = {name: {"levels": list(range(sizes[name]))} for name in graph.nodes}
+        self.known = known = {name: {"levels": list(range(sizes[name]))} for name in graph.nodes}
+        self.states, self.method = states, options.get("method", "minimal")
         self.datasets = datasets
         self.schema = Schema.infer(datasets, known)
         self.data = {one.name: encode(one, self.schema) for one in datasets}
@@ -53,14 +52,32 @@ class Setting:
         ]
         self.plan = plan(graph, specs, objective="adversarial", **options)
         self.graph = graph
-        made = {name: partial(Categorical, hidden=hidden) for name in graph.nodes} | (factories or {})
-        self.dcm = DCM(graph, self.schema, {name: states for name, _ in graph.confounders}, made, seed=seed)
+        self.mechanisms = {name: partial(Categorical, hidden=hidden) for name in graph.nodes} | (factories or {})
+        latents = {name: states for name, _ in graph.confounders}
+        self.dcm = DCM(graph, self.schema, latents, self.mechanisms, seed=seed)
 
     def hnode(self, *names):
         return next(one for one in self.plan.hnodes if one.variables == tuple(sorted(names)))
 
     def problem(self, *names, config=BRIEF, seed=0, **options):
-        return AdversarialProblem(self.dcm, self.hnode(*names), self.data, config, seed, **options)
+        hnode = self.hnode(*names)
+        options.setdefault("held_out", masks(hnode, self.data, seed))
+        return AdversarialProblem(self.dcm, hnode, self.data, config, seed, **options)
+
+    def fit(self, config, seed=0, **options):
+        """The same model as :func:`mdcm.fit` trains it."""
+        self.model = mdcm.fit(
+            self.graph,
+            self.datasets,
+            objective="adversarial",
+            method=self.method,
+            variables=self.known,
+            mechanisms=self.mechanisms,
+            config=TrainConfig(adversarial=config, confounder_states=self.states, **options),
+            seed=seed,
+        )
+        self.dcm = self.model.dcm
+        return [record for record in self.model.history if record["event"] == "trained"]
 
     def weights(self):
         return {name: one.clone() for name, one in self.dcm.state_dict().items()}
@@ -79,8 +96,8 @@ def f7(levels=2, rows=20_000, **options):
 
 
 def train(problem, **options):
-    (outcome,) = AdversarialTraining([problem]).train(**options)
-    return outcome
+    (record,) = train_all([problem], **options)
+    return record
 
 
 def drawn(problem, given, rows):
@@ -150,12 +167,6 @@ class TestRows:
         assert np.allclose(rows.weight, [30 / 40, 10 / 40 * 0.1, 10 / 40 * 0.9])
         at = rows.at((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
         assert torch.bincount(at).tolist() == [750, 25, 225]
-
-    def test_groups_are_not_split(self):
-        dataset = Dataset({"X": [0, 1] * 200}, groups=np.arange(400) // 8)
-        held = split_rows(encode(dataset, Schema.infer([dataset])), 0.1, [0])
-        assert held.sum() == 40
-        assert (held.reshape(-1, 8).all(1) | ~held.reshape(-1, 8).any(1)).all()
 
     def test_numbers_lie_beside_levels(self):
         rng = np.random.default_rng(0)
@@ -274,7 +285,7 @@ class TestSeeds:
     def run(self, seed, state):
         torch.manual_seed(state)
         _, setting = f7(rows=400, states=3)
-        fit_adversarial(setting.dcm, setting.plan, setting.data, AdversarialConfig(steps=4, checks=2), seed)
+        setting.fit(AdversarialConfig(steps=4, checks=2), seed)
         return setting.weights()
 
     def test_the_seed_fixes_every_bit_and_another_changes_them(self):
@@ -295,18 +306,17 @@ class TestSeeds:
         _, parts = front_door(400)
         saved = []
 
-        def stop():
-            if problem.done == 4:
-                saved.append(problem.state())
-            return problem.done == 5
+        def between(take):
+            if trainer.step == 4:
+                saved.append(take())
 
-        problem = parts.problem("X", "Y", config=config)
-        train(problem, late=stop)
+        trainer = trainer_of([parts.problem("X", "Y", config=config)], between=between, late=lambda: trainer.step == 5)
+        trainer.train()
         _, fresh = front_door(400)
-        again = fresh.problem("X", "Y", config=config)
-        again.restore(saved[0])
-        outcome = train(again)
-        assert outcome.steps <= 8
+        again = trainer_of([fresh.problem("X", "Y", config=config)])
+        again.restore(*saved[0])
+        again.train()
+        assert again.step == 8
         assert equal(whole.weights(), fresh.weights())
 
 
@@ -353,10 +363,11 @@ class TestJudging:
     def test_patience_ends_training_and_the_best_weights_stay(self):
         _, setting = front_door(400)
         problem = setting.problem("X", "Y", config=AdversarialConfig(steps=60, checks=60, patience=4))
-        looks = iter([0.5, 0.3, *[0.4] * 60])
-        problem.check = lambda: adversarial.Check((next(looks),), ())
-        outcome = train(problem)
-        assert (outcome.steps, problem.done) == (2, 6)
+        distances = iter([0.5, 0.3, *[0.4] * 60])
+        problem.check = lambda: Check((next(distances),), ())
+        trainer = trainer_of([problem])
+        trainer.train()
+        assert (trainer.kept_step, trainer.step) == ([2], 6)
 
     def test_continuous_columns_are_compared_by_energy(self):
         rng = np.random.default_rng(0)
@@ -371,6 +382,7 @@ class TestJudging:
             p.hnodes[0],
             {"d1": encode(datasets[0], schema)},
             AdversarialConfig(steps=300, checks=3, learning_rate=2e-2),
+            held_out=masks(p.hnodes[0], {"d1": encode(datasets[0], schema)}),
         )
         # the best that does not depend on X: real rows, whose T are those of others
         (side,) = problem.sides
@@ -380,7 +392,7 @@ class TestJudging:
         shuffled = {"X": values["X"].argmax(1), "T": values["T"][others]}
         independent = compare(problem.sides, [shuffled], [at], {}).mean
         assert problem.check().mean > independent
-        assert train(problem).check.mean < independent
+        assert train(problem)["heldout"] < independent
 
 
 class Line(Mechanism):
@@ -413,13 +425,11 @@ class TestFailures:
     def test_a_loss_that_is_not_finite_names_hnode_fit_and_step(self):
         _, setting = front_door(300)
         problem = setting.problem("X", "Y", config=AdversarialConfig(steps=5, checks=5))
-        train(problem, late=lambda: problem.done == 2)
-        kept = [one.clone() for one in problem.kept]
+        problem.step(1), problem.step(2)
         with torch.no_grad():
             setting.dcm.mechanism("Y").out.weight.fill_(torch.nan)
         with pytest.raises(MdcmError, match=r"h-node \{X, Y\} diverged: the generator loss .*P\(X, Y, Z\).* step 3"):
             problem.step(3)
-        assert all(torch.equal(one, good) for one, good in zip(problem.parameters, kept, strict=True))
 
     def test_an_infinite_gradient_is_noticed(self):
         _, setting = front_door(300)
@@ -433,7 +443,7 @@ class TestFailures:
         _, setting = front_door(300)
         p = plan(setting.graph, [DatasetSpec("d1")])
         with pytest.raises(PlanError, match="likelihood"):
-            fit_adversarial(setting.dcm, p, setting.data, BRIEF)
+            AdversarialProblem(setting.dcm, p.hnodes[0], setting.data, BRIEF)
 
     def test_a_mechanism_without_relaxed_draws_is_refused(self):
         class Codes(Categorical):
@@ -464,7 +474,7 @@ class TestFailures:
         assert (paper.one_sided, paper.critic_steps, paper.betas) == (False, 5, (0.0, 0.9))
 
     def test_settings_out_of_range_are_refused(self):
-        for name, value in (("steps", 0), ("temperature", (1.0, 0.0)), ("betas", (0.5, 1.0)), ("holdout", 1.0)):
+        for name, value in (("steps", 0), ("temperature", (1.0, 0.0)), ("betas", (0.5, 1.0)), ("window", 1.0)):
             with pytest.raises(ValueError, match=name):
                 AdversarialConfig(**{name: value})
         with pytest.raises(ValueError, match="unknown"):
@@ -487,8 +497,8 @@ class TestTruth:
 
     def trained(self, graph, datasets, config=QUICK, **options):
         setting = Setting(graph, datasets, states=2, **options)
-        outcomes = fit_adversarial(setting.dcm, setting.plan, setting.data, config)
-        assert all(one.check.missing == () for one in outcomes)
+        records = setting.fit(config)
+        assert all(record["missing"] == [] for record in records)
         return setting, read_out(setting.dcm)
 
     @pytest.mark.parametrize("method", ["minimal", "joint"])

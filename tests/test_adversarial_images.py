@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from critics import train
 
 import mdcm
 from mdcm.data import Dataset, Schema, Variable, encode
@@ -18,8 +19,9 @@ from mdcm.mechanisms import Categorical, ImageGenerator, Implicit, Mechanism, tr
 from mdcm.mechanisms.representations import encode_images, probe_gap, restore_encoders
 from mdcm.planning import DatasetSpec, plan
 from mdcm.storage import run_directory as rundir
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
-from mdcm.training.objectives.tiles import Size
+from mdcm.training import AdversarialConfig
+from mdcm.training.objectives.critic_load import CriticLoad
+from mdcm.training.objectives.critic_problem import AdversarialProblem
 
 BRIEF = AdversarialConfig(steps=3, checks=1, batch_size=16, encoder_steps=20)
 MEAN = {"I": lambda images: images.mean((2, 3))}
@@ -62,16 +64,16 @@ class TestProblem:
         setting = Pictured()
         problem = setting.problem(readers=MEAN)
         assert problem.critics.width == 2 + 2 + 1
-        AdversarialTraining([problem]).train()
+        train([problem])
         # and by an encoder that is trained here, where there is no reader
         assert setting.problem().critics.width > 5
-        assert Size.of(setting.dcm, setting.hnode, setting.data) is None
+        assert CriticLoad.of(setting.dcm, setting.hnode, setting.data, BRIEF) is None
 
     @pytest.mark.parametrize("readers", [None, MEAN], ids=["encoder", "reader"])
     def test_a_trained_mechanism_sees_the_representation_alone(self, readers):
         setting = Pictured()
         problem = setting.problem(readers=readers)
-        AdversarialTraining([problem]).train()
+        train([problem])
         mechanism = setting.dcm.mechanism("A")
         image = torch.rand(4, 1, 8, 8, requires_grad=True)
         seen = problem.readers["I"](image)
@@ -92,17 +94,18 @@ class TestProblem:
         problem = setting.problem()
         before = {name: one.clone() for name, one in problem.readers["I"].state_dict().items()}
         linear = setting.dcm.mechanism("A").inputs[0].reader.linear.weight.detach().clone()
-        AdversarialTraining([problem]).train()
+        train([problem])
         after = problem.readers["I"].state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert not torch.equal(setting.dcm.mechanism("A").inputs[0].reader.linear.weight, linear)
 
     def test_the_gap_is_in_the_record(self):
-        records = []
         setting = Pictured(600)
-        (outcome,) = AdversarialTraining([setting.problem(replace(BRIEF, encoder_steps=100))]).train(log=records.append)
-        (found,) = [one["representations"]["I"] for one in records if one["event"] == "trained"]
-        assert found == {"gap": outcome.gaps["I"].gap, "error": outcome.gaps["I"].error, "rows": 60}
+        problem = setting.problem(replace(BRIEF, encoder_steps=100))
+        records = train([problem])
+        found = records[0]["representations"]["I"]
+        gap = problem.gaps()["I"]
+        assert found == {"gap": gap.gap, "error": gap.error, "rows": 60}
         # the square says all there is to say
         assert abs(found["gap"]) < 0.1
         json.dumps(records)
@@ -128,7 +131,7 @@ class TestProblem:
                 return {"type": "Bright"}
 
         setting = Pictured(factories={"A": Bright})
-        AdversarialTraining([setting.problem()]).train()
+        train([setting.problem()])
         assert setting.dcm.mechanism("A").encoders == {}
 
     def test_a_generated_image_is_read_so_too(self):
@@ -141,7 +144,7 @@ class TestProblem:
         dcm = DCM(graph, schema, {"U[I,A]": 2}, {"I": partial(ImageGenerator, width=8, channels=4)})
         problem = AdversarialProblem(dcm, hnode, {"d1": encode(dataset, schema)}, BRIEF)
         before = [one.detach().clone() for one in problem.parameters]
-        AdversarialTraining([problem]).train()
+        train([problem])
         # the critic's gradient reaches the image through the representation that critic and mechanism share
         assert sum(not torch.equal(a, b) for a, b in zip(before, problem.parameters, strict=True)) > len(before) / 2
         assert dcm.mechanism("A").encoders

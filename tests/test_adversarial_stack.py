@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from critics import Recorder, train, trainer_of
 from test_adversarial import Setting, equal
 from test_adversarial import f7 as seven
 
@@ -14,9 +15,11 @@ import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
 from mdcm.mechanisms import Categorical, Mechanism
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialTraining, Check, fit_adversarial
+from mdcm.training import AdversarialConfig
+from mdcm.training.grouping import group
+from mdcm.training.objectives.comparison import Check
+from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK, CriticLoad
 from mdcm.training.objectives.critics import Critics
-from mdcm.training.objectives.tiles import Size, tiles
 
 CONFIG = AdversarialConfig(steps=12, batch_size=16, checks=3)
 # three h-nodes at one level, of 1, 2 and 3 variables; the widest has an ancestor of its own, trained before
@@ -66,7 +69,7 @@ class TestEquality:
         found, outcomes = [], []
         for together in (True, False):
             one = setting()
-            outcomes.append(fit_adversarial(one.dcm, one.plan, one.data, config, 5, batch_modules=together))
+            outcomes.append(one.fit(config, 5, batch_modules=together))
             found.append(one.weights())
         return furthest(*found), *outcomes
 
@@ -84,7 +87,9 @@ class TestEquality:
         difference, together, apart = self.both(setting)
         # twelve steps of Adam whose gradients differ by rounding
         assert difference < 1e-9
-        assert [one.check for one in together] == [one.check for one in apart]
+        assert [(one["distances"], one["missing"]) for one in together] == [
+            (one["distances"], one["missing"]) for one in apart
+        ]
 
     def test_in_single_precision_too(self):
         # Adam divides by the size of a gradient, so that one that is nothing but rounding moves a weight by a step
@@ -97,7 +102,7 @@ class TestEquality:
             setting = three()
             every = problems(setting, level=0)
             assert len(every) > 2
-            AdversarialTraining([every[place] for place in order], stacked=True).train()
+            train([every[place] for place in order], stacked=True)
             found.append({id(one): [p.detach().clone() for p in one.parameters] for one in every})
             found[-1] = [found[-1][id(every[place])] for place in (1, 2)]
         for other in found[1:]:
@@ -107,7 +112,7 @@ class TestEquality:
     def test_frozen_mechanisms_keep_every_bit(self):
         setting = f7(3)
         before = setting.weights()
-        AdversarialTraining(problems(setting, level=1), stacked=True).train()
+        train(problems(setting, level=1), stacked=True)
         positions = [setting.dcm.position[name] for name in ("W0", "W1")]
         frozen = [name for name in before if name.startswith(tuple(f"_modules_by_position.{p}." for p in positions))]
         assert frozen
@@ -117,11 +122,11 @@ class TestEquality:
 
 class TestEnds:
     def stopping(self, setting, at):
-        """Problems that stop improving after so many looks each."""
+        """Problems that stop improving after so many validations each."""
         every = problems(setting, AdversarialConfig(steps=24, batch_size=8, checks=24, patience=2), level=0)
         for problem, last in zip(every, at, strict=True):
-            looks = iter([*np.linspace(0.5, 0.2, last), *[0.6] * 40])
-            problem.check = lambda looks=looks: Check((next(looks),), ())
+            distances = iter([*np.linspace(0.5, 0.2, last), *[0.6] * 40])
+            problem.check = lambda distances=distances: Check((next(distances),), ())
         return every
 
     def test_each_is_finished_by_itself_and_the_rest_is_packed_anew(self, double):
@@ -129,45 +134,43 @@ class TestEnds:
         for stacked in (True, False):
             setting = three()
             at = [2, 3, 12]
-            training = AdversarialTraining(self.stopping(setting, at), stacked=stacked)
-            told = Told()
-            records = []
-            outcomes = training.train(
-                progress=told, log=records.append, late=lambda t=training: sizes.append(len(t.packed))
-            )
-            steps.append([one.steps for one in outcomes])
+            every = self.stopping(setting, at)
+            told, records = Told(), Recorder()
+            trainer = trainer_of(every, stacked=stacked, progress=told, log=records)
+            trainer.run.over = lambda t=trainer: bool(sizes.append(len(t.objective.packed)))
+            trainer.train()
+            steps.append(trainer.kept_step)
             weights.append(setting.weights())
-            assert [one.done for one in training.problems] == [last + 2 for last in at]
-            assert [r["hnode"] for r in records if r["event"] == "trained"] == [
-                list(one.hnode.variables) for one in training.problems
-            ]
-            assert set(told.started) == {one.hnode.variables for one in training.problems}
-            assert told.finished == [one.hnode.variables for one in training.problems]
+            checks = [record for record in records.records if record["event"] == "check"]
+            ends = [max(r["step"] for r in checks if tuple(r["hnode"]) == p.hnode.variables) for p in every]
+            assert ends == [last + 2 for last in at]
+            name = tuple(name for problem in every for name in problem.hnode.variables)
+            assert (told.started, told.finished) == ({name: 24}, [name])
+            assert [record["hnode"] for record in records.trained()] == [list(p.hnode.variables) for p in every]
             assert steps[-1] == at
         assert furthest(*weights) < 1e-9
         assert len(set(sizes)) > 2
 
     def test_time_ends_all_of_them(self):
         setting = three()
-        training = AdversarialTraining(problems(setting, level=0), stacked=True)
-        outcomes = training.train(late=lambda: training.problems[0].done == 3)
-        assert [one.done for one in training.problems] == [3] * len(outcomes)
-        assert not training.alive
+        trainer = trainer_of(problems(setting, level=0), stacked=True, late=lambda: trainer.step == 3)
+        trainer.train()
+        assert (trainer.step, trainer.alive) == (3, [])
 
     @pytest.mark.parametrize("stacked", [True, False])
-    def test_looks_see_the_best_weights_so_far_and_change_nothing(self, stacked):
-        plain, looked = three(), three()
-        AdversarialTraining(self.stopping(plain, [2, 3, 12]), stacked=stacked).train()
-        training = AdversarialTraining(self.stopping(looked, [2, 3, 12]), stacked=stacked)
+    def test_validations_show_the_best_weights_so_far_and_change_nothing(self, stacked):
+        plain, watched = three(), three()
+        train(self.stopping(plain, [2, 3, 12]), stacked=stacked)
+        every = self.stopping(watched, [2, 3, 12])
         seen = []
 
-        def look():
-            shown = [[one.detach().clone() for one in problem.parameters] for problem in training.problems]
-            assert all(equal_weights(own, problem.kept) for own, problem in zip(shown, training.problems, strict=True))
+        def on_validation():
+            shown = [[one.detach().clone() for one in problem.parameters] for problem in every]
+            assert all(equal_weights(own, problem.kept) for own, problem in zip(shown, every, strict=True))
             seen.append(shown)
 
-        training.train(look=look)
-        assert equal(plain.weights(), looked.weights())
+        train(every, stacked=stacked, on_validation=on_validation)
+        assert equal(plain.weights(), watched.weights())
         # the last that goes on does so to step 14
         assert len(seen) == 14
         assert not equal_weights(seen[0][2], seen[-1][2])
@@ -177,25 +180,27 @@ class TestEnds:
         # before and after an h-node is finished, and after the rest was packed anew
         whole = three()
         at = [2, 8, 12]
-        AdversarialTraining(self.stopping(whole, at), stacked=True).train()
+        train(self.stopping(whole, at), stacked=True)
         parts = three()
-        training = AdversarialTraining(self.stopping(parts, at), stacked=True)
         saved = []
 
-        def late():
-            done = max(one.done for one in training.problems)
-            if done == stop:
-                saved.append((training.state(), parts.weights()))
-            return done == stop + 1
+        def between(take):
+            if trainer.step == stop:
+                saved.append((take(), parts.weights()))
 
-        training.train(late=late)
+        trainer = trainer_of(
+            self.stopping(parts, at), stacked=True, between=between, late=lambda: trainer.step == stop + 1
+        )
+        trainer.train()
         fresh = three()
-        fresh.dcm.load_state_dict(saved[0][1])
-        again = AdversarialTraining(self.stopping(fresh, at), stacked=True)
-        again.restore(saved[0][0])
-        for problem, looks in zip(again.problems, at, strict=True):
-            # the looks that were taken already
-            rest = iter([*np.linspace(0.5, 0.2, looks), *[0.6] * 40][problem.done :])
+        ((snapshot, weights),) = saved
+        fresh.dcm.load_state_dict(weights)
+        every = self.stopping(fresh, at)
+        again = trainer_of(every, stacked=True)
+        again.restore(*snapshot)
+        for problem, validations in zip(every, at, strict=True):
+            # those that were taken already
+            rest = iter([*np.linspace(0.5, 0.2, validations), *[0.6] * 40][stop:])
             problem.check = lambda rest=rest: Check((next(rest),), ())
         again.train()
         assert equal(whole.weights(), fresh.weights())
@@ -224,62 +229,65 @@ class TestFailures:
     def training(self):
         setting = three()
         every = problems(setting, AdversarialConfig(steps=6, batch_size=8, checks=6), level=0)
-        return setting, AdversarialTraining(every, stacked=True)
+        return setting, trainer_of(every, stacked=True)
 
     def test_a_loss_that_is_not_finite_names_its_h_node_fit_and_step(self):
-        setting, training = self.training()
-        bad = training.problems[1]
+        _, trainer = self.training()
+        bad = trainer.objective.problems[1]
 
         def spoil():
-            if bad.done == 2:
-                training.stack._own[1][-1].views[0].fill_(torch.nan)
+            if trainer.step == 2:
+                trainer.objective.stack._own[1][-1].views[0].fill_(torch.nan)
             return False
 
+        trainer.run.over = spoil
         names = ", ".join(bad.hnode.variables)
         with pytest.raises(MdcmError, match=rf"h-node \{{{names}\}} diverged: the .* step 3"):
-            training.train(late=spoil)
-        # whoever reads the model finds the best weights of all of them
-        for problem in training.problems:
-            assert problem.kept_step == 2
-            assert all(torch.equal(a, b) for a, b in zip(problem.parameters, problem.kept, strict=True))
-        assert all(bool(one.isfinite().all()) for one in setting.dcm.parameters())
+            trainer.train()
+        assert trainer.kept_step == [2] * 3
+        assert all(bool(one.isfinite().all()) for problem in trainer.objective.problems for one in problem.kept)
 
     def test_an_infinite_critic_names_its_h_node(self):
-        _, training = self.training()
-        bad = training.problems[0]
+        _, trainer = self.training()
+        bad = trainer.objective.problems[0]
 
         def spoil():
-            if bad.done == 1:
-                training.stack.critics.flat[0].fill_(torch.inf)
+            if trainer.step == 1:
+                trainer.objective.stack.critics.flat[0].fill_(torch.inf)
             return False
 
+        trainer.run.over = spoil
         names = ", ".join(bad.hnode.variables)
         with pytest.raises(MdcmError, match=rf"h-node \{{{names}\}} diverged: the critic .* step 2"):
-            training.train(late=spoil)
+            trainer.train()
 
 
-class TestTiles:
-    def sizes(self, setting):
-        return [Size.of(setting.dcm, hnode, setting.data) for hnode in setting.plan.hnodes]
+class TestLoads:
+    def loads(self, setting):
+        return [CriticLoad.of(setting.dcm, hnode, setting.data, CONFIG) for hnode in setting.plan.hnodes]
 
     def test_what_is_no_plain_categorical_mechanism_is_trained_alone(self):
         class Own(Categorical):
             pass
 
-        plain = self.sizes(three())
+        plain = self.loads(three())
         assert None not in plain
         own = three(factories={"D": Own})
-        assert [one is None for one in self.sizes(own)] == ["D" in str(one.fits) for one in own.plan.hnodes]
+        assert [one is None for one in self.loads(own)] == ["D" in str(one.fits) for one in own.plan.hnodes]
         wide = three(factories={"D": partial(Categorical, hidden=48)})
-        mixed = [one.variables for one, size in zip(wide.plan.hnodes, self.sizes(wide), strict=True) if size is None]
+        mixed = [one.variables for one, size in zip(wide.plan.hnodes, self.loads(wide), strict=True) if size is None]
         assert mixed == [("C", "E")]
-        assert tiles([None, None], CONFIG) == [[0], [1]]
+        assert group([None, None]) == [[0], [1]]
 
-    def test_tiles_are_of_one_shape_and_not_too_large(self):
-        small, large, other = Size((32, 2), 6, 1, 1), Size((32, 2), 600, 1, 4), Size((16, 2), 6, 1, 1)
-        assert sorted(tiles([small, other, large, small, other], CONFIG)) == [[0, 3], [1, 4], [2]]
-        found = tiles([small] * 1000, AdversarialConfig(batch_size=200))
-        assert sorted(place for tile in found for place in tile) == list(range(1000))
+    def test_stacks_are_of_one_shape_and_not_too_large(self):
+        config = AdversarialConfig(batch_size=200)
+        small, large, other = (
+            CriticLoad((hidden, 2), width, 1, slots, config)
+            for hidden, width, slots in ((32, 6, 1), (32, 900, 4), (16, 6, 1))
+        )
+        assert sorted(group([small, other, large, small, other], MOST_CRITIC_WORK)) == [[0, 3], [1, 4], [2]]
+        found = group([small] * 1000, MOST_CRITIC_WORK)
+        assert sorted(index for stack in found for index in stack) == list(range(1000))
         assert 5 < len(found[0]) < 50
 
     def test_a_model_is_the_same_with_and_without(self, double):
@@ -331,5 +339,5 @@ def test_a_mechanism_without_relaxed_draws_generates_where_it_is_not_trained():
 
     setting = three(factories={"D": Codes})
     hnode = setting.hnode("C", "E")
-    assert Size.of(setting.dcm, hnode, setting.data) is None
-    AdversarialTraining([setting.problem("C", "E", config=CONFIG)]).train()
+    assert CriticLoad.of(setting.dcm, hnode, setting.data, CONFIG) is None
+    train([setting.problem("C", "E", config=CONFIG)])

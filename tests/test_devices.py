@@ -12,7 +12,8 @@ import mdcm.model.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
 from mdcm.kernels import graphs
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem
+from mdcm.training import AdversarialConfig
+from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critic_stack import Stack
 from mdcm.training.objectives.problems import ConditionalProblem
 from mdcm.training.stacking import Bank

@@ -13,7 +13,7 @@ from mdcm.errors import PlanError
 from mdcm.mechanisms import RectifiedFlow, from_config
 from mdcm.mechanisms.base import Mechanism
 from mdcm.mechanisms.encoder import ImageReader
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 COLOUR = Variable("colour", "categorical", levels=("red", "blue"))
 SIZE = Variable("size", "continuous")

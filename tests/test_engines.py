@@ -22,7 +22,7 @@ from mdcm.mechanisms import Categorical
 from mdcm.storage.checkpoints import Checkpoints
 from mdcm.storage.disk import Folder
 from mdcm.text.limits import RANGES
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 ray = pytest.importorskip("ray")
 

@@ -18,7 +18,7 @@ from mdcm.dcm import derived_seed
 from mdcm.model.answering import Answering
 from mdcm.sampling.intervals import student_interval, student_quantile
 from mdcm.training import resampled
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 BRIEF = mdcm.TrainConfig(max_steps=60)
 DOOR = mdcm.ADMG.from_string("X -> Z; Z -> Y; X <-> Y")

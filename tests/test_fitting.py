@@ -1,6 +1,7 @@
 """Laws of fitting: what it finds, what it refuses, what is a function of what."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,10 @@ from mdcm import (
     TrainConfig,
     UntrainableError,
 )
+from mdcm.mechanisms import ImageGenerator
 from mdcm.scm import DiscreteSCM
+from mdcm.training import AdversarialConfig
+from mdcm.training.objectives import critic_problem
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +186,110 @@ def front_door_formula(data):
     share = data["X"].mean()
     adjusted = [(1 - share) * given[0, z] + share * given[1, z] for z in (0, 1)]
     return [(1 - p) * adjusted[0] + p * adjusted[1] for p in by_z]
+
+
+WATCHED = {
+    "likelihood": ({}, TrainConfig(max_steps=20, checks=4)),
+    "alone": ({}, TrainConfig(max_steps=20, checks=4, batch_modules=False)),
+    "critics": (
+        {"objective": "adversarial"},
+        TrainConfig(confounder_states=3, adversarial=AdversarialConfig(steps=8, checks=4, batch_size=16, hidden=8)),
+    ),
+}
+
+
+class TestValidations:
+    """``on_validation`` shows the model on the way, and changes nothing."""
+
+    @pytest.mark.parametrize("kind", WATCHED)
+    def test_the_training_is_the_same_bit_for_bit(self, kind, table):
+        options, config = WATCHED[kind]
+        shown = []
+        plain = mdcm.fit(FRONT_DOOR, table, config=config, **options)
+        watched = mdcm.fit(FRONT_DOOR, table, config=config, on_validation=shown.append, **options)
+        weights = plain.dcm.state_dict()
+        assert all(torch.equal(weights[name], one) for name, one in watched.dcm.state_dict().items())
+        # once for every step at which a job was validated; h-nodes of a level may be one job or several
+        checks = list(filter(is_validation, watched.history))
+        steps = {(record["step"], level_of(watched, record["hnode"])) for record in checks}
+        assert 4 <= len(steps) <= len(shown) <= len(checks)
+
+    @pytest.mark.parametrize("kind", WATCHED)
+    def test_the_models_shown_are_whole_and_stay(self, kind, table):
+        options, config = WATCHED[kind]
+        shown, joints = [], []
+
+        def on_validation(model):
+            shown.append(model)
+            joints.append(model.query("P(X, Z, Y)").table["probability"].to_numpy())
+
+        mdcm.fit(FRONT_DOOR, table, config=config, on_validation=on_validation, **options)
+        assert not np.allclose(joints[0], joints[-1])
+        for model, joint in zip(shown, joints, strict=True):
+            assert np.array_equal(model.query("P(X, Z, Y)").table["probability"], joint)
+
+    def test_of_the_last_level_it_is_the_best_so_far(self):
+        rng = np.random.default_rng(0)
+        data = pd.DataFrame({"X": rng.integers(0, 3, 400), "Y": rng.integers(0, 2, 400)})
+        config = TrainConfig(
+            adversarial=AdversarialConfig(steps=40, checks=10, batch_size=16, hidden=8), confounder_states=3
+        )
+        shown = []
+        model = mdcm.fit("X <-> Y", data, config=config, objective="adversarial", on_validation=shown.append)
+        last = shown[-1].dcm.state_dict()
+        assert all(torch.equal(last[name], one) for name, one in model.dcm.state_dict().items())
+
+    def test_another_process_cannot_call_back(self, table):
+        with pytest.raises(PlanError, match="use engine='local'"):
+            mdcm.fit(FRONT_DOOR, table, engine="ray", on_validation=print)
+
+
+def is_validation(record):
+    return record["event"] == "check" and "heldout" in record
+
+
+def level_of(model, hnode):
+    (index,) = [k for k, one in enumerate(model.plan.hnodes) if list(one.variables) == list(hnode)]
+    return next(k for k, level in enumerate(model.plan.levels) if index in level)
+
+
+class TestReaders:
+    """What critics compare of an image."""
+
+    CONFIG = TrainConfig(
+        adversarial=AdversarialConfig(steps=2, checks=1, batch_size=8, hidden=8, encoder_steps=2), confounder_states=2
+    )
+
+    def data(self):
+        rng = np.random.default_rng(0)
+        table = {"D": rng.integers(0, 2, 200)}
+        return Dataset(table, images={"I": rng.random((200, 1, 8, 8), dtype=np.float32)})
+
+    def test_a_reader_is_asked_in_place_of_an_encoder(self):
+        asked = []
+
+        def brightness(images):
+            asked.append(tuple(images.shape[1:]))
+            return images.mean((1, 2, 3))[:, None]
+
+        model = mdcm.fit(
+            "D -> I; D <-> I", self.data(), objective="adversarial", config=self.CONFIG, readers={"I": brightness},
+            mechanisms={"I": partial(ImageGenerator, width=8, channels=4)},
+        )  # fmt: skip
+        assert set(asked) == {(1, 8, 8)}
+        assert [record["event"] for record in model.history].count("trained") == len(model.plan.hnodes)
+
+    def test_an_image_by_itself_is_compared_by_pixels(self, monkeypatch):
+        seen = []
+        critics = critic_problem.Critics
+
+        def watched(masks, **options):
+            seen.append([int(mask.sum()) for mask in masks])
+            return critics(masks, **options)
+
+        monkeypatch.setattr(critic_problem, "Critics", watched)
+        mdcm.fit(
+            "D -> I", self.data(), objective="adversarial", config=self.CONFIG,
+            mechanisms={"I": partial(ImageGenerator, width=8, channels=4)},
+        )  # fmt: skip
+        assert [64] in seen

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.torch import load, save
 
 import mdcm
 from mdcm import CheckpointError, TrainConfig
 from mdcm.storage.checkpoints import Checkpoints
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 GRAPH = "X -> Z; Z -> Y; X <-> Y"
 NAN = float("nan")
@@ -91,6 +90,10 @@ def job(**values):
     return lambda header, _: header["job"].update(values)
 
 
+def objective(**values):
+    return lambda header, _: header["job"]["objective"].update(values)
+
+
 def tensor(name, change):
     def changed(_, tensors):
         key = next(key for key in tensors if key.startswith(name))
@@ -121,23 +124,30 @@ FORGED = {
     "nobody alive": (job(alive=[]), "job.alive must name an h-node"),
     "somebody twice": (job(alive=[0, 0]), "job.alive must name some of"),
     "somebody else": (job(alive=[7]), "job.alive must name some of"),
-    "grown": (job(grown=[99]), "job.grown must name some of"),
+    "grown": (objective(grown=[99]), "job.objective.grown must name some of"),
     "targets": (job(targets=[10**12]), "job.targets must"),
     "kept": (job(kept_step=[]), "job.kept_step must have"),
     "loss": (job(kept_loss=[NAN, NAN, NAN]), r"job.kept_loss\[0\] must be a finite number"),
-    "tables": (job(tables=[[0, 10**12, 10**12]]), "does not fit the model"),
+    "tables": (objective(tables=[[0, 10**12, 10**12]]), "does not fit the model"),
     "seconds": (job(seconds=-1), "job.seconds must be a finite number"),
     "weights not finite": (
         tensor("model.0.priors", lambda one: one.float() * NAN),
         "holds numbers that are not finite",
     ),
-    "weights of another shape": (tensor("job.weights.0", lambda one: one[..., :1].clone()), "does not fit the model"),
+    "weights of another shape": (
+        tensor("job.objective.weights.0", lambda one: one[..., :1].clone()),
+        "does not fit the model",
+    ),
 }
 AGAINST_CRITICS = {
-    "steps": (tensor("job.0.progress", lambda one: one + 10**9), "of 4 steps"),
-    "negative": (tensor("job.0.progress", lambda one: -one - 5), "of 4 steps"),
-    "alive": (tensor("job.alive", lambda one: torch.tensor([99])), "it names h-nodes"),
-    "best": (tensor("job.0.best", lambda one: one * NAN), "of 4 steps"),
+    "steps": (job(step=10**9), "job.step must be at most 4"),
+    "negative": (job(since=[-5]), r"job.since\[0\] must be a whole number"),
+    "alive": (job(alive=[99]), "job.alive must name some of"),
+    "packed": (objective(packed=[99]), "job.objective.packed must name some of"),
+    "packed without who is trained": (objective(packed=[0, 0]), "job.objective.packed must name some of"),
+    "best not finite": (tensor("job.best.0", lambda one: one * NAN), "not finite"),
+    "best of other fits": (tensor("job.best.0", lambda one: one.repeat(3)), "must have 1 distances"),
+    "moments of another shape": (tensor("job.objective.0.moments.0", lambda one: one[:1].clone()), "does not fit"),
 }
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tape
 import torch
+from critics import Recorder, train, trainer_of
 from test_adversarial import equal
 from test_adversarial_stack import f7, problems, three
 
@@ -19,7 +20,8 @@ import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialTraining
+from mdcm.training import AdversarialConfig
+from mdcm.training.objectives.adversarial import AdversarialObjective
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ class TestRepeated:
         assert graphs.Repeated(lambda number: None, torch.device("cpu")).together == 1
 
     def test_memory_is_given_back_without_the_collector(self, captures):
-        training = AdversarialTraining(problems(three(), CONFIG, 0), stacked=True)
+        training = AdversarialObjective(problems(three(), CONFIG, 0), stacked=True)
         kept = weakref.ref(training._packed())
         kept().step(1, 10)
         kept().step(11, 10)
@@ -156,9 +158,9 @@ class TestAdversarial:
         for asked in ("auto", "off"):
             monkeypatch.setenv("MDCM_GRAPHS", asked)
             one = setting()
-            training = AdversarialTraining(problems(one, CONFIG, level), stacked=True)
-            records = []
-            training.train(log=records.append)
+            log = Recorder()
+            train(problems(one, CONFIG, level), stacked=True, log=log)
+            records = log.records
             for record in records:
                 record.pop("seconds", None)
             found.append((one.weights(), records))
@@ -174,7 +176,7 @@ class TestAdversarial:
             for stacked in (True, False):
                 setting = three()
                 every = problems(setting, AdversarialConfig(steps=12, batch_size=16, checks=3), level=0)
-                AdversarialTraining(every, stacked=stacked).train()
+                train(every, stacked=stacked)
                 found.append(setting.weights())
         finally:
             torch.set_default_dtype(torch.float32)
@@ -186,7 +188,7 @@ class TestAdversarial:
     def test_fused_forms_neither_ask_nor_bring(self, captures, monkeypatch):
         pytest.importorskip("triton", reason="Triton is not installed: there are no fused forms to test")
         monkeypatch.setenv("MDCM_KERNELS", "triton")
-        training = AdversarialTraining(problems(three(), CONFIG, 0), stacked=True)
+        training = AdversarialObjective(problems(three(), CONFIG, 0), stacked=True)
         stack = training._packed()
         # compiling brings tables to the device, once
         stack.step(1)
@@ -194,19 +196,17 @@ class TestAdversarial:
 
     def test_stopped_and_resumed(self, captures):
         whole, first, second = (three() for _ in range(3))
-        AdversarialTraining(problems(whole, CONFIG, 0), stacked=True).train()
-        training = AdversarialTraining(problems(first, CONFIG, 0), stacked=True)
+        train(problems(whole, CONFIG, 0), stacked=True)
         saved = []
 
-        def late():
-            saved.append((training.state(), first.weights()))
-            return len(saved) == 3
+        def between(take):
+            saved.append((take(), first.weights()))
 
-        training.train(late=late)
-        second.dcm.load_state_dict(saved[-1][1])
-        again = AdversarialTraining(problems(second, CONFIG, 0), stacked=True)
-        again.restore(saved[-1][0])
-        assert {one.done for one in again.problems} == {30}
+        train(problems(first, CONFIG, 0), stacked=True, between=between, late=lambda: len(saved) == 3)
+        second.dcm.load_state_dict(saved[2][1])
+        again = trainer_of(problems(second, CONFIG, 0), stacked=True)
+        again.restore(*saved[2][0])
+        assert again.step == 30
         again.train()
         assert equal(whole.weights(), second.weights())
 
@@ -222,18 +222,19 @@ class TestAdversarial:
     def test_the_step_that_was_not_finite_is_named(self, rate, said, captures):
         setting = three()
         every = problems(setting, CONFIG, 0)
-        training = AdversarialTraining(every, stacked=True)
+        trainer = trainer_of(every, stacked=True)
 
         def spoil():
             # a rate is infinite in the fifth step of the second graph
-            if every[0].done == 20:
-                training.stack._clock._rates[24, rate] = torch.inf
+            if trainer.step == 20:
+                trainer.objective.stack._clock._rates[24, rate] = torch.inf
             return False
+
+        trainer.run.over = spoil
 
         names = ", ".join(every[0].hnode.variables)
         with pytest.raises(MdcmError, match=rf"h-node \{{{names}\}} diverged: {said}"):
-            training.train(late=spoil)
-        assert all(bool(one.isfinite().all()) for one in setting.dcm.parameters())
+            trainer.train()
 
 
 class TestLikelihood:

@@ -12,8 +12,8 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-from mdcm.training import Bank, ComponentProblem, FitRows, Module, TrainConfig, tiles
-from mdcm.training import stacking as bank
+from mdcm.training import Bank, ComponentProblem, FitRows, Module, StackLoad, TrainConfig
+from mdcm.training.grouping import MOST_WORK, group
 
 
 def made(text, levels, rows=300, seed=0):
@@ -57,7 +57,7 @@ def test_losses_and_gradients_are_those_of_each_alone():
     bank = Bank([modules[place] for place in pairs], TrainConfig())
     rng = np.random.default_rng(0)
     rows = [None, *(torch.from_numpy(np.flatnonzero(rng.random(450) < 0.7)) for _ in pairs[1:])]
-    bank.begin(rows)
+    bank.set_training(rows)
     losses = bank.losses(1)
     losses.sum().backward()
     for m, place in enumerate(pairs):
@@ -92,8 +92,8 @@ def test_held_out_losses_are_those_of_each_alone():
     _, modules, problems = made(PAIRS, LEVELS)
     bank = Bank([module for module in modules if len(module.members) == 2], TrainConfig())
     held = torch.arange(0, 450, 3)
-    bank.hold([held] * 3)
-    found = bank.evaluate()
+    bank.set_validation([held] * 3)
+    found = bank.validate()
     alone = [problem for problem in problems if len(problem.mechanisms) == 2]
     for losses, problem in zip(found, alone, strict=True):
         problem.hold(held)
@@ -115,10 +115,10 @@ def test_what_a_bank_stores_is_what_it_was_given():
 def test_narrowed_banks_have_the_losses_of_those_that_are_left():
     _, modules, _ = made(PAIRS, LEVELS)
     bank = Bank([module for module in modules if len(module.members) == 2], TrainConfig())
-    bank.begin([None] * 3)
+    bank.set_training([None] * 3)
     whole = bank.losses(1).detach()
     bank.narrow([1])
-    bank.begin([None])
+    bank.set_training([None])
     torch.testing.assert_close(bank.losses(1).detach(), whole[1:2], rtol=1e-5, atol=0)
 
 
@@ -138,56 +138,58 @@ def test_training_together_gives_the_weights_of_training_alone():
         torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=2e-3)
 
 
-class TestTiles:
-    def test_every_module_is_in_one_tile_of_its_shape(self):
+def loads(modules):
+    return [StackLoad(module, module.sizes) for module in modules]
+
+
+class TestGroups:
+    def test_every_module_is_in_one_stack_of_its_shape(self):
         _, modules, _ = made(PAIRS, LEVELS)
-        found = tiles(modules)
-        assert sorted(place for tile in found for place in tile) == list(range(len(modules)))
-        for tile in found:
-            assert len({modules[place].shape for place in tile}) == 1
-        # three roots of other numbers of levels are no fellows
-        assert sorted(len(tile) for tile in found) == [1, 1, 1, 3]
+        stacks = group(loads(modules))
+        assert sorted(index for stack in stacks for index in stack) == list(range(len(modules)))
+        for stack in stacks:
+            assert len({modules[index].shape for index in stack}) == 1
+        # three roots of other numbers of levels have a shape each
+        assert sorted(len(stack) for stack in stacks) == [1, 1, 1, 3]
 
     @staticmethod
     def as_written_down(modules):
-        """The rule, with what a tile would need taken together anew for every module."""
+        """The rule, with what a stack would need taken together anew for every module."""
         by_shape = {}
-        for place, module in enumerate(modules):
-            by_shape.setdefault(module.shape, []).append(place)
-        found = []
-        for places in by_shape.values():
-            tile = []
-            for place in sorted(places, key=lambda place: (modules[place].cost, modules[place].sizes, place)):
-                both = [modules[one] for one in [*tile, place]]
+        for index, module in enumerate(modules):
+            by_shape.setdefault(module.shape, []).append(index)
+        stacks = []
+        for indices in by_shape.values():
+            stack = []
+            work = {index: modules[index].cost_at(modules[index].sizes) for index in indices}
+            for index in sorted(indices, key=lambda index: (work[index], modules[index].sizes, index)):
+                both = [modules[one] for one in [*stack, index]]
                 wider = [tuple(map(max, zip(*one, strict=True))) for one in zip(*(m.sizes for m in both), strict=True)]
-                padded, own = modules[place].cost_at(wider) * len(both), sum(one.cost for one in both)
-                large = padded > max(bank._TILE, modules[tile[0]].cost) if tile else False
-                if tile and (large or padded > max(bank._MOST_PADDING * own, bank._TILE / 8)):
-                    found.append(tile)
-                    tile = []
-                tile.append(place)
-            found.append(tile)
-        return found
+                padded, own = modules[index].cost_at(wider) * len(both), sum(work[one] for one in [*stack, index])
+                if stack and (padded > MOST_WORK or padded > max(1.5 * own, MOST_WORK / 8)):
+                    stacks.append(stack)
+                    stack = []
+                stack.append(index)
+            stacks.append(stack)
+        return stacks
 
-    def test_tiles_are_those_of_the_rule_and_their_time_grows_as_the_modules(self, monkeypatch):
+    def test_stacks_are_those_of_the_rule_and_their_time_grows_as_the_modules(self, monkeypatch):
         rng = np.random.default_rng(0)
-        pad, seen = bank._padded, []
-        monkeypatch.setattr(bank, "_padded", lambda sizes: (seen.append(len(sizes)), pad(sizes))[1])
+        joined, seen = StackLoad.stacked, []
+        monkeypatch.setattr(StackLoad, "stacked", lambda self, other: (seen.append(1), joined(self, other))[1])
         for most in (3, 400, 40_000):
             modules = [
-                SimpleNamespace(shape=int(rng.integers(2)), sizes=sizes, cost=0, cost_at=None)
-                for sizes in ([tuple(row) for row in rng.integers(1, most, (2, 2)).tolist()] for _ in range(300))
+                SimpleNamespace(
+                    shape=int(rng.integers(2)),
+                    sizes=tuple(tuple(row) for row in rng.integers(1, most, (2, 2)).tolist()),
+                    cost_at=lambda sizes: int(np.prod(np.asarray(sizes, dtype=object))),
+                )
+                for _ in range(300)
             ]
-            for module in modules:
-                module.cost_at = lambda sizes: int(np.prod(np.asarray(sizes, dtype=object)))
-                module.cost = module.cost_at(module.sizes)
-            found = tiles(modules)
-            assert found == self.as_written_down(modules)
-        # two at a time, however many there are in a tile
-        assert max(seen) == 2
+            assert group(loads(modules)) == self.as_written_down(modules)
+        # two at a time, however many there are in a stack
         assert len(seen) <= 900
 
-    def test_large_modules_stay_alone(self, monkeypatch):
+    def test_large_modules_stay_alone(self):
         _, modules, _ = made(PAIRS, LEVELS)
-        monkeypatch.setattr("mdcm.training.stacking._TILE", 1)
-        assert all(len(tile) == 1 for tile in tiles(modules))
+        assert all(len(stack) == 1 for stack in group(loads(modules), most_work=1))

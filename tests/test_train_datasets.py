@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from learning import Experiment, c_factor_at, copies_of_one_coin, pairwise_split, read_out
 from theorem_sweep import ON_AVERAGE, answered, random_case, random_questions, shown, train
 
@@ -18,7 +17,7 @@ from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.query import parse
 from mdcm.scm import random_discrete
-from mdcm.training import ComponentProblem, HNodeRows
+from mdcm.training import ComponentProblem, fit_rows, held_out_rows
 
 F7 = "X0 -> W0; X0 -> W1; X1 -> W1; X2 -> W1; W0 -> Y0; W1 -> Y0; W1 -> Y1; X0 <-> Y0; X1 <-> X2; X2 <-> Y1"
 SACHS = "PKA -> Mek; PKA -> Erk; PKA -> Akt; Mek -> Erk; Erk -> Akt; PKA <-> Mek"
@@ -121,24 +120,26 @@ class TestRows:
     def test_rows_of_a_fit_are_those_of_its_data_sets(self):
         _, plan, dcm, data = self.built()
         (hnode,) = [one for one in plan.hnodes if "A" in one.variables]
-        rows = HNodeRows.build(dcm, hnode, data)
-        assert len(rows.fits) == len(hnode.fits) >= 2
-        for fit, own in zip(hnode.fits, rows.fits, strict=True):
+        rows = fit_rows(dcm, hnode, data)
+        names = list(dict.fromkeys(name for fit in hnode.fits for name in fit.datasets))
+        starts = np.cumsum([0, *(data[name].rows for name in names)]).tolist()
+        start = dict(zip(names, starts, strict=False))
+        assert len(rows) == len(hnode.fits) >= 2
+        for fit, own in zip(hnode.fits, rows, strict=True):
             assert set(own.variables) == set(fit.variables)
             assert set(own.values) == {*fit.variables, *(p for v in fit.variables for p in dcm.parents(v))}
             assert len(own.place) == sum(data[name].rows for name in fit.datasets)
             for name, value in own.values.items():
                 expected = np.concatenate([data[one][name] for one in fit.datasets])
-                start = dict(zip(rows.datasets, np.cumsum([0, *rows.sizes]).tolist(), strict=False))
                 place = np.concatenate([start[one] + np.arange(data[one].rows) for one in fit.datasets])
                 assert np.array_equal(value.numpy(), expected[np.argsort(place)])
 
     def test_the_likelihood_is_the_sum_over_the_fits(self):
         _, plan, dcm, data = self.built()
         (hnode,) = [one for one in plan.hnodes if "A" in one.variables]
-        rows = HNodeRows.build(dcm, hnode, data)
+        rows = fit_rows(dcm, hnode, data)
         members = [node for node in dcm.order if node in hnode.variables]
-        problem = ComponentProblem(dcm, members, rows.fits, TrainConfig(), 0)
+        problem = ComponentProblem(dcm, members, rows, TrainConfig(), 0)
         loss = float(problem.loss(1).detach())
         truth = read_out(dcm)
         total = weight = 0.0
@@ -152,14 +153,15 @@ class TestRows:
         assert loss == pytest.approx(total / weight, rel=1e-5)
 
     def test_splits_are_made_in_every_data_set_by_its_own_groups(self):
-        _, plan, dcm, data = self.built()
+        _, plan, _dcm, data = self.built()
         (hnode,) = [one for one in plan.hnodes if "A" in one.variables]
-        rows = HNodeRows.build(dcm, hnode, data)
-        mask = rows.held_out(0.25, 3)
-        parts = torch.split(mask, list(rows.sizes))
-        assert [int(part.sum()) for part in parts] == [round(0.25 * size) for size in rows.sizes]
-        assert torch.equal(mask, rows.held_out(0.25, 3))
-        assert rows.held_out(0.05, 3) is None
+        masks = held_out_rows(hnode, data, 0.25, 3)
+        assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+            name: round(0.25 * data[name].rows) for name in masks
+        }
+        again = held_out_rows(hnode, data, 0.25, 3)
+        assert all(np.array_equal(mask, again[name]) for name, mask in masks.items())
+        assert held_out_rows(hnode, data, 0.05, 3) is None
 
 
 def test_what_no_data_set_shows_is_refused():

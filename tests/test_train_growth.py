@@ -16,7 +16,7 @@ from mdcm.scm import DiscreteSCM
 from mdcm.storage.checkpoints import Checkpoints
 from mdcm.training import confounder_growth as growth
 from mdcm.training.confounder_states import may_double
-from mdcm.training.rows import HNodeRows
+from mdcm.training.rows import fit_rows
 from mdcm.training.stacking import Bank, Module
 
 # two latents of four children, trained as one: the first has far more states than a child has levels, the other two
@@ -113,7 +113,7 @@ def test_states_split_in_two_equal_halves_are_the_same_model(monkeypatch, table)
     for hnode in plan.hnodes:
         if len(hnode.variables) == 4:
             members = [node for node in dcm.order if node in hnode.variables]
-            modules.append(Module(dcm, members, HNodeRows.build(dcm, hnode, data).fits))
+            modules.append(Module(dcm, members, fit_rows(dcm, hnode, data)))
     bank = Bank(modules, TrainConfig())
     with torch.no_grad():
         before = bank.row_losses()

@@ -9,8 +9,9 @@ import torch
 
 import mdcm
 from mdcm.data import Encoded
-from mdcm.training import FitRows, HNodeRows, Losses, Sample, TrainConfig, resampled
+from mdcm.training import FitRows, Losses, Sample, TrainConfig, resampled
 from mdcm.training.losses import effective_rows
+from mdcm.training.rows import fit_rows as rows_of_fits
 
 DRAWS = 4000
 
@@ -155,9 +156,9 @@ def test_groups_reach_the_rows_of_a_fit():
         fits = (Fit,)
 
     data = {"first": first, "second": second}
-    (found,) = HNodeRows.build(model.dcm, HNode, data).fits
+    (found,) = rows_of_fits(model.dcm, HNode, data)
     assert found.unit.tolist() == [0, 0, 1, 0, 4, 5]
-    (plain,) = HNodeRows.build(model.dcm, HNode, {**data, "first": Encoded("first", dict(first), rows=4)}).fits
+    (plain,) = rows_of_fits(model.dcm, HNode, {**data, "first": Encoded("first", dict(first), rows=4)})
     assert plain.unit is None
 
 

@@ -21,7 +21,7 @@ from mdcm.storage.checkpoints import Checkpoints
 from mdcm.training import TrainConfig, lacking_fits
 from mdcm.training.expectation import Fitted, Tables
 from mdcm.training.polish import Polisher, frequencies
-from mdcm.training.rows import HNodeRows
+from mdcm.training.rows import fit_rows
 from mdcm.training.stacking import Bank, Module
 
 
@@ -33,7 +33,7 @@ def modules_of(graph, table, states, levels):
     dcm = DCM(graph, schema, {name: states for name, _ in graph.confounders})
     data = {"d1": encode(datasets[0], schema)}
     return dcm, [
-        Module(dcm, [node for node in dcm.order if node in hnode.variables], HNodeRows.build(dcm, hnode, data).fits)
+        Module(dcm, [node for node in dcm.order if node in hnode.variables], fit_rows(dcm, hnode, data))
         for hnode in mdcm.plan(graph).hnodes
     ]
 

@@ -22,7 +22,7 @@ from mdcm.model import Model, fit
 from mdcm.report.image_grid import grid_png
 from mdcm.report.page import Chart, Line, Photo, Picture, Table
 from mdcm.training import TrainConfig
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdcm.data import Dataset, Schema, encode
+from mdcm.data import Dataset, Schema
 from mdcm.dcm import DCM, MechanismFactory
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
@@ -29,8 +29,8 @@ from mdcm.model import Model, fit
 from mdcm.planning import Plan, plan
 from mdcm.report.image_grid import grid_png
 from mdcm.report.page import Chart, Line, Photo, Picture, Table
-from mdcm.training import TrainConfig
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem, AdversarialTraining
+from mdcm.training import AdversarialConfig, TrainConfig
+from mdcm.training.objectives.critic_problem import pixels
 from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 
 __all__ = ["EXPERIMENT", "Judgement", "do_image_distance", "judge_pictures", "on_real_pictures", "shares"]
@@ -239,33 +239,31 @@ class _Study:
     def _train(self, method: str, data: Dataset, seed: int, share: float = 1.0) -> _Trained:
         if method == "auto":
             return self._by_likelihood(data, seed)
-        graph, schema = _graph_and_schema(data)
-        specs = [data.spec(graph.nodes)]
-        joint = method != "adversarial"
-        made = plan(graph, specs, objective="adversarial", kinds=schema.kinds, levels=schema.levels)
-        steps = self.size.steps * len(made.levels) if joint else self.size.steps
-        if joint:
-            made = plan(graph, specs, method="joint", kinds=schema.kinds, levels=schema.levels)
-        self.plans[method] = made
-        steps = max(1, round(share * steps))
-        config = AdversarialConfig(
+        graph, joint = ADMG.from_string(GRAPH), method != "adversarial"
+        specs, kinds = [data.spec(graph.nodes)], Schema.infer([data]).kinds
+        depth = len(plan(graph, specs, objective="adversarial", kinds=kinds).levels)
+        steps = max(1, round(share * self.size.steps * (depth if joint else 1)))
+        adversarial = AdversarialConfig(
             steps=steps, batch_size=self.size.batch, encoder_steps=self.size.encoder_steps,
             checks=min(self.size.looks, steps),
         )  # fmt: skip
         wide = partial(Categorical, hidden=64)
-        factories: dict[str, MechanismFactory] = {"D": wide, "A": wide, "I": ImageGenerator}
-        dcm = DCM(graph, schema, {name: 8 for name, _ in graph.confounders}, factories, seed=seed)
-        model = Model(graph, schema, made, dcm, TrainConfig(), seed=seed, datasets=[])
-        clock = Clock(partial(self._distance, model))
-        encoded = {"d1": encode(data, schema)}
-        for level in made.levels:
-            for place in level:
-                hnode = made.hnodes[place]
-                readers = {"I": _pixels} if method == "joint" or hnode.variables == ("I",) else {}
-                problem = AdversarialProblem(dcm, hnode, encoded, config, seed=1_000 * seed + place, readers=readers)
-                AdversarialTraining([problem], stacked=False).train(look=clock.look)
-        dcm.eval()
-        return _Trained(model, clock.elapsed(), steps * len(made.levels), tuple(clock.curve))
+        mechanisms: dict[str, MechanismFactory] = {"D": wide, "A": wide, "I": ImageGenerator}
+        clock = Clock(self._distance)
+        model = fit(
+            graph,
+            data,
+            objective="adversarial",
+            method="joint" if joint else "minimal",
+            mechanisms=mechanisms,
+            config=TrainConfig(confounder_states=8, adversarial=adversarial),
+            seed=seed,
+            device="cpu",
+            readers={"I": pixels} if method == "joint" else None,
+            on_validation=clock.look,
+        )
+        self.plans[method] = model.plan
+        return _Trained(model, clock.elapsed(), steps * len(model.plan.levels), tuple(clock.curve))
 
     def _by_likelihood(self, data: Dataset, seed: int) -> _Trained:
         curve = []
@@ -447,15 +445,6 @@ class _Patient(RectifiedFlow):
 def _pair(values: Any) -> tuple[float, float]:
     first, second = values
     return float(first), float(second)
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """What a critic compares where there is no representation."""
-    return images.flatten(1)
-
-
-def _graph_and_schema(data: Dataset) -> tuple[ADMG, Schema]:
-    return ADMG.from_string(GRAPH), Schema.infer([data])
 
 
 def _joint(model: Model, rows: int) -> NDArray[np.float64]:

@@ -8,18 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mdcm.data import Schema, encode
-from mdcm.dcm import DCM
 from mdcm.experiments.estimates import read_out
 from mdcm.mechanisms import Categorical
 from mdcm.model import fit
 from mdcm.planning import Plan, plan
-from mdcm.training import TrainConfig
-from mdcm.training.objectives.adversarial import AdversarialConfig, fit_adversarial
+from mdcm.training import AdversarialConfig, TrainConfig
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset
     from mdcm.graph import ADMG
+    from mdcm.model import Model
     from mdcm.scm import DiscreteSCM
 
 __all__ = ["RATES", "Adversarial", "Clock", "Trained", "train_adversarial", "train_auto"]
@@ -116,7 +114,7 @@ def train_adversarial(
     *,
     joint: bool = False,
     rate: float = 1.0,
-    look: Callable[[DiscreteSCM], float] | None = None,
+    distance: Callable[[DiscreteSCM], float] | None = None,
 ) -> Trained:
     """Train against critics, module by module or all at once, with the same networks.
 
@@ -130,40 +128,49 @@ def train_adversarial(
         budget: Steps.
         joint: All at once.
         rate: Multiple of the usual learning rates.
-        look: Distance of a model on the way to the truth, whose time is not counted.
+        distance: Distance of a model on the way to the truth, whose time is not counted.
     """
-    schema = Schema.infer(list(datasets), {name: {"levels": list(levels[name])} for name in graph.nodes})
+    variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
     specs = [one.spec(graph.nodes) for one in datasets]
-    modular = plan(graph, specs, objective="adversarial", levels=schema.levels)
-    made = plan(graph, specs, method="joint", levels=schema.levels) if joint else modular
-    steps = budget.steps * (len(modular.levels) if joint else 1)
-    config = replace(
+    depth = len(plan(graph, specs, objective="adversarial", levels=levels).levels)
+    steps = budget.steps * (depth if joint else 1)
+    adversarial = replace(
         budget.config, steps=steps, learning_rate=rate * budget.config.learning_rate,
         critic_learning_rate=rate * budget.config.critic_learning_rate,
         checks=min(budget.config.checks, steps),
     )  # fmt: skip
-    factories = {name: partial(Categorical, hidden=_HIDDEN) for name in graph.nodes}
-    dcm = DCM(graph, schema, {name: _STATES for name, _ in graph.confounders}, factories, seed=seed)
-    data = {str(one.name): encode(one, schema) for one in datasets}
-    clock = Clock(None if look is None else lambda: look(read_out(dcm)))
-    outcomes = fit_adversarial(dcm, made, data, config, seed, look=clock.look)
+    clock = Clock(None if distance is None else lambda model: distance(read_out(model.dcm)))
+    model = fit(
+        graph,
+        list(datasets),
+        objective="adversarial",
+        method="joint" if joint else "minimal",
+        variables=variables,
+        mechanisms={name: partial(Categorical, hidden=_HIDDEN) for name in graph.nodes},
+        config=TrainConfig(confounder_states=_STATES, adversarial=adversarial),
+        seed=seed,
+        device="cpu",
+        on_validation=None if distance is None else clock.look,
+    )
     seconds = clock.elapsed()
-    clock.look()
-    heldout = sum(one.check.mean for one in outcomes) / len(outcomes)
-    return Trained(read_out(dcm), seconds, steps * len(made.levels), heldout, tuple(clock.curve), made)
+    clock.look(model)
+    distances = [record["heldout"] for record in model.history if record["event"] == "trained"]
+    heldout = sum(distances) / len(distances)
+    total = steps * len(model.plan.levels)
+    return Trained(read_out(model.dcm), seconds, total, heldout, tuple(clock.curve), model.plan)
 
 
 class Clock:
-    """Time of a training without the looks at it.
+    """Time of a training without the measurements on the way.
 
     Args:
-        distance: Distance of the model to the truth; None where nobody looks.
+        distance: Distance of a model to the truth; None where it is not measured.
 
     Attributes:
-        curve: Seconds and distance at every look.
+        curve: Seconds and distance at every measurement.
     """
 
-    def __init__(self, distance: Callable[[], float] | None) -> None:
+    def __init__(self, distance: Callable[[Model], float] | None) -> None:
         self._distance = distance
         self._began, self._paused = time.monotonic(), 0.0
         self.curve: list[tuple[float, float]] = []
@@ -172,10 +179,10 @@ class Clock:
         """Seconds so far."""
         return time.monotonic() - self._began - self._paused
 
-    def look(self) -> None:
-        """Take a look."""
+    def look(self, model: Model) -> None:
+        """Measure the distance of a model."""
         if self._distance is None:
             return
         now = time.monotonic()
-        self.curve.append((round(self.elapsed(), 3), self._distance()))
+        self.curve.append((round(self.elapsed(), 3), self._distance(model)))
         self._paused += time.monotonic() - now

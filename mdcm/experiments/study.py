@@ -202,7 +202,7 @@ class _Study:
             return train_auto(self.graph, data, self.levels, seed, rate=rate)
         joint, budget = method == "joint", Adversarial(steps)
         return train_adversarial(
-            self.graph, data, self.levels, seed, budget, joint=joint, rate=rate, look=self._distance
+            self.graph, data, self.levels, seed, budget, joint=joint, rate=rate, distance=self._distance
         )
 
     def _train(self, method: str, seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
@@ -435,6 +435,8 @@ def fit(
     progress: bool | Progress = False,
     origin: Mapping[str, Any] | None = None,
     dropna: bool = False,
+    readers: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    on_validation: Callable[[Model], None] | None = None,
 ) -> Model:
     """Train a deep causal generative model of a graph on data.
 
@@ -469,6 +471,11 @@ def fit(
         origin: Where the data are, noted in ``out``: what :func:`mdcm.cli.provenance.note_origin` says of a spec.
         dropna: Whether rows with missing values are left out rather than refused, in every dataset; one may also say so
             of itself: ``Dataset(table, dropna=True)``.
+        readers: For images what critics compare instead: functions of float images ``[n, c, h, w]`` in [-1, 1] that
+            return ``[n, r]``. By default an encoder is trained where another variable of the h-node says what to look
+            for, and pixels are compared where an image is an h-node by itself.
+        on_validation: Called with a copy of the model after every validation on held-out rows, with the best weights
+            so far; h-nodes of later levels still have their initial weights. With ``engine="local"`` only.
 
     Returns:
         The trained model.
@@ -525,6 +532,8 @@ def fit(
     else:
         check_datasets(plan, specs, kinds=schema.kinds, levels=schema.levels)
     where, runner = training_device(device, plan, schema), engine_of(engine)
+    if on_validation is not None and runner is not None:
+        raise PlanError("on_validation is called in the process that trains: use engine='local' with it")
     described = [
         {"name": d.name, "rows": len(d), "columns": list(d.columns), "do": list(d.do), "sha256": _digest(d, schema)}
         for d in datasets
@@ -542,14 +551,20 @@ def fit(
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)
         if model is None:
-            setup = Setup(graph, schema, plan, config, mechanisms, None, where)
+            setup = Setup(graph, schema, plan, config, mechanisms, None, where, readers)
             source = Source(
                 {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)},
                 seed,
                 None if init is None else (init.dcm, init.history),
             )
+
+            def validated(dcm: DCM) -> None:
+                assert on_validation is not None
+                on_validation(Model(graph, schema, plan, dcm, config, seed=seed, datasets=described, origin=origin))
+
             with _naming_resume(out):
-                dcm, history = _trained(setup, source, progress, out, resume, runner)
+                watched = None if on_validation is None else validated
+                dcm, history = _trained(setup, source, progress, out, resume, runner, watched)
             for text in lacking_fits(history):
                 warn(text)
             stale = None if init is None else kept_with_another_seed(history, init.seed, seed)
@@ -594,6 +609,7 @@ def _trained(
     out: str | Path | None,
     resume: bool,
     engine: Engine | None,
+    on_validation: Callable[[DCM], None] | None,
 ) -> tuple[DCM, list[dict[str, Any]]]:
     """The trained model and the records of its training."""
     history: list[dict[str, Any]] = []
@@ -604,7 +620,9 @@ def _trained(
             if journal is not None:
                 journal.write(record)
 
-        (dcm,) = train(setup, [source], progress=told, log=log, out=out, resume=resume, engine=engine)
+        (dcm,) = train(
+            setup, [source], progress=told, log=log, out=out, resume=resume, engine=engine, on_validation=on_validation
+        )
         asked = questionable(dcm, setup.plan, setup.config)
         different = misfits(dcm, setup.plan, source.data, source.seed, asked)
         for one in different:

@@ -38,11 +38,9 @@ class AdversarialConfig:
         layers: Hidden layers of a critic.
         encoder_steps: Steps of the encoder that critics and mechanisms read images by, and of the probes of it.
         window: Averaging window of the weights that are kept, as a share of the run; 0 for none.
-        holdout: Share of the rows of every data set that training does not see.
         checks: How many times during training generated rows are compared with held-out ones.
         patience: Checks in a row without a new smallest distance after which training ends; by default it does not
             before its steps are done, because a falling rate pays at its end.
-        max_minutes: Wall-clock limit for all h-nodes together.
 
     Raises:
         ValueError: If a value is out of range.
@@ -70,18 +68,14 @@ class AdversarialConfig:
     layers: int = 2
     encoder_steps: int = 600
     window: float = 0.05
-    holdout: float = 0.1
     checks: int = 40
     patience: int = 40
-    max_minutes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "critic_steps", "hidden", "layers", "encoder_steps", "checks", "patience"):
             whole(name, getattr(self, name))
-        for name in ("learning_rate", "critic_learning_rate", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None:
-                ranged(name, value)
+        for name in ("learning_rate", "critic_learning_rate"):
+            ranged(name, getattr(self, name))
         ranged("penalty", self.penalty)
         if self.hidden**2 * self.layers > MOST_CRITIC:
             raise ValueError(
@@ -98,7 +92,7 @@ class AdversarialConfig:
                 ranged(name, one) if name == "temperature" else real(name, one)
         if not all(0 <= one < 1 for one in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), not {self.betas!r}")
-        for name in ("holdout", "window", "cooling"):
+        for name in ("window", "cooling"):
             value = getattr(self, name)
             if not (0 <= real(name, value) < 1 or (name == "cooling" and value == 1)):
                 most = "1" if name == "cooling" else "below 1"

@@ -11,7 +11,7 @@ import torch
 
 from mdcm.text.limits import flag, ranged, real, whole
 from mdcm.text.printable import quoted
-from mdcm.training.objectives.adversarial import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 __all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
 

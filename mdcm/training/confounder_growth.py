@@ -26,7 +26,8 @@ from mdcm.training.stacking import Bank, Module
 if TYPE_CHECKING:
     from mdcm.planning import Plan
     from mdcm.training.ensemble_member import Member
-    from mdcm.training.trainer import Alone, Growth
+    from mdcm.training.objectives.loss import Growth
+    from mdcm.training.objectives.problems import SingleProblem
 
 __all__ = ["full_length", "growth_of_numbers", "may_lack_states", "more_states_gain"]
 
@@ -91,7 +92,7 @@ def more_states_gain(
     _set_rows(bank, [held[place] for place in places])
     weights, seeds = [one.detach() for one in bank.parameters], [seeds[place] for place in places]
     steps = max(1, round(_TRIAL * bank.schedule.steps))
-    before = bank.evaluate()
+    before = bank.validate()
     same = _continued(bank, weights, steps)
     wide = _continued(bank, _split(bank, weights, seeds), steps)
     found = []
@@ -102,8 +103,8 @@ def more_states_gain(
 
 
 def _set_rows(bank: Bank, held: Sequence[Tensor]) -> None:
-    bank.begin([(~mask).nonzero().squeeze(1) for mask in held])
-    bank.hold([mask.nonzero().squeeze(1) for mask in held])
+    bank.set_training([(~mask).nonzero().squeeze(1) for mask in held])
+    bank.set_validation([mask.nonzero().squeeze(1) for mask in held])
 
 
 def _lacking(bank: Bank, held: Sequence[Tensor]) -> list[bool]:
@@ -146,7 +147,7 @@ def _continued(bank: Bank, weights: Sequence[Tensor], steps: int) -> list[Losses
         optimiser.zero_grad()
         bank.losses(step).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return bank.evaluate()
+    return bank.validate()
 
 
 def _gains(more: Losses, fewer: Losses) -> bool:
@@ -155,7 +156,7 @@ def _gains(more: Losses, fewer: Losses) -> bool:
     return gain > error
 
 
-def growth_of_numbers(plan: Plan, member: Member, place: int, held: Tensor, trained: Alone) -> Growth | None:
+def growth_of_numbers(plan: Plan, member: Member, place: int, held: Tensor, problem: SingleProblem) -> Growth | None:
     """Whether the confounders of an h-node with numbers need more states; None where nobody asks.
 
     They do where the fit is behind plain regressions, or does not draw what the data hold.
@@ -165,7 +166,7 @@ def growth_of_numbers(plan: Plan, member: Member, place: int, held: Tensor, trai
         member: The model.
         place: Place of the h-node in the plan.
         held: Mask of its rows that are held out.
-        trained: Its training.
+        problem: Its training problem.
     """
     hnode, config = plan.hnodes[place], member.config
     if config.max_steps is not None or not member.confounders(hnode):
@@ -173,12 +174,11 @@ def growth_of_numbers(plan: Plan, member: Member, place: int, held: Tensor, trai
     if not all(member.dcm.mechanism(name).has_density for name in hnode.variables):
         return None
     may_gain = config.confounder_states is None and member.can_grow(place) and member.may_gain(place)
-    problem = trained.problem
 
     def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
-        trained.store(weights)
+        problem.store(weights)
         mechanisms = {name: member.dcm.mechanism(name) for name in hnode.variables}
-        fits, apart = member.rows(hnode).fits, held.nonzero().squeeze(1)
+        fits, apart = member.rows(hnode), held.nonzero().squeeze(1)
         judged = torch.arange(len(held))[:: math.ceil(len(held) / _JUDGED)]
 
         def behind(rows: Tensor) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,22 +16,26 @@ from mdcm.dcm import DCM, MechanismFactory, derived_seed
 from mdcm.errors import PlanError
 from mdcm.mechanisms import Categorical, Mechanism
 from mdcm.mechanisms.representations import restore_encoders
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.config import TrainConfig
 from mdcm.training.confounder_growth import may_lack_states
 from mdcm.training.confounder_states import choose_states, may_double, needs_draws
 from mdcm.training.confounders import uninformative
 from mdcm.training.fingerprints import hnode_fingerprints
 from mdcm.training.normal_confounders import NormalProblem, normal_states, reads_numbers
-from mdcm.training.objectives.adversarial import AdversarialConfig, AdversarialProblem
-from mdcm.training.objectives.problems import ComponentProblem, ConditionalProblem, Problem
-from mdcm.training.objectives.tiles import Size
-from mdcm.training.rows import HNodeRows
+from mdcm.training.objectives.critic_load import CriticLoad
+from mdcm.training.objectives.critic_problem import AdversarialProblem
+from mdcm.training.objectives.problems import ComponentProblem, ConditionalProblem, SingleProblem
+from mdcm.training.rows import FitRows, fit_rows, held_out_rows
 from mdcm.training.stacking import Bank, Module
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mdcm.data import Encoded, Schema
     from mdcm.graph import ADMG
     from mdcm.planning import HNode, Plan
+    from mdcm.training.pooled_rows import Reader
 
 __all__ = ["Member", "Setup"]
 
@@ -50,6 +55,7 @@ class Setup:
         factories: Constructors of mechanisms that are not the default ones.
         states: Number of states of every confounder, where it is not to be found out.
         device: Where h-nodes are trained.
+        readers: For images what critics compare instead, as for :class:`AdversarialProblem`.
     """
 
     graph: ADMG
@@ -59,6 +65,7 @@ class Setup:
     factories: Mapping[str, MechanismFactory] | None
     states: Mapping[str, int] | None
     device: torch.device
+    readers: Mapping[str, Reader] | None = None
 
     @property
     def adversarial(self) -> AdversarialConfig:
@@ -132,18 +139,21 @@ class Member:
         """Names of the confounders of an h-node."""
         return [name for name, children in self.dcm.graph.confounders if set(children) & set(hnode.variables)]
 
-    def rows(self, hnode: HNode) -> HNodeRows:
+    def rows(self, hnode: HNode) -> tuple[FitRows, ...]:
         """What an h-node is learned from."""
-        return HNodeRows.build(self.dcm, hnode, self.data)
+        return fit_rows(self.dcm, hnode, self.data)
 
     def derived(self, purpose: str, hnode: HNode) -> int:
         """Seed of one purpose, which no other h-node changes."""
         return derived_seed(self.seed, purpose, min(self.dcm.position[name] for name in hnode.variables))
 
     def held_out(self, place: int) -> Tensor | None:
-        """Mask of the rows of an h-node that are held out, or None."""
-        hnode = self.plan.hnodes[place]
-        return self.rows(hnode).held_out(self.config.holdout, self.derived("fit", hnode))
+        """Mask of the rows of an h-node that are held out, its data sets one after another; or None."""
+        masks = self._held_out(self.plan.hnodes[place])
+        return None if masks is None else torch.from_numpy(np.concatenate(list(masks.values())))
+
+    def _held_out(self, hnode: HNode) -> dict[str, NDArray[np.bool_]] | None:
+        return held_out_rows(hnode, self.data, self.config.holdout, self.derived("fit", hnode))
 
     def is_adversarial(self, hnode: HNode) -> bool:
         """Whether an h-node is trained against critics.
@@ -178,25 +188,31 @@ class Member:
         """An h-node ready to be stacked."""
         if place not in self._modules:
             hnode = self.plan.hnodes[place]
-            self._modules[place] = Module(self.dcm, self.variables(hnode), self.rows(hnode).fits)
+            self._modules[place] = Module(self.dcm, self.variables(hnode), self.rows(hnode))
         return self._modules[place]
 
     def forget_modules(self) -> None:
         """Let go of what was made ready, because mechanisms have changed or are trained."""
         self._modules.clear()
 
-    def size(self, place: int) -> Size | None:
-        """What decides which h-nodes are stepped as one against critics; None where it is stepped alone."""
-        return Size.of(self.dcm, self.plan.hnodes[place], self.data) if self.config.batch_modules else None
+    def critic_load(self, place: int) -> CriticLoad | None:
+        """What a step of an h-node against critics has to do; None where it is stepped alone."""
+        if not self.config.batch_modules:
+            return None
+        return CriticLoad.of(self.dcm, self.plan.hnodes[place], self.data, self.setup.adversarial)
 
     def against_critics(self, place: int, *, halved: bool = False) -> AdversarialProblem:
         """An h-node as a problem against critics, with half as many rows per step if so asked."""
         hnode, settings = self.plan.hnodes[place], self.setup.adversarial
         if halved:
             settings = replace(settings, batch_size=_half(settings.batch_size))
-        return AdversarialProblem(self.dcm, hnode, self.data, settings, self.derived("batches", hnode))
+        seed = self.derived("batches", hnode)
+        readers = self.setup.readers
+        return AdversarialProblem(
+            self.dcm, hnode, self.data, settings, seed, held_out=self._held_out(hnode), readers=readers
+        )
 
-    def problem(self, place: int, *, halved: bool = False) -> Problem:
+    def problem(self, place: int, *, halved: bool = False) -> SingleProblem:
         """An h-node as a problem of its own, with half as many rows per step if so asked.
 
         Raises:
@@ -209,12 +225,12 @@ class Member:
         likelihood = all(fit.objective == "likelihood" for fit in hnode.fits)
         single = len(members) == 1 and not self.dcm.latents[members[0]]
         dense = all(mechanism.has_density for mechanism in mechanisms)
-        fits, device = self.rows(hnode).fits, self.setup.device
+        fits, device = self.rows(hnode), self.setup.device
         if likelihood and dense and (not single or isinstance(mechanisms[0], Categorical)):
             if self.is_normal(place):
                 return _halved(NormalProblem(self.dcm, members, fits, self.config, seed, device), halved)
             draws = self.config.draws if self.drawn.intersection(members) else None
-            made: Problem = ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
+            made: SingleProblem = ComponentProblem(self.dcm, members, fits, self.config, seed, draws, device)
         elif single and len(hnode.fits) == 1 and (likelihood or not _needs_critic(mechanisms[0])):
             made = ConditionalProblem(mechanisms[0], fits[0], self.config, seed, device)
         else:
@@ -348,7 +364,7 @@ class Member:
             record["uninformative"] = list(record.get("idle_confounders", ()))
         elif used:
             record["states"] = {name: self.dcm.states[name] for name in used}
-            record["uninformative"] = uninformative(self.dcm, used, self.rows(hnode).fits)
+            record["uninformative"] = uninformative(self.dcm, used, self.rows(hnode))
             if self.drawn.intersection(hnode.variables):
                 record["draws"] = self.config.draws
 
@@ -357,7 +373,7 @@ def _half(rows: int) -> int:
     return max(1, rows // 2)
 
 
-def _halved(problem: Problem, halved: bool) -> Problem:
+def _halved(problem: SingleProblem, halved: bool) -> SingleProblem:
     if halved:
         problem.schedule = replace(problem.schedule, batch_size=_half(problem.schedule.batch_size))
     return problem

@@ -162,6 +162,15 @@ class Losses:
         """Mean loss per row."""
         return self.sample.mean(self.loss)
 
+    @property
+    def tensor(self) -> Tensor:
+        """The losses alone."""
+        return self.loss
+
+    def record(self) -> dict[str, float]:
+        """What a training record says of them."""
+        return {"heldout": self.mean}
+
     def above(self, other: Tensor) -> tuple[float, float]:
         """By how much the mean is above that of other losses of the same rows, and the standard error of that."""
         return self.sample.mean_and_error(self.loss.cpu().double() - other.cpu().double())

@@ -33,7 +33,7 @@ from mdcm.mechanisms.regression import least_squares, mean_and_spread
 from mdcm.training.config import CPU, Schedule, TrainConfig
 from mdcm.training.factor_models import Equation, Moments, fit_linear_factors
 from mdcm.training.losses import Losses, Sample
-from mdcm.training.objectives.problems import decays
+from mdcm.training.objectives.problems import SingleProblem, decays
 from mdcm.training.rows import FitRows
 
 __all__ = ["NormalProblem", "grid", "normal_states", "reads_numbers"]
@@ -113,7 +113,7 @@ class _Part:
     held: Tensor
 
 
-class NormalProblem:
+class NormalProblem(SingleProblem):
     """Likelihood of a c-component whose confounders are standard normal numbers, summed over the fits of the plan.
 
     Args:

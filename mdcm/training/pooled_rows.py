@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mdcm.data import Encoded, Variable
 
-__all__ = ["Layout", "PooledRows", "Reader", "split_rows"]
+__all__ = ["Layout", "PooledRows", "Reader"]
 
 Reader = Callable[[Tensor], Tensor]
 
@@ -103,25 +103,6 @@ class Layout:
                 plain = variable.kind != "categorical" and variable.size is None
                 found[variable.name] = part[:, 0] if plain else part
         return found
-
-
-def split_rows(data: Encoded, share: float, seed: Sequence[int]) -> NDArray[np.bool_]:
-    """Mask of the rows of a data set that training does not see, whole groups at a time.
-
-    Args:
-        data: The rows.
-        share: Share of the groups that are held out; a row without a group is one of its own.
-        seed: Numbers that the choice is a function of.
-
-    Returns:
-        bool ``[n]``, all false where fewer than 20 rows would be held out.
-    """
-    units = np.arange(data.rows) if data.groups is None else np.asarray(data.groups)
-    names = np.unique(units)
-    count = round(share * len(names))
-    if count < 1 or count == len(names) or share * data.rows < 20:
-        return np.zeros(data.rows, dtype=np.bool_)
-    return np.isin(units, np.random.default_rng(list(seed)).permutation(names)[:count])
 
 
 @dataclass(frozen=True)

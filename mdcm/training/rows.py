@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.planning import Fit, HNode
 
-__all__ = ["FitRows", "HNodeRows", "held_out", "tensor"]
+__all__ = ["FitRows", "fit_rows", "held_out", "held_out_rows", "tensor"]
 
 _FEWEST_HELD_OUT = 20
 
@@ -58,49 +58,43 @@ class FitRows:
         return torch.isin(self.place, rows).nonzero().squeeze(1)
 
 
-@dataclass(frozen=True)
-class HNodeRows:
-    """All rows that an h-node is learned from.
+def fit_rows(dcm: DCM, hnode: HNode, data: Mapping[str, Encoded]) -> tuple[FitRows, ...]:
+    """Rows of every fit of an h-node, in the order of the plan; nothing else of the data is gathered."""
+    names = tuple(dict.fromkeys(name for fit in hnode.fits for name in fit.datasets))
+    sizes = tuple(data[name].rows for name in names)
+    start = dict(zip(names, np.cumsum([0, *sizes]).tolist(), strict=False))
+    units = _units(sizes, tuple(data[name].groups for name in names))
+    return tuple(_fit_rows(dcm, fit, data, start, units) for fit in hnode.fits)
 
-    Attributes:
-        fits: The rows of each fit, in the order of the plan.
-        datasets: Names of the data sets, in the order of their rows.
-        sizes: Rows of each data set.
-        groups: Groups of each data set's rows, or None.
+
+def held_out_rows(
+    hnode: HNode, data: Mapping[str, Encoded], share: float, seed: int
+) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]] | None:
+    """Which rows of the data sets of an h-node are held out, whole groups at a time.
+
+    Args:
+        hnode: The h-node.
+        data: Data sets by name.
+        share: Share of the groups of every data set that are held out; a row without a group is one of its own.
+        seed: Seed of the choice.
+
+    Returns:
+        A mask of the rows of every data set, bool ``[n]``; None where there are too few rows to spare any, or some fit
+        would be left without rows to learn from.
     """
-
-    fits: tuple[FitRows, ...]
-    datasets: tuple[str, ...]
-    sizes: tuple[int, ...]
-    groups: tuple[np.ndarray[Any, Any] | None, ...]
-
-    @staticmethod
-    def build(dcm: DCM, hnode: HNode, data: Mapping[str, Encoded]) -> HNodeRows:
-        """Gather what the fits of an h-node name, and nothing else."""
-        names = tuple(dict.fromkeys(name for fit in hnode.fits for name in fit.datasets))
-        sizes = tuple(data[name].rows for name in names)
-        start = dict(zip(names, np.cumsum([0, *sizes]).tolist(), strict=False))
-        groups = tuple(data[name].groups for name in names)
-        units = _units(sizes, groups)
-        fits = tuple(_fit_rows(dcm, fit, data, start, units) for fit in hnode.fits)
-        return HNodeRows(fits, names, sizes, groups)
-
-    def held_out(self, share: float, seed: int) -> Tensor | None:
-        """Which rows are held out, bool ``[n]``; None where there are too few rows to spare any."""
-        if share * sum(self.sizes) < _FEWEST_HELD_OUT:
-            return None
-        masks = [
-            # the first data set's split is that of the h-node alone, whatever is added to it
-            held_out(rows, groups, share, seed if place == 0 else derived_seed(seed, "split", place))
-            for place, (rows, groups) in enumerate(zip(self.sizes, self.groups, strict=True))
-        ]
-        if all(mask is None for mask in masks):
-            return None
-        parts = [np.zeros(rows, bool) if m is None else m for rows, m in zip(self.sizes, masks, strict=True)]
-        mask = torch.from_numpy(np.concatenate(parts))
-        sides = [(bool(mask[fit.place].any()), bool((~mask[fit.place]).any())) for fit in self.fits]
-        # something must be left to judge by, and something of every fit to learn from
-        return mask if any(held for held, _ in sides) and all(seen for _, seen in sides) else None
+    names = tuple(dict.fromkeys(name for fit in hnode.fits for name in fit.datasets))
+    if share * sum(data[name].rows for name in names) < _FEWEST_HELD_OUT:
+        return None
+    masks = {}
+    for index, name in enumerate(names):
+        # the first data set's split is that of the h-node alone, whatever is added to it
+        own = seed if index == 0 else derived_seed(seed, "split", index)
+        mask = held_out(data[name].rows, data[name].groups, share, own)
+        masks[name] = np.zeros(data[name].rows, np.bool_) if mask is None else mask
+    # something must be left to validate on, and something of every fit to learn from
+    if not any(mask.any() for mask in masks.values()):
+        return None
+    return masks if all(any((~masks[name]).any() for name in fit.datasets) for fit in hnode.fits) else None
 
 
 def _units(sizes: Sequence[int], groups: Sequence[np.ndarray[Any, Any] | None]) -> Tensor | None:

@@ -6,11 +6,13 @@ whichever model they belong to.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,13 +31,16 @@ from mdcm.training.config import CPU
 from mdcm.training.confounder_growth import full_length, growth_of_numbers, more_states_gain
 from mdcm.training.ensemble_member import Member, Setup
 from mdcm.training.fingerprints import training_fingerprint
+from mdcm.training.grouping import group
 from mdcm.training.jobs import Job, Outcome, Shared, Source, State, Task
-from mdcm.training.objectives.adversarial import AdversarialTraining
-from mdcm.training.objectives.tiles import tiles as adversarial_tiles
+from mdcm.training.objectives.adversarial import AdversarialObjective
+from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK
+from mdcm.training.objectives.loss import Growth, LossObjective
+from mdcm.training.objectives.problems import Problem, SingleProblem
 from mdcm.training.polish import Polished, Polisher
 from mdcm.training.sharing import refuse_unshared, shown
-from mdcm.training.stacking import Bank, tiles
-from mdcm.training.trainer import Alone, Growth, Progress, Run, Trainer
+from mdcm.training.stacking import Bank, StackLoad
+from mdcm.training.trainer import Progress, Run, Snapshot, Trainer
 
 if TYPE_CHECKING:
     from mdcm.engines import Engine
@@ -43,8 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "train"]
 
-_Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 _Records = Callable[[dict[str, Any]], None]
+
+_Stacked = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 _ROOM = {
     "alone": "Use a smaller batch_size, or device='cpu'",
@@ -63,6 +69,7 @@ def train(
     out: str | Path | Folder | None = None,
     resume: bool = False,
     engine: Engine | None = None,
+    on_validation: Callable[[DCM], None] | None = None,
 ) -> list[DCM]:
     """Build a model for every source and train every h-node of the plan in each, level by level.
 
@@ -76,6 +83,8 @@ def train(
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
         engine: Where jobs of a level run, none of which waits for another; one after another here by default. Every
             job then has checkpoints of its own, so that ``out`` must be seen by all workers.
+        on_validation: Called after every validation of a job here, with a copy of the first model as it would be if
+            training ended then.
 
     Returns:
         The trained models, on the CPU and in evaluation mode. Killed at any moment and resumed, training on the CPU
@@ -89,6 +98,7 @@ def train(
     """
     members = {k: Member(setup, source.data, source.seed, source.init) for k, source in enumerate(sources)}
     training = _Training(setup, members, len(members), progress, log or (lambda record: None))
+    training.on_validation = on_validation
     if engine is not None:
         if out is not None and not resume:
             remove_checkpoints(out)
@@ -120,6 +130,7 @@ class _Training:
         self.elapsed = 0.0
         self.halved = False
         self.source: Path | None = None
+        self.on_validation: Callable[[DCM], None] | None = None
 
     def log(self, record: dict[str, Any]) -> None:
         self.history.append(record)
@@ -161,7 +172,7 @@ class _Training:
 
     # ------------------------------------------------------------------ the schedule
 
-    def run(self, checkpoints: Checkpoints | None, snapshot: _Snapshot | None) -> None:
+    def run(self, checkpoints: Checkpoints | None, snapshot: Snapshot | None) -> None:
         """Train what is not yet trained."""
         header: Mapping[str, Any] = {}
         done = 0
@@ -192,11 +203,12 @@ class _Training:
                         continue
                     finished = number - 1
 
-                    def between(take: Callable[[], _Snapshot], finished: int = finished) -> None:
+                    def between(take: Callable[[], Snapshot], finished: int = finished) -> None:
                         assert checkpoints is not None
                         checkpoints.between(lambda: self._snapshot(take, finished, time.monotonic() - began))
 
-                    run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None)
+                    watched = None if self.on_validation is None else self._validated
+                    run = Run(self.config, self.progress, self.log, deadline, between if checkpoints else None, watched)
                     with one_thread():
                         grown = self.finish(job, run, snapshot if number == done + 1 else None)
                         self._complete([unit for unit in job.units if unit not in grown])
@@ -212,6 +224,10 @@ class _Training:
             checkpoints.end(lambda: self._snapshot(lambda: (None, {}), number, time.monotonic() - began))
         for member in self.members.values():
             member.forget_modules()
+
+    def _validated(self) -> None:
+        assert self.on_validation is not None
+        self.on_validation(copy.deepcopy(self.members[0].dcm).to(CPU).eval())
 
     def _misfit(self, reason: object) -> CheckpointError:
         """What to tell of a checkpoint that is whole and does not belong to what is trained."""
@@ -236,7 +252,7 @@ class _Training:
                 names = ", ".join(self.hnode(unit).variables)
                 raise self._misfit(f"{{{names}}} counts as done, and no record says that it was trained")
 
-    def finish(self, job: Job, run: Run, snapshot: _Snapshot | None) -> list[int]:
+    def finish(self, job: Job, run: Run, snapshot: Snapshot | None) -> list[int]:
         """Train one job to its end, on from a snapshot if there is one.
 
         Where the memory of a device does not suffice, it is begun anew, once, with half as many rows per step.
@@ -274,7 +290,7 @@ class _Training:
                 )
         return grown
 
-    def _attempt(self, job: Job, run: Run, snapshot: _Snapshot | None) -> list[int] | str:
+    def _attempt(self, job: Job, run: Run, snapshot: Snapshot | None) -> list[int] | str:
         """Train one job; if that does not fit in memory, what is said of it."""
         try:
             trainer = self._trainer(job, run) if snapshot is None else self._restored(job, run, *snapshot)
@@ -385,7 +401,7 @@ class _Training:
                     "values far from all others"
                 )
 
-    def load(self, snapshot: _Snapshot) -> None:
+    def load(self, snapshot: Snapshot) -> None:
         """Take over the weights of a snapshot.
 
         Raises:
@@ -404,9 +420,7 @@ class _Training:
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise self._misfit(error) from error
 
-    def _restored(
-        self, job: Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> Trainer | _Adversarial:
+    def _restored(self, job: Job, run: Run, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Trainer:
         """The job that was under way, where it was."""
         prefix = "job."
         self.load((dict(header), dict(tensors)))
@@ -430,7 +444,7 @@ class _Training:
 
     def _snapshot(
         self, take: Callable[[], tuple[dict[str, Any] | None, dict[str, Tensor]]], done: int, elapsed: float
-    ) -> _Snapshot:
+    ) -> Snapshot:
         """What is written down: of the job that is under way what ``take`` gives, None where all are done."""
         header, tensors = take()
         encoders = [
@@ -469,13 +483,14 @@ class _Training:
             else:
                 jobs.append(Job("alone", (unit,)))
         for found in against.values():
-            sizes = [self.member(unit).size(self.place(unit)) for unit in found]
-            for tile in adversarial_tiles(sizes, self.setup.adversarial):
-                kind: Literal["critics", "critic"] = "critic" if sizes[tile[0]] is None else "critics"
-                jobs.append(Job(kind, tuple(sorted(found[one] for one in tile))))
+            loads = [self.member(unit).critic_load(self.place(unit)) for unit in found]
+            for indices in group(loads, MOST_CRITIC_WORK):
+                kind: Literal["critics", "critic"] = "critic" if loads[indices[0]] is None else "critics"
+                jobs.append(Job(kind, tuple(sorted(found[index] for index in indices))))
         for found in small.values():
-            for tile in tiles([self.member(unit).module(self.place(unit)) for unit in found]):
-                jobs.append(Job("bank", tuple(sorted(found[one] for one in tile))))
+            modules = [self.member(unit).module(self.place(unit)) for unit in found]
+            for indices in group([StackLoad(module, module.sizes) for module in modules]):
+                jobs.append(Job("bank", tuple(sorted(found[index] for index in indices))))
         return sorted(jobs, key=lambda job: job.units[0])
 
     def _keep(self, unit: int) -> bool:
@@ -488,45 +503,49 @@ class _Training:
             self.log({**record, "hnode": list(self.hnode(unit).variables), "kept": True, **self.tag(unit)})
         return True
 
-    def _trainer(self, job: Job, run: Run) -> Trainer | _Adversarial:
+    def _trainer(self, job: Job, run: Run) -> Trainer:
+        hnodes, tags = [self.hnode(unit).variables for unit in job.units], [self.tag(unit) for unit in job.units]
         if job.kind in {"critic", "critics"}:
             (member,) = {id(self.member(unit)): self.member(unit) for unit in job.units}.values()
             # with the mechanisms that it takes as they are
             member.dcm.to(self.setup.device)
             problems = [member.against_critics(self.place(unit), halved=self.halved) for unit in job.units]
-            training = AdversarialTraining(problems, stacked=job.kind == "critics")
-            return _Adversarial(training, run, self.tag(job.units[0]))
+            return Trainer(AdversarialObjective(problems, stacked=job.kind == "critics"), hnodes, run, tags)
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
         held = [member.held_out(place) for member, place in units]
-        trained = (
-            Bank([member.module(place) for member, place in units], self.config, self.setup.device)
-            if job.kind == "bank"
-            else Alone(units[0][0].problem(units[0][1], halved=self.halved))
-        )
-        polisher = self._polisher(job, held, trained)
-        return Trainer(
-            trained,
-            [self.hnode(unit).variables for unit in job.units],
-            [" and ".join(map(str, self.hnode(unit).fits)) for unit in job.units],
-            held,
-            run,
-            self._growth(job, held, trained),
-            polisher=polisher,
-            tags=[self.tag(unit) for unit in job.units],
-        )
+        every = [self.hnode(unit) for unit in job.units]
+        names = [f"{{{', '.join(hnode.variables)}}} ({' and '.join(map(str, hnode.fits))})" for hnode in every]
+        problem: Problem
+        if job.kind == "bank":
+            problem = Bank([member.module(place) for member, place in units], self.config, self.setup.device)
+            growth = self._growth_of_tables(job, held, _as_they_are)
+            polisher = self._polisher(job, held, _as_they_are)
+        else:
+            problem = alone = units[0][0].problem(units[0][1], halved=self.halved)
+            growth = self._growth_of_one(job, held, alone)
+            polisher = self._polisher(job, held, partial(self._stacked, job.units[0], alone))
+        return Trainer(LossObjective(problem, names, held, self.config, growth, polisher), hnodes, run, tags)
 
     # ------------------------------------------------------------------ more states
 
-    def _growth(self, job: Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Growth | None:
-        """Who says which h-nodes of a job need more states; None where nobody asks."""
+    def _growth_of_one(self, job: Job, held: Sequence[Tensor | None], problem: SingleProblem) -> Growth | None:
+        """Decides whether an h-node that is trained alone needs more states; None where nobody asks."""
+        (unit,) = job.units
+        member, place, (mask,) = self.member(unit), self.place(unit), held
+        if member.can_stack(self.hnode(unit)):
+            return self._growth_of_tables(job, held, partial(self._stacked, unit, problem))
+        if mask is None or not full_length(self.config):
+            return None
+        return growth_of_numbers(self.plan, member, place, mask, problem)
+
+    def _growth_of_tables(self, job: Job, held: Sequence[Tensor | None], stacked: _Stacked) -> Growth | None:
+        """Decides which h-nodes of tables need more states; None where nobody asks."""
         config = self.config
         masks = [mask for mask in held if mask is not None]
-        if not full_length(config) or len(masks) < len(job.units):
+        if config.confounder_states is not None or not full_length(config) or len(masks) < len(job.units):
             return None
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
-        if not units[0][0].can_stack(self.hnode(job.units[0])):
-            return growth_of_numbers(self.plan, *units[0], masks[0], trained) if isinstance(trained, Alone) else None
-        if config.confounder_states is not None or not all(member.can_grow(place) for member, place in units):
+        if not all(member.can_grow(place) for member, place in units):
             return None
         modules = [member.module(place) for member, place in units]
         asked = [number for number, (member, place) in enumerate(units) if member.may_gain(place)]
@@ -534,12 +553,11 @@ class _Training:
         device = self.setup.device
 
         def growth(weights: Sequence[Tensor], polished: Sequence[Polished | None]) -> tuple[list[int], dict[int, Any]]:
-            stacked = self._stacked(job, trained, weights)
-            return more_states_gain(modules, stacked, masks, asked, config, seeds, device, polished), {}
+            return more_states_gain(modules, stacked(weights), masks, asked, config, seeds, device, polished), {}
 
         return growth if asked else None
 
-    def _polisher(self, job: Job, held: Sequence[Tensor | None], trained: Bank | Alone) -> Polisher | None:
+    def _polisher(self, job: Job, held: Sequence[Tensor | None], stacked: _Stacked) -> Polisher | None:
         """Who turns the networks of a job into tables; None where they stay as they are."""
         masks = [mask for mask in held if mask is not None]
         units = [(self.member(unit), self.place(unit)) for unit in job.units]
@@ -551,20 +569,17 @@ class _Training:
         seeds = [member.derived("starts", self.plan.hnodes[place]) for member, place in units]
         if not any(module.has_tables for module in modules):
             return None
-        return Polisher(modules, masks, seeds, lambda weights: self._stacked(job, trained, weights), self.setup.device)
+        return Polisher(modules, masks, seeds, stacked, self.setup.device)
 
-    def _stacked(self, job: Job, trained: Bank | Alone, weights: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Weights of a job as a bank has them."""
-        if isinstance(trained, Bank):
-            return weights
-        (unit,) = job.units
+    def _stacked(self, unit: int, problem: SingleProblem, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Weights of an h-node that is trained alone, as a bank has them."""
         self.member(unit).dcm.to(CPU)
         bank = Bank([self.member(unit).module(self.place(unit))], self.config, self.setup.device)
         # once the bank has prepared them, so that it reads these weights and no others
-        trained.store(weights)
+        problem.store(weights)
         bank.restart()
-        trained.move(self.setup.device)
-        return [parameter.detach() for parameter in bank.parameters]
+        problem.move(self.setup.device)
+        return bank.weights
 
     def _has_grown(self, unit: int) -> bool:
         """Whether the next training of an h-node that the history knows ended with more states."""
@@ -577,33 +592,8 @@ class _Training:
         return list(units)
 
 
-class _Adversarial:
-    """Adversarial problems as a job: they run their own steps, and are asked between them."""
-
-    grown: tuple[int, ...] = ()
-
-    def __init__(self, training: AdversarialTraining, run: Run, tag: Mapping[str, int]) -> None:
-        self.training = training
-        self.run = run
-        self.tag = tag
-
-    def train(self) -> None:
-        """Run to the end."""
-        log = self.run.log
-        self.training.train(progress=self.run.progress, log=lambda record: log({**record, **self.tag}), late=self._late)
-
-    def _late(self) -> bool:
-        if self.run.between is not None:
-            self.run.between(self.snapshot)
-        return self.run.late
-
-    def snapshot(self) -> _Snapshot:
-        """All that is needed to go on."""
-        return {}, self.training.state()
-
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a snapshot."""
-        self.training.restore(tensors)
+def _as_they_are(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    return weights
 
 
 # ---------------------------------------------------------------------- jobs that run elsewhere
@@ -640,7 +630,7 @@ def _work(shared: Shared, task: Task) -> Outcome:
             training.load(snapshot)
             return Outcome(tuple(snapshot[0]["grown"]), records, training._states(task.job))
 
-    def between(take: Callable[[], _Snapshot]) -> None:
+    def between(take: Callable[[], Snapshot]) -> None:
         assert checkpoints is not None
         checkpoints.between(lambda: training._snapshot(take, 0, 0.0))
 

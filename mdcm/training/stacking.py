@@ -8,7 +8,7 @@ that every module's loss and gradient are those it has alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +26,10 @@ from mdcm.training.objectives.likelihood import contract, distinct_rows, elimina
 from mdcm.training.objectives.problems import FULL_BATCH_ROWS, errors_allowed, full_batch_schedule
 from mdcm.training.rows import FitRows
 
-__all__ = ["Bank", "Module", "network_table", "tiles"]
+__all__ = ["Bank", "Module", "StackLoad", "network_table"]
 
-# numbers in the largest array of a step up to which starting operations costs more than doing them
-_TILE = 1 << 18
 # entries of a table beyond which a mechanism stays a network: a few rows of each would be more than most data have
 _MOST_ENTRIES = 1 << 17
-# one module's padding may make it so much larger than it is
-_MOST_PADDING = 1.5
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Module:
 
     Attributes:
         shape: What modules of one bank have in common.
-        cost: Numbers in the largest array of its step.
+        sizes: Sizes of its parts, which are padded in a stack.
         has_tables: Whether every mechanism is small enough to be written as a table.
         distinct: Distinct rows of all fits together.
     """
@@ -102,7 +98,6 @@ class Module:
             (part.distinct, *(len(one) for one in part.features), *(one.shape[1] for one in part.features))
             for part in self.parts
         )
-        self.cost = self.cost_at(self.sizes)
 
     def cost_at(self, sizes: Sequence[Sequence[int]]) -> int:
         """Numbers in the largest array of a step if its parts had these sizes."""
@@ -194,45 +189,40 @@ class Module:
             own.copy_(found)
 
 
-def tiles(modules: Sequence[Module]) -> list[list[int]]:
-    """Which modules are stacked: those of one shape and of similar sizes, as many as make starting operations cheap.
+@dataclass(frozen=True)
+class StackLoad:
+    """What a step of stacked modules has to do.
 
-    Args:
-        modules: All modules.
-
-    Returns:
-        Places in ``modules``; those of one tile are trained as one.
-
-    Complexity:
-        O(n log n) in the number of modules.
+    Attributes:
+        module: One of them.
+        sizes: Sizes of its parts, padded to the largest.
+        count: Number of modules.
     """
-    by_shape: dict[object, list[int]] = {}
-    for place, module in enumerate(modules):
-        by_shape.setdefault(module.shape, []).append(place)
-    found = []
-    for places in by_shape.values():
-        # neighbours differ least in size
-        ordered = sorted(places, key=lambda place: (modules[place].cost, modules[place].sizes, place))
-        tile: list[int] = []
-        # of the tile so far, not taken together anew for every module: there may be thousands
-        widest: Sequence[Sequence[int]] = ()
-        own = 0
-        for place in ordered:
-            module = modules[place]
-            wider = _padded([widest, module.sizes]) if tile else module.sizes
-            padded = module.cost_at(wider) * (len(tile) + 1)
-            most = max(_MOST_PADDING * (own + module.cost), _TILE / 8)
-            if tile and (padded > max(_TILE, modules[tile[0]].cost) or padded > most):
-                found.append(tile)
-                tile, wider, own = [], module.sizes, 0
-            tile.append(place)
-            widest, own = wider, own + module.cost
-        found.append(tile)
-    return found
 
+    module: Module
+    sizes: tuple[tuple[int, ...], ...]
+    count: int = 1
 
-def _padded(sizes: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, ...]]:
-    return [tuple(max(column) for column in zip(*parts, strict=True)) for parts in zip(*sizes, strict=True)]
+    @property
+    def shape(self) -> Hashable:
+        """What modules of one stack have in common."""
+        return self.module.shape
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Key by which neighbours differ least in size."""
+        return (self.work, self.sizes)
+
+    @property
+    def work(self) -> int:
+        """Numbers in the largest array of a step."""
+        return self.module.cost_at(self.sizes) * self.count
+
+    def stacked(self, other: StackLoad) -> StackLoad:
+        """The load of both in one stack."""
+        parts = zip(self.sizes, other.sizes, strict=True)
+        sizes = tuple(tuple(max(pair) for pair in zip(*part, strict=True)) for part in parts)
+        return StackLoad(self.module, sizes, self.count + other.count)
 
 
 class Bank:
@@ -252,6 +242,8 @@ class Bank:
     """
 
     refit = True
+    # every step sees all rows
+    repeats = True
 
     def __init__(self, modules: Sequence[Module], config: TrainConfig, device: torch.device = CPU) -> None:
         self.device = device
@@ -328,7 +320,7 @@ class Bank:
         index = torch.tensor(list(kept))
         self.parameters = [nn.Parameter(one.detach()[index]) for one in self.parameters]
 
-    def _weights(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
+    def _row_weights(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
         found = [module.weights(own) for module, own in zip(self.modules, rows, strict=True)]
         stacked = []
         for number, part in enumerate(self.parts):
@@ -338,12 +330,12 @@ class Bank:
             stacked.append(weight.to(self.device))
         return stacked
 
-    def begin(self, rows: Sequence[Tensor | None]) -> None:
+    def set_training(self, rows: Sequence[Tensor | None]) -> None:
         """Train every module on these rows of its own from now on; None means all of them."""
-        self.weight = self._weights(rows)
+        self.weight = self._row_weights(rows)
 
-    def hold(self, rows: Sequence[Tensor]) -> None:
-        """Judge every module on these rows of its own from now on."""
+    def set_validation(self, rows: Sequence[Tensor]) -> None:
+        """Validate every module on these rows of its own from now on."""
         self.samples = [module.sample(own) for module, own in zip(self.modules, rows, strict=True)]
 
     def losses(self, step: int) -> Tensor:
@@ -353,7 +345,7 @@ class Bank:
         ).sum(0)
 
     @torch.no_grad()
-    def evaluate(self) -> list[Losses]:
+    def validate(self) -> list[Losses]:
         """Losses of every module on its held-out rows."""
         losses = self.row_losses()
         return [
@@ -366,9 +358,9 @@ class Bank:
             for m, (module, sample) in enumerate(zip(self.modules, self.samples, strict=True))
         ]
 
-    def judged(self, own: int, loss: Tensor) -> Losses:
-        """Losses of one module's held-out rows that were found before."""
-        return Losses(loss, self.samples[own], self.modules[own].errors)
+    def validation(self, index: int, loss: Tensor) -> Losses:
+        """Losses of a module's held-out rows that :meth:`validate` gave before."""
+        return Losses(loss, self.samples[index], self.modules[index].errors)
 
     def row_losses(self) -> list[Tensor]:
         """Negative log-likelihood of every merged row, ``[M, r]``, for each fit; that of padding means nothing."""
@@ -399,8 +391,13 @@ class Bank:
             found.append(-total.view(count, rows))
         return found
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Views of the parameters, ``[M, ...]``, without gradient."""
+        return [parameter.detach() for parameter in self.parameters]
+
     def constrain(self) -> None:
-        """There is nothing that the parameters may not be."""
+        """Leave the parameters as they are: they have no constraints."""
 
     def store(self, weights: Sequence[Tensor]) -> None:
         """Put stacked weights of all modules, those no longer trained included, into their mechanisms."""

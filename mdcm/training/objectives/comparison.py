@@ -33,15 +33,32 @@ class Check:
         distances: One per fit: total variation distance where everything is categorical, of the joint distribution, or
             averaged over pairs of variables where it has more cells than there are rows; else the energy distance.
         missing: Levels of generated variables that the data have in more than 2 % of rows, and the generator in none.
+        tolerance: Difference of mean distances up to which one is as good as the other.
     """
 
     distances: tuple[float, ...]
     missing: tuple[tuple[str, Any], ...]
+    tolerance: float = 0.0
 
     @property
     def mean(self) -> float:
         """Mean distance over the fits."""
         return sum(self.distances) / len(self.distances)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The distances, float64 ``[fits]``."""
+        return torch.tensor(self.distances, dtype=torch.float64)
+
+    def worse_than(self, other: Check) -> bool:
+        """Whether the mean distance is larger than another one's by more than the tolerance."""
+        # written so that NaN counts as worse
+        return not self.mean <= other.mean + self.tolerance
+
+    def record(self) -> dict[str, Any]:
+        """What a training record says of it."""
+        missing = [list(level) for level in self.missing]
+        return {"heldout": self.mean, "distances": list(self.distances), "missing": missing}
 
 
 def compare(
@@ -49,6 +66,7 @@ def compare(
     made: Sequence[Mapping[str, Tensor]],
     held: Sequence[Tensor],
     readers: Mapping[str, Reader],
+    tolerance: float = 0.0,
 ) -> Check:
     """Compare generated rows with held-out ones.
 
@@ -57,6 +75,7 @@ def compare(
         made: Values of the generated rows of each fit, ``n`` each, codes of categorical variables.
         held: Held-out rows that their given values come from, int64 ``[n]``.
         readers: What turns images into features.
+        tolerance: Of the comparison with another one.
     """
     distances = []
     missing: dict[tuple[str, Any], None] = {}
@@ -68,7 +87,7 @@ def compare(
                 counts = torch.bincount(values[variable.name], minlength=variable.num_levels)
                 never = ((real > _RARE) & (counts == 0)).nonzero().flatten().tolist()
                 missing |= {(variable.name, variable.levels[code]): None for code in never}
-    return Check(tuple(distances), tuple(missing))
+    return Check(tuple(distances), tuple(missing), tolerance)
 
 
 def _energy(side: FitSide, made: Mapping[str, Tensor], at: Tensor, readers: Mapping[str, Reader]) -> float:

@@ -40,7 +40,9 @@ from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives.comparison import ENERGY_ROWS, Check, compare
 from mdcm.training.objectives.critics import Critics
 from mdcm.training.objectives.generators import Draw, FitSide, Generators, gumbel_, prepare_mechanisms
-from mdcm.training.pooled_rows import Layout, PooledRows, Reader, split_rows
+from mdcm.training.objectives.loss import adamw_step
+from mdcm.training.objectives.problems import assign
+from mdcm.training.pooled_rows import Layout, PooledRows, Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,10 +51,10 @@ if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.planning import Fit, HNode
 
-__all__ = ["AdversarialProblem", "Losses", "Outcome", "generated_and_given"]
+__all__ = ["AdversarialProblem", "Losses", "generated_and_given", "pixels"]
 
 # purposes of random numbers: what is drawn is a function of (seed, purpose, step)
-_INITIAL, _SPLIT, _STEP, _CHECK, _PROBE, _ENCODER = range(6)
+_INITIAL, _STEP, _CHECK, _PROBE, _ENCODER = range(5)
 _CHECK_ROWS = 20_000
 # standard errors by which a look may be worse than the best one and still be taken for as good
 _WITHIN = 1 / 3
@@ -73,54 +75,35 @@ class Losses(NamedTuple):
     generator: Tensor
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What training an h-node came to.
-
-    Attributes:
-        steps: Step of the weights that were kept.
-        check: How those weights compare with held-out rows.
-        idle: Confounders that carry no information: another state changes fewer than two of its children.
-        gaps: How much more every image that is read through a representation tells of the h-node than that does.
-        seconds: Wall-clock time.
-    """
-
-    steps: int
-    check: Check
-    idle: tuple[str, ...]
-    gaps: Mapping[str, ProbeGap]
-    seconds: float
-
-
 class AdversarialProblem:
     """One h-node, trained against one critic per fit.
 
-    Making the problem sets what its mechanisms measure on data (:meth:`~mdcm.mechanisms.Mechanism.prepare`) and splits
-    every data set; an :class:`~mdcm.training.objectives.adversarial.AdversarialTraining` does the rest. Mechanisms
-    outside the h-node generate in evaluation mode and are left as they are. The same seed gives the same weights bit
-    for bit: what is drawn in a step is a function of seed and step.
+    Making the problem sets what its mechanisms measure on data (:meth:`~mdcm.mechanisms.Mechanism.prepare`); a
+    :class:`~mdcm.training.trainer.Trainer` of an :class:`~mdcm.training.objectives.adversarial.AdversarialObjective`
+    does the rest. Mechanisms outside the h-node generate in evaluation mode and are left as they are. The same seed
+    gives the same weights bit for bit: what is drawn in a step is a function of seed and step.
 
     Args:
         dcm: The model; mechanisms of the fits' ancestors are trained already.
         hnode: What is trained, and the fits.
         data: Data sets by name.
         config: Settings.
-        seed: Seed of splits, critics, batches and noise; not negative.
+        seed: Seed of critics, batches and noise; not negative.
+        held_out: For every data set which of its rows are held out, bool ``[n]``; none by default, and training rows
+            then stand in for them.
         readers: For every image among the columns of a fit what turns float images ``[n, c, h, w]`` in [-1, 1] into
-            a few numbers ``[n, r]`` that the critic compares instead; by default an encoder trained here to predict
-            the observed members of the h-node. Mechanisms of members read the same numbers instead of the image
-            (:func:`~mdcm.mechanisms.representations.encode_images`), because a critic that sees no more can only teach
-            how they depend on these.
+            a few numbers ``[n, r]`` that the critic compares instead. By default an encoder trained here to predict
+            the observed members of the h-node, and pixels where an image is an h-node by itself. Mechanisms of members
+            read the same numbers instead of the image (:func:`~mdcm.mechanisms.representations.encode_images`),
+            because a critic that sees no more can only teach how they depend on these.
 
     Attributes:
         sides: The fits with their rows.
         generators: What generates.
         parameters: What is trained: parameters of the h-node's mechanisms and the priors of its confounders.
         average: Averaged weights.
-        kept: The best of them so far, of the step ``kept_step``.
+        kept: The best of them so far.
         steps: Steps of the schedule.
-        done: Steps taken.
-        since: Looks at held-out rows since the smallest distance.
         critics: The critics, one per fit.
         addressed: Whether the uniform numbers of a step are words at addresses, which a captured graph can go through;
             else they come from PyTorch's generator, which is faster on the CPU.
@@ -154,6 +137,7 @@ class AdversarialProblem:
         config: AdversarialConfig | None = None,
         seed: int = 0,
         *,
+        held_out: Mapping[str, NDArray[np.bool_]] | None = None,
         readers: Mapping[str, Reader] | None = None,
     ) -> None:
         self.dcm = dcm
@@ -170,16 +154,13 @@ class AdversarialProblem:
         self._steps = self._number(_STEP)
         self._check_mechanisms()
         used = sorted({name for fit in hnode.fits for name in fit.datasets})
-        masks = {
-            name: split_rows(data[name], self.config.holdout, [seed, _SPLIT, place]) for place, name in enumerate(used)
-        }
+        masks = {name: np.zeros(data[name].rows, np.bool_) if held_out is None else held_out[name] for name in used}
         self.sides = [self._side(fit, data, masks) for fit in hnode.fits]
         prepare_mechanisms(dcm, hnode, data, masks)
         for node in hnode.variables:
             encode_images(dcm.mechanism(node), self.readers, self._number(_ENCODER))
         self.generators = Generators(dcm, self.sides, hnode.variables)
         self.parameters: list[nn.Parameter] = self.generators.parameters
-        self.optimiser = torch.optim.Adam(self.parameters, self.config.learning_rate, self.config.betas, fused=True)
         self.critics = Critics(
             [side.layout.mask(side.compared) for side in self.sides],
             hidden=self.config.hidden,
@@ -192,8 +173,9 @@ class AdversarialProblem:
         )
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.kept = [weight.clone() for weight in self.average]
-        self.kept_step = self.done = self.since = 0
-        self.best = math.inf
+        self.moments = [torch.zeros_like(weight) for weight in self.average]
+        self.squares = [torch.zeros_like(weight) for weight in self.average]
+        self.counts = torch.zeros(len(self.average), device=self.device)
         # a total variation distance from n rows has a standard deviation of at most 1 / (2 sqrt n)
         variances = [0.25 / side.held.rows for side in self.sides]
         self.tolerance = _WITHIN * math.sqrt(sum(variances)) / len(variances)
@@ -233,6 +215,9 @@ class AdversarialProblem:
         """Number of features of an image, for which an encoder is trained unless there is a reader."""
         name = variable.name
         targets = self._targets(name, data)
+        if name not in self.readers and self.hnode.variables == (name,):
+            # nothing says what to look for in it, and nothing else is trained with it
+            self.readers[name] = pixels
         if name not in self.readers:
             if not targets:
                 how = advice(f"Dataset(..., arrays={{{name!r}: features}})", "their file under 'arrays' in the spec")
@@ -344,8 +329,7 @@ class AdversarialProblem:
             The losses, without gradient.
 
         Raises:
-            MdcmError: If a loss or gradient is not finite; the message names h-node, fit and step, and the model holds
-                the best weights so far.
+            MdcmError: If a loss or gradient is not finite; the message names h-node, fit and step.
         """
         config = self.config
         for node, mechanism in self.generators.mechanisms.items():
@@ -361,13 +345,12 @@ class AdversarialProblem:
         if not _finite(losses, grads):
             self.generator.set_state(at)
             self.blame(step, last)
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = grad
-        self.optimiser.param_groups[0]["lr"] = config.learning_rate * rate
-        self.optimiser.step()
         with torch.no_grad():
+            adamw_step(
+                self.parameters, grads, self.moments, self.squares, self.counts, config.learning_rate * rate,
+                [0.0] * len(grads), config.betas,
+            )  # fmt: skip
             torch._foreach_lerp_(self.average, list(self.parameters), config.averaging(step))
-        self.done = step
         return Losses(critic, losses)
 
     def _gradients(
@@ -412,8 +395,7 @@ class AdversarialProblem:
         self.diverged(step, fit, GENERATOR)
 
     def diverged(self, step: int, fit: int, what: str) -> NoReturn:
-        """Put the best weights into the model, and raise the error that names h-node, fit and step."""
-        self.finish()
+        """Raise the error that names h-node, fit and step."""
         raise MdcmError(
             f"training of h-node {braced(self.hnode.variables)} diverged: the {what} loss or its gradient of the fit "
             f"{self.sides[fit].fit} is not finite at step {step}; try learning rates below "
@@ -426,7 +408,7 @@ class AdversarialProblem:
         """Compare rows of the averaged weights with held-out rows, with the same noise at every look."""
         with torch.no_grad(), self.holding(self.average):
             draw, held = self._judged_rows()
-            return compare(self.sides, draw.values, held, self.readers)
+            return compare(self.sides, draw.values, held, self.readers, self.tolerance)
 
     def idle(self) -> tuple[str, ...]:
         """Confounders of the h-node that carry no information; see :meth:`Generators.idle`."""
@@ -462,37 +444,9 @@ class AdversarialProblem:
         for parameter, weight in zip(self.parameters, weights, strict=True):
             parameter.copy_(weight)
 
-    def judge(self) -> Check:
-        """Check, and keep the averaged weights if they are not worse than the best ones.
-
-        Weights that are worse by less than a third of the distance's standard error are taken for as good, so that of
-        a plateau the latest are kept.
-        """
-        check = self.check()
-        if check.mean <= self.best + self.tolerance:
-            self.kept = [weight.clone() for weight in self.average]
-            self.kept_step = self.done
-        self.since = 0 if check.mean < self.best else self.since + 1
-        self.best = min(self.best, check.mean)
-        return check
-
-    @property
-    def over(self) -> bool:
-        """Whether all steps are done or patience is at its end."""
-        return self.done >= self.steps or self.since >= self.config.patience
-
-    def conclude(self) -> tuple[Check, tuple[str, ...]]:
-        """Put the best weights into the model; their comparison with held-out rows, and idle confounders."""
-        self.average = [weight.clone() for weight in self.kept]
-        found = self.check(), self.idle()
-        self.finish()
-        return found
-
     def finish(self) -> None:
         """Put the best weights into the model, in evaluation mode."""
         self._assign(self.kept)
-        for parameter in self.parameters:
-            parameter.grad = None
         for mechanism in self.generators.mechanisms.values():
             mechanism.eval()
 
@@ -500,18 +454,21 @@ class AdversarialProblem:
 
     def state(self) -> dict[str, Tensor]:
         """All that :meth:`train` needs to go on as if never stopped, by name, as tensors; copies."""
-        found = {f"critics.{name}": tensor for name, tensor in self.critics.state().items()}
-        for place, parameter in enumerate(self.parameters):
-            found[f"weights.{place}"] = parameter.detach().clone()
-            found[f"average.{place}"] = self.average[place].clone()
-            found[f"kept.{place}"] = self.kept[place].clone()
-            for name, value in self.optimiser.state.get(parameter, {}).items():
-                found[f"adam.{place}.{name}"] = value.clone()
-        for place, buffer in enumerate(self._buffers()):
-            found[f"buffers.{place}"] = buffer.clone()
-        found["progress"] = torch.tensor([self.done, self.kept_step, self.since])
-        found["best"] = torch.tensor(self.best, dtype=torch.float64)
-        return found
+        state = {f"critics.{name}": tensor for name, tensor in self.critics.state().items()}
+        for name, tensors in self._groups().items():
+            state |= {f"{name}.{index}": tensor.detach().clone() for index, tensor in enumerate(tensors)}
+        return state
+
+    def _groups(self) -> dict[str, Sequence[Tensor]]:
+        return {
+            "weights": self.parameters,
+            "average": self.average,
+            "kept": self.kept,
+            "moments": self.moments,
+            "squares": self.squares,
+            "counts": [self.counts],
+            "buffers": self._buffers(),
+        }
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for node in self.hnode.variables for buffer in self.dcm.mechanism(node).buffers()]
@@ -519,30 +476,8 @@ class AdversarialProblem:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave, in a problem made from the same arguments."""
         self.critics.restore({name: state[f"critics.{name}"] for name in self.critics.state()})
-        self._assign([state[f"weights.{place}"] for place in range(len(self.parameters))])
-        with torch.no_grad():
-            for place, buffer in enumerate(self._buffers()):
-                buffer.copy_(state[f"buffers.{place}"])
-        self.average, self.kept = (
-            [state[f"{name}.{place}"].to(self.device, copy=True) for place in range(len(self.parameters))]
-            for name in ("average", "kept")
-        )
-        for place, parameter in enumerate(self.parameters):
-            prefix = f"adam.{place}."
-            moments = {
-                name.removeprefix(prefix): one.to(self.device, copy=True)
-                for name, one in state.items()
-                if name.startswith(prefix)
-            }
-            if moments:
-                self.optimiser.state[parameter] = moments
-        self.done, self.kept_step, self.since = (int(one) for one in state["progress"])
-        self.best = float(state["best"])
-        if not 0 <= self.kept_step <= self.done <= self.steps or self.since < 0 or math.isnan(self.best):
-            raise ValueError(
-                f"its progress is {self.done:,} of {self.steps:,} steps, {self.kept_step:,} of which are kept, and "
-                f"{self.since:,} looks without a gain"
-            )
+        for name, tensors in self._groups().items():
+            assign([tensor.detach() for tensor in tensors], [state[f"{name}.{k}"] for k in range(len(tensors))])
 
 
 @dataclass(frozen=True)
@@ -591,6 +526,11 @@ def generated_and_given(dcm: DCM, fit: Fit, data: Mapping[str, Encoded]) -> tupl
 def braced(names: Sequence[str]) -> str:
     """Names of an h-node as messages show them."""
     return "{" + ", ".join(names) + "}"
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images as they are, ``[n, c * h * w]``."""
+    return images.flatten(1)
 
 
 def _finite(losses: Tensor, grads: Sequence[Tensor | None]) -> bool:

@@ -41,8 +41,6 @@ from mdcm.training.objectives.generators import gumbel_
 
 __all__ = ["Stack"]
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 class _Flat:
     """Parameters in rows, with Adam's moments and averages.
@@ -125,7 +123,7 @@ class Stack:
 
     Args:
         problems: The problems, of one configuration and after equally many steps; all their mechanisms are of one shape
-            (:class:`~mdcm.training.objectives.tiles.Size`).
+            (:class:`~mdcm.training.objectives.critic_load.CriticLoad`).
 
     Attributes:
         active: Which problems are still trained.
@@ -301,13 +299,12 @@ class Stack:
             for one in every:
                 for view in (one.views[0], one.views[3]):
                     view.copy_(one.parameter)
-            for one, parameter, average in zip(own, problem.parameters, problem.average, strict=True):
+            moments = (problem.moments, problem.squares, problem.counts)
+            for one, average, first, second, count in zip(own, problem.average, *moments, strict=True):
                 one.views[3].copy_(average)
-                state = problem.optimiser.state.get(parameter)
-                if state:
-                    one.flat.steps[one.row] = int(state["step"])
-                    for view, name in zip(one.views[1:3], _MOMENTS, strict=True):
-                        view.copy_(state[name])
+                one.flat.steps[one.row] = int(count)
+                one.views[1].copy_(first)
+                one.views[2].copy_(second)
 
     @torch.no_grad()
     def unpack(self) -> None:
@@ -316,11 +313,11 @@ class Stack:
             if not self.active[m]:
                 continue
             self.give_average(m)
-            for one, parameter in zip(own, problem.parameters, strict=True):
+            for index, (one, parameter) in enumerate(zip(own, problem.parameters, strict=True)):
                 parameter.copy_(one.views[0])
-                step = one.flat.steps[one.row].float()
-                moments = {name: view.clone() for name, view in zip(_MOMENTS, one.views[1:3], strict=True)}
-                problem.optimiser.state[parameter] = {"step": step, **moments}
+                problem.moments[index].copy_(one.views[1])
+                problem.squares[index].copy_(one.views[2])
+                problem.counts[index] = one.flat.steps[one.row]
         self.critics.part([problem.critics for problem in self.problems])
 
     def give_average(self, m: int) -> None:

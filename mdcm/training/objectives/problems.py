@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -22,6 +23,8 @@ __all__ = [
     "ComponentProblem",
     "ConditionalProblem",
     "Problem",
+    "SingleProblem",
+    "assign",
     "decays",
     "errors_allowed",
     "full_batch_schedule",
@@ -42,36 +45,142 @@ _ROWS_PER_CELL = 20
 
 
 class Problem(Protocol):
-    """One h-node's training problem: a loss over some of the rows, in some of the parameters."""
+    """Modules whose losses are minimised side by side; every tensor has the modules as its first axis.
+
+    Attributes:
+        schedule: Of the optimiser.
+        parameters: What is trained.
+        decays: Weight decay of each parameter.
+        refit: Whether to train again on all rows.
+        device: Where the parameters are.
+        repeats: Whether the losses are the same function of the parameters at every step.
+    """
 
     schedule: Schedule
     parameters: list[nn.Parameter]
     decays: list[float]
     refit: bool
-    # of the held-out rows, and what is allowed on them
+    device: torch.device
+    repeats: bool
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Views of the parameters, ``[M, ...]``, without gradient."""
+
+    def set_training(self, rows: Sequence[Tensor | None]) -> None:
+        """Train every module on these rows of its own from now on; None means all of them."""
+
+    def set_validation(self, rows: Sequence[Tensor]) -> None:
+        """Validate every module on these rows of its own from now on."""
+
+    def losses(self, step: int) -> Tensor:
+        """Training losses of one step, ``[M]``."""
+
+    def validate(self) -> list[Losses]:
+        """Losses of every module on its held-out rows, without gradients."""
+
+    def validation(self, index: int, loss: Tensor) -> Losses:
+        """Losses of a module's held-out rows that :meth:`validate` gave before."""
+
+    def constrain(self) -> None:
+        """Project the parameters onto their constraints, after a step."""
+
+    def narrow(self, indices: Sequence[int]) -> None:
+        """Train only these modules from now on; rows must be set anew."""
+
+    def restart(self) -> None:
+        """Train all modules again."""
+
+    def store(self, weights: Sequence[Tensor]) -> None:
+        """Put weights of all modules, those no longer trained included, into their mechanisms."""
+
+
+class SingleProblem(ABC):
+    """One h-node by itself, whose mechanisms are trained where they are: a stack of one module."""
+
+    schedule: Schedule
+    parameters: list[nn.Parameter]
+    decays: list[float]
+    refit: bool
+    device: torch.device
+    # batches and noise differ from step to step
+    repeats = False
+    # of the held-out rows, and the standard errors allowed on them
     sample: Sample
     errors: float
 
+    @abstractmethod
     def begin(self, rows: Tensor | None) -> None:
         """Train on these rows of the h-node from now on; None means all of them."""
 
+    @abstractmethod
     def loss(self, step: int) -> Tensor:
         """Training loss of one step, a scalar."""
 
+    @abstractmethod
     def hold(self, rows: Tensor) -> None:
-        """Judge on these rows from now on."""
+        """Validate on these rows from now on."""
 
+    @abstractmethod
     def evaluate(self) -> Losses:
         """Losses on the held-out rows, without gradients."""
 
+    @abstractmethod
     def distinct(self, values: Tensor) -> Tensor:
         """Values of held-out rows, fit by fit, as :meth:`evaluate` has them: one for all rows that are equal."""
 
+    @abstractmethod
     def move(self, device: torch.device) -> None:
         """Put the parameters on a device."""
 
-    def constrain(self) -> None:
-        """Put the parameters back to where they may be, after a step."""
+    def constrain(self) -> None:  # noqa: B027
+        """Leave the parameters as they are: they have no constraints."""
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Views of the parameters, ``[1, ...]``, without gradient."""
+        return [parameter.detach()[None] for parameter in self.parameters]
+
+    def set_training(self, rows: Sequence[Tensor | None]) -> None:
+        """Train on these rows from now on; None means all of them."""
+        self.begin(rows[0])
+
+    def set_validation(self, rows: Sequence[Tensor]) -> None:
+        """Validate on these rows from now on."""
+        self.hold(rows[0])
+
+    def losses(self, step: int) -> Tensor:
+        """Training loss of one step, ``[1]``."""
+        return self.loss(step).view(1)
+
+    def validate(self) -> list[Losses]:
+        """Losses on the held-out rows, without gradients."""
+        return [self.evaluate()]
+
+    def validation(self, index: int, loss: Tensor) -> Losses:
+        """Losses of the held-out rows that :meth:`validate` gave before."""
+        return Losses(loss, self.sample, self.errors)
+
+    def narrow(self, indices: Sequence[int]) -> None:
+        """Keep the one module that there is."""
+        assert list(indices) == [0]
+
+    def restart(self) -> None:  # noqa: B027
+        """Go on where the parameters are."""
+
+    def store(self, weights: Sequence[Tensor]) -> None:
+        """Put weights, ``[1, ...]``, into the mechanisms."""
+        assign(self.weights, weights)
+        self.constrain()
+
+
+@torch.no_grad()
+def assign(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy numbers, shape by shape."""
+    for target, source in zip(targets, sources, strict=True):
+        if target.shape != source.shape:
+            raise RuntimeError(f"a tensor has the shape {list(source.shape)}, not {list(target.shape)}")
+        target.copy_(source)
 
 
 def errors_allowed(rows: float, distinct: int) -> float:
@@ -97,7 +206,7 @@ def full_batch_schedule(config: TrainConfig) -> Schedule:
     )
 
 
-class ComponentProblem:
+class ComponentProblem(SingleProblem):
     """Likelihood of a c-component whose mechanisms all have densities, summed over the fits of the plan.
 
     Args:
@@ -181,9 +290,6 @@ class ComponentProblem:
         """Put the parameters on a device."""
         self.likelihood.to(device)
 
-    def constrain(self) -> None:
-        """There is nothing that they may not be."""
-
     @property
     def _full_batch(self) -> bool:
         rows = sum(len(part) for part in self.parts)
@@ -237,7 +343,7 @@ class ComponentProblem:
         return _total(losses, self.shares)
 
     def hold(self, rows: Tensor) -> None:
-        """Judge on these rows from now on."""
+        """Validate on these rows from now on."""
         self.held = self._parts(rows)
         seen = [(fit, fit.local(rows)) for fit in self.fits]
         fits, chosen = zip(*((fit, own) for fit, own in seen if own is None or len(own)), strict=True)
@@ -287,7 +393,7 @@ def _total(losses: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
 
 
-class ConditionalProblem:
+class ConditionalProblem(SingleProblem):
     """The conditional distribution of one unconfounded variable, by its mechanism's own loss.
 
     Args:
@@ -330,9 +436,6 @@ class ConditionalProblem:
         """Put the parameters on a device."""
         self.mechanism.to(device)
 
-    def constrain(self) -> None:
-        """There is nothing that they may not be."""
-
     def begin(self, rows: Tensor | None) -> None:
         """Train on these rows from now on; None means all of them."""
         local = self.fit.local(rows)
@@ -354,7 +457,7 @@ class ConditionalProblem:
         return self._losses(self.chosen[picked]).mean()
 
     def hold(self, rows: Tensor) -> None:
-        """Judge on these rows from now on."""
+        """Validate on these rows from now on."""
         held = self.fit.local(rows)
         assert held is not None
         self.held = held

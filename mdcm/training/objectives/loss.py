@@ -1,0 +1,385 @@
+"""The objective of everything that has a loss: stacked weights, moments and averages, stepped by AdamW.
+
+Every tensor of the state has the modules as its first axis; one h-node alone is a stack of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from mdcm.errors import MdcmError
+from mdcm.kernels import graphs
+from mdcm.text.documents import listed, mapping, record, sequence, whole
+from mdcm.training.config import TrainConfig
+from mdcm.training.expectation import Fitted
+from mdcm.training.losses import Losses
+from mdcm.training.objectives.problems import Problem, assign
+from mdcm.training.polish import Polished, Polisher
+from mdcm.training.trainer import Snapshot, check_modules
+
+__all__ = ["Growth", "LossObjective", "adamw_step"]
+
+# from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states,
+# and what the records of modules say of the question
+Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
+
+_EPS = 1e-8
+_HEADER = record(
+    {
+        "grown": listed(whole()), "tests": listed(sequence(whole(), mapping())),
+        "tables": listed(sequence(whole(), whole(), whole())),
+    }
+)  # fmt: skip
+_STATE = ("average", "moments", "squares", "initial", "kept")
+
+
+class LossObjective:
+    """Minimises the losses of a problem, with averaged weights, and makes tables of networks where these are better.
+
+    Args:
+        problem: What is minimised.
+        names: H-node and fits of every module, as errors name them.
+        held: Held-out rows of every module as a mask, all None where nothing is held out.
+        config: Settings.
+        growth: Told the weights that held-out rows favoured, says of which modules the confounders need more states.
+        polisher: Turns weights into tables; None where they stay networks.
+
+    Attributes:
+        tables: Tables of modules; of those that have them before the end, networks are not trained on all rows.
+        tests: For every module what its record says of tables and states.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        names: Sequence[str],
+        held: Sequence[Tensor | None],
+        config: TrainConfig,
+        growth: Growth | None = None,
+        polisher: Polisher | None = None,
+    ) -> None:
+        self.problem, self.growth, self.polisher = problem, growth, polisher
+        self.names, self.held = tuple(names), tuple(held)
+        self.everything = config.refit
+        self.schedule = problem.schedule
+        self.steps = self.schedule.steps
+        self.checks, self.patience = config.checks, config.patience
+        self.validated = held[0] is not None
+        self.refits = self.validated and config.refit and problem.refit
+        self.grown: Sequence[int] = []
+        self.tables: dict[int, Fitted] = {}
+        self.tests: dict[int, dict[str, Any]] = {}
+        self.initial = [weight.clone() for weight in problem.weights]
+        self.kept = [weight.clone() for weight in self.initial]
+        self.modules: Sequence[int] = range(len(names))
+        self._started = False
+        self._captured: _Captured | None = None
+        self._losses = torch.zeros(0)
+
+    # ---- phases
+
+    def start(self, modules: Sequence[int], *, everything: bool) -> None:
+        """Train these modules from their initial weights, on all rows or on those that are not held out."""
+        problem = self.problem
+        if self._started:
+            problem.restart()
+            assign(problem.weights, self.initial)
+        self._started, self._all = True, everything
+        if len(modules) < len(self.names):
+            problem.narrow(modules)
+        self.modules = tuple(modules)
+        self._set_rows()
+        self.average = [weight.clone() for weight in problem.weights]
+        self.moments = [torch.zeros_like(average) for average in self.average]
+        self.squares = [torch.zeros_like(average) for average in self.average]
+
+    def _set_rows(self) -> None:
+        # what was captured goes through the tensors of before
+        self._captured = None
+        held = [self.held[module] for module in self.modules]
+        if self._all:
+            self.problem.set_training([None] * len(held))
+            return
+        masks = [mask for mask in held if mask is not None]
+        self.problem.set_training([(~mask).nonzero().squeeze(1) for mask in masks])
+        self.problem.set_validation([mask.nonzero().squeeze(1) for mask in masks])
+
+    def restrict(self, modules: Sequence[int]) -> None:
+        """Train only these modules from now on."""
+        indices = [self.modules.index(module) for module in modules]
+        self.problem.narrow(indices)
+        self.modules = tuple(modules)
+        chosen = torch.tensor(indices)
+        self.average, self.moments, self.squares = (
+            [tensor[chosen] for tensor in tensors] for tensors in (self.average, self.moments, self.squares)
+        )
+        self._set_rows()
+
+    # ---- steps
+
+    def step(self, done: int, most: int) -> int:
+        """One step, or where several can be captured as one graph of a device, so many at once.
+
+        Steps can be captured where the loss is the same function at every step, so that only rates change.
+        """
+        device = self.problem.device
+        if not (self.problem.repeats and graphs.possible(device)):
+            step, schedule = done + 1, self.schedule
+            counts = torch.full((len(self.average),), float(done), device=device)
+            losses = self.problem.losses(step)
+            self._losses = self._take(losses, schedule.rate(step), schedule.averaging(step), counts)
+            return 1
+        if self._captured is None:
+            self._captured = _Captured(self, device)
+        count = min(self._captured.together, most)
+        self._losses = self._captured(done, count)
+        return count
+
+    def _take(self, losses: Tensor, rate: float | Tensor, averaging: float | Tensor, counts: Tensor) -> Tensor:
+        """One step along the gradient of some losses, after so many; the losses without it."""
+        problem = self.problem
+        for parameter in problem.parameters:
+            parameter.grad = None
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            grads = [parameter.grad for parameter in problem.parameters]
+            adamw_step(
+                problem.weights, grads, self.moments, self.squares, counts, rate, problem.decays, self.schedule.betas
+            )
+            problem.constrain()
+            if isinstance(averaging, Tensor):
+                # as one operation it would ask the device for the number
+                for average, weight in zip(self.average, problem.weights, strict=True):
+                    average.lerp_(weight, averaging)
+            else:
+                torch._foreach_lerp_(self.average, problem.weights, averaging)
+        return losses.detach()
+
+    def measures(self, step: int) -> list[dict[str, Any]]:
+        """The training loss of every module.
+
+        Raises:
+            MdcmError: If a loss or an averaged weight is not finite.
+        """
+        # the loss is that before the step, and a gradient can be infinite where the loss is not
+        finite = self._losses.isfinite()
+        for average in self.average:
+            finite = finite & average.isfinite().unsqueeze(-1).flatten(1).all(1)
+        losses = self._losses.tolist()
+        if not bool(finite.all()):
+            index = int((~finite).nonzero()[0])
+            what = "weights are no longer finite" if math.isfinite(losses[index]) else f"loss is {losses[index]}"
+            raise MdcmError(
+                f"training of h-node {self.names[self.modules[index]]} diverged: its {what} at step {step}; try a "
+                f"learning rate below {self.schedule.learning_rate:g}"
+            )
+        return [{"loss": loss} for loss in losses]
+
+    # ---- held-out rows
+
+    def validate(self) -> list[Losses]:
+        """Losses of the averaged weights on held-out rows."""
+        weights = self.problem.weights
+        own = [weight.clone() for weight in weights]
+        assign(weights, self.average)
+        results = self.problem.validate()
+        assign(weights, own)
+        return results
+
+    def validation(self, module: int, tensor: Tensor) -> Losses:
+        """The validation that these losses of rows are from."""
+        return self.problem.validation(self.modules.index(module), tensor.to(self.problem.device))
+
+    @torch.no_grad()
+    def keep(self, module: int) -> None:
+        """Remember the averaged weights of a module as the best so far."""
+        index = self.modules.index(module)
+        for kept, average in zip(self.kept, self.average, strict=True):
+            kept[module].copy_(average[index])
+
+    @contextmanager
+    def showing_kept(self) -> Iterator[None]:
+        """Put the best weights into the model for a while."""
+        weights = [weight.clone() for weight in self.problem.weights]
+        self.problem.store(self.kept)
+        try:
+            yield
+        finally:
+            assign(self.problem.weights, weights)
+
+    @property
+    def finished(self) -> Collection[int]:
+        """Modules that need no training on all rows: tables, and those that are trained anew."""
+        return {*self.grown, *self.tables}
+
+    def conclude(self) -> dict[int, float]:
+        """Make tables of the networks that are better off with them, and ask which modules need more states."""
+        polished: list[Polished | None] = []
+        if self.polisher is not None:
+            polished = self.polisher.choose(self.kept)
+            self.tests = {module: table.to_json() for module, table in enumerate(polished) if table is not None}
+        if self.growth is not None:
+            self.grown, asked = self.growth(self.kept, polished)
+            for module, test in asked.items():
+                self.tests[module] = {**self.tests.get(module, {}), **test}
+        losses: dict[int, float] = {}
+        if self.polisher is not None:
+            stay = [None if module in self.grown else table for module, table in enumerate(polished)]
+            self.tables = self.polisher.refit(stay, everything=self.everything)
+            losses = {module: table.losses.mean for module, table in enumerate(stay) if table is not None}
+        return losses
+
+    # ---- the end
+
+    def finish(self) -> None:
+        """Put the best weights into the mechanisms: tables where there are any, calibrated networks elsewhere."""
+        if self.polisher is not None:
+            self.tables |= self.polisher.calibrate(self.kept, self._calibrations())
+        self.problem.store(self.kept)
+        if self.polisher is not None:
+            self.polisher.store(self.tables)
+
+    def _calibrations(self) -> dict[int, float]:
+        """Pseudo-counts of the calibration of every module that held-out rows leave its network."""
+        return {
+            module: math.inf if test["calibration"] is None else test["calibration"]
+            for module, test in self.tests.items()
+            if module not in self.tables and module not in self.grown
+        }
+
+    def summary(self, module: int) -> dict[str, Any]:
+        """What the record of a module says of its tables and of more states."""
+        return self.tests.get(module, {})
+
+    # ---- checkpoints
+
+    def snapshot(self) -> Snapshot:
+        """All that is needed to go on."""
+        header = {
+            "grown": list(self.grown),
+            "tests": [[module, test] for module, test in self.tests.items()],
+            "tables": [[module, len(table.tables), len(table.priors)] for module, table in self.tables.items()],
+        }
+        tensors = {f"{name}.{k}": tensor for name, group in self._groups().items() for k, tensor in enumerate(group)}
+        for module, table in self.tables.items():
+            tensors |= {f"table.{module}.{k}": own for k, own in enumerate(table.tables)}
+            tensors |= {f"prior.{module}.{k}": prior for k, prior in enumerate(table.priors)}
+        return header, tensors
+
+    def _groups(self) -> dict[str, Sequence[Tensor]]:
+        return {"weights": self.problem.weights, **{name: getattr(self, name) for name in _STATE}}
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor], modules: Sequence[int]) -> None:
+        """Go on from a snapshot, with these modules."""
+        _HEADER(header, "job.objective")
+        check_modules("objective.grown", header["grown"], len(self.names))
+        for name in ("tests", "tables"):
+            check_modules(f"objective.{name}", [entry[0] for entry in header[name]], len(self.names))
+        self.grown = [int(module) for module in header["grown"]]
+        self.tests = {int(module): dict(test) for module, test in header["tests"]}
+        self.tables = {
+            int(module): Fitted(
+                tuple(tensors[f"table.{module}.{k}"] for k in range(members)),
+                tuple(tensors[f"prior.{module}.{k}"] for k in range(priors)),
+            )
+            for module, members, priors in header["tables"]
+        }
+        if len(modules) < len(self.modules):
+            self.restrict(modules)
+        for name, group in self._groups().items():
+            assign(group, [tensors[f"{name}.{k}"] for k in range(len(group))])
+
+
+def adamw_step(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    moments: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    counts: Tensor,
+    rate: float | Tensor,
+    decays: Sequence[float],
+    betas: tuple[float, float],
+) -> None:
+    """One step of AdamW in place; weights without a gradient stay.
+
+    Args:
+        weights: Weights.
+        grads: The gradient of each, of the shape of its parameter or with an axis of size one before it.
+        moments: First moments, of the shapes of the weights.
+        squares: Second moments.
+        counts: Steps before this one, float32, one for each weight.
+        rate: Learning rate.
+        decays: Weight decay of each.
+        betas: Decays of the moments.
+
+    References:
+        Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101, Algorithm 2.
+    """
+    by_decay: dict[float, list[int]] = {}
+    for index, (grad, decay) in enumerate(zip(grads, decays, strict=True)):
+        if grad is not None:
+            by_decay.setdefault(decay, []).append(index)
+    steps = counts.unbind()
+    for decay, indices in by_decay.items():
+        adamw(
+            [weights[index] for index in indices],
+            [grads[index].view_as(weights[index]) for index in indices],  # type: ignore[union-attr]
+            [moments[index] for index in indices],
+            [squares[index] for index in indices],
+            [],
+            [steps[index] for index in indices],
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=rate,
+            weight_decay=decay,
+            eps=_EPS,
+            maximize=False,
+        )
+
+
+class _Captured:
+    """Steps from what lies on the device alone, several of them as one captured graph.
+
+    Args:
+        objective: What is stepped; this must be made anew when its tensors are others.
+        device: Where it is trained.
+
+    Attributes:
+        together: How many steps are taken in one go.
+    """
+
+    def __init__(self, objective: LossObjective, device: torch.device) -> None:
+        self._objective = objective
+        schedule, count = objective.schedule, len(objective.average)
+        rates = [(schedule.rate(step), schedule.averaging(step)) for step in range(1, schedule.steps + 1)]
+        # a rate is read as float32 on a card, and as float64 on the CPU
+        self._clock = graphs.Clock(rates, device, torch.float32 if device.type == "cuda" else torch.float64)
+        self._counts = torch.zeros(count, device=device)
+        self._losses = torch.zeros(len(objective.modules), device=device)
+        self._steps = graphs.Repeated(self._take, device)
+        self.together = self._steps.together
+
+    def __call__(self, done: int, count: int) -> Tensor:
+        """So many steps after those that are done; losses before the last of them."""
+        self._clock.set(done, count)
+        self._steps(count)
+        return self._losses.clone()
+
+    def _take(self, number: int) -> None:
+        objective = self._objective
+        with torch.no_grad():
+            self._counts.copy_(self._clock.number.expand_as(self._counts))
+            rate, averaging = self._clock.tick().unbind()
+        # the losses are the same function at every step
+        losses = objective._take(objective.problem.losses(0), rate, averaging.float(), self._counts)
+        with torch.no_grad():
+            self._losses.copy_(losses)
