@@ -6,13 +6,17 @@ import importlib
 import importlib.util
 import logging
 import os
+import queue
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from mdcm.errors import MdcmError, PlanError
@@ -62,8 +66,9 @@ class Engine(Protocol):
 class RayEngine:
     """Runs tasks on a Ray cluster; a task whose worker is lost is run again.
 
-    A cluster that was joined with ``ray.init`` is used as it is; otherwise one is started on this machine for as long
-    as it is needed.
+    A cluster that was joined with ``ray.init`` is used as it is; otherwise one is started on this machine, or the one
+    of ``RAY_ADDRESS`` joined, for as long as it is needed. That is done by a process of its own, because Ray ends the
+    process that talks to a cluster of which certain parts are lost.
 
     Args:
         cpus_per_task: CPU cores that a task takes.
@@ -87,13 +92,49 @@ class RayEngine:
         Raises:
             ClusterError: If no cluster can be started.
         """
-        ray = _ray()
-        if ray.is_initialized():
+        if _ray().is_initialized() or _open.driver is not None:
             yield
             return
+        driver = _open.driver = _Driver(self)
+        try:
+            driver.receive()
+            yield
+        finally:
+            _open.driver = None
+            driver.close()
+
+    def map(
+        self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """As :meth:`Engine.map`; the shared part is put in the object store once."""
+        if _ray().is_initialized():
+            yield from self._map(function, shared, tasks, gpu=gpu)
+            return
+        with self.open():
+            driver = _open.driver
+            assert driver is not None
+            driver.send((function, shared, tasks, gpu))
+            ended = False
+            try:
+                while (message := driver.receive()) is not None:
+                    yield message
+                ended = True
+            except (ClusterError, MdcmError, OSError):
+                ended = True
+                raise
+            finally:
+                if not ended:
+                    # of a call that is given up nothing may go on writing files
+                    _open.driver = None
+                    driver.close()
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """A cluster that this process has joined."""
+        ray = _ray()
         with _silenced(ray):
             try:
-                with _own_signals(), _quiet_backend():
+                with _own_signals():
                     ray.init(
                         num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
                         # torch in every worker on one thread, as here
@@ -107,46 +148,169 @@ class RayEngine:
             finally:
                 ray.shutdown()
 
-    def map(
+    def _map(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
     ) -> Iterator[tuple[int, Any]]:
-        """As :meth:`Engine.map`; the shared part is put in the object store once."""
+        """As :meth:`map`, in a process that has joined a cluster."""
         ray = _ray()
-        with self.open():
-            with _saying_plainly(ray):
-                # to send a function asks the head, and would wait for it
-                _refuse_dead(ray)
-                common = ray.put(shared)
-            remote = ray.remote(
-                num_cpus=self.cpus_per_task, num_gpus=self.gpus_per_task if gpu else 0, max_retries=self.retries
-            )(_guarded)
-            waiting = {remote.remote(function, common, task): place for place, task in enumerate(tasks)}
-            is_lost = False
-            looked = time.monotonic()
-            try:
-                while waiting:
-                    with _saying_plainly(ray):
-                        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
-                        if not ready or time.monotonic() - looked > _LOOK:
-                            _refuse_dead(ray)
-                            looked = time.monotonic()
-                        if not ready:
-                            continue
-                        error, result = ray.get(ready[0])
-                    place = waiting.pop(ready[0])
-                    if error is not None:
-                        raise error
-                    yield place, result
-            except ClusterError:
-                is_lost = True
-                raise
-            finally:
-                if waiting and not is_lost:
-                    # of a call that is given up nothing may go on writing files
-                    with _saying_plainly(ray):
-                        for one in waiting:
-                            ray.cancel(one, force=True)
-                        ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
+        with _saying_plainly(ray):
+            # to send a function asks the head, and would wait for it
+            _refuse_dead(ray)
+            common = ray.put(shared)
+        remote = ray.remote(
+            num_cpus=self.cpus_per_task, num_gpus=self.gpus_per_task if gpu else 0, max_retries=self.retries
+        )(_guarded)
+        waiting = {remote.remote(function, common, task): place for place, task in enumerate(tasks)}
+        is_lost = False
+        looked = time.monotonic()
+        try:
+            while waiting:
+                with _saying_plainly(ray):
+                    ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
+                    if not ready or time.monotonic() - looked > _LOOK:
+                        _refuse_dead(ray)
+                        looked = time.monotonic()
+                    if not ready:
+                        continue
+                    error, result = ray.get(ready[0])
+                place = waiting.pop(ready[0])
+                if error is not None:
+                    raise error
+                yield place, result
+        except ClusterError:
+            is_lost = True
+            raise
+        finally:
+            if waiting and not is_lost:
+                # of a call that is given up nothing may go on writing files
+                with _saying_plainly(ray):
+                    for one in waiting:
+                        ray.cancel(one, force=True)
+                    ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
+
+
+class _Driver:
+    """A process that joins a cluster and runs tasks on it for this one.
+
+    Args:
+        engine: Settings.
+    """
+
+    def __init__(self, engine: RayEngine) -> None:
+        self._pickle = _ray().cloudpickle
+        own, other = socket.socketpair()
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from mdcm.engines import drive; drive({other.fileno()})"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[other.fileno()],
+                # what is defined here is found there
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
+                # Ctrl-C is meant for this process, which then closes that one
+                start_new_session=True,
+            )
+        self._connection = Connection(own.detach())
+        self.send(engine)
+
+    def send(self, content: Any) -> None:
+        """Send what is asked.
+
+        Raises:
+            ClusterError: If the process has ended.
+        """
+        try:
+            self._connection.send_bytes(self._pickle.dumps(content))
+        except OSError:
+            raise _ended() from None
+
+    def receive(self) -> tuple[int, Any] | None:
+        """The next result; None where there is no further one.
+
+        Raises:
+            ClusterError: If the process has ended.
+            Exception: What was raised there.
+        """
+        try:
+            error, message = self._pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            raise _ended() from None
+        if error is not None:
+            raise error
+        result: tuple[int, Any] | None = message
+        return result
+
+    def close(self) -> None:
+        """End it, and what it has started."""
+        if self._connection.closed:
+            return
+        self._connection.close()
+        try:
+            self._process.wait(2 * _PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # parts of a cluster whose head is gone wait for it
+            with suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def _ended() -> ClusterError:
+    return ClusterError("the Ray cluster has failed: a part of it was lost, and Ray has ended the process that used it")
+
+
+class _Open(threading.local):
+    """The driver that a thread has open."""
+
+    driver: _Driver | None = None
+
+
+_open = _Open()
+
+
+def drive(handle: int) -> None:
+    """Run tasks on a cluster for another process, in one that may be lost: the program of a driver.
+
+    Args:
+        handle: A socket that engine and calls come from, and results go to.
+    """
+    pickle = _ray().cloudpickle
+    connection = Connection(handle)
+    asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                asked.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            # whoever asked has left
+            asked.put(None)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def tell(error: Exception | None, message: Any = None) -> None:
+        connection.send_bytes(pickle.dumps((error, message)))
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        engine: RayEngine = pickle.loads(asked.get())
+        try:
+            with engine._joined():
+                tell(None)
+                while (call := asked.get()) is not None:
+                    function, shared, tasks, gpu = pickle.loads(call)
+                    try:
+                        for place, result in engine._map(function, shared, tasks, gpu=gpu):
+                            tell(None, (place, result))
+                        tell(None)
+                    except Exception as error:
+                        tell(error)
+        except Exception as error:
+            tell(error)
+    except (KeyboardInterrupt, OSError):
+        pass
 
 
 def engine_of(engine: str | Engine) -> Engine | None:
@@ -248,28 +412,6 @@ def _silenced(ray: Any) -> Iterator[None]:
         talk.setLevel(level)
         if told is not None:
             driver.print_to_stdstream = told
-
-
-@contextmanager
-def _quiet_backend() -> Iterator[None]:
-    """Keep what Ray starts here from writing to standard error, unless a level of its own is asked for.
-
-    It takes the level from the environment, and says so on standard error in whatever language.
-    """
-    name = "RAY_BACKEND_LOG_LEVEL"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "fatal"
-    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-        os.close(nowhere)
-        del os.environ[name]
 
 
 @contextmanager

@@ -323,6 +323,94 @@ class TestFailingClusters:
             mdcm.fit(GRAPH, DATA, config=self.CONFIG, engine=Failing(tmp_path))
 
 
+def ends(shared, task):
+    if task == 1:
+        os._exit(1)
+    return shared + task
+
+
+class OddError(Exception):
+    """One that does not come back from a process as it was."""
+
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+def refuses(shared, task):
+    raise (mdcm.PlanError("not so") if task else OddError(1, 2))
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A process that talks to a cluster, of which there is none: it does what it is asked itself."""
+    program = (
+        "import mdcm.engines as engines, contextlib\n"
+        "def run(self, function, shared, tasks, *, gpu=False):\n"
+        "    for number, task in enumerate(tasks):\n"
+        "        yield number, function(shared, task)\n"
+        "engines.RayEngine._map = run\n"
+        "engines.RayEngine._joined = lambda self: contextlib.nullcontext()\n"
+    )
+    started = []
+    popen = subprocess.Popen
+
+    def starting(arguments, **options):
+        started.append(popen([*arguments[:2], program + arguments[2]], **options))
+        return started[-1]
+
+    monkeypatch.setattr("mdcm.engines.subprocess.Popen", starting)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    yield started
+    assert all(process.poll() is not None for process in started)
+
+
+class TestDriver:
+    """What talks to Ray is a process that may be lost."""
+
+    def test_results_come_back_and_calls_follow_each_other(self, driver):
+        engine = RayEngine()
+        with engine.open():
+            assert list(engine.map(divmod, 7, [2, 3])) == [(0, (3, 1)), (1, (2, 1))]
+            assert list(engine.map(max, 7, [9])) == [(0, 9)]
+        assert list(engine.map(max, 7, [9])) == [(0, 9)]
+        assert len(driver) == 2
+
+    def test_its_end_is_an_error_that_says_so(self, driver):
+        found = []
+        with pytest.raises(ClusterError, match="Ray has ended the process that used it"):
+            found += RayEngine().map(ends, 7, [0, 1, 2])
+        engine = RayEngine()
+        with engine.open():
+            os.kill(driver[-1].pid, signal.SIGKILL)
+            driver[-1].wait()
+            with pytest.raises(ClusterError, match="Ray has ended the process that used it"):
+                list(engine.map(divmod, 7, [2]))
+
+    def test_errors_are_raised_as_they_were_there(self, driver):
+        engine = RayEngine()
+        with engine.open(), pytest.raises(ZeroDivisionError):
+            list(engine.map(divmod, 7, [0]))
+        with engine.open():
+            with pytest.raises(mdcm.PlanError, match="not so"):
+                list(engine.map(refuses, 7, [1]))
+            assert list(engine.map(max, 7, [9])) == [(0, 9)]
+        with pytest.raises(Exception, match=r"OddError|missing 1 required"):
+            list(engine.map(refuses, 7, [0]))
+
+    def test_a_call_that_is_given_up_ends_it(self, driver):
+        engine = RayEngine()
+        with engine.open():
+            for _ in engine.map(max, 7, [9, 10]):
+                break
+            assert list(engine.map(max, 7, [9])) == [(0, 9)]
+        assert len(driver) == 2
+
+    def test_it_cannot_be_started(self, driver, monkeypatch):
+        monkeypatch.setattr("mdcm.engines.sys.executable", "/bin/false")
+        with pytest.raises(ClusterError):
+            list(RayEngine().map(max, 7, [9]))
+
+
 class TestErrors:
     def test_starting_a_cluster_is_silent(self, tmp_path):
         program = "from mdcm.engines import RayEngine\nwith RayEngine(num_cpus=1).open():\n    pass"
@@ -390,7 +478,8 @@ class TestErrors:
     def test_a_cluster_that_cannot_be_started(self, monkeypatch, error):
         pretend(monkeypatch, is_initialized=False, init=error)
         with pytest.raises(ClusterError, match=r"no Ray cluster can be started or joined: [a-z ]+$"):
-            list(RayEngine().map(divmod, 7, [2]))
+            with RayEngine()._joined():
+                pass
 
     def test_the_handler_of_sigterm_stays(self, monkeypatch):
         def init(**settings):
@@ -399,7 +488,8 @@ class TestErrors:
         before = signal.getsignal(signal.SIGTERM)
         fake = pretend(monkeypatch, is_initialized=False)
         fake.init, fake.shutdown = init, lambda: None
-        assert list(RayEngine().map(divmod, 7, [2])) == [(0, (3, 1))]
+        with RayEngine()._joined():
+            assert list(RayEngine()._map(divmod, 7, [2])) == [(0, (3, 1))]
         assert signal.getsignal(signal.SIGTERM) == before
 
     def test_names(self, tmp_path):
