@@ -477,9 +477,11 @@ class TestErrors:
     @pytest.mark.parametrize("error", [RuntimeError("no\nport"), ConnectionError("far"), ValueError("odd")], ids=repr)
     def test_a_cluster_that_cannot_be_started(self, monkeypatch, error):
         pretend(monkeypatch, is_initialized=False, init=error)
-        with pytest.raises(ClusterError, match=r"no Ray cluster can be started or joined: [a-z ]+$"):
-            with RayEngine()._joined():
-                pass
+        with (
+            pytest.raises(ClusterError, match=r"no Ray cluster can be started or joined: [a-z ]+$"),
+            RayEngine()._joined(),
+        ):
+            pass
 
     def test_the_handler_of_sigterm_stays(self, monkeypatch):
         def init(**settings):
