@@ -42,7 +42,7 @@ DATA = TRUTH.sample(600, seed=0)
 @pytest.fixture(scope="module")
 def cluster():
     # workers that give way to everybody else take minutes on a busy machine
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}},
