@@ -14,7 +14,6 @@ from critic import PENALTY, double_backward, network_of
 from fused_levels import levels
 from roofline import roofline
 from torch import Tensor
-from torch.optim.adamw import adamw
 from turns import DEVICE, ON_GPU, Cell, Run, captured, compiled, form, timed_cells, under
 from workloads import Measured
 
@@ -179,79 +178,10 @@ def _critics() -> Iterator[Cell]:
 # ---- Adam
 
 
-def _adam(modules: int, columns: int, hidden: int) -> Cell:
-    """A step of Adam for a stack of critics, of which one is idle, against PyTorch's fused one."""
-    size = kernels.critic_size([columns, hidden, hidden])
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    start, grads = torch.randn(2, modules, size, generator=generator, device=DEVICE).unbind(0)
-    rates = torch.full((modules,), 1e-3, device=DEVICE)
-    active = torch.arange(modules, device=DEVICE) > 0
-
-    def state() -> list[Tensor]:
-        return [start.clone(), torch.zeros_like(start), torch.zeros_like(start)]
-
-    def ours() -> Run:
-        params, first, second = state()
-        steps = torch.zeros(modules, dtype=torch.int64, device=DEVICE)
-
-        def step() -> Sequence[Tensor]:
-            kernels.adam_flat(params, grads, first, second, steps, rates, active)
-            return [params]
-
-        return _first_of(step)
-
-    def fused(keeping: bool) -> Callable[[], Run]:
-        def build() -> Run:
-            params, first, second = state()
-            rows = [list(one.unbind(0)) for one in (params, grads, first, second)]
-            steps = [torch.zeros((), device=DEVICE) for _ in range(modules)]
-            rest = {"lr": rates[0], "beta1": 0.5, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8}
-
-            def step() -> Sequence[Tensor]:
-                before = [one.clone() for one in (params, first, second)] if keeping else []
-                adamw(*rows, [], steps, foreach=False, fused=True, amsgrad=False, maximize=False, **rest)
-                for one, old in zip((params, first, second), before, strict=False):
-                    one.copy_(torch.where(active[:, None], one, old))
-                return [torch.where(active[:, None], params, start)]
-
-            return _first_of(step)
-
-        return build
-
-    sides = {
-        "fused AdamW, idle rows put back": fused(True),
-        "fused AdamW of all rows": fused(False),
-        "flat": lambda: under(ours(), KERNEL)(),
-    }
-    words = f"{modules} of 2 x {hidden} units, {columns} columns"
-    return Cell("kernels-adam", words, "fused AdamW, idle rows put back", sides, 1e-6)
-
-
-def _first_of(step: Run) -> Run:
-    """A run that always returns the result of its first step, so that sides that move on can be compared."""
-    kept: list[Tensor] = []
-
-    def run() -> Sequence[Tensor]:
-        found = step()
-        if not kept:
-            kept.extend(one.clone() for one in found)
-        return kept
-
-    return run
-
-
-def _adams() -> Iterator[Cell]:
-    for modules in (1, 5, 20, 100):
-        yield _adam(modules, 8, 64)
-    for modules in (1, 20) if not ON_GPU else (1, 20, 500):
-        yield _adam(modules, 24, 256)
-
-
 # ten minutes for all of them
 FUSED: dict[str, Callable[[], Iterator[Measured]]] = {
     "kernels-races": lambda: timed_cells(_races(), 120),
     "kernels-critics": lambda: timed_cells(_critics(), 220),
     "kernels-levels": lambda: timed_cells(levels(), 120),
-    "kernels-adam": lambda: timed_cells(_adams(), 60),
     "kernels-roofline": roofline,
 }

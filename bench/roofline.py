@@ -94,20 +94,6 @@ def _races(rows: int, n: int, levels: int, bandwidth: float) -> Iterator[Measure
         yield _measured(words, run, size / bandwidth)
 
 
-def _adam(bandwidth: float) -> Iterator[Measured]:
-    from mdcm.kernels.adam import fused as adam
-
-    modules, size = 500, kernels.critic_size([32, 256, 256])
-    params, grads, first, second = torch.zeros(4, modules, size, device=DEVICE).unbind(0)
-    steps, rates = torch.zeros(modules, dtype=torch.int64, device=DEVICE), torch.ones(modules, device=DEVICE)
-    active = torch.ones(modules, dtype=torch.bool, device=DEVICE)
-    yield _measured(
-        f"K10; {modules} modules of {size:,} parameters; its floor",
-        lambda: adam.adam_flat(params, grads, first, second, steps, rates, active),
-        7 * params.nbytes / bandwidth,
-    )
-
-
 def roofline() -> Iterator[Measured]:
     """Time of every kernel; its baseline is the floor, so that the ratio is how far it is from it."""
     if not ON_GPU:
@@ -121,4 +107,3 @@ def roofline() -> Iterator[Measured]:
             yield from _layers(modules, rows, precision, bandwidth, products)
     for rows, n, levels in ((8192, 50, 4), (65536, 50, 16), (8192, 50, 64)):
         yield from _races(rows, n, levels, bandwidth)
-    yield from _adam(bandwidth)

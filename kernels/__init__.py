@@ -32,7 +32,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from mdcm.kernels.adam import reference as adam_reference
 from mdcm.kernels.critic import reference as critic_reference
 from mdcm.kernels.critic.parameters import CriticParameters, critic_size, critic_views
 from mdcm.kernels.critic.reference import CriticStep
@@ -64,7 +63,6 @@ __all__ = [
     "CriticStep",
     "NoiseMemory",
     "Packing",
-    "adam_flat",
     "critic_loss_and_grads",
     "critic_size",
     "critic_values",
@@ -94,7 +92,6 @@ def _fused(module: str, name: str) -> Callable[..., Any]:
 
 # operations with a Triton form, by their package
 _MODULES = {
-    "adam": ("adam_flat",),
     "critic": ("critic_loss_and_grads", "critic_values"),
     "gumbel": ("gumbel_softmax",),
     "noise": ("seeded_uniform",),
@@ -149,7 +146,6 @@ def _operation(twin: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
     return call
 
 
-adam_flat = _operation(adam_reference.adam_flat)
 critic_loss_and_grads = _operation(critic_reference.critic_loss_and_grads)
 critic_values = _operation(critic_reference.critic_values)
 gumbel_softmax = _operation(gumbel_reference.gumbel_softmax)

@@ -93,7 +93,6 @@ SHIPPED: dict[str, tuple[Config, ...]] = {
         _config(4, 2, 56, ROWS=32, UNITS=64, INPUTS=32),
         _config(4, 2, 75, ROWS=32, UNITS=64, INPUTS=64),
     ),
-    "adam_flat": (_config(4, 1, 8, fusion=False, BLOCK=1024),),
 }
 
 # programs that keep an H100's 132 multiprocessors busy: two each

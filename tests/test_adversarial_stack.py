@@ -126,7 +126,7 @@ class TestEnds:
         every = problems(setting, AdversarialConfig(steps=24, batch_size=8, checks=24, patience=2), level=0)
         for problem, last in zip(every, at, strict=True):
             distances = iter([*np.linspace(0.5, 0.2, last), *[0.6] * 40])
-            problem.check = lambda distances=distances: Check((next(distances),), ())
+            problem.check = lambda p=problem, d=distances: Check((next(d),) * len(p.sides), ())
         return every
 
     def test_each_is_finished_by_itself_and_the_rest_is_packed_anew(self, double):
@@ -201,7 +201,7 @@ class TestEnds:
         for problem, validations in zip(every, at, strict=True):
             # those that were taken already
             rest = iter([*np.linspace(0.5, 0.2, validations), *[0.6] * 40][stop:])
-            problem.check = lambda rest=rest: Check((next(rest),), ())
+            problem.check = lambda p=problem, rest=rest: Check((next(rest),) * len(p.sides), ())
         again.train()
         assert equal(whole.weights(), fresh.weights())
 
@@ -321,16 +321,22 @@ class TestCritics:
         for part, state in zip(parts, before, strict=True):
             assert equal(part.state(), state)
 
-    def test_one_that_is_not_active_keeps_every_bit(self):
+    def test_one_that_is_released_keeps_every_bit(self):
         masks = [torch.tensor([True, True]), torch.tensor([True, True])]
         critics = Critics(masks, hidden=8, generator=torch.Generator().manual_seed(0))
-        critics.active[1] = False
-        before = critics.state()
         generator = torch.Generator().manual_seed(1)
-        critics.step(*torch.rand(2, 2, 4, 2, generator=generator), torch.rand(2, 4, 1, generator=generator), rate=1e-2)
-        after = critics.state()
-        assert all(torch.equal(before[name][1], after[name][1]) for name in before)
-        assert not torch.equal(before["flat"][0], after["flat"][0])
+
+        def step():
+            rows, share = torch.rand(2, 2, 4, 2, generator=generator), torch.rand(2, 4, 1, generator=generator)
+            critics.step(*rows, share, rate=1e-2)
+
+        step()
+        before = critics.state()["flat"]
+        critics.release(1)
+        step()
+        after = critics.state()["flat"]
+        assert torch.equal(before[1], after[1])
+        assert not torch.equal(before[0], after[0])
 
 
 def test_a_mechanism_without_relaxed_draws_generates_where_it_is_not_trained():

@@ -27,7 +27,6 @@ SHARED = 227 * 1024
 UNALIGNED_STACK = 128
 
 MODULES = {
-    "adam.fused": ["adam_flat"],
     "gumbel.fused": ["gumbel_st_bwd", "gumbel_st_fwd"],
     "noise.fused": ["seeded_uniform"],
     "critic.fused_layers": ["delta", "gp_norm_tangent", "lin_act", "top_reduce", "wgrad"],

@@ -194,15 +194,15 @@ class TestAgainstDoubleBackward:
         ours = kernels.critic_views(flat, [6, 16, 16])
         for view, tensor in zip(ours.tensors(), critic.tensors(), strict=True):
             view.copy_(tensor[None])
-        gradient, first, second = (torch.zeros_like(flat) for _ in range(3))
-        steps, lr = torch.zeros(1, dtype=torch.int64), torch.tensor([1e-2], dtype=torch.float64)
+        flat.grad = gradient = torch.zeros_like(flat)
+        ours_optimiser = torch.optim.Adam([flat], 1e-2, (0.5, 0.9), foreach=False)
         for number in range(60):
             x = random_rows(1, 96, 6, seed=number)
             step = kernels.critic_loss_and_grads(x, ours)
             views = kernels.critic_views(gradient, [6, 16, 16])
             for view, found in zip(views.tensors(), step.grads.tensors(), strict=True):
                 view.copy_(found)
-            kernels.adam_flat(flat, gradient, first, second, steps, lr, torch.tensor([True]))
+            ours_optimiser.step()
             current = [network[0], network[2], network[4]]
             theirs = kernels.CriticParameters(
                 tuple(layer.weight.detach().clone() for layer in current[:2]),

@@ -15,8 +15,6 @@ from test_triton_training import Training
 import mdcm
 from mdcm import kernels
 from mdcm.kernels import graphs
-from mdcm.kernels.adam import fused as adam
-from mdcm.kernels.adam import reference as adam_reference
 from mdcm.kernels.critic import fused as critic
 from mdcm.kernels.critic import fused_layers as layers
 from mdcm.kernels.critic import reference
@@ -147,24 +145,6 @@ class TestSteps:
         first, second = (critic.critic_loss_and_grads(x, critics) for _ in range(2))
         assert torch.equal(first.loss, second.loss)
         assert all(torch.equal(a, b) for a, b in zip(first.grads.tensors(), second.grads.tensors(), strict=True))
-
-    def test_adam(self):
-        modules, size = 50, kernels.critic_size([24, 256, 256])
-        ours = {
-            "params": some(modules, size),
-            "first": torch.zeros(modules, size, device=DEVICE),
-            "second": torch.zeros(modules, size, device=DEVICE),
-            "steps": torch.arange(modules, device=DEVICE),
-            "lr": torch.full((modules,), 1e-3, device=DEVICE),
-            "active": torch.arange(modules, device=DEVICE) % 5 > 0,
-        }
-        true = {name: one.double() if one.is_floating_point() else one.clone() for name, one in ours.items()}
-        for step in range(3):
-            grads = some(modules, size, seed=step)
-            adam.adam_flat(grads=grads, **ours)
-            adam_reference.adam_flat(grads=grads.double(), **true)
-        for name in ("params", "first", "second"):
-            assert relative(ours[name], true[name]) < 2e-6
 
     @pytest.mark.parametrize("sizes", [[4] * 50, [64] * 20, [2, 3, 7, 16, 33, 100, 1000]], ids=["4", "64", "ragged"])
     def test_races(self, sizes):

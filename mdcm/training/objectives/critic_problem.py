@@ -40,8 +40,8 @@ from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives.comparison import ENERGY_ROWS, Check, compare
 from mdcm.training.objectives.critics import Critics
 from mdcm.training.objectives.generators import Draw, FitSide, Generators, gumbel_, prepare_mechanisms
-from mdcm.training.objectives.loss import adamw_step
 from mdcm.training.objectives.problems import assign
+from mdcm.training.optimizer import adamw_step
 from mdcm.training.pooled_rows import Layout, PooledRows, Reader
 
 if TYPE_CHECKING:
@@ -346,10 +346,8 @@ class AdversarialProblem:
             self.generator.set_state(at)
             self.blame(step, last)
         with torch.no_grad():
-            adamw_step(
-                self.parameters, grads, self.moments, self.squares, self.counts, config.learning_rate * rate,
-                [0.0] * len(grads), config.betas,
-            )  # fmt: skip
+            moments = (self.moments, self.squares, self.counts)
+            adamw_step(self.parameters, grads, *moments, config.learning_rate * rate, config.betas)
             torch._foreach_lerp_(self.average, list(self.parameters), config.averaging(step))
         return Losses(critic, losses)
 

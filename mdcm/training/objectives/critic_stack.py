@@ -38,6 +38,7 @@ from mdcm.training.objectives.critic_problem import (
 )
 from mdcm.training.objectives.critics import Critics
 from mdcm.training.objectives.generators import gumbel_
+from mdcm.training.optimizer import adamw_step
 
 __all__ = ["Stack"]
 
@@ -51,7 +52,8 @@ class _Flat:
         config: Settings.
 
     Attributes:
-        active: Which rows are trained now; the others keep every bit.
+        active: Which rows are trained now; the others keep every bit, as long as their moments are zero.
+        count: Steps taken, float32 ``[1]``.
     """
 
     def __init__(self, trained: Tensor, shapes: Sequence[tuple[int, ...]], config: AdversarialConfig) -> None:
@@ -62,7 +64,7 @@ class _Flat:
         self.weights, self.grads, self.first, self.second, self.average = torch.zeros(
             5, len(trained), size, device=device
         ).unbind(0)
-        self.steps = torch.zeros(len(trained), dtype=torch.int64, device=device)
+        self.count = torch.zeros(1, device=device)
 
     def views(self, rows: Tensor) -> list[Tensor]:
         """The tensors of some rows ``[..., size]``, each ``[..., *shape]``."""
@@ -73,10 +75,16 @@ class _Flat:
         """One step of Adam along the gradients, then one of the averages; none unless all is sound."""
         if not len(self.weights):
             return
-        moments = (self.first, self.second, self.steps)
-        rates, active = rate.expand(len(self.weights)), self.active & sound
-        kernels.adam_flat(self.weights, self.grads, *moments, rates, active, betas=self.config.betas)
+        self.grads.masked_fill_(~self.active[:, None], 0.0)
+        moments = ([self.first], [self.second], self.count)
+        adamw_step([self.weights], [self.grads], *moments, rate, self.config.betas, skip=1.0 - sound.float())
         self.average.lerp_(self.weights, averaging)
+
+    def release(self, row: int) -> None:
+        """Train one row no more."""
+        self.active[row] = False
+        self.first[row] = 0.0
+        self.second[row] = 0.0
 
     def finite(self) -> Tensor:
         """Whether the gradient of each row is finite, or of no use, bool ``[rows]``."""
@@ -302,7 +310,7 @@ class Stack:
             moments = (problem.moments, problem.squares, problem.counts)
             for one, average, first, second, count in zip(own, problem.average, *moments, strict=True):
                 one.views[3].copy_(average)
-                one.flat.steps[one.row] = int(count)
+                one.flat.count.fill_(float(count))
                 one.views[1].copy_(first)
                 one.views[2].copy_(second)
 
@@ -317,7 +325,7 @@ class Stack:
                 parameter.copy_(one.views[0])
                 problem.moments[index].copy_(one.views[1])
                 problem.squares[index].copy_(one.views[2])
-                problem.counts[index] = one.flat.steps[one.row]
+                problem.counts[index] = one.flat.count[0]
         self.critics.part([problem.critics for problem in self.problems])
 
     def give_average(self, m: int) -> None:
@@ -328,10 +336,10 @@ class Stack:
         """Train one problem no more: it is finished."""
         self.active[m] = False
         for one in self._own[m]:
-            one.flat.active[one.row] = False
+            one.flat.release(one.row)
         for place, (own, _) in enumerate(self.sides):
             if own == m:
-                self.critics.active[place] = False
+                self.critics.release(place)
 
     # ---- a step
 

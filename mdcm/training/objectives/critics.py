@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdcm import kernels
+from mdcm.training.optimizer import adamw_step
 
 __all__ = ["Critics"]
 
@@ -33,7 +34,7 @@ class Critics:
         device: Where the critics lie.
 
     Attributes:
-        active: Whether a critic is trained, bool ``[fits]``; one that is not keeps every bit.
+        active: Whether a critic is trained, bool ``[fits]``; one that is released keeps every bit.
         sound: Whether all steps of the critics that were trained were finite, bool without axes. After one that was
             not, steps change nothing.
 
@@ -64,7 +65,7 @@ class Critics:
     flat: Tensor = field(init=False)
     first: Tensor = field(init=False)
     second: Tensor = field(init=False)
-    steps: Tensor = field(init=False)
+    count: Tensor = field(init=False)
     active: Tensor = field(init=False)
     sound: Tensor = field(init=False)
 
@@ -78,7 +79,7 @@ class Critics:
         self._widths = [width] + [self.hidden] * self.layers
         size = kernels.critic_size(self._widths)
         self.flat, self.first, self.second, self._grads = torch.zeros(4, modules, size, device=self.device).unbind(0)
-        self.steps = torch.zeros(modules, dtype=torch.int64, device=self.device)
+        self.count = torch.zeros(1, device=self.device)
         self.active = torch.ones(modules, dtype=torch.bool, device=self.device)
         self.sound = torch.ones((), dtype=torch.bool, device=self.device)
         self._parameters = kernels.critic_views(self.flat, self._widths)
@@ -128,13 +129,17 @@ class Critics:
         # a loss can be finite where its gradient is not
         finite = (self._grads.sum(1) + loss).isfinite()
         self.sound.logical_and_((finite | ~self.active).all())
-        if isinstance(rate, Tensor):
-            rates = rate.expand(len(self.generated))
-        else:
-            rates = torch.full((len(self.generated),), rate, device=self.flat.device)
-        moments = (self.first, self.second, self.steps)
-        kernels.adam_flat(self.flat, self._grads, *moments, rates, self.active & self.sound, betas=self.betas)
+        self._grads.masked_fill_(~self.active[:, None], 0.0)
+        moments = ([self.first], [self.second], self.count)
+        adamw_step([self.flat], [self._grads], *moments, rate, self.betas, skip=1.0 - self.sound.float())
         return loss.masked_fill(~finite, torch.nan)
+
+    def release(self, critic: int) -> None:
+        """Train one critic no more."""
+        self.active[critic] = False
+        # without moments a step changes nothing where there is no gradient
+        self.first[critic] = 0.0
+        self.second[critic] = 0.0
 
     def values(self, fake: Tensor) -> Tensor:
         """Values of generated rows ``[fits, n, width]`` as ``[fits, n]``, differentiable in the rows alone."""
@@ -143,11 +148,11 @@ class Critics:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimiser state by name, copies."""
-        return {name: getattr(self, name).clone() for name in ("flat", "first", "second", "steps")}
+        return {name: getattr(self, name).clone() for name in ("flat", "first", "second", "count")}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
-        for name in ("flat", "first", "second", "steps"):
+        for name in ("flat", "first", "second", "count"):
             getattr(self, name).copy_(state[name])
         self.sound.fill_(True)
 
@@ -155,7 +160,10 @@ class Critics:
 
     @classmethod
     def joined(cls, parts: Sequence[Critics]) -> Critics:
-        """All critics of several stacks of equal layers in one, in their order, each with its weights and moments."""
+        """All critics of several stacks of equal layers in one, in their order, each with its weights and moments.
+
+        All of them have taken equally many steps.
+        """
         one = parts[0]
         masks = [mask for part in parts for mask in part.generated]
         found = cls(masks, one.hidden, one.layers, one.betas, one.penalty, one.one_sided, device=one.flat.device)
@@ -176,4 +184,4 @@ class Critics:
                 theirs = kernels.critic_views(getattr(part, name), part._widths).tensors()
                 narrow = [ours[0][..., : part.width], *ours[1:]]
                 torch._foreach_copy_(theirs, narrow) if out else torch._foreach_copy_(narrow, theirs)
-            part.steps.copy_(self.steps[span]) if out else self.steps[span].copy_(part.steps)
+            part.count.copy_(self.count) if out else self.count.copy_(part.count)

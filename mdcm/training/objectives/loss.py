@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
@@ -21,16 +20,16 @@ from mdcm.training.config import TrainConfig
 from mdcm.training.expectation import Fitted
 from mdcm.training.losses import Losses
 from mdcm.training.objectives.problems import Problem, assign
+from mdcm.training.optimizer import adamw_step
 from mdcm.training.polish import Polished, Polisher
 from mdcm.training.trainer import Snapshot, check_modules
 
-__all__ = ["Growth", "LossObjective", "adamw_step"]
+__all__ = ["Growth", "LossObjective"]
 
 # from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states,
 # and what the records of modules say of the question
 Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
 
-_EPS = 1e-8
 _HEADER = record(
     {
         "grown": listed(whole()), "tests": listed(sequence(whole(), mapping())),
@@ -151,7 +150,7 @@ class LossObjective:
         with torch.no_grad():
             grads = [parameter.grad for parameter in problem.parameters]
             adamw_step(
-                problem.weights, grads, self.moments, self.squares, counts, rate, problem.decays, self.schedule.betas
+                problem.weights, grads, self.moments, self.squares, counts, rate, self.schedule.betas, problem.decays
             )
             problem.constrain()
             if isinstance(averaging, Tensor):
@@ -295,55 +294,6 @@ class LossObjective:
             self.restrict(modules)
         for name, group in self._groups().items():
             assign(group, [tensors[f"{name}.{k}"] for k in range(len(group))])
-
-
-def adamw_step(
-    weights: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    moments: Sequence[Tensor],
-    squares: Sequence[Tensor],
-    counts: Tensor,
-    rate: float | Tensor,
-    decays: Sequence[float],
-    betas: tuple[float, float],
-) -> None:
-    """One step of AdamW in place; weights without a gradient stay.
-
-    Args:
-        weights: Weights.
-        grads: The gradient of each, of the shape of its parameter or with an axis of size one before it.
-        moments: First moments, of the shapes of the weights.
-        squares: Second moments.
-        counts: Steps before this one, float32, one for each weight.
-        rate: Learning rate.
-        decays: Weight decay of each.
-        betas: Decays of the moments.
-
-    References:
-        Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101, Algorithm 2.
-    """
-    by_decay: dict[float, list[int]] = {}
-    for index, (grad, decay) in enumerate(zip(grads, decays, strict=True)):
-        if grad is not None:
-            by_decay.setdefault(decay, []).append(index)
-    steps = counts.unbind()
-    for decay, indices in by_decay.items():
-        adamw(
-            [weights[index] for index in indices],
-            [grads[index].view_as(weights[index]) for index in indices],  # type: ignore[union-attr]
-            [moments[index] for index in indices],
-            [squares[index] for index in indices],
-            [],
-            [steps[index] for index in indices],
-            fused=True,
-            amsgrad=False,
-            beta1=betas[0],
-            beta2=betas[1],
-            lr=rate,
-            weight_decay=decay,
-            eps=_EPS,
-            maximize=False,
-        )
 
 
 class _Captured:
