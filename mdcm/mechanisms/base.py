@@ -67,8 +67,11 @@ def check_finite(variable: Variable, numbers: Tensor, what: str = "values", *, i
     """
     if not numbers.is_floating_point():
         return numbers
-    bad = numbers.isnan() | (numbers == math.inf) if impossible else ~numbers.isfinite()
-    if bool(bad.any()):
+    if not numbers.numel():
+        return numbers
+    # a number that is none makes both ends such
+    low, high = (float(end) for end in numbers.detach().aminmax())
+    if not (high < math.inf if impossible else -math.inf < low and high < math.inf):
         raise MdcmError(
             f"the mechanism of {variable.name!r} gave {what} that are not finite; a value that is set or given may "
             "be far outside of what it was trained on, or its weights are damaged"

@@ -16,9 +16,16 @@ __all__ = ["has_density", "level_probabilities", "value_density", "whole_table"]
 
 # rows of one call of a mechanism
 _MOST_ROWS = 1 << 18
-# combinations of parents and states of a cached table
-_MOST_KEPT = 1 << 15
-# cached tables by mechanism, with the weights from which they were computed
+# combinations of parents and states that a network sees at once, so that its layers stay in the cache
+_MOST_COMBINATIONS = 1 << 15
+# combinations of parents and states of a table that is made and kept whatever part of it is needed, and of one that is
+# where much of it is needed
+_SMALL, _LARGE = 1 << 15, 1 << 20
+# cells of all kept tables, 256 MB
+_MOST_KEPT = 1 << 25
+# share of a large table, the inverse, of which so much is needed that all of it is made
+_WORTHWHILE = 4
+# cached tables by mechanism, with the weights from which they were computed, the last used one last
 _tables: WeakKeyDictionary[Categorical, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()
 
 
@@ -35,7 +42,7 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
         parents: Values of the parents, ``n`` rows each.
         rows: The number n.
     """
-    whole = whole_table(mechanism)
+    whole = whole_table(mechanism, rows * math.prod(mechanism.latents))
     if whole is not None:
         index = torch.zeros(rows, dtype=torch.int64)
         for parent in mechanism.parents:
@@ -44,12 +51,7 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
     distinct, inverse = _distinct(mechanism, parents, rows)
     count = rows if inverse is None else len(next(iter(distinct.values()))) if distinct else 1
     if isinstance(mechanism, Categorical):
-        parts = [
-            tabulated(mechanism, {name: v[a:b] for name, v in distinct.items()}, b - a)
-            for a, b in _spans(count, math.prod(mechanism.latents))
-        ]
-        # in float32 the sum differs from 1 by up to a millionth
-        table = torch.cat(parts).double().log_softmax(-1)
+        table = _tabulated(mechanism, distinct, count)
     else:
         levels = mechanism.variable.num_levels
         table = _enumerated(mechanism, distinct, count, torch.arange(levels), levels)
@@ -57,12 +59,19 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
 
 
 @torch.no_grad()
-def whole_table(mechanism: Mechanism) -> Tensor | None:
+def whole_table(mechanism: Mechanism, needed: int) -> Tensor | None:
     """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, cached until they change.
 
-    None if the table is too large or a parent is not categorical.
+    Args:
+        mechanism: The mechanism.
+        needed: Combinations of parents and states that are asked for.
+
+    Returns:
+        The table; None if it is too large, for what is needed of it or at all, or a parent is not categorical.
     """
-    if not isinstance(mechanism, Categorical) or not mechanism.tabular or mechanism.combinations > _MOST_KEPT:
+    if not isinstance(mechanism, Categorical) or not mechanism.tabular:
+        return None
+    if mechanism.combinations > (_LARGE if _WORTHWHILE * needed >= mechanism.combinations else _SMALL):
         return None
     weights = [*mechanism.parameters(), *mechanism.buffers()]
     cached = _tables.get(mechanism)
@@ -71,11 +80,26 @@ def whole_table(mechanism: Mechanism) -> Tensor | None:
         rows = math.prod(sizes)
         grid = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(rows, -1) if sizes else None
         parents = {} if grid is None else {p.name: grid[:, k] for k, p in enumerate(mechanism.parents)}
-        # in float32 the sum differs from 1 by up to a millionth
-        table = tabulated(mechanism, parents, rows).double().log_softmax(-1)
+        table = _tabulated(mechanism, parents, rows)
         table = table.reshape(*sizes, *mechanism.latents, mechanism.levels)
-        cached = _tables[mechanism] = ([weight.detach().clone() for weight in weights], table)
+        cached = [weight.detach().clone() for weight in weights], table
+    _tables.pop(mechanism, None)
+    _tables[mechanism] = cached
+    while sum(table.numel() for _, table in _tables.values()) > _MOST_KEPT and len(_tables) > 1:
+        del _tables[next(iter(_tables))]
     return cached[1]
+
+
+def _tabulated(mechanism: Categorical, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+    """Log probability of every level at every row of parents and combination of states, float64."""
+    table = torch.empty((rows, *mechanism.latents, mechanism.levels), dtype=torch.float64)
+    for a, b in _spans(rows, math.prod(mechanism.latents), _MOST_COMBINATIONS):
+        part = tabulated(mechanism, {name: value[a:b] for name, value in parents.items()}, b - a)
+        # sums over the first axis are many times faster than over a short last one
+        levels = part.movedim(-1, 0).double().contiguous()
+        # in float32 the sum differs from 1 by up to a millionth
+        table[a:b] = (levels - levels.exp().sum(0).log()).movedim(0, -1)
+    return table
 
 
 def _are_equal(cached: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
@@ -158,6 +182,6 @@ def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Ten
     return log_prob.double().reshape(rows, *mechanism.latents)
 
 
-def _spans(rows: int, each: int) -> list[tuple[int, int]]:
-    size = max(1, _MOST_ROWS // max(each, 1))
+def _spans(rows: int, each: int, most: int = _MOST_ROWS) -> list[tuple[int, int]]:
+    size = max(1, most // max(each, 1))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]

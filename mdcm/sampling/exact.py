@@ -90,12 +90,19 @@ def posterior(
     largest = max(order.largest, math.prod(shape), *(_cells(tables, group) for group in groups))
     if largest > _LARGEST or order.cells * rows > _MOST:
         return None
-    batch = min(rows, _LARGEST // largest)
+    batch = _batch(rows, _LARGEST // largest)
     parts = []
+    shared: dict[int, tuple[RowFactor, Tensor]] = {}
     for start in range(0, rows, batch):
-        part = Tables(network, evidence, min(batch, rows - start), start=start)
+        part = Tables(network, evidence, min(batch, rows - start), start=start, shared=shared)
         parts.append(_eliminated(part, groups, targets, order, shape))
     return Posterior(torch.cat([table for table, _ in parts]), torch.cat([log_total for _, log_total in parts]))
+
+
+def _batch(rows: int, most: int) -> int:
+    """Rows to compute at once: a divisor, so that those of one intervention, which follow each other, stay together."""
+    best = max(number for number in range(1, min(rows, most) + 1) if rows % number == 0)
+    return best if 2 * best > min(rows, most) else min(rows, most)
 
 
 def event_probability(

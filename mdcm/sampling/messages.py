@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdcm.elimination import min_fill_order
+from mdcm.elimination import min_fill_order, min_size_order
 
 __all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
 
@@ -109,7 +109,7 @@ class Order:
 def elimination_order(
     scopes: Sequence[Sequence[Hashable]], keep: Sequence[Hashable], sizes: Mapping[Hashable, int]
 ) -> Order:
-    """Min-fill elimination order with the sizes of its tables.
+    """The cheaper of two elimination orders, with the sizes of its tables: min-fill, and that of the smallest tables.
 
     Args:
         scopes: Axes of the factors.
@@ -128,8 +128,17 @@ def _elimination_order(
     """Cached order; ``shape`` holds the sizes of the names in order of first occurrence."""
     names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
     sizes = dict(zip(names, shape, strict=True))
+    orders = (_costed(scopes, keep, sizes, make(scopes, set(keep), sizes)) for make in (min_fill_order, min_size_order))
+    return min(orders, key=lambda order: order.cells)
+
+
+def _costed(
+    scopes: Sequence[Sequence[Hashable]],
+    keep: tuple[Hashable, ...],
+    sizes: Mapping[Hashable, int],
+    order: Sequence[Hashable],
+) -> Order:
     pool = [set(scope) for scope in scopes]
-    order = tuple(min_fill_order(scopes, set(keep), sizes))
     tables = []
     for variable in order:
         union: set[Hashable] = set().union(*(scope for scope in pool if variable in scope))
@@ -137,7 +146,7 @@ def _elimination_order(
         pool.append(union - {variable})
         tables.append(math.prod(sizes[name] for name in union))
     tables.append(math.prod(sizes[name] for name in keep))
-    return Order(order, keep, max(tables), sum(tables))
+    return Order(tuple(order), keep, max(tables), sum(tables))
 
 
 def eliminate(
@@ -165,23 +174,46 @@ def eliminate(
         touching = [factor for factor in pool if variable in factor.scope]
         pool = [factor for factor in pool if variable not in factor.scope]
         scope = tuple(dict.fromkeys(name for factor in touching for name in factor.scope if name != variable))
-        product = _product(touching, (*scope, variable), sizes)
         if draws:
+            product = _product(touching, (*scope, variable), sizes)
             buckets.append((variable, RowFactor((*scope, variable), product)))
-        table, scale = _rescaled(product.sum(-1))
+            summed = product.sum(-1)
+        else:
+            summed = _summed(touching, scope, variable, sizes)
+        table, scale = _rescaled(summed)
         log_scale = log_scale + scale
         pool.append(RowFactor(scope, table))
     rest, scale = _rescaled(_product(pool, order.keep, sizes))
     return Eliminated(tuple(buckets), rest, log_scale + scale)
 
 
+def _summed(
+    factors: Sequence[RowFactor], scope: tuple[Hashable, ...], variable: Hashable, sizes: Mapping[Hashable, int]
+) -> Tensor:
+    """Sum over a variable of a product, without the product's own table: the largest factor is multiplied last."""
+    *others, largest = sorted(factors, key=lambda factor: factor.table.numel())
+    inner = [name for name in scope if any(name in factor.scope for factor in others)]
+    product = _product(others, (*inner, variable), sizes)
+    parts = [_aligned(one, (variable, *scope), sizes) for one in (RowFactor((*inner, variable), product), largest)]
+    # the variable is the second axis, after the rows
+    total = parts[0][:, 0] * parts[1][:, 0]
+    for index in range(1, sizes[variable]):
+        total.addcmul_(parts[0][:, index], parts[1][:, index])
+    return total.expand(-1, *(sizes[name] for name in scope))
+
+
+def _aligned(factor: RowFactor, scope: Sequence[Hashable], sizes: Mapping[Hashable, int]) -> Tensor:
+    """View of a factor's table with one axis for each of ``scope``, of size 1 where it lacks the variable."""
+    order = sorted(range(len(factor.scope)), key=lambda axis: scope.index(factor.scope[axis]))
+    table = factor.table.permute(0, *(axis + 1 for axis in order))
+    present = set(factor.scope)
+    return table.reshape(len(table), *(sizes[name] if name in present else 1 for name in scope))
+
+
 def _product(factors: Sequence[RowFactor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]) -> Tensor:
     product = torch.ones((1,) * (len(scope) + 1), dtype=torch.float64)
     for factor in factors:
-        order = sorted(range(len(factor.scope)), key=lambda axis: scope.index(factor.scope[axis]))
-        table = factor.table.permute(0, *(axis + 1 for axis in order))
-        present = set(factor.scope)
-        product = product * table.reshape(len(table), *(sizes[name] if name in present else 1 for name in scope))
+        product = product * _aligned(factor, scope, sizes)
     return product.expand(-1, *(sizes[name] for name in scope))
 
 

@@ -30,14 +30,24 @@ class Tables:
         evidence: Observed value of each node, one or one per row.
         rows: Number of rows.
         start: Index of the first row; values that differ by row may have more rows before and after.
+        shared: Factors that are the same for all rows, by node, to which those that are computed here are added.
     """
 
-    def __init__(self, network: Network, evidence: Mapping[int, Tensor], rows: int = 1, *, start: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        evidence: Mapping[int, Tensor],
+        rows: int = 1,
+        *,
+        start: int = 0,
+        shared: dict[int, tuple[RowFactor, Tensor]] | None = None,
+    ) -> None:
         self.network = network
         self.dcm = network.dcm
         self.evidence = evidence
         self.rows = rows
         self.start = start
+        self._shared = {} if shared is None else shared
         self.sizes: dict[Hashable, int] = {}
 
     def scope(self, number: int) -> tuple[Hashable, ...]:
@@ -73,11 +83,18 @@ class Tables:
 
     def known_value(self, number: int) -> Tensor:
         """Set or observed value of a node, one or one per row."""
-        value = self.evidence[number] if number in self.evidence else self.network.nodes[number].constant
-        assert value is not None
+        value = self._known(number)
         if len(value) > 1:
             value = value[self.start : self.start + self.rows]
+            if value.ndim == 1 and bool((value == value[0]).all()):
+                value = value[:1]
         return float_pixels(value)
+
+    def _known(self, number: int) -> Tensor:
+        """Set or observed value of a node, one or one for each of all rows."""
+        value = self.evidence[number] if number in self.evidence else self.network.nodes[number].constant
+        assert value is not None
+        return value
 
     def _rows(self, numbers: Iterable[int]) -> int:
         """Rows of a table that depends on nodes: 1 if it is the same for all rows."""
@@ -121,7 +138,9 @@ class Tables:
     def _sliced(self, number: int) -> Tensor | None:
         """Cached table of a node's mechanism, sliced at the known values of its parents, which all rows share."""
         node = self.network.nodes[number]
-        whole = whole_table(self.dcm.mechanism(node.variable))
+        mechanism = self.dcm.mechanism(node.variable)
+        needed = math.prod([*map(self.num_levels, self._free(number)), *mechanism.latents])
+        whole = whole_table(mechanism, needed)
         if whole is None:
             return None
         return whole[tuple(int(self.known_value(p)) if self.is_known(p) else slice(None) for p in node.parents)]
@@ -131,6 +150,21 @@ class Tables:
 
         The factor of an observed node is its probability or density.
         """
+        if number not in self._shared:
+            found = self._factor(number)
+            if not self._is_shared(number):
+                return found
+            self._shared[number] = found
+        # the axes that it has are known here too
+        self.scope(number)
+        return self._shared[number]
+
+    def _is_shared(self, number: int) -> bool:
+        """Whether the factor of a node is the same for all rows, also those before and after."""
+        known = [one for one in (number, *self.network.nodes[number].parents) if self.is_known(one)]
+        return all(len(self._known(one)) == 1 for one in known)
+
+    def _factor(self, number: int) -> tuple[RowFactor, Tensor]:
         scope = self.scope(number)
         node = self.network.nodes[number]
         if number not in self.evidence:

@@ -156,6 +156,9 @@ class Units:
         self.states: dict[int, Tensor] = {}
         self.inferred: set[str] = set()
         self._copies: dict[str, list[int]] = {}
+        # of several cases, the values and states that all of them have in common, by row
+        self._common: dict[int, Tensor] = {}
+        self._common_states: dict[int, Tensor] = {}
         self._noise = dict(noise or {})
         self._abducted_noise: dict[str, Tensor] = {}
         self._further: tuple[Tensor, int] | None = None
@@ -201,11 +204,29 @@ class Units:
             node = self.network.nodes[number]
             if node.is_set:
                 self.set_value(number, self.setting(node))
+                if self.cases > 1 and node.constant is not None and len(node.constant) == 1:
+                    value = float_pixels(node.constant)
+                    self._common[number] = value.expand(len(self.rows), *value.shape[1:])
             elif self.has_copy(node.variable):
                 self.set_value(number, self._again(node))
+            elif self.cases > 1 and self._is_common(node):
+                states = [self._common_states[index] for index in self.dcm.latents[node.variable]]
+                names = self.dcm.parents(node.variable)
+                parents = {name: self._common[parent] for name, parent in zip(names, node.parents, strict=True)}
+                value = drawn(self.mechanism(node), parents, states, self._fresh_noise(node.variable))
+                self._common[number] = value
+                self.set_value(number, self.in_all_cases(value))
             else:
                 parents, noise = self.parents(node), self.own_noise(node.variable)
                 self.set_value(number, drawn(self.mechanism(node), parents, self.latents(node.variable), noise))
+
+    def _is_common(self, node: Node) -> bool:
+        """Whether a node that is not yet computed has the same value in all cases."""
+        for index in self.dcm.latents[node.variable]:
+            self.state(index)
+        return all(parent in self._common for parent in node.parents) and all(
+            index in self._common_states for index in self.dcm.latents[node.variable]
+        )
 
     def setting(self, node: Node) -> Tensor:
         """Value of a node that is set."""
@@ -262,6 +283,7 @@ class Units:
             given = self._noise.get(self.dcm.confounders[index])
             rows, seed = self._further or (self.rows, self.seed)
             drawn = self._of_rows(given) if given is not None else self.dcm.confounder_states(index, rows, seed)
+            self._common_states[index] = drawn
             self.states[index] = self.in_all_cases(drawn)
         return self.states[index]
 
@@ -269,13 +291,7 @@ class Units:
         """Own noise of a variable: at its address, or abducted from its observed value."""
         if variable in self._abducted_noise:
             return self._abducted_noise[variable]
-        if variable in self._noise:
-            noise = self._of_rows(self._noise[variable])
-        else:
-            further = self._further if variable not in self._settled else None
-            rows, seed = further or (self.rows, self.seed)
-            noise = self.dcm.own_noise(variable, rows, seed)
-        noise = self.in_all_cases(noise)
+        noise = self.in_all_cases(self._fresh_noise(variable))
         if variable in self.inferred:
             first = self._copies[variable][0]
             node = self.network.nodes[first]
@@ -284,6 +300,14 @@ class Units:
             )
             self._abducted_noise[variable] = noise
         return noise
+
+    def _fresh_noise(self, variable: str) -> Tensor:
+        """Own noise of a variable at its address, by row."""
+        if variable in self._noise:
+            return self._of_rows(self._noise[variable])
+        further = self._further if variable not in self._settled else None
+        rows, seed = further or (self.rows, self.seed)
+        return self.dcm.own_noise(variable, rows, seed)
 
     def _of_rows(self, given: Tensor) -> Tensor:
         return given[self.rows.clamp_max(len(given) - 1)]
