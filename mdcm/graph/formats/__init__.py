@@ -30,6 +30,7 @@ from mdcm.graph.formats.interchange import (
     from_networkx,
     parse_gml,
     parse_graphml,
+    to_networkx,
 )
 from mdcm.graph.formats.records import GraphRecord, Place
 
@@ -50,6 +51,7 @@ __all__ = [
     "parse_graphml",
     "parse_text",
     "read_record",
+    "to_networkx",
 ]
 
 

@@ -12,7 +12,7 @@ from mdcm.graph.formats.records import GraphRecord, is_hidden
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["format_gml", "format_graphml", "from_networkx", "parse_gml", "parse_graphml"]
+__all__ = ["format_gml", "format_graphml", "from_networkx", "parse_gml", "parse_graphml", "to_networkx"]
 
 _GML_POSITION = re.compile(r" at \((\d+), (\d+)\)$")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -84,6 +84,34 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
         bidirected=tuple(bidirected),
         latents=tuple(names[node] for node in hidden if node not in pairs),
     )
+
+
+def to_networkx(
+    nodes: Iterable[str],
+    directed: Iterable[tuple[str, str]],
+    confounders: Iterable[tuple[str, tuple[str, ...]]],
+    num_latents: int,
+) -> nx.DiGraph[str]:
+    """Make a networkx digraph in which every confounder is a hidden node.
+
+    Args:
+        nodes: Names of the observed variables.
+        directed: Directed edges between them.
+        confounders: Pairs (name, children): the latents, then the confounders of bidirected edges.
+        num_latents: Number of latents.
+
+    Returns:
+        The digraph, which :func:`from_networkx` converts back.
+    """
+    import networkx as nx
+
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(nodes)
+    graph.add_edges_from(directed)
+    for k, (name, children) in enumerate(confounders):
+        graph.add_node(name, latent=True, **({"bidirected": True} if k >= num_latents else {}))
+        graph.add_edges_from((name, child) for child in children)
+    return graph
 
 
 def parse_gml(text: str) -> GraphRecord:
