@@ -33,7 +33,7 @@ import torch  # noqa: E402
 from run import conditions  # noqa: E402
 
 import mdcm  # noqa: E402
-from mdcm.sampling.intervals import student_quantile  # noqa: E402
+from mdcm.sampling.answers import student_quantile  # noqa: E402
 
 LEVEL = 0.9
 BARS = (0.80, 0.97)

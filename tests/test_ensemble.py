@@ -16,7 +16,7 @@ import mdcm
 from mdcm.data import Encoded
 from mdcm.dcm import derived_seed
 from mdcm.model.answering import Answering
-from mdcm.sampling.intervals import student_interval, student_quantile
+from mdcm.sampling.answers import student_interval, student_quantile
 from mdcm.training import resampled
 from mdcm.training.adversarial_config import AdversarialConfig
 
