@@ -15,6 +15,8 @@ from mdcm.elimination import min_fill_order, min_size_order
 
 __all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
 
+# cells of an order for which no other is looked for
+_CHEAP = 1 << 13
 # cached elimination orders: queries that differ only in values have the same order
 _REMEMBERED = 512
 
@@ -109,7 +111,7 @@ class Order:
 def elimination_order(
     scopes: Sequence[Sequence[Hashable]], keep: Sequence[Hashable], sizes: Mapping[Hashable, int]
 ) -> Order:
-    """The cheaper of two elimination orders, with the sizes of its tables: min-fill, and that of the smallest tables.
+    """Min-fill elimination order, or where it is dear that of the smallest tables if it is cheaper, with its sizes.
 
     Args:
         scopes: Axes of the factors.
@@ -128,8 +130,11 @@ def _elimination_order(
     """Cached order; ``shape`` holds the sizes of the names in order of first occurrence."""
     names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
     sizes = dict(zip(names, shape, strict=True))
-    orders = (_costed(scopes, keep, sizes, make(scopes, set(keep), sizes)) for make in (min_fill_order, min_size_order))
-    return min(orders, key=lambda order: order.cells)
+    order = _costed(scopes, keep, sizes, min_fill_order(scopes, set(keep), sizes))
+    if order.cells <= _CHEAP:
+        return order
+    other = _costed(scopes, keep, sizes, min_size_order(scopes, set(keep), sizes))
+    return min(order, other, key=lambda one: one.cells)
 
 
 def _costed(
