@@ -148,17 +148,17 @@ class LossObjective:
             parameter.grad = None
         losses.sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            grads = [parameter.grad for parameter in problem.parameters]
+            weights, grads = problem.weights, [parameter.grad for parameter in problem.parameters]
             adamw_step(
-                problem.weights, grads, self.moments, self.squares, counts, rate, self.schedule.betas, problem.decays
+                weights, grads, self.moments, self.squares, counts, rate, self.schedule.betas, problem.decays
             )
             problem.constrain()
             if isinstance(averaging, Tensor):
                 # as one operation it would ask the device for the number
-                for average, weight in zip(self.average, problem.weights, strict=True):
+                for average, weight in zip(self.average, weights, strict=True):
                     average.lerp_(weight, averaging)
             else:
-                torch._foreach_lerp_(self.average, problem.weights, averaging)
+                torch._foreach_lerp_(self.average, weights, averaging)
         return losses.detach()
 
     def measures(self, step: int) -> list[dict[str, Any]]:
