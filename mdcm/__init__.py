@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from mdcm.report import write_report
     from mdcm.sampling import Samples
     from mdcm.sampling.answers import Answer
-    from mdcm.training import TrainConfig
+    from mdcm.training import AdversarialConfig, TrainConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ADMG",
+    "AdversarialConfig",
     "Answer",
     "Check",
     "CheckpointError",
@@ -77,6 +78,7 @@ _HOME = {
     "Check": "checking",
     "check": "checking",
     "Dataset": "data",
+    "AdversarialConfig": "training",
     "TrainConfig": "training",
     "fit": "model",
     "Model": "model",

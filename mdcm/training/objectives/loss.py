@@ -149,9 +149,8 @@ class LossObjective:
         losses.sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             weights, grads = problem.weights, [parameter.grad for parameter in problem.parameters]
-            adamw_step(
-                weights, grads, self.moments, self.squares, counts, rate, self.schedule.betas, problem.decays
-            )
+            moments = (self.moments, self.squares, counts)
+            adamw_step(weights, grads, *moments, rate, self.schedule.betas, problem.decays)
             problem.constrain()
             if isinstance(averaging, Tensor):
                 # as one operation it would ask the device for the number
