@@ -8,6 +8,7 @@ import torch
 from elsewhere import DEVICE, Elsewhere, elsewhere
 
 import mdcm
+import mdcm.model.fitting
 import mdcm.model.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
@@ -25,7 +26,7 @@ def fit_both(monkeypatch, *args, **kwargs):
     """The same training here and elsewhere."""
     here = mdcm.fit(*args, **kwargs)
     with elsewhere() as device:
-        monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
+        monkeypatch.setattr(mdcm.model.fitting, "training_device", lambda *_: device)
         there = mdcm.fit(*args, **kwargs)
     for name, one in there.dcm.state_dict().items():
         assert type(one.data) is not Elsewhere, name
@@ -131,7 +132,7 @@ class TestTraining:
                     raise KeyboardInterrupt
 
         with elsewhere() as device:
-            monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
+            monkeypatch.setattr(mdcm.model.fitting, "training_device", lambda *_: device)
             for objective in ("likelihood", "adversarial"):
                 out = tmp_path / objective
                 whole = mdcm.fit("X -> Y", table, config=config, objective=objective)
@@ -170,7 +171,7 @@ class TestMemory:
     @pytest.fixture(autouse=True)
     def there(self, monkeypatch):
         with elsewhere() as device:
-            monkeypatch.setattr(mdcm.model.model, "training_device", lambda *_: device)
+            monkeypatch.setattr(mdcm.model.fitting, "training_device", lambda *_: device)
             yield
 
     def numbers(self):

@@ -315,7 +315,7 @@ class TestFailingClusters:
             'graph: "X -> Z; Z -> Y; X <-> Y; Y -> W; Z -> W"\ndata: [{path: d.csv}]\n'
             "train: {max_steps: 30, checkpoint_seconds: 0, batch_modules: false}\n"
         )
-        monkeypatch.setattr("mdcm.model.model.engine_of", lambda name: Failing(tmp_path))
+        monkeypatch.setattr("mdcm.model.fitting.engine_of", lambda name: Failing(tmp_path))
         message = fail(2, "train", tmp_path / "s.yaml", "--out", tmp_path / "run", "--engine", "ray")
         assert message.count("the same command with --resume goes on") == 1
         assert "no node of it lives any more; what was done is in" in message

@@ -128,7 +128,7 @@ class TestTraining:
             (PlanError, "the plan has do.Z. in data set 'd1', but", FRONT_DOOR, [table, table], {"plan": experiment}),
             (
                 PlanError,
-                "mechanisms: 'Yy' is no node of the graph; did you mean 'Y'",
+                "mechanisms: 'Yy' is not a node of the graph; did you mean 'Y'",
                 FRONT_DOOR,
                 table,
                 {"mechanisms": {"Yy": GaussianLine}},

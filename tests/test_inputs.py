@@ -205,7 +205,7 @@ class TestSpecInPlace:
             (["plan", "X -> Z", "--kind", "X"], "NAME=KIND is expected"),
             (["plan", "X -> Z", "--kind", "X=picture"], "a kind of categorical, continuous"),
             (["plan", "X -> Z", "--kind", "x=image"], "there is no variable 'x'; did you mean 'X'?"),
-            (["check", "X -> Z", "whole.csv", "--kind", "Q=image"], "'Q' is no node of the graph"),
+            (["check", "X -> Z", "whole.csv", "--kind", "Q=image"], "'Q' is not a node of the graph"),
             (["plan", "X -> Z", "--na", "?"], "--na and --dropna are for tables"),
         ],
     )

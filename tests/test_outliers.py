@@ -125,7 +125,7 @@ class TestFit:
         if value < 0:
             mended.loc[row, "Y"] = mended["Y"].drop(row).min()
         graph = "Z -> X -> Y; Z -> Y"
-        with pytest.warns(UserWarning, match=rf"'Y' in row {row} of .* is {shown}, .* Mend what is wrong"):
+        with pytest.warns(UserWarning, match=rf"'Y' in row {row} of .* is {shown}, .* Correct wrong numbers"):
             found = mdcm.fit(graph, wild, config=FEW)
         wanted = mdcm.fit(graph, mended, config=FEW)
         assert found.schema == wanted.schema

@@ -126,7 +126,7 @@ class TestSaving:
         with pytest.raises(CheckpointError, match=match):
             mdcm.load(tmp_path / "run")
         same(model.draw_samples(50, seed=3), mdcm.load(tmp_path / "run", mechanisms=own).draw_samples(50, seed=3))
-        with pytest.raises(PlanError, match="mechanisms: 'Q' is no node of the graph"):
+        with pytest.raises(PlanError, match="mechanisms: 'Q' is not a node of the graph"):
             mdcm.load(tmp_path / "run", mechanisms={**own, "Q": GaussianLine})
 
         class Wider(GaussianLine):

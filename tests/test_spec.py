@@ -222,12 +222,12 @@ SLIPS = {
     "unknown variable": (
         GRAPH_AND_DATA + "variables:\n  Y: {kind: continuous}\n  Z: {kind: continuous}",
         "5:3",
-        "variables: 'Z' is no node of the graph; its nodes are 'X', 'Y'",
+        "variables: 'Z' is not a node of the graph; its nodes are 'X', 'Y'",
     ),
     "unknown variable with an objective": (
         GRAPH_AND_DATA + "objective: {Q: auto}",
         "3:13",
-        "objective: 'Q' is no node of the graph",
+        "objective: 'Q' is not a node of the graph",
     ),
     "graph text": (
         'graph: "X -> -> Y"\ndata: [{path: obs.csv}]',

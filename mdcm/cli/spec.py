@@ -375,7 +375,7 @@ class Spec(_Entry):
                 if name not in graph:
                     hint = suggestion(name, graph.nodes) or f"; its nodes are {listing(graph.nodes)}"
                     what = f"{section}: " if origin.path is not None else ""
-                    raise origin.error(f"{what}{name!r} is no node of the graph{hint}", (section, name))
+                    raise origin.error(f"{what}{name!r} is not a node of the graph{hint}", (section, name))
         return graph
 
     @property

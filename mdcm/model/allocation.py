@@ -1,4 +1,4 @@
-"""A bound on the numbers that constructors take memory for, where a file says how large they are."""
+"""A limit on the memory that constructors allocate for sizes read from a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AllocationError", "Bounded"]
 
 
 class AllocationError(ValueError):
-    """Constructors asked for more numbers than they may have."""
+    """Constructors allocated more numbers than the limit."""
 
 
 def _of_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -43,12 +43,12 @@ _INITIAL = {torch.nn.init.kaiming_uniform_, torch.nn.init.uniform_, torch.nn.ini
 
 
 class Bounded(TorchFunctionMode):
-    """A context for modules whose weights are then read from a file, which take so many numbers in all.
+    """A context that limits the numbers allocated by constructors of modules whose weights are then read from a file.
 
-    Layers of torch are left without initial weights. It may be entered again, and goes on counting.
+    Layers of torch are not initialized. The context may be entered several times; the count continues.
 
     Args:
-        most: How many.
+        most: Largest total of allocated numbers.
 
     Example:
         >>> with Bounded(100):
@@ -67,9 +67,9 @@ class Bounded(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count, and call."""
+        """Count the numbers of an allocation, then call the function."""
         if function in _INITIAL:
-            # what is drawn here would be replaced by what a file holds
+            # initial values would be replaced by those of the file
             return args[0] if args else (kwargs or {})["tensor"]
         size = _SIZES.get(function)
         if size is not None:

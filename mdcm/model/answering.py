@@ -221,9 +221,9 @@ class Answering:
             return
         if basis is None:
             basis = self._support.basis(network, targets, evidence, num_samples=self.num_samples, seed=self.seed)
-        asked = any(query.layer > 1 or query.given for query in self.expression.queries)
+        conditional = any(query.layer > 1 or query.given for query in self.expression.queries)
         message = f"{self.expression}{where}: {basis}"
-        if asked and basis.is_refused and not allowed:
+        if conditional and basis.is_refused and not allowed:
             raise LowSupportError(
                 message,
                 rows=basis.rows,
@@ -231,7 +231,7 @@ class Answering:
                 remedy=advice("allow_low_support=True answers all the same", "--low-support answers all the same"),
             )
         self._bases.append(basis)
-        if asked and basis.is_low and not allowed:
+        if conditional and basis.is_low and not allowed:
             self._warnings.append(message)
 
     def _table(self, query: language.Query, allowed: bool) -> tuple[pd.DataFrame, float | None, float | None]:

@@ -1,4 +1,4 @@
-"""A trained model as files: what describes it, and how it is read back without executing anything."""
+"""Files of a trained model: its description and weights, read back without executing anything."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["Saved", "check_names", "read_model", "write_model"]
 
 
-# of the names of arrays that are counts of training rows rather than weights
+# prefix of the names of arrays that are counts of training rows rather than weights
 _SUPPORT = "support."
-# numbers that a constructor may take memory for, by those in the file of the weights: it draws some to throw them away
+# limit on the numbers that constructors allocate: a multiple of those in the weight file, and a constant, since some
+# initial values are drawn and discarded
 _SPARE, _SMALL = 4, 1 << 20
-# bytes of a file that holds no number, and of what it says of each tensor
+# bytes of a weight file without tensors, and of the entry of each tensor
 _HEADER, _NAMED = 1 << 20, 1 << 10
 
 
@@ -59,7 +60,7 @@ _DATASET = record(
 )
 _ARCHITECTURE = record({"states": mapping(whole(1)), "mechanisms": mapping(mapping())})
 _COUNTS = record({"do": _NAMES, "columns": _NAMES, "rows": whole(), "tables": listed(_NAMES)})
-# what model.json holds besides the checksums
+# content of model.json besides the checksums
 _DESCRIPTION = record(
     {
         "format": whole(),
@@ -84,7 +85,7 @@ _DESCRIPTION = record(
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run directory holds of a model; attributes as those of :class:`mdcm.Model`."""
+    """Content of a run directory; attributes as those of :class:`mdcm.Model`."""
 
     graph: ADMG
     schema: Schema
@@ -105,7 +106,7 @@ def write_model(path: str | Path, saved: Saved) -> None:
 
     Args:
         path: Directory, locked by the caller.
-        saved: What to write.
+        saved: The content.
 
     Raises:
         CheckpointError: If the path cannot be a run directory.
@@ -127,16 +128,17 @@ def write_model(path: str | Path, saved: Saved) -> None:
         "origin": saved.origin,
         "versions": _versions(),
     }
-    weights = {key: one.cpu() for key, one in saved.dcm.state_dict().items()}
+    weights = {key: tensor.cpu() for key, tensor in saved.dcm.state_dict().items()}
     if saved.members:
         shapes = [member.architecture() for member in saved.members]
-        own = saved.dcm.architecture()
+        shape_of_model = saved.dcm.architecture()
         description["ensemble"] = {
             "resampled": saved.resampled,
-            "architectures": [None if one == own else one for one in shapes],
+            "architectures": [None if shape == shape_of_model else shape for shape in shapes],
         }
         for number, member in enumerate(saved.members):
-            weights |= {f"{_member_prefix(number)}{key}": one.cpu() for key, one in member.state_dict().items()}
+            prefix = _member_prefix(number)
+            weights |= {f"{prefix}{key}": tensor.cpu() for key, tensor in member.state_dict().items()}
     if saved.support is not None:
         description["support"], arrays = saved.support.to_state()
         weights |= {f"{_SUPPORT}{key}": array for key, array in arrays.items()}
@@ -144,19 +146,19 @@ def write_model(path: str | Path, saved: Saved) -> None:
 
 
 def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> Saved:
-    """Read a run directory; nothing in it is executed.
+    """Read a run directory without executing anything in it.
 
     Args:
         path: Directory that :func:`write_model` wrote.
-        mechanisms: Constructors of the user's own mechanisms.
+        mechanisms: Constructors of custom mechanisms.
 
     Returns:
-        What it holds, models in evaluation mode.
+        Its content, models in evaluation mode.
 
     Raises:
-        CheckpointError: If a file is missing, damaged or from another format version, or if a mechanism of the
-            user's own is not given.
-        PlanError: If ``mechanisms`` names what is no node of the graph.
+        CheckpointError: If a file is missing, damaged or from another format version, or if the constructor of a
+            custom mechanism is missing.
+        PlanError: If a name in ``mechanisms`` is not a node of the graph.
     """
     given = dict(mechanisms)
     description, weights, history = read_run(path, partial(_bytes_described, given=given))
@@ -177,11 +179,11 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
             if node not in schema:
                 raise ValueError(f"the variable {node!r} is missing")
         if len(schema) > len(graph.nodes):
-            raise ValueError("it has variables that are no nodes of its graph")
+            raise ValueError("it has variables that are not nodes of its graph")
         for variable in schema.values():
             check_decodable(variable)
         config = TrainConfig.from_json(description["config"])
-        if [spec.name for spec in plan.datasets] != [one["name"] for one in description["datasets"]]:
+        if [spec.name for spec in plan.datasets] != [dataset["name"] for dataset in description["datasets"]]:
             raise ValueError("its plan is for other data sets than it was trained on")
         architecture, seed = description["architecture"], description["seed"]
         dcm = _load_dcm(weights, graph, schema, architecture, given, seed, (where, weights_file))
@@ -189,12 +191,11 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
         ensemble = description.get("ensemble") or {"architectures": [], "resampled": True}
         for number, shape in enumerate(ensemble["architectures"]):
             prefix = _member_prefix(number)
-            own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
-            members.append(
-                _load_dcm(own, graph, schema, shape or architecture, given, seed, (where, weights_file)).eval()
-            )
+            part = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+            member = _load_dcm(part, graph, schema, shape or architecture, given, seed, (where, weights_file))
+            members.append(member.eval())
         origin = description.get("origin")
-        found = Saved(
+        saved = Saved(
             graph, schema, plan, dcm.eval(), config, seed, description["datasets"], history, origin, tuple(members),
             bool(ensemble["resampled"]), _load_support(weights, graph, schema, description.get("support")),
         )  # fmt: skip
@@ -205,13 +206,13 @@ def read_model(path: str | Path, mechanisms: Mapping[str, MechanismFactory]) -> 
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{where} does not describe a model: {error}", path=str(where)) from error
     check_names(graph, given)
-    return found
+    return saved
 
 
 def _bytes_described(description: Mapping[str, Any], given: Mapping[str, MechanismFactory]) -> int:
-    """Bytes that the weights of a description may take, found without memory for any of them.
+    """Largest number of bytes of the weights that a description allows, computed without allocating them.
 
-    Of mechanisms of the user's own nothing is known; what describes no model is refused later, with its reason.
+    With custom mechanisms this is the general limit. A description that is not valid is refused later, with a reason.
     """
     try:
         _DESCRIPTION(description, "")
@@ -222,9 +223,9 @@ def _bytes_described(description: Mapping[str, Any], given: Mapping[str, Mechani
         if any(node in given for node in nodes):
             return MOST_WEIGHTS
         schema = Schema.from_json(description["variables"])
-        own, ensemble = description["architecture"], description.get("ensemble") or {"architectures": []}
+        ensemble = description.get("ensemble") or {"architectures": []}
         others = [other for other in ensemble["architectures"] if other is not None]
-        sizes = [_bytes_of(graph, schema, one) for one in (own, *others)]
+        sizes = [_bytes_of(graph, schema, each) for each in (description["architecture"], *others)]
         same = len(ensemble["architectures"]) - len(others)
         tensors = sum(count for count, _ in sizes) + same * sizes[0][0]
         total = sum(size for _, size in sizes) + same * sizes[0][1]
@@ -239,7 +240,7 @@ def _bytes_described(description: Mapping[str, Any], given: Mapping[str, Mechani
 
 
 def _bytes_of(graph: ADMG, schema: Schema, architecture: Mapping[str, Any]) -> tuple[int, int]:
-    """Number of tensors of an architecture, and their bytes; of mechanisms of one shape the first is built."""
+    """Number of tensors of an architecture, and their bytes; one mechanism of each shape is built to count them."""
     states, configs = architecture["states"], architecture["mechanisms"]
     bounded, known = Bounded(MOST_WEIGHTS), dict[Any, tuple[int, int]]()
     latents: dict[str, list[int]] = {node: [] for node in graph.nodes}
@@ -250,7 +251,8 @@ def _bytes_of(graph: ADMG, schema: Schema, architecture: Mapping[str, Any]) -> t
             latents[child].append(states[name])
     for node in graph.nodes:
         parents = [schema[parent] for parent in sorted(graph.parents(node))]
-        shapes = [(one.kind, len(one.levels or ()), one.shape, one.size) for one in (schema[node], *parents)]
+        variables = (schema[node], *parents)
+        shapes = [(each.kind, len(each.levels or ()), each.shape, each.size) for each in variables]
         key = json.dumps([configs[node], shapes, latents[node]])
         if key not in known:
             make = _factory(node, configs[node], {}, Path(MODEL), bounded)
@@ -266,7 +268,7 @@ def _load_support(
 ) -> Support | None:
     if described is None:
         return None
-    arrays = {key.removeprefix(_SUPPORT): one for key, one in weights.items() if key.startswith(_SUPPORT)}
+    arrays = {key.removeprefix(_SUPPORT): array for key, array in weights.items() if key.startswith(_SUPPORT)}
     return Support.from_state(graph, schema, described, arrays)
 
 
@@ -288,9 +290,9 @@ def _load_dcm(
     seed: int,
     files: tuple[Path, Path],
 ) -> DCM:
-    """A model of that architecture with these weights, which a file describes and another holds."""
+    """Build a model and load its weights; ``files`` are the description and the weight file, for messages."""
     where, weights_file = files
-    weights = {key: one for key, one in weights.items() if not key.startswith(("member.", _SUPPORT))}
+    weights = {key: tensor for key, tensor in weights.items() if not key.startswith(("member.", _SUPPORT))}
     present = sum(tensor.numel() for tensor in weights.values())
     _check_sizes(architecture, present, weights_file)
     bounded = Bounded(_SPARE * present + _SMALL)
@@ -321,26 +323,24 @@ def _larger(path: Path) -> CheckpointError:
 
 
 def _check_sizes(architecture: Mapping[str, Any], present: int, path: Path) -> None:
-    """Refuse sizes that the numbers in the file of the weights do not bear out, before anything is made of them."""
-    asked = [*architecture["states"].values()]
-    asked += [value for config in architecture["mechanisms"].values() for value in config.values()]
-    encoders = [one for config in architecture["mechanisms"].values() for one in config.get("encoders", {}).values()]
-    asked += [value for encoder in encoders for value in encoder.values()]
-    if any(isinstance(value, int | float) and not value <= present for value in asked):
+    """Refuse sizes larger than the number of weights in the file, before anything is allocated."""
+    configs = architecture["mechanisms"].values()
+    sizes = [*architecture["states"].values()]
+    sizes += [value for config in configs for value in config.values()]
+    encoders = [encoder for config in configs for encoder in config.get("encoders", {}).values()]
+    sizes += [value for encoder in encoders for value in encoder.values()]
+    if any(isinstance(value, int | float) and not value <= present for value in sizes):
         raise _larger(path)
 
 
 def _check_weights(weights: Mapping[str, Tensor], dcm: DCM, given: Collection[str], path: Path) -> None:
-    """Refuse weights of other shapes than the description asks for.
-
-    The mechanisms in ``given`` are the user's own, and nothing is known of their shapes.
-    """
-    own = tuple(f"_modules_by_position.{dcm.position[node]}." for node in given if node in dcm.position)
-    expected = {key: tensor for key, tensor in dcm.state_dict().items() if not key.startswith(own)}
+    """Refuse weights whose shapes differ from the description; custom mechanisms in ``given`` are not checked."""
+    custom = tuple(f"_modules_by_position.{dcm.position[node]}." for node in given if node in dcm.position)
+    expected = {key: tensor for key, tensor in dcm.state_dict().items() if not key.startswith(custom)}
     for key, tensor in expected.items():
-        found = weights.get(key)
-        if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
-            what = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+        stored = weights.get(key)
+        if stored is None or stored.shape != tensor.shape or stored.dtype != tensor.dtype:
+            what = "nothing" if stored is None else f"{stored.dtype} {list(stored.shape)}"
             raise CheckpointError(
                 f"{path} does not fit {MODEL}: {key} must be {tensor.dtype} {list(tensor.shape)}, but is {what}",
                 path=str(path),
@@ -348,10 +348,10 @@ def _check_weights(weights: Mapping[str, Tensor], dcm: DCM, given: Collection[st
 
 
 def check_names(graph: ADMG, mechanisms: Iterable[str]) -> None:
-    """Raise PlanError unless mechanisms are given for nodes of a graph alone."""
+    """Raise PlanError unless all names of mechanisms are nodes of the graph."""
     for name in mechanisms:
         if name not in graph:
-            raise PlanError(f"mechanisms: {name!r} is no node of the graph{suggestion(name, graph.nodes)}")
+            raise PlanError(f"mechanisms: {name!r} is not a node of the graph{suggestion(name, graph.nodes)}")
 
 
 def _factory(
