@@ -582,7 +582,7 @@ class TestEndings:
         result = self.ends_with(monkeypatch, error)
         (file,) = tmp_path.iterdir()
         assert (result.code, result.out) == (3, "")
-        assert result.err.startswith(f"error: something unforeseen, which is a mistake in mdcm: {type(error).__name__}")
+        assert result.err.startswith(f"error: unexpected, a bug in mdcm: {type(error).__name__}")
         assert result.err.endswith(f"; the traceback is in {file}\n")
         assert len(result.err) < 600
         assert result.err.count("\n") == 1

@@ -224,5 +224,5 @@ class TestReadOnly:
 
 def test_help_names_the_codes():
     text = " ".join(call("--help").out.split())
-    for words in ("1 the answer is no", "2 bad usage or bad input", "3 something unforeseen", "141 the reader"):
+    for words in ("1 the answer is no", "2 bad usage or bad input", "3 unexpected error", "141 the reader"):
         assert words in text

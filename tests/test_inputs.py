@@ -1,4 +1,4 @@
-"""What commands are given: tables with pictures and gaps, kinds, a spec in place of it all."""
+"""Arguments of commands: tables with pictures and missing values, kinds, a spec instead of graph and tables."""
 
 import warnings
 from pathlib import Path

@@ -68,9 +68,7 @@ WAITING = """
 class TestTraining:
     @pytest.mark.usefixtures("ctrl_c")
     @pytest.mark.parametrize("more", [(), ("--quiet",)])
-    @pytest.mark.parametrize(
-        ("name", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "told to end")]
-    )
+    @pytest.mark.parametrize(("name", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
     def test_before_a_checkpoint_nothing_is_saved_and_it_says_so(self, spec, tmp_path, more, name, code, says):
         marker = tmp_path / "loading"
         found = interrupted(

@@ -164,7 +164,7 @@ def test_a_spec_that_was_noted_leads_to_nothing_that_was_not(folder, path):
     files = {"spec.yaml": entry(folder / "spec.yaml"), "../outside.csv": entry(folder.parent / "outside.csv")}
     rewrite(folder / "run", {"spec": "spec.yaml", "files": files})
     message = told(folder / "run")
-    assert "does not lie below" in message or "is no file that the run notes" in message
+    assert "does not lie below" in message or "is not a file that the run notes" in message
 
 
 @pytest.mark.parametrize("origin", ["../spec.yaml", {}, {"spec": "spec.yaml"}, {"files": []}, [1], 3])

@@ -103,7 +103,7 @@ class TestSignals:
             out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (143, "")
         saved = f"what was done is saved in {tmp_path / 'run'}, and the same command with --resume goes on"
-        assert err == f"told to end; {saved}\n"
+        assert err == f"terminated; {saved}\n"
         (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
         assert newest.suffix == ".safetensors"
         assert not (tmp_path / "run" / ".lock").exists()

@@ -1,8 +1,8 @@
 """The command ``mdcm``.
 
 Exit codes: 0 done; 1 the answer is no (not identifiable, untrainable, too little support); 2 bad usage or bad input;
-3 something unforeseen, with the traceback in a file; 130 interrupted, 129 and 143 told to terminate, 141 the reader of
-the results has left. Results go to stdout, everything else to stderr.
+3 unexpected error, with the traceback in a file; 130 interrupted; 129 and 143 terminated by SIGHUP and SIGTERM; 141 the
+reader of stdout has closed the pipe. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from mdcm.text.printable import printable
 __all__ = ["app", "main"]
 
 _ANSWER_IS_NO = (NotIdentifiableError, UntrainableError, LowSupportError)
-_NO, _BAD, _UNFORESEEN, _INTERRUPTED, _READER_LEFT = 1, 2, 3, 130, 141
-# of a system that ends, and of a terminal that is closed
+_NO, _BAD, _UNEXPECTED, _INTERRUPTED, _READER_LEFT = 1, 2, 3, 130, 141
+# sent by a system that shuts down, and by a terminal that is closed
 _TERMINATING = ("SIGTERM", "SIGHUP")
 _LONGEST = 300
-# the class of all slips in usage has another home in every version of typer
-_UsageError: Any = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException")
+# the base class of usage errors is in a different module in every version of typer
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 class _KeptError(Exception):
-    """Holds what click would turn into an exit code of its own."""
+    """Wrapper of an exception that click would turn into its own exit code."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -50,7 +50,7 @@ class _KeptError(Exception):
 
 
 class _Commands(TyperGroup):
-    """Hands on what goes wrong in a command as it is."""
+    """Command group that passes on exceptions unchanged."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _kept():
@@ -72,8 +72,8 @@ def _kept() -> Iterator[None]:
 app = typer.Typer(
     cls=_Commands,
     help="Causal answers from deep generative models, with hidden confounders and images.\n\n"
-    "Exit codes: 0 done; 1 the answer is no; 2 bad usage or bad input; 3 something unforeseen, with the traceback in a "
-    "file; 130 interrupted; 129 and 143 told to terminate; 141 the reader of the results has left.",
+    "Exit codes: 0 done; 1 the answer is no; 2 bad usage or bad input; 3 unexpected error, with the traceback in a "
+    "file; 130 interrupted; 129 and 143 terminated; 141 the reader of the results has left.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -100,11 +100,11 @@ def _options(
 
 _options.__doc__ = app.info.help
 
-# in the order in which they are used
+# order of the commands in --help
 _ORDER = (
     "doctor", "init", "plan", "check", "identify", "train", "query", "sample", "report", "demo", "experiment",
 )  # fmt: skip
-for _function, _examples in sorted(COMMANDS, key=lambda one: _ORDER.index(one[0].__name__)):
+for _function, _examples in sorted(COMMANDS, key=lambda entry: _ORDER.index(entry[0].__name__)):
     app.command(epilog=_examples)(_function)
 
 
@@ -117,15 +117,15 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 @functools.cache
 def _command() -> Any:
-    # not app(), which would put an exception hook of its own into the interpreter
+    # app() would install an exception hook in the interpreter
     return typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with a code that says how it went.
+    """Run the command and exit with its exit code.
 
     Args:
-        arguments: What follows ``mdcm`` on the command line; by default what this program was started with.
+        arguments: Arguments after ``mdcm`` on the command line; those of this process by default.
 
     Raises:
         SystemExit: Always, with the exit code.
@@ -138,24 +138,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run a command; what goes wrong becomes one line on stderr and an exit code."""
+    """Run a command; an exception becomes one line on stderr and an exit code."""
     try:
         code = _command().main(args=arguments, prog_name="mdcm", standalone_mode=False)
         flush()
     except _KeptError as kept:
-        return _told(kept.error)
+        return _report_error(kept.error)
     except BaseException as error:
-        return _told(error)
+        return _report_error(error)
     return code if isinstance(code, int) else 0
 
 
-def _told(error: BaseException) -> int:
-    """Say what went wrong; the exit code."""
+def _report_error(error: BaseException) -> int:
+    """Write the message of an exception to stderr; return the exit code."""
     code = _BAD
     if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else _UNFORESEEN
+        code = error.code if isinstance(error.code, int) else _UNEXPECTED
     elif isinstance(error, KeyboardInterrupt):
-        # with what is saved, where the command knows
+        # the arguments say whether the training is saved
         complain("; ".join(["interrupted", *map(str, error.args)]))
         code = _INTERRUPTED
     elif isinstance(error, BrokenPipeError) and error.filename is None:
@@ -163,7 +163,7 @@ def _told(error: BaseException) -> int:
         silence(sys.stdout)
         code = _READER_LEFT
     elif isinstance(error, _UsageError):
-        # it repeats what was typed, or what the shell made of a pattern
+        # the message quotes the arguments, which may hold control characters
         error.message = printable(error.message, lines=False)
         with contextlib.suppress(OSError, ValueError):
             error.show()
@@ -176,18 +176,18 @@ def _told(error: BaseException) -> int:
     elif isinstance(error, MemoryError):
         complain("error: out of memory")
     else:
-        complain(_unforeseen(error))
-        code = _UNFORESEEN
+        complain(_unexpected(error))
+        code = _UNEXPECTED
     try:
-        # what was shown before
+        # results written before the error
         flush()
     except OSError:
         silence(sys.stdout)
     return code
 
 
-def _unforeseen(error: BaseException) -> str:
-    """What is said of a mistake of this program, whose traceback goes to a file."""
+def _unexpected(error: BaseException) -> str:
+    """Message for an unexpected error; writes the traceback to a file."""
     from mdcm import __version__
 
     text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -201,18 +201,18 @@ def _unforeseen(error: BaseException) -> str:
         where = f"the traceback could not be written ({failed.strerror}); TMPDIR names a directory for it"
     else:
         where = f"the traceback is in {file}"
-    return f"error: something unforeseen, which is a mistake in mdcm: {text}; {where}"
+    return f"error: unexpected, a bug in mdcm: {text}; {where}"
 
 
 @contextlib.contextmanager
 def _standard_streams() -> Iterator[None]:
-    """Standard streams that may be written to, or are known to be closed."""
+    """Replace closed standard streams, and escape characters that the terminal cannot encode."""
     with contextlib.ExitStack() as stack:
         for number in (0, 1, 2):
             try:
                 os.fstat(number)
             except OSError:
-                # otherwise the next file that is opened would be taken for a standard stream by whatever writes there
+                # otherwise the next opened file would get this descriptor and receive output meant for the stream
                 os.open(os.devnull, os.O_RDWR)
         if sys.stderr is None:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
@@ -226,15 +226,15 @@ def _standard_streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """Let signals that end a process end what it does in order, so that nothing half-written stays.
+    """Turn signals that end a process into SystemExit, so that it cleans up and leaves no partial files.
 
-    A signal that is ignored stays ignored, and the second one ends it at once.
+    An ignored signal stays ignored; a second signal ends the process at once.
     """
     former: dict[int, Any] = {}
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        # as the shell reports a process that a signal has ended
+        # exit code of the shell for a process ended by a signal
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""How commands speak: results to stdout, everything else to stderr, and nothing that a terminal would obey."""
+"""Output of commands: results to stdout, everything else to stderr, control characters escaped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = []
 
 
 def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command of its name, which knows ``--quiet`` and whose help ends with these examples."""
+    """Register a function as a command of its name, with the option ``--quiet`` and examples at the end of its help."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
@@ -53,11 +53,11 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
             function(*args, **kwargs)
 
         quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature.parameters.values()]
         called.__signature__ = signature.replace(parameters=[*parameters, quiet])  # type: ignore[attr-defined]
-        called.__annotations__ = {one.name: one.annotation for one in [*parameters, quiet]}
+        called.__annotations__ = {each.name: each.annotation for each in [*parameters, quiet]}
         del called.__wrapped__
-        # the mark keeps the lines as they are; a command that is wrapped cannot be copied
+        # \b keeps line breaks, so that commands can be copied
         head = "Example:" if len(examples) == 1 else "Examples:"
         COMMANDS.append((called, "\b\n" + "\n".join([head, *(f"  {line}" for line in examples)])))
         return function
@@ -66,12 +66,12 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def is_quiet() -> bool:
-    """Whether the command under way was asked to be quiet."""
+    """Whether the running command has the option ``--quiet``."""
     return _state["quiet"]
 
 
 def show(text: str) -> None:
-    """A result.
+    """Write a result to stdout.
 
     Raises:
         OSError: If standard output is closed or cannot be written.
@@ -83,7 +83,7 @@ def show(text: str) -> None:
 
 
 def show_json(content: Any) -> None:
-    """A result for machines, in JSON that every reader takes: a number that is missing is null, an infinite one a text.
+    """Write a result to stdout as strict JSON: NaN becomes null, an infinite number a string.
 
     Raises:
         OSError: As :func:`show`.
@@ -93,11 +93,11 @@ def show_json(content: Any) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        # a number of NumPy's
+        # a NumPy scalar
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -105,16 +105,16 @@ def _plain(value: Any) -> Any:
         return value
     from mdcm.data.levels import plain
 
-    # dates, intervals and what else a level may be, as a query names them
+    # dates, intervals and other levels, as written in a query
     level = plain(value)
     return _plain(level) if isinstance(level, float) else level
 
 
 def flush() -> None:
-    """Let results reach whoever reads them.
+    """Flush standard output.
 
     Raises:
-        OSError: If they do not.
+        OSError: If it cannot be written.
     """
     if sys.stdout is not None:
         with _naming_stdout():
@@ -132,7 +132,7 @@ def _naming_stdout() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """An error or a warning; where standard error is closed, or its reader has left, nobody hears it."""
+    """Write an error or a warning to stderr; do nothing if stderr is closed."""
     if sys.stderr is None:
         return
     try:
@@ -143,7 +143,7 @@ def complain(text: str) -> None:
 
 
 def silence(stream: TextIO | None) -> None:
-    """Let a stream that cannot be written lead nowhere; Python would complain once more when it flushes at exit."""
+    """Redirect a broken stream to the null device, or Python would report it again when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, cast("TextIO", stream).fileno())
@@ -151,7 +151,7 @@ def silence(stream: TextIO | None) -> None:
 
 
 def note(text: str) -> None:
-    """Something by the way."""
+    """Write a remark to stderr, unless the command is quiet."""
     if not is_quiet():
         complain(text)
 
@@ -169,7 +169,7 @@ def write(target: str, text: str) -> None:
 
 
 def one_thread() -> None:
-    """Let torch use one thread, unless OMP_NUM_THREADS says otherwise."""
+    """Set torch to one thread, unless OMP_NUM_THREADS is set."""
     import torch
 
     # networks this small run slower on several threads

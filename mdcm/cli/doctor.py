@@ -1,4 +1,4 @@
-"""What there is to work with: versions, devices, kernels, extras, and what is amiss."""
+"""Diagnosis of the installation: versions, devices, kernels, extras, and problems."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _EXTRAS: dict[str, tuple[dict[str, str], str]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        topic: What it belongs to.
-        name: What it is.
-        value: What was found.
-        state: Whether that is fine, worth knowing, or broken.
-        advice: What to do about it.
+        topic: Group of the check.
+        name: Name of the checked item.
+        value: Version, path or description of the item.
+        state: "ok"; "note" for an optional item that is missing; "broken" for a necessary one.
+        advice: Remedy.
     """
 
     topic: Literal["versions", "core", "devices", "kernels", "extras", "files"]
@@ -53,13 +53,13 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at everything that mdcm needs or can use here.
+    """Check everything that mdcm needs or can use on this machine.
 
     Returns:
         Findings, by topic.
 
     Example:
-        >>> [one.name for one in diagnose() if one.state == "broken"]
+        >>> [finding.name for finding in diagnose() if finding.state == "broken"]
         []
     """
     return [*_versions(), *_core(), *_devices(), *_kernels(), *_extras(), *_files()]
@@ -73,7 +73,7 @@ def _installed(package: str) -> str | None:
 
 
 def _versions() -> list[Finding]:
-    found = [
+    findings = [
         Finding("versions", "python", platform.python_version()),
         Finding("versions", "mdcm", _installed("mdcm") or "not installed"),
     ]
@@ -81,10 +81,10 @@ def _versions() -> list[Finding]:
         version = _installed(package)
         if version is None:
             advice = f"pip install {package}"
-            found.append(Finding("versions", package, "missing", "broken", advice))
+            findings.append(Finding("versions", package, "missing", "broken", advice))
         else:
-            found.append(Finding("versions", package, version))
-    return found
+            findings.append(Finding("versions", package, version))
+    return findings
 
 
 def _core() -> list[Finding]:
@@ -98,72 +98,74 @@ def _core() -> list[Finding]:
 
 
 def _devices() -> list[Finding]:
-    found = [Finding("devices", "CPU", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")]
+    findings = [Finding("devices", "CPU", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")]
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        return found
+        return findings
     if not torch.cuda.is_available():
         build = torch.version.cuda
         why = "this torch is built without CUDA" if build is None else f"torch for CUDA {build} sees no card"
-        return [*found, Finding("devices", "CUDA", f"none: {why}", "note", "models are trained on the CPU")]
+        return [*findings, Finding("devices", "CUDA", f"none: {why}", "note", "models are trained on the CPU")]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        found.append(Finding("devices", f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB"))
-    return found
+        findings.append(Finding("devices", f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB"))
+    return findings
 
 
 def _kernels() -> list[Finding]:
-    asked = os.environ.get("MDCM_KERNELS", "auto")
+    setting = os.environ.get("MDCM_KERNELS", "auto")
     triton = _installed("triton")
     try:
         cuda = bool(importlib.import_module("torch").cuda.is_available())
     except ImportError:
         cuda = False
     precision = Finding("kernels", "precision", os.environ.get("MDCM_PRECISION", "tf32 for gradients, ieee for values"))
-    if asked not in {"auto", "reference", "triton"}:
+    if setting not in {"auto", "reference", "triton"}:
         advice = "set MDCM_KERNELS to auto, reference or triton, or unset it"
-        return [Finding("kernels", "MDCM_KERNELS", asked, "broken", advice), precision]
-    if asked == "triton" and triton is None:
+        return [Finding("kernels", "MDCM_KERNELS", setting, "broken", advice), precision]
+    if setting == "triton" and triton is None:
         return [Finding("kernels", "MDCM_KERNELS", "triton, which is not installed", "broken", "pip install triton")]
-    fused = asked == "triton" or (asked == "auto" and cuda and triton is not None)
+    fused = setting == "triton" or (setting == "auto" and cuda and triton is not None)
     why = {
         "auto": "on a CUDA card" if fused else "no CUDA card" if not cuda else "Triton is not installed",
         "reference": "MDCM_KERNELS=reference",
         "triton": "MDCM_KERNELS=triton",
-    }[asked]
+    }[setting]
     used = f"Triton {triton}" if fused else "plain torch"
     return [Finding("kernels", "hot paths", f"{used} ({why})"), precision, _graphs(cuda)]
 
 
 def _graphs(cuda: bool) -> Finding:
-    asked = os.environ.get("MDCM_GRAPHS", "auto")
-    if asked not in {"auto", "off"}:
-        return Finding("kernels", "MDCM_GRAPHS", asked, "broken", "set MDCM_GRAPHS to auto or off, or unset it")
+    setting = os.environ.get("MDCM_GRAPHS", "auto")
+    if setting not in {"auto", "off"}:
+        return Finding("kernels", "MDCM_GRAPHS", setting, "broken", "set MDCM_GRAPHS to auto or off, or unset it")
     if not cuda:
         return Finding("kernels", "steps", "one by one (no CUDA card)")
-    return Finding("kernels", "steps", "one by one (MDCM_GRAPHS=off)" if asked == "off" else "captured as CUDA graphs")
+    value = "one by one (MDCM_GRAPHS=off)" if setting == "off" else "captured as CUDA graphs"
+    return Finding("kernels", "steps", value)
 
 
 def _extras() -> list[Finding]:
-    found = []
+    findings = []
     for extra, (modules, gives) in _EXTRAS.items():
         missing = [package for package, module in modules.items() if importlib.util.find_spec(module) is None]
         if missing:
             advice = f"for {gives}: pip install 'mdcm[{extra}]'"
-            found.append(Finding("extras", extra, f"missing {', '.join(missing)}", "note", advice))
+            findings.append(Finding("extras", extra, f"missing {', '.join(missing)}", "note", advice))
         else:
-            found.append(Finding("extras", extra, ", ".join(f"{one} {_installed(one)}" for one in modules)))
-    return found
+            versions = ", ".join(f"{package} {_installed(package)}" for package in modules)
+            findings.append(Finding("extras", extra, versions))
+    return findings
 
 
 def _files() -> list[Finding]:
-    found = []
+    findings = []
     for name, directory in (("current directory", "."), ("temporary directory", tempfile.gettempdir())):
         try:
             with tempfile.TemporaryFile(dir=directory):
-                found.append(Finding("files", name, "can be written"))
+                findings.append(Finding("files", name, "can be written"))
         except OSError as error:
             advice = "runs and results cannot be saved there; use another directory"
-            found.append(Finding("files", name, str(error.strerror or error), "note", advice))
-    return found
+            findings.append(Finding("files", name, str(error.strerror or error), "note", advice))
+    return findings

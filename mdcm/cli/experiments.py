@@ -1,4 +1,4 @@
-"""Commands that show what there is: the demo, and the experiments of the paper."""
+"""Commands that run the demo and the experiments of the paper."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def experiment(
 ) -> None:
     """Run an experiment of the paper and compare it with the truth.
 
-    The exit code is 1 if a number misses what is asked of it.
+    The exit code is 1 if a result misses its limit.
     """
     from mdcm.experiments.command import render, run_experiment
 

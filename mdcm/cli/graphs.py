@@ -1,4 +1,4 @@
-"""Commands about graphs: what is learned apart from what, whether data fit, and whether they determine an answer."""
+"""Commands about graphs: training plans, tests of a graph against data, and identification."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def plan(
 
     if [json_file, svg, dot].count("-") > 1:
         raise typer.BadParameter("only one of --json, --svg and --dot can go to stdout")
-    admg, seen, told = _graph_and_data(graph, [*(tables or []), *(data or [])], na, dropna, kind)
-    # what is not among the words that the types list is refused by the planner
+    admg, seen, spec = _graph_and_data(graph, [*(tables or []), *(data or [])], na, dropna, kind)
+    # the planner refuses other words
     made = make_plan(
         admg,
         seen.specs,
-        objective=cast("Objective", objective or ("auto" if told is None else told.objective)),
-        method=cast("Method", method or ("minimal" if told is None else told.method)),
+        objective=cast("Objective", objective or ("auto" if spec is None else spec.objective)),
+        method=cast("Method", method or ("minimal" if spec is None else spec.method)),
         kinds=seen.kinds,
         levels=seen.levels,
     )
@@ -110,7 +110,7 @@ def check(
         raise typer.BadParameter("--level must lie between 0 and 1")
     spec = spec_of(graph, data, na=na, dropna=dropna, kinds=kind)
     admg = spec.load_graph()
-    found = check_graph(
+    result = check_graph(
         admg,
         spec.load_data(is_checked=is_spec(graph), unobserved=admg.nodes, progress=not is_quiet()),
         level=level,
@@ -119,10 +119,10 @@ def check(
         progress=not is_quiet(),
     )
     if as_json:
-        show_json(found.to_json())
+        show_json(result.to_json())
     else:
-        show(str(found))
-    if len(found.rejected):
+        show(str(result))
+    if len(result.rejected):
         raise typer.Exit(1)
 
 
@@ -171,23 +171,23 @@ def identify(
     if seen.schema is not None:
         _check_values(query, seen.schema)
     experiments = [targets(option) for option in experiment or []]
-    found = decide(admg, query, experiments=experiments, datasets=seen.specs, kinds=seen.kinds, levels=seen.levels)
+    result = decide(admg, query, experiments=experiments, datasets=seen.specs, kinds=seen.kinds, levels=seen.levels)
     if svg is not None:
-        write(svg, found.to_svg())
+        write(svg, result.to_svg())
     if as_json:
-        show_json(found.to_json())
-    elif found.estimand is not None:
+        show_json(result.to_json())
+    elif result.estimand is not None:
         if svg != "-":
-            show(_latex(found) if latex else str(found))
+            show(_latex(result) if latex else str(result))
     else:
-        complain(found.explain())
-    if not found.identifiable:
+        complain(result.explain())
+    if not result.identifiable:
         raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the planner reads of data: columns, targets, kinds and levels; None if the user names no data."""
+    """Descriptions of data for the planner: columns, targets, kinds and levels; None if the user names no data."""
 
     specs: list[DatasetSpec] | None = None
     kinds: Mapping[str, Kind] | None = None
@@ -198,7 +198,7 @@ class _Seen:
 def _graph_and_data(
     graph: str, data: list[str] | None, na: list[str] | None, dropna: bool, kind: list[str] | None
 ) -> tuple[ADMG, _Seen, Spec | None]:
-    """The graph, what data say of it, and the spec that names them, where there are any."""
+    """Read the graph, the descriptions of the data, and the spec; without data the last two are empty and None."""
     if not data and not is_spec(graph):
         from mdcm.data.variables import suggestion
         from mdcm.errors import DataError
@@ -222,31 +222,31 @@ def _graph_and_data(
 
 
 def _check_values(query: Expression, schema: Schema) -> None:
-    """Refuse values that the data's variables cannot take, and expectations of what is no number."""
+    """Refuse values that are not levels of the data's variables, and expectations of variables without numbers."""
     from mdcm.errors import DataError
 
-    for one in query.queries:
-        for term in one.walk():
+    for part in query.queries:
+        for term in part.walk():
             if term.value is not None and schema[term.variable].kind != "image" and schema[term.variable].size is None:
                 try:
                     schema.parse(term.variable, term.value)
                 except DataError as error:
                     raise query.error(str(error), term, value=True) from None
-        outcome = schema[one.outcomes[0].variable]
-        if one.kind == "E" and outcome.kind == "image":
-            raise query.error(f"{outcome.name!r} is an image, which has no expectation", one.outcomes[0])
-        if one.kind == "E" and any(isinstance(level, str) for level in outcome.levels or ()):
+        outcome = schema[part.outcomes[0].variable]
+        if part.kind == "E" and outcome.kind == "image":
+            raise query.error(f"{outcome.name!r} is an image, which has no expectation", part.outcomes[0])
+        if part.kind == "E" and any(isinstance(level, str) for level in outcome.levels or ()):
             raise query.error(
-                f"the levels of {outcome.name!r} are not numbers, so it has no expectation", one.outcomes[0]
+                f"the levels of {outcome.name!r} are not numbers, so it has no expectation", part.outcomes[0]
             )
 
 
-def _latex(found: Identification) -> str:
+def _latex(result: Identification) -> str:
     from mdcm.errors import QueryError
 
-    assert found.estimand is not None
+    assert result.estimand is not None
     try:
-        return found.estimand.latex()
+        return result.estimand.latex()
     except QueryError:
-        # says that it is identifiable, and why there is no formula
-        return str(found)
+        # the text says that it is identifiable, and why there is no formula
+        return str(result)

@@ -1,4 +1,4 @@
-"""What commands are given: a graph and tables, or a spec that names them."""
+"""Arguments that several commands share: a graph and tables, or a spec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 GraphArgument = Annotated[
     str,
     typer.Argument(
-        metavar="GRAPH|SPEC.yaml", help="graph file, the text itself, or a spec in place of it all", show_default=False
+        metavar="GRAPH|SPEC.yaml", help="graph file or text, or a spec instead of graph and tables", show_default=False
     ),
 ]
 DataArguments = Annotated[
@@ -58,17 +58,17 @@ KindOption = Annotated[
 
 
 def refuse_query(text: str, before: str, usage: str) -> None:
-    """Refuse a query in the place of what stands before it.
+    """Refuse a query given where ``before`` is expected.
 
     Raises:
-        BadParameter: If it is one.
+        BadParameter: If the text is a query.
     """
     if re.match(r"\s*[PE]\s*[(\[]", text):
         raise typer.BadParameter(f"{text!r} is a query, and {before} comes first: {usage}")
 
 
 def is_spec(text: str) -> bool:
-    """Whether what stands in the place of a graph is a spec: the path of a YAML file."""
+    """Whether a graph argument is a spec: the path of a YAML file."""
     return text.lower().endswith((".yaml", ".yml")) and "\n" not in text
 
 
@@ -80,10 +80,10 @@ def spec_of(
     dropna: bool = False,
     kinds: Sequence[str] | None = None,
 ) -> Spec:
-    """The spec that was given, or that of a graph and tables.
+    """Read the spec, or make one of a graph and tables.
 
     Raises:
-        BadParameter: If there are no tables, or a spec is given and more besides it.
+        BadParameter: If there are no tables, or a spec is given with tables or their options.
         DataError: If an option is malformed.
         SpecError: If the spec cannot be used.
     """
@@ -106,7 +106,7 @@ def spec_of(
 def entries_of(
     options: Sequence[str], flag: str = "", *, na: Sequence[str] | None = None, dropna: bool = False
 ) -> list[DataEntry]:
-    """Data sets of options, or of arguments, ``FILE[:do=X,Y]``."""
+    """Parse data sets given as options or arguments ``FILE[:do=X,Y]``."""
     from mdcm.cli.spec import DataEntry
 
     parts = [path_and_targets(option, flag) for option in options]
@@ -114,10 +114,10 @@ def entries_of(
 
 
 def kinds_of(options: Sequence[str] | None) -> dict[str, Any]:
-    """Kinds by variable of options ``NAME=KIND``.
+    """Parse kinds of variables given as options ``NAME=KIND``.
 
     Raises:
-        DataError: If one is malformed, or its kind is unknown.
+        DataError: If an option is malformed, or its kind is unknown.
     """
     from mdcm.data import Kind
     from mdcm.errors import DataError
@@ -135,7 +135,7 @@ def kinds_of(options: Sequence[str] | None) -> dict[str, Any]:
 
 
 def path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
-    """File and targets of ``FILE[:do=X,Y]``.
+    """Split ``FILE[:do=X,Y]`` into the file and the targets.
 
     Raises:
         DataError: If it is malformed.
@@ -145,7 +145,7 @@ def path_and_targets(option: str, flag: str) -> tuple[str, list[str]]:
     path, separator, targets = option.rpartition(":do=")
     if not option or (separator and not path):
         raise DataError(f"{flag}{option}: the path of a table is missing")
-    # what cannot be a path does not exist
+    # text that cannot be a path raises
     with suppress(OSError, ValueError):
         if Path(option).exists():
             return option, []

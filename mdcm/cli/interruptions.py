@@ -1,4 +1,4 @@
-"""What an interruption says: whether what was trained is saved, and how it goes on."""
+"""Messages of interrupted commands: whether the training is saved, and how to resume it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mdcm.cli.console import complain
 
 __all__ = ["saying_nothing_is_saved", "saying_what_is_saved"]
 
-# codes above it tell of a signal
+# larger exit codes are those of signals
 _SIGNALS = 128
 
 
 @contextlib.contextmanager
 def saying_what_is_saved(run: Path, *, force: bool) -> Iterator[None]:
-    """Let an interruption of a training say whether what was done is saved in a run directory, and how it goes on.
+    """Add to an interruption whether the training is saved in a run directory, and how to resume it.
 
     Args:
         run: The directory.
-        force: Whether the command has ``--force``, so that a training that was there before is another one.
+        force: Whether the command has ``--force``, so that an earlier training in the directory is not this one.
 
     Raises:
-        KeyboardInterrupt: With the sentence, if the user pressed Ctrl-C; of other signals it is said at once.
+        KeyboardInterrupt: With the message, if the user pressed Ctrl-C; for other signals it is written to stderr.
     """
     from mdcm.storage.run_directory import ENSEMBLE, checkpoint_names
 
@@ -49,10 +49,10 @@ def saying_what_is_saved(run: Path, *, force: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saying_nothing_is_saved() -> Iterator[None]:
-    """Let an interruption say that nothing was saved.
+    """Add to an interruption that nothing was saved.
 
     Raises:
-        KeyboardInterrupt: With the sentence, if the user pressed Ctrl-C; of other signals it is said at once.
+        KeyboardInterrupt: With the message, if the user pressed Ctrl-C; for other signals it is written to stderr.
     """
     try:
         yield
@@ -61,19 +61,19 @@ def saying_nothing_is_saved() -> Iterator[None]:
 
 
 def _raise_with(error: BaseException, text: str) -> None:
-    """Raise an interruption again, with a sentence of what it leaves."""
+    """Raise an interruption again, with a message."""
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(text) from error
     if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > _SIGNALS:
-        complain(f"told to end; {text}")
+        complain(f"terminated; {text}")
     raise error
 
 
 def _stamp(run: Path) -> Any:
-    """What changes where a model is saved; None where there is none."""
+    """Inode and time of the saved model, which change when it is saved; None if there is none."""
     from mdcm.storage.run_directory import MODEL
 
     with contextlib.suppress(OSError, ValueError):
-        found = os.lstat(run / MODEL)
-        return found.st_ino, found.st_mtime_ns
+        status = os.lstat(run / MODEL)
+        return status.st_ino, status.st_mtime_ns
     return None

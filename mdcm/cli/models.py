@@ -1,4 +1,4 @@
-"""Commands about models: train, ask, draw, report."""
+"""Commands about models: train, query, sample, report."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def train(
 )
 def query(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a trained model", show_default=False)],
-    text: Annotated[str, typer.Argument(metavar="QUERY", help="what is asked", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="the query, such as P(Y | do(X=1))", show_default=False)],
     num_samples: Annotated[
         int, typer.Option(min=2, max=MOST_SAMPLES, help="draws per combination of levels")
     ] = 100_000,
@@ -153,7 +153,7 @@ def query(
     if not 0 < level < 1:
         raise typer.BadParameter("--level must lie between 0 and 1")
     refuse_query(str(run), "the run", "mdcm query RUN QUERY")
-    # a slip of the pen is answered before torch is loaded
+    # check the syntax before torch is loaded
     parse(text)
 
     from mdcm.model import load
@@ -199,7 +199,7 @@ def query(
 
 
 def _named(model: Model, data: list[str], *, na: list[str] | None, dropna: bool) -> list[Dataset]:
-    """Data that options name: tables, or a spec that names them."""
+    """Load the data that the options name: tables or a spec."""
     from mdcm.cli.spec import Spec, read_spec
 
     if len(data) == 1 and is_spec(data[0]):
@@ -210,14 +210,14 @@ def _named(model: Model, data: list[str], *, na: list[str] | None, dropna: bool)
 
 
 def _attach(model: Model, run: Path, remedy: str) -> None:
-    """Gives a model the data that its run notes, if they are still there and the same."""
+    """Attach the data recorded in the run to the model, if they are unchanged."""
     from mdcm.cli.provenance import read_again
 
     if model.origin is None:
         return
     try:
         with warnings.catch_warnings():
-            # they were given when the model was trained
+            # the training gave these warnings already
             warnings.simplefilter("ignore", UserWarning)
             model.attach(read_again(run, model.origin))
     except (MdcmError, OSError) as error:

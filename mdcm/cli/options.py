@@ -19,9 +19,9 @@ _PART = re.compile(r"""((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,])*),""", re.D
 
 
 def assignments(options: list[str] | None, schema: Schema, flag: str) -> dict[str, Any]:
-    """Values by variable of options such as ``X=1``.
+    """Parse values of variables given as options such as ``X=1``.
 
-    The value is all that follows the sign, as it stands, spaces included; in quotes, as in ``X='a '``, what they hold.
+    The value is the text after the sign, spaces included, or the text in the quotes, as in ``X='a '``.
 
     Raises:
         QueryError: If an option is malformed, or its variable or value is unknown.
@@ -47,10 +47,10 @@ def assignments(options: list[str] | None, schema: Schema, flag: str) -> dict[st
 
 
 def _split(option: str, names: Container[str] = ()) -> tuple[str, str | None]:
-    """Name and value of ``NAME=VALUE``; the value is None where there is no sign.
+    """Split ``NAME=VALUE``; the value is None if there is no sign.
 
-    A name may itself hold an equals sign or spaces at its ends; where it is none of the names as it stands, spaces
-    around it do not count.
+    A name may contain equals signs and begin or end with spaces; if no known name matches exactly, spaces around it
+    are stripped.
     """
     cuts = [(option[:at], option[at + 1 :]) for at, sign in enumerate(option) if sign == "="]
     if not cuts:
@@ -63,24 +63,24 @@ def _split(option: str, names: Container[str] = ()) -> tuple[str, str | None]:
 
 
 def _unquoted(text: str) -> str:
-    """What quotes around a value hold, as in a query; other text as it is."""
+    """Remove quotes around a value, as in a query."""
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         return text
     return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
 
 
 def targets(option: str) -> dict[str, list[str] | None]:
-    """Targets of an experiment by an option such as ``X,Z=1``; values are text as it stands, perhaps in quotes.
+    """Parse the targets of an experiment given as an option such as ``X,Z=1``; values are text, perhaps in quotes.
 
     Raises:
         QueryError: If a name or a value is missing.
     """
-    found: dict[str, list[str] | None] = {}
-    # a comma in quotes belongs to a value, and every part is ended by one
+    values: dict[str, list[str] | None] = {}
+    # a comma in quotes is part of a value; the added comma ends the last part
     for part in _PART.findall(option + ","):
         name, value = _split(part)
         if not name or value == "":
             raise QueryError(f"--experiment {option}: names are expected, perhaps with a value, as in X,Z=1")
-        known = found.get(name) or []
-        found[name] = None if value is None else [*known, _unquoted(value)]
-    return found
+        known = values.get(name) or []
+        values[name] = None if value is None else [*known, _unquoted(value)]
+    return values

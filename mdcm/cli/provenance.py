@@ -1,8 +1,8 @@
-"""Where the data of a training came from, noted so that they can be read again without trusting whoever noted it.
+"""Origin of the training data, recorded so that they can be read again safely.
 
-A run directory may be anybody's, and what it says of files is what somebody wants to be opened. So a file is read again
-only if it lies below the directory that the run is in, no link leads to it, it is a regular file, and it has the size
-and the checksum that were noted. Everything else is read if the user names it.
+A run directory may come from anyone, and the files that it names may be chosen to do harm. A file is therefore read
+again only if it lies below the parent directory of the run, no link leads to it, it is a regular file, and it has the
+recorded size and checksum. All other files are read only if the user names them.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ def note_origin(spec: Spec, run: Path) -> dict[str, Any]:
         run: The run directory, which need not exist yet.
 
     Returns:
-        Plain JSON values: the path of the spec, and size and checksum of every regular file that lies below the
-        directory of the run, by its path from there.
+        Plain JSON values: the path of the spec, and size and checksum of every regular file below the parent directory
+        of the run, by its relative path.
     """
     root = _root(run)
     assert spec.file is not None
     files: dict[str, Any] = {}
     for path in [spec.file, *spec.files()]:
-        # with the links that lead there now, so that none is among the names
+        # resolve links, so that the recorded path contains none
         name = _relative(root, path.parent.resolve() / path.name)
         if name is not None:
             try:
                 size, checksum = _look(root, name, _MOST_OF_AN_ARRAY)
             except OSError:
-                # a link, or what else is not read again
+                # a link, or another file that would not be read again
                 continue
             files[name] = {"bytes": size, "sha256": checksum}
     return {"spec": os.path.relpath(spec.file, root.path), "files": files}
 
 
 def read_again(run: Path, origin: Mapping[str, Any]) -> list[Dataset]:
-    """The data sets of a training, from the files that its run notes.
+    """Read the data sets of a training from the files recorded in its run.
 
     Args:
         run: The run directory.
-        origin: What :func:`note_origin` returned, or what somebody wrote in its place.
+        origin: The record of :func:`note_origin`, not trusted.
 
     Raises:
-        DataError: If a file is not one that is read unasked, is no longer the same, or cannot be used.
+        DataError: If a file must not be read without the user's request, has changed, or cannot be used.
     """
     root = _root(run)
     noted = origin.get("files")
@@ -90,7 +90,7 @@ def read_again(run: Path, origin: Mapping[str, Any]) -> list[Dataset]:
                 _refuse_many_cells(path)
 
     def guard(path: Path) -> None:
-        """Refuse a picture that is none of those beside the data; what it shows is compared with the training later."""
+        """Refuse a picture outside the directory of the data; its content is compared with the training later."""
         _open(root, _relative(root, path), path, _MOST_OF_A_PICTURE)
 
     return spec.load_data(guard=guard)
@@ -101,10 +101,10 @@ def _root(run: Path) -> Folder:
 
 
 def _relative(root: Folder, path: Path) -> str | None:
-    """Path from the root, of names alone; None where it does not lie below it."""
+    """Path relative to the root, without "..", or None if it is not below the root."""
     if "\0" in str(path):
         return None
-    # of the text alone: where a link is among the names, nothing is opened
+    # links are not resolved: opening a path with a link fails
     whole = Path(os.path.normpath(root.path / path))
     return whole.relative_to(root.path).as_posix() if root.path in whole.parents else None
 
@@ -119,7 +119,7 @@ def _look(root: Folder, name: str, limit: int) -> tuple[int, str]:
 
 
 def _open(root: Folder, name: str | None, path: Path, limit: int) -> None:
-    """Refuse what is no regular file below the root, or larger than the limit."""
+    """Refuse a path unless it is a regular file below the root, not larger than the limit."""
     if name is None:
         raise DataError(f"{path} does not lie below {root.path}, where the run is")
     *folders, last = name.split("/")
@@ -132,14 +132,14 @@ def _open(root: Folder, name: str | None, path: Path, limit: int) -> None:
 
 
 def _verify(root: Folder, name: object, noted: Mapping[str, Any], path: Path | None = None) -> int:
-    """Refuse a file that is not the one that was noted; its size."""
+    """Refuse a file that differs from its record; return its size."""
     shown = path if path is not None else name
     if not isinstance(name, str) or "\0" in name or _relative(root, Path(name)) != name:
         where = quoted(str(shown))
         raise DataError(f"{where} does not lie below {root.path}, where the run is")
     entry = noted.get(name)
     if not isinstance(entry, Mapping) or not isinstance(entry.get("bytes"), int):
-        raise DataError(f"{root.path / name} is no file that the run notes")
+        raise DataError(f"{root.path / name} is not a file that the run notes")
     try:
         size, checksum = _look(root, name, entry["bytes"])
     except OSError as error:
@@ -152,7 +152,7 @@ def _verify(root: Folder, name: object, noted: Mapping[str, Any], path: Path | N
 
 
 def _refuse_many_cells(path: Path) -> None:
-    """Refuse a Parquet file of more cells than anybody wants to have read unasked; they can take next to no bytes."""
+    """Refuse a Parquet file with too many cells; a few bytes can hold very many."""
     rows, columns = parquet_size(path)
     if rows * columns > _MOST_CELLS:
         raise DataError(f"{path}: tables of more than {_MOST_CELLS:,} cells are not read unasked")

@@ -1,4 +1,4 @@
-"""spec.yaml: a training run described in a file, checked before anything starts, with messages that name the line."""
+"""spec.yaml: description of a training run, checked before the run starts, with error messages that name the line."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DataEntry", "Spec", "SpecError", "TrainEntry", "VariableEntry", "dataset_names", "read_spec"]
 
-Place = tuple[str | int, ...]
+# keys and list indices that lead to an entry of the document
+KeyPath = tuple[str | int, ...]
 
-# a graph may stand in a spec, and so many variables as a graph has; of a spec of the most entries each is read in 2 s
+# room for the largest graphs and their variables; a spec of the maximal size is read in 2 s
 _MOST_CHARACTERS = 1 << 22
 _MOST_EVENTS = 25_000
 _DEEPEST = 40
-# of values, once every alias is replaced by what it stands for
+# largest number of values after aliases are expanded
 _MOST_VALUES = 100_000
-_MOST_COMPLAINTS = 10
+_MOST_PROBLEMS = 10
 
 _EXPECTED = {
     "bool_parsing": "must be true or false",
@@ -80,7 +81,7 @@ class SpecError(MdcmError, ValueError):
 
     Attributes:
         path: The file.
-        line: Line of the problem, from 1; None where it concerns the whole file.
+        line: Line of the problem, from 1; None if it concerns the whole file.
         column: Column in that line, from 1.
     """
 
@@ -92,7 +93,7 @@ class SpecError(MdcmError, ValueError):
 
 
 def _names(value: Any) -> Any:
-    # one name needs no list
+    # a single name may be given without a list
     return [value] if isinstance(value, str) else value
 
 
@@ -120,14 +121,14 @@ def _objective(value: Any) -> Any:
 
 
 class _Parser(RoundTripParser):
-    """Reads no more of a text than a spec may have, before anything is made of it."""
+    """YAML parser that limits the number and the nesting of entries."""
 
     def __init__(self, loader: Any) -> None:
         super().__init__(loader)
         self._events = self._depth = 0
 
     def get_event(self) -> Any:
-        """The next event, of which there are at most so many."""
+        """Next event; raise if there are too many."""
         event = super().get_event()
         self._events += 1
         self._depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -141,7 +142,7 @@ class _Parser(RoundTripParser):
 class _TooLargeError(Exception):
     def __init__(self, reason: str, mark: Any = None) -> None:
         super().__init__(reason)
-        self.place = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
+        self.position = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
 
 
 class _Entry(BaseModel):
@@ -152,16 +153,16 @@ class DataEntry(_Entry):
     """One data set of a spec.
 
     Attributes:
-        path: Table: .csv, .tsv or .parquet; may be left out where there are images or arrays.
+        path: Table: .csv, .tsv or .parquet; optional if there are images or arrays.
         do: Names of the variables that were set by intervention.
-        images: Files of image arrays by variable: .npy, or IDX, which may be packed by gzip.
+        images: Files of image arrays by variable: .npy, or IDX, which may be compressed by gzip.
         arrays: Files of numbers by variable, of the same formats: ``[n]`` is a column, ``[n, size]`` a vector.
         name: Name in messages and in the plan; that of the file by default.
-        groups: Column that says which rows belong together.
+        groups: Column with the group of every row.
         weights: Column with the weight of every row.
         channels_last: Whether the image arrays are ``[n, h, w, c]``.
-        dropna: Whether rows with missing values are left out rather than refused.
-        na_values: Texts in the table that mean that a value is missing, besides an empty cell.
+        dropna: Whether to drop rows with missing values instead of refusing them.
+        na_values: Texts in the table that stand for a missing value, besides an empty cell.
     """
 
     path: str | None = None
@@ -188,7 +189,7 @@ class DataEntry(_Entry):
 
 
 class VariableEntry(_Entry):
-    """What is declared of a variable rather than inferred.
+    """Declared properties of a variable, which override the inferred ones.
 
     Attributes:
         kind: Kind of the variable.
@@ -214,11 +215,11 @@ class VariableEntry(_Entry):
 
 
 class TrainEntry(_Entry):
-    """Settings of the training: a seed, the models of an ensemble, and what :class:`mdcm.TrainConfig` has.
+    """Settings of the training: seed, size of the ensemble, and the settings of :class:`mdcm.TrainConfig`.
 
     Attributes:
         seed: Seed of everything random.
-        ensemble: Number of models that intervals of answers come from; none by default.
+        ensemble: Number of models of the ensemble for intervals of answers; none by default.
     """
 
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
@@ -242,9 +243,9 @@ class TrainEntry(_Entry):
         """The settings without seed and ensemble.
 
         Raises:
-            ValueError: If one is out of range.
+            ValueError: If a setting is out of range.
         """
-        # torch takes a second to load, and a typo is answered without it
+        # torch takes a second to load, and typos are reported without it
         from mdcm.training import TrainConfig
 
         return TrainConfig.from_json(self.model_dump(exclude={"seed", "ensemble"}))
@@ -252,21 +253,21 @@ class TrainEntry(_Entry):
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a spec comes from: a file, or arguments of a command, which have no places."""
+    """Source of a spec: a file, or arguments of a command, which have no lines."""
 
     path: Path | None
     raw: Any = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """What paths are relative to."""
+        """Directory that paths are relative to."""
         return Path() if self.path is None else self.path.parent
 
-    def at(self, place: Place) -> tuple[int | None, int | None]:
-        """Line and column of the entry at the place, or of the nearest one around it."""
+    def position(self, keys: KeyPath) -> tuple[int | None, int | None]:
+        """Line and column of an entry, or of the innermost one around it that exists."""
         line = column = None
         node: Any = self.raw
-        for part in place:
+        for part in keys:
             try:
                 marks = node.lc
                 if isinstance(node, dict):
@@ -280,37 +281,37 @@ class _Origin:
                 break
         return (None, None) if line is None or column is None else (line + 1, column + 1)
 
-    def where(self, place: Place) -> str:
-        line, column = self.at(place)
+    def where(self, keys: KeyPath) -> str:
+        line, column = self.position(keys)
         return str(self.path) if line is None else f"{self.path}:{line}:{column}"
 
-    def error(self, message: str, place: Place) -> SpecError:
-        line, column = self.at(place)
-        where = "" if self.path is None else f"{self.where(place)}: "
+    def error(self, message: str, keys: KeyPath) -> SpecError:
+        line, column = self.position(keys)
+        where = "" if self.path is None else f"{self.where(keys)}: "
         return SpecError(f"{where}{message}", path=str(self.path or ""), line=line, column=column)
 
     @contextmanager
-    def naming(self, *place: str | int) -> Iterator[None]:
-        """Puts the place in front of what goes wrong inside."""
+    def naming(self, *keys: str | int) -> Iterator[None]:
+        """Begin the message of an error with the file, line and column of an entry."""
         if self.path is None:
             yield
             return
         try:
             yield
         except MdcmError as error:
-            error.args = (f"{self.where(place)}: {error}",)
+            error.args = (f"{self.where(keys)}: {error}",)
             raise
 
 
 class Spec(_Entry):
-    """A training run: a graph, data, and what is not to be inferred.
+    """A training run: a graph, data, and settings.
 
-    Made by :func:`read_spec`, or by :meth:`of_arguments` of what a command is given in place of a file.
+    Made by :func:`read_spec` from a file, or by :meth:`of_arguments` from the arguments of a command.
 
     Attributes:
         graph: Text of the graph, or path of a file.
         data: Data sets.
-        variables: What is declared, by variable.
+        variables: Declared properties, by variable.
         objective: Objective of the plan, for all variables or by variable.
         method: Method of the plan.
         train: Settings of the training.
@@ -327,12 +328,12 @@ class Spec(_Entry):
 
     @classmethod
     def of_arguments(cls, graph: str, data: Sequence[DataEntry], kinds: Mapping[str, Kind] | None = None) -> Spec:
-        """The spec of a graph and tables without a file; paths are relative to the current directory.
+        """Make a spec of a graph and tables; paths are relative to the current directory.
 
         Args:
             graph: Text of the graph, or path of its file.
             data: The data sets, at least one.
-            kinds: Kinds that are not to be inferred, by variable.
+            kinds: Kinds that override the inferred ones, by variable.
         """
         spec = cls(
             graph=graph,
@@ -344,24 +345,24 @@ class Spec(_Entry):
 
     @property
     def folder(self) -> Path:
-        """What paths are relative to."""
+        """Directory that paths are relative to."""
         return self._origin.folder
 
     @property
     def graph_file(self) -> Path | None:
-        """The file that the graph is read from; None where the spec holds its text."""
-        # no file name is as long as that, and asking for one is an error
+        """File of the graph; None if the spec holds its text."""
+        # longer than any path: the operating system would raise an error
         if len(self.graph) >= 1000 or "\0" in self.graph:
             return None
         file = self.folder / self.graph
         return file if file.is_file() else None
 
     def load_graph(self) -> ADMG:
-        """The graph: the text itself, or the file that it names, relative to the spec.
+        """Read the graph from its text, or from the file that it names, relative to the spec.
 
         Raises:
-            GraphError: If it is no ADMG.
-            SpecError: If ``variables`` or ``objective`` names what is no node of it.
+            GraphError: If it is not an ADMG.
+            SpecError: If a name in ``variables`` or ``objective`` is not a node of the graph.
         """
         origin = self._origin
         with origin.naming("graph"):
@@ -380,27 +381,27 @@ class Spec(_Entry):
 
     @property
     def file(self) -> Path | None:
-        """The file that it was read from."""
+        """File that the spec was read from, or None."""
         return self._origin.path
 
     def files(self) -> list[Path]:
-        """All files that it names, but for pictures, whose names stand in tables."""
+        """All files that the spec names, without the pictures named in tables."""
         named = [file for entry in self.data for file in (entry.path, *entry.images.values(), *entry.arrays.values())]
         graph = self.graph_file
         return ([] if graph is None else [graph]) + [self.folder / file for file in named if file is not None]
 
     def load_tables(self) -> list[pd.DataFrame | None]:
-        """The table of every data set as it is in its file, paths relative to the spec; None where there is none.
+        """Read the table of every data set, paths relative to the spec; None for a data set without one.
 
         Raises:
             DataError: With file, line and column of the spec, if a file cannot be read.
         """
         tables: list[pd.DataFrame | None] = []
-        for place, entry in enumerate(self.data):
+        for index, entry in enumerate(self.data):
             if entry.path is None:
                 tables.append(None)
                 continue
-            with self._origin.naming("data", place, "path"):
+            with self._origin.naming("data", index, "path"):
                 tables.append(read_table(self._origin.folder / entry.path, na_values=entry.na_values))
         return tables
 
@@ -413,21 +414,21 @@ class Spec(_Entry):
         progress: bool = False,
         guard: Callable[[Path], None] | None = None,
     ) -> list[Dataset]:
-        """The data sets, paths relative to the spec, checked against the graph and against each other.
+        """Read the data sets, paths relative to the spec, and check them against the graph and each other.
 
-        A column of file names is read as images where the variable is declared an image, or where nothing is declared
-        and the names are those of pictures that are there; those paths are relative to the table.
+        A column of file names is read as images if the variable is declared an image, or if nothing is declared and
+        the names are those of existing pictures; their paths are relative to the table.
 
         Args:
-            tables: What :meth:`load_tables` returned, if that was called before.
-            is_checked: Whether what :func:`mdcm.fit` would refuse is refused here, with its place in the file.
-            unobserved: Variables that no data set needs to hold.
+            tables: Result of :meth:`load_tables`, if that was called before.
+            is_checked: Whether to refuse data that :func:`mdcm.fit` would refuse, with their position in the file.
+            unobserved: Variables that may be missing from all data sets.
             progress: Whether to show on a terminal how many pictures are read.
             guard: Called with the path of every picture before it is opened; it may raise.
 
         Raises:
             DataError: With file, line and column of the spec, if a file cannot be read or a table cannot be used.
-            GraphError: If the graph is no ADMG.
+            GraphError: If the graph is not an ADMG.
             SpecError: As :meth:`load_graph`.
         """
         graph = self.load_graph()
@@ -435,8 +436,8 @@ class Spec(_Entry):
         tables = self.load_tables() if tables is None else tables
         with addressing("spec") if self._origin.path is not None else nullcontext():
             datasets = [
-                self._load(place, table, graph.nodes, self.data[place].name or names[place], progress, guard)
-                for place, table in enumerate(tables)
+                self._load(index, table, graph.nodes, self.data[index].name or names[index], progress, guard)
+                for index, table in enumerate(tables)
             ]
             if is_checked:
                 self._check(datasets, graph.nodes, unobserved)
@@ -444,21 +445,21 @@ class Spec(_Entry):
 
     def _load(
         self,
-        place: int,
+        index: int,
         table: pd.DataFrame | None,
         nodes: Sequence[str],
         label: str | None,
         progress: bool,
         guard: Callable[[Path], None] | None,
     ) -> Dataset:
-        naming, base, entry = self._origin.naming, self._origin.folder, self.data[place]
+        naming, base, entry = self._origin.naming, self._origin.folder, self.data[index]
         images: dict[str, Any] = {}
         for name, file in entry.images.items():
-            with naming("data", place, "images", name):
+            with naming("data", index, "images", name):
                 images[name] = read_images(base / file)
         arrays: dict[str, Any] = {}
         for name, file in entry.arrays.items():
-            with naming("data", place, "arrays", name):
+            with naming("data", index, "arrays", name):
                 arrays[name] = read_array(base / file)
         rows: NDArray[np.int64] | None = None
         if table is not None and entry.path is not None:
@@ -467,7 +468,7 @@ class Spec(_Entry):
             for name in nodes:
                 if name not in table.columns or name in images or not self._is_picture(name, table[name], folder):
                     continue
-                with naming("data", place, "path"):
+                with naming("data", index, "path"):
                     files = table.pop(name)
                     if entry.dropna and files.isna().any():
                         kept = files.notna().to_numpy()
@@ -481,7 +482,7 @@ class Spec(_Entry):
                     shape = self.variables[name].shape if name in self.variables else None
                     pictures = read_pictures(files, folder, shape, progress=progress)
                     images[name] = np.moveaxis(pictures, 1, 3) if entry.channels_last else pictures
-        with self._placing(place):
+        with self._naming_entry(index):
             dataset = Dataset(
                 table if table is not None and len(table.columns) else None,
                 do=entry.do,
@@ -498,52 +499,52 @@ class Spec(_Entry):
         return dataset
 
     def _is_picture(self, name: str, column: pd.Series[Any], folder: Path) -> bool:
-        """Whether a column is one of names of pictures, as declared or, where nothing is, as it looks."""
+        """Whether a column holds names of pictures: as declared, or as inferred if nothing is declared."""
         declared = self.variables.get(name)
         if declared is not None and (declared.kind is not None or declared.levels is not None):
             return declared.kind == "image"
         return (declared is not None and declared.shape is not None) or names_pictures(column, folder)
 
     def _check(self, datasets: Sequence[Dataset], nodes: Sequence[str], unobserved: Collection[str]) -> None:
-        """Refuse here, where places in the file are known, what :func:`mdcm.fit` would refuse."""
-        labels = [dataset.name or f"d{place}" for place, dataset in enumerate(datasets, start=1)]
+        """Refuse data that :func:`mdcm.fit` would refuse, with their position in the file."""
+        labels = [dataset.name or f"d{number}" for number, dataset in enumerate(datasets, start=1)]
         try:
             with warnings.catch_warnings():
-                # they are given once, when the model is fitted
+                # the same warnings are given when the model is fitted
                 warnings.simplefilter("ignore", UserWarning)
                 checked = validate(datasets, nodes, unobserved=unobserved)
                 Schema.infer(checked, self.declared())
         except DataError as error:
             if error.dataset in labels:
-                with self._placing(labels.index(error.dataset)):
+                with self._naming_entry(labels.index(error.dataset)):
                     raise
             with self._origin.naming(*(("variables", error.column) if error.column in self.variables else ("data",))):
                 raise
 
     @contextmanager
-    def _placing(self, place: int) -> Iterator[None]:
-        """Puts the place of what a data set says of the column in question in front of what goes wrong inside."""
-        entry = self.data[place]
+    def _naming_entry(self, index: int) -> Iterator[None]:
+        """Begin the message of an error with the position of the entry that mentions its column."""
+        entry = self.data[index]
         try:
             yield
         except DataError as error:
-            spot: Place = ("data", place)
+            keys: KeyPath = ("data", index)
             named: dict[str, Iterable[str]] = {"images": entry.images, "arrays": entry.arrays, "do": entry.do}
             named |= {"groups": [entry.groups or ""], "weights": [entry.weights or ""]}
             for key, columns in named.items():
                 if error.column is not None and error.column in columns:
-                    spot = (*spot, key, error.column) if key in {"images", "arrays"} else (*spot, key)
+                    keys = (*keys, key, error.column) if key in {"images", "arrays"} else (*keys, key)
                     break
-            with self._origin.naming(*spot):
+            with self._origin.naming(*keys):
                 raise
 
     def declared(self) -> dict[str, dict[str, Any]]:
-        """What :func:`mdcm.fit` takes as ``variables``."""
+        """The argument ``variables`` of :func:`mdcm.fit`."""
         return {name: entry.model_dump(exclude_none=True) for name, entry in self.variables.items()}
 
 
 def dataset_names(paths: Sequence[str]) -> list[str | None]:
-    """Names for data sets that come from files: those of the files where they differ.
+    """Names of data sets read from files: the names of the files, or None if two are equal.
 
     Example:
         >>> dataset_names(["data/observed.csv", "data/trial.csv"])
@@ -563,7 +564,7 @@ def read_spec(path: str | Path) -> Spec:
         The spec; the graph and the data that it names are not read yet.
 
     Raises:
-        SpecError: With file, line and column, if the file is no YAML or an entry is unknown, missing or of another
+        SpecError: With file, line and column, if the file is not YAML, or an entry is unknown, missing or of another
             type.
     """
     file = as_path(path, lambda message: SpecError(message, path=str(path)))
@@ -582,7 +583,7 @@ def read_spec(path: str | Path) -> Spec:
         raw = reader.load(text)
         plain = _plain(raw, iter(range(_MOST_VALUES)))
     except _TooLargeError as error:
-        line, column = error.place
+        line, column = error.position
         where = origin.path if line is None else f"{origin.path}:{line}:{column}"
         raise SpecError(f"{where}: the spec is too large: {error}", path=str(path), line=line, column=column) from None
     except YAMLError as error:
@@ -594,10 +595,10 @@ def read_spec(path: str | Path) -> Spec:
     except RecursionError:
         raise origin.error("the entries are nested too deeply", ()) from None
     except Exception as error:
-        # such as a key that is itself a mapping with a list in it
+        # for example a key that is itself a mapping with a list in it
         reason = " ".join(str(error).split()) or type(error).__name__
         if "integer string conversion" in reason:
-            # Python writes of a setting of its own
+            # Python's message names a setting of the interpreter
             reason = "it holds a whole number of thousands of digits"
         raise origin.error(f"no valid YAML: {reason}", ()) from None
     if not isinstance(plain, dict):
@@ -610,12 +611,12 @@ def read_spec(path: str | Path) -> Spec:
     try:
         spec = Spec.model_validate(plain)
     except ValidationError as error:
-        wrong = [_complaint(detail) for detail in error.errors(include_url=False)]
-        wrong.sort(key=lambda item: origin.at(item[0])[0] or 0)
-        first = origin.error(wrong[0][1], wrong[0][0])
-        others = [f"{origin.where(place)}: {message}" for place, message in wrong[1:_MOST_COMPLAINTS]]
-        if len(wrong) > _MOST_COMPLAINTS:
-            others.append(f"and {len(wrong) - _MOST_COMPLAINTS:,} more")
+        problems = [_problem(detail) for detail in error.errors(include_url=False)]
+        problems.sort(key=lambda problem: origin.position(problem[0])[0] or 0)
+        first = origin.error(problems[0][1], problems[0][0])
+        others = [f"{origin.where(keys)}: {message}" for keys, message in problems[1:_MOST_PROBLEMS]]
+        if len(problems) > _MOST_PROBLEMS:
+            others.append(f"and {len(problems) - _MOST_PROBLEMS:,} more")
         raise SpecError(
             "\n".join([str(first), *others]), path=str(path), line=first.line, column=first.column
         ) from None
@@ -629,7 +630,7 @@ def read_spec(path: str | Path) -> Spec:
 
 
 def _plain(value: Any, left: Iterator[int]) -> Any:
-    """Values without what ruamel remembers of how they were written, for as many as are left."""
+    """Plain values without ruamel's formatting; raise if there are more than ``left``."""
     if next(left, None) is None:
         raise _TooLargeError(f"with its aliases written out it has more than {_MOST_VALUES:,} values")
     if isinstance(value, dict):
@@ -642,35 +643,35 @@ def _plain(value: Any, left: Iterator[int]) -> Any:
     return value
 
 
-def _complaint(detail: ErrorDetails) -> tuple[Place, str]:
-    """Where a problem is, and what it is, in words that need no knowledge of Python."""
-    place: Place = tuple(detail["loc"])
-    name = ".".join(str(part) for part in place)
+def _problem(detail: ErrorDetails) -> tuple[KeyPath, str]:
+    """Position and message of a problem, in terms of the file rather than of Python."""
+    keys: KeyPath = tuple(detail["loc"])
+    name = ".".join(str(part) for part in keys)
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        known = _entries(place[:-1])
-        hint = suggestion(str(place[-1]), known)
-        return place, f"{name}: there is no such entry; known are {', '.join(known)}{hint}"
+        known = _entries(keys[:-1])
+        hint = suggestion(str(keys[-1]), known)
+        return keys, f"{name}: there is no such entry; known are {', '.join(known)}{hint}"
     if kind == _NO_PATH:
-        return place, f"the entry '{name}.path' is missing (or images, or arrays)"
+        return keys, f"the entry '{name}.path' is missing (or images, or arrays)"
     if kind == "missing":
-        return place[:-1], f"the entry {name!r} is missing"
+        return keys[:-1], f"the entry {name!r} is missing"
     if kind == "model_type":
-        return place, f"{name} must be a mapping with entries such as {', '.join(_entries(place))}, not {quoted(given)}"
+        return keys, f"{name} must be a mapping with entries such as {', '.join(_entries(keys))}, not {quoted(given)}"
     if kind == "too_short":
-        return place, f"{name} must not be empty"
+        return keys, f"{name} must not be empty"
     if kind == "greater_than_equal":
-        return place, f"{name} must be at least {detail['ctx']['ge']}, not {quoted(given)}"
+        return keys, f"{name} must be at least {detail['ctx']['ge']}, not {quoted(given)}"
     if kind == "less_than_equal":
-        return place, f"{name} must be at most {detail['ctx']['le']:,}, not {quoted(given)}"
+        return keys, f"{name} must be at most {detail['ctx']['le']:,}, not {quoted(given)}"
     if kind == "literal_error":
-        return place, f"{name} must be {detail['ctx']['expected']}, not {quoted(given)}"
+        return keys, f"{name} must be {detail['ctx']['expected']}, not {quoted(given)}"
     if kind == "value_error":
-        return place, f"{name}: {detail['msg'].removeprefix('Value error, ')}; it is {quoted(given)}"
-    return place, f"{name} {_EXPECTED.get(kind, detail['msg'])}, not {quoted(given)}"
+        return keys, f"{name}: {detail['msg'].removeprefix('Value error, ')}; it is {quoted(given)}"
+    return keys, f"{name} {_EXPECTED.get(kind, detail['msg'])}, not {quoted(given)}"
 
 
-def _entries(place: Sequence[str | int]) -> list[str]:
-    """Names of the entries that the mapping at a place may have."""
+def _entries(keys: Sequence[str | int]) -> list[str]:
+    """Names of the entries that a mapping may have."""
     models: dict[str, type[BaseModel]] = {"data": DataEntry, "variables": VariableEntry, "train": TrainEntry}
-    return list((models[str(place[0])] if place else Spec).model_fields)
+    return list((models[str(keys[0])] if keys else Spec).model_fields)

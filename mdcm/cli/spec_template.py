@@ -1,4 +1,4 @@
-"""Drafts of spec.yaml: what a table and a graph say already, with comments for whoever goes on from there."""
+"""Drafts of spec.yaml: inferred entries written out, with comments for the user."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["draft_spec", "relative"]
 _MOST_NAMED = 8
 _MOST_LEVELS = 12
 
-# where comments stand at most
+# largest column of comments
 _COLUMN = 60
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set that a draft is about: what its spec says of it, its table as it was read, and what is made of it."""
+    """A data set of a draft: its entry in the spec, its table as read, and the data set made of both."""
 
     entry: DataEntry
     table: pd.DataFrame | None
@@ -42,21 +42,21 @@ class _Source:
 
 
 def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool = False) -> str:
-    """A commented spec.yaml that says all of what a spec leaves to be inferred, as it can be trained.
+    """Write a complete commented spec.yaml, with all entries that a spec leaves to inference.
 
-    Kinds are those that :func:`mdcm.fit` would infer, written out so that they can be seen and changed. Data sets with
-    missing values get ``dropna: true``, with a comment that says how many rows that leaves out.
+    Kinds are those that :func:`mdcm.fit` would infer, written out so that they can be checked and changed. Data sets
+    with missing values get ``dropna: true``, with the number of dropped rows in a comment.
 
     Args:
-        spec: What was given, such as by :meth:`Spec.of_arguments`.
-        target: Where the draft will be, which its paths are relative to.
+        spec: The spec, for example from :meth:`Spec.of_arguments`.
+        target: Path of the draft; its paths are relative to its directory.
         progress: Whether to show on a terminal how many pictures are read.
 
     Returns:
         The text of the spec.
 
     Raises:
-        DataError: If the data cannot be used, such as where a variable of the graph is in no table.
+        DataError: If the data cannot be used, for example if no table has a variable of the graph.
         GraphError: If the graph cannot be read.
 
     Example:
@@ -75,7 +75,7 @@ def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool =
     loaded = spec.load_data(tables, is_checked=False, progress=progress)
     sources = [_Source(*parts) for parts in zip(spec.data, tables, loaded, strict=True)]
     with warnings.catch_warnings():
-        # what is left out stands in the comments
+        # the comments state what is dropped
         warnings.simplefilter("ignore", Notice)
         schema = Schema.infer(validate(loaded, graph.nodes), spec.declared(), order=graph.nodes)
     draft = CommentedMap()
@@ -85,7 +85,7 @@ def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool =
     variables, comments = CommentedMap(), {}
     for name in graph.nodes:
         variables[name], comments[name] = _variable(schema[name], spec.variables.get(name), sources)
-    # comments in one column, where that is near
+    # align comments in one column, unless lines are long
     widest = max((len(line) for line in _written(variables).splitlines()), default=0)
     for name, comment in comments.items():
         variables.yaml_add_eol_comment(comment, name, column=min(widest, _COLUMN) + 4)
@@ -127,7 +127,7 @@ def _written(content: CommentedMap) -> str:
 
 
 def relative(path: str | Path, spec: str | Path) -> str:
-    """A path as it stands in a spec: relative to the spec's directory."""
+    """Path relative to the directory of a spec."""
     return os.path.relpath(Path(path).resolve(), Path(spec).resolve().parent)
 
 
@@ -140,12 +140,12 @@ def _incomplete(table: pd.DataFrame, graph: ADMG) -> pd.Series[bool]:
 def _data(sources: Sequence[_Source], graph: ADMG, folder: Path, target: str | Path) -> CommentedSeq:
     entries = CommentedSeq()
     for source in sources:
-        said = source.entry.model_dump(exclude_defaults=True)
-        if "path" in said:
-            said["path"] = relative(folder / said["path"], target)
-        for key in {"images", "arrays"} & said.keys():
-            said[key] = {name: relative(folder / file, target) for name, file in said[key].items()}
-        entry = CommentedMap({key: _flow(value) if isinstance(value, list) else value for key, value in said.items()})
+        given = source.entry.model_dump(exclude_defaults=True)
+        if "path" in given:
+            given["path"] = relative(folder / given["path"], target)
+        for key in {"images", "arrays"} & given.keys():
+            given[key] = {name: relative(folder / file, target) for name, file in given[key].items()}
+        entry = CommentedMap({key: _flow(value) if isinstance(value, list) else value for key, value in given.items()})
         table = source.table
         columns = [*source.dataset.images, *source.dataset.arrays]
         rows = len(source.dataset)
@@ -173,8 +173,8 @@ def _data(sources: Sequence[_Source], graph: ADMG, folder: Path, target: str | P
 
 def _is_part(name: str, graph: ADMG) -> bool:
     """Whether a column is an entry of a vector, as W[0] is of W."""
-    found = re.fullmatch(r"(.*)\[\d+\]", name, flags=re.DOTALL)
-    return found is not None and found[1] in graph
+    match = re.fullmatch(r"(.*)\[\d+\]", name, flags=re.DOTALL)
+    return match is not None and match[1] in graph
 
 
 def _variable(
@@ -182,13 +182,14 @@ def _variable(
 ) -> tuple[CommentedMap, str]:
     entry = CommentedMap(kind=variable.kind)
     if declared is not None:
-        own = declared.model_dump(exclude_none=True)
-        entry.update({key: _flow(value) if isinstance(value, list | tuple) else value for key, value in own.items()})
+        given = declared.model_dump(exclude_none=True)
+        entry.update({key: _flow(value) if isinstance(value, list | tuple) else value for key, value in given.items()})
     entry.fa.set_flow_style()
     name = variable.name
     tables = [source.dataset.table for source in sources]
     rows = sum(int(table[name].notna().sum()) for table in tables if name in table.columns)
-    rows += sum(len(one.dataset) for one in sources if name in one.dataset.images or name in one.dataset.arrays)
+    datasets = [source.dataset for source in sources]
+    rows += sum(len(dataset) for dataset in datasets if name in dataset.images or name in dataset.arrays)
     if variable.levels is not None:
         shown = ", ".join(str(level) for level in variable.levels[:_MOST_LEVELS])
         more = ", ..." if len(variable.levels) > _MOST_LEVELS else ""
@@ -216,5 +217,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _line(text: str) -> str:
-    # a comment ends with the line, whatever a name or level holds
+    # a line break in a name would end the comment
     return "".join(character if character.isprintable() else "?" for character in text)

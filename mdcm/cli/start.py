@@ -1,4 +1,4 @@
-"""Commands to begin with: what there is to work with, and a first spec.yaml."""
+"""Commands for the first steps: a diagnosis of the installation, and a first spec.yaml."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _MARKS = {"ok": " ", "note": "-", "broken": "!"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show versions, devices, kernels and extras, and what is amiss.
+    """Show versions, devices, kernels and extras, and problems.
 
-    The exit code is 1 if something that is needed is broken.
+    The exit code is 1 if something necessary is broken.
     """
     from mdcm.cli.doctor import diagnose
 
-    found = diagnose()
+    findings = diagnose()
     if as_json:
-        show_json([one.to_json() for one in found])
+        show_json([finding.to_json() for finding in findings])
     else:
-        width = max(len(one.name) for one in found)
+        width = max(len(finding.name) for finding in findings)
         topic = ""
-        for one in found:
-            if one.topic != topic:
-                show(one.topic)
-                topic = one.topic
-            advice = f"  ({one.advice})" if one.advice else ""
-            show(f"{_MARKS[one.state]} {one.name:{width}}  {one.value}{advice}")
-        broken = sum(one.state == "broken" for one in found)
+        for finding in findings:
+            if finding.topic != topic:
+                show(finding.topic)
+                topic = finding.topic
+            advice = f"  ({finding.advice})" if finding.advice else ""
+            show(f"{_MARKS[finding.state]} {finding.name:{width}}  {finding.value}{advice}")
+        broken = sum(finding.state == "broken" for finding in findings)
         show(f"{broken} broken, marked !" if broken else "all that is needed is there")
-    if any(one.state == "broken" for one in found):
+    if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
 
 
@@ -60,7 +60,7 @@ def init(
 ) -> None:
     """Write a commented spec for a graph and tables.
 
-    It says what was found in them, or what a spec leaves to be found, and can be trained as it is, or changed first.
+    It lists the inferred kinds, levels and settings; train with it as it is, or edit it first.
     """
     from mdcm.cli.spec_template import draft_spec
     from mdcm.storage.run_directory import replacing
