@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from mdcm import kernels
+from mdcm.dcm import derived_seed
 from mdcm.errors import MdcmError, PlanError
 from mdcm.kernels import graphs
 from mdcm.mechanisms.base import Mechanism
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AdversarialProblem", "Losses", "generated_and_given", "pixels"]
 
-# purposes of random numbers: what is drawn is a function of (seed, purpose, step)
-_INITIAL, _STEP, _CHECK, _PROBE, _ENCODER = range(5)
 _CHECK_ROWS = 20_000
 # standard errors by which a look may be worse than the best one and still be taken for as good
 _WITHIN = 1 / 3
@@ -151,14 +150,14 @@ class AdversarialProblem:
         self.device = next(dcm.parameters()).device
         self.generator = torch.Generator(self.device)
         self.addressed = graphs.possible(self.device)
-        self._steps = self._number(_STEP)
+        self._steps = derived_seed(self.seed, "steps")
         self._check_mechanisms()
         used = sorted({name for fit in hnode.fits for name in fit.datasets})
         masks = {name: np.zeros(data[name].rows, np.bool_) if held_out is None else held_out[name] for name in used}
         self.sides = [self._side(fit, data, masks) for fit in hnode.fits]
         prepare_mechanisms(dcm, hnode, data, masks)
         for node in hnode.variables:
-            encode_images(dcm.mechanism(node), self.readers, self._number(_ENCODER))
+            encode_images(dcm.mechanism(node), self.readers, derived_seed(self.seed, "encoder"))
         self.generators = Generators(dcm, self.sides, hnode.variables)
         self.parameters: list[nn.Parameter] = self.generators.parameters
         self.critics = Critics(
@@ -168,7 +167,7 @@ class AdversarialProblem:
             betas=self.config.betas,
             penalty=self.config.penalty,
             one_sided=self.config.one_sided,
-            generator=torch.Generator().manual_seed(self._number(_INITIAL)),
+            generator=torch.Generator().manual_seed(derived_seed(self.seed, "critics")),
             device=self.device,
         )
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -233,7 +232,7 @@ class AdversarialProblem:
                 levels=self._levels(targets),
                 weights=data.weights,
                 steps=self.config.encoder_steps,
-                seed=self._number(_ENCODER),
+                seed=derived_seed(self.seed, "encoder"),
                 device=self.device,
             )
         self._seen.setdefault(name, data)
@@ -262,13 +261,10 @@ class AdversarialProblem:
                     levels=self._levels(targets),
                     weights=data.weights,
                     steps=self.config.encoder_steps,
-                    seed=self._number(_ENCODER),
+                    seed=derived_seed(self.seed, "encoder"),
                     device=self.device,
                 )
         return {name: gap for name, gap in found.items() if gap is not None}
-
-    def _number(self, purpose: int) -> int:
-        return int(np.random.SeedSequence([self.seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
     # ---- a step
 
@@ -412,11 +408,11 @@ class AdversarialProblem:
         """Confounders of the h-node that carry no information; see :meth:`Generators.idle`."""
         with torch.no_grad(), self.holding(self.average):
             draw, _ = self._judged_rows()
-            self.generator.manual_seed(self._number(_PROBE))
+            self.generator.manual_seed(derived_seed(self.seed, "idle"))
             return self.generators.idle(draw, self.generator)
 
     def _judged_rows(self) -> tuple[Draw, list[Tensor]]:
-        self.generator.manual_seed(self._number(_CHECK))
+        self.generator.manual_seed(derived_seed(self.seed, "validation"))
         held, given = [], []
         size = _CHECK_ROWS if all(side.layout.categorical for side in self.sides) else ENERGY_ROWS
         for side in self.sides:
