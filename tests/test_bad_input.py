@@ -564,7 +564,7 @@ class TestRunDirectories:
                 '{"format": 2}',
                 "format version 2; this version of mdcm reads 1; nothing was written, give another directory",
             ),
-            ('{"format": 1', "model.json is damaged: it is no JSON text; nothing was written, give another directory"),
+            ('{"format": 1', "model.json is damaged: it is not JSON; nothing was written, give another directory"),
         ],
     )
     def test_training_does_not_write_over_what_cannot_be_read(self, write, tmp_path, content, message):

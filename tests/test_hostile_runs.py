@@ -192,7 +192,7 @@ class TestWriting:
         write(tmp_path / "run")
         plant(kind, tmp_path / "run" / REPORT, victim)
         before = listing(tmp_path / "run")
-        what = "symbolic link" if "link" in kind else "no regular file"
+        what = "symbolic link" if "link" in kind else "not a regular file"
         with (
             quickly(),
             pytest.raises(OSError, match=what) as caught,

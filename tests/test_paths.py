@@ -23,7 +23,7 @@ NO_PATHS = {
     "many names": ("/".join(["a" * 100] * 1000), "too long for the system; it has 100,999 characters"),
     "NUL": ("a\0b", "holds a NUL"),
     "empty": ("", "it is empty"),
-    "no letter": ("a\ud800b", "what is no letter to the system"),
+    "no letter": ("a\ud800b", "the system cannot encode one of its characters"),
     "a number": (3, "a path is needed, .*, not 3"),
     "nothing": (None, "a path is needed, .*, not None"),
     "bytes": (b"abc", "a path is needed"),

@@ -206,7 +206,7 @@ def test_pictures_are_opened_beside_the_data_alone(folder, tmp_path, kind):
     elif kind == "link":
         (folder / "b.png").unlink()
         (folder / "b.png").symlink_to(tmp_path / "outside.png")
-    says = {"pipe": "no regular file", "link": "symbolic link", "outside": "does not lie below"}
+    says = {"pipe": "not a regular file", "link": "symbolic link", "outside": "does not lie below"}
     assert says[kind] in told(folder / "run")
 
 

@@ -327,7 +327,7 @@ class TestReserve:
 
     @pytest.mark.parametrize(
         ("model", "match"),
-        [('{"format": 2}', "format version 2"), ("{", "no JSON text"), ("[]", "no JSON object")],
+        [('{"format": 2}', "format version 2"), ("{", "it is not JSON"), ("[]", "no JSON object")],
         ids=["newer", "truncated", "foreign"],
     )
     def test_refuses_to_write_over_what_it_cannot_read(self, tmp_path, model, match):

@@ -370,7 +370,7 @@ class Plan:
         try:
             content = parse_json(text)
         except ValueError as error:
-            raise PlanError(f"the plan is not JSON: {str(error).removeprefix('it is no JSON text: ')}") from None
+            raise PlanError(f"the plan is not JSON: {str(error).removeprefix('it is not JSON: ')}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise PlanError(f"the JSON text is not a plan: its 'format' is not {_FORMAT!r}")
         if content.get("version") != _VERSION:

@@ -1,8 +1,8 @@
-"""Checkpoints of a training: all that is needed to go on after it was killed, written between two steps.
+"""Checkpoints of a training: its complete state, written between two steps, to resume it after an interruption.
 
-One safetensors file holds the weights, the state of the job that is under way, and as metadata everything that is no
-tensor. It is written under a temporary name and renamed, and its name holds its checksum, so that at any moment there
-is a whole one. It says which training it belongs to by a fingerprint of graph, plan, data and settings.
+One safetensors file holds the weights and the state of the current job, and everything else as metadata. It is written
+under a temporary name and renamed, and its name contains its checksum, so that there is an intact one at any moment. A
+fingerprint of graph, plan, data and settings identifies the training.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["Checkpoints", "Snapshot"]
 
 _FORMAT = "mdcm-checkpoint 3"
 
-# of a user, of a system, and of a terminal that is closed
+# sent by a user, by a system that shuts down, and by a terminal that is closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 _RECORD = record({"event": text, "hnode": listed(text)}, open_ended=True)
-# what _Training writes; what is in a job belongs to who trains it
+# written by the training; the content of a job is that of its trainer
 _STATE = record(
     {
         "done": whole(), "elapsed": number(0), "history": listed(_RECORD), "job": optional(mapping()),
@@ -48,11 +48,11 @@ Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class Checkpoints:
-    """Where a training writes itself down; a context in which Ctrl-C, SIGTERM and SIGHUP wait for the step to end.
+    """Checkpoints of a run; a context in which Ctrl-C, SIGTERM and SIGHUP take effect after the current step.
 
     Args:
         run: The run directory.
-        fingerprint: Of the training.
+        fingerprint: Fingerprint of the training.
         seconds: Time between two checkpoints; 0 writes one after every step.
 
     Attributes:
@@ -74,14 +74,14 @@ class Checkpoints:
         self._former: dict[int, Any] = {}
 
     def _names(self) -> list[str]:
-        """Names of checkpoints, the latest last; what else lies there is somebody else's."""
+        """Names of checkpoints, the latest last; other files are ignored."""
         try:
             return [name for name in self.directory.names() if CHECKPOINT.fullmatch(name)]
         except OSError as error:
             raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}", path=error.filename) from None
 
     def read(self) -> Snapshot | None:
-        """The latest checkpoint; None where there is none.
+        """Read the latest checkpoint; None if there is none.
 
         Raises:
             CheckpointError: If it is damaged, or belongs to another training.
@@ -108,7 +108,7 @@ class Checkpoints:
             header = parse_json(parse_json(content[8 : 8 + length])["__metadata__"]["mdcm"])
             tensors = load(content)
             if not isinstance(header, dict):
-                raise ValueError("its header is no mapping")
+                raise ValueError("its header is not a mapping")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}", path=str(path)) from None
         if header.get("format") != _FORMAT:
@@ -126,20 +126,20 @@ class Checkpoints:
                 if key.startswith("model.") and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                     raise ValueError(f"{key} holds numbers that are not finite")
         except ValueError as error:
-            raise CheckpointError(f"{path} is no checkpoint of a training: {error}", path=str(path)) from None
+            raise CheckpointError(f"{path} is not a checkpoint of a training: {error}", path=str(path)) from None
         self.source = path
         return header["state"], tensors
 
     def write(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint, and remove older ones once it is whole.
+        """Write a checkpoint, then remove older ones.
 
         Raises:
-            OSError: If it cannot be written; the older one is then as it was.
+            OSError: If it cannot be written; the older one is then unchanged.
         """
         from safetensors.torch import save
 
         state = json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, "state": header})
-        # copies, because weights that are being trained are those of the model as well, and the format has no aliases
+        # copies, because tensors share memory and the format allows no aliases
         content = save(
             {
                 name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -150,23 +150,23 @@ class Checkpoints:
         self.directory.make()
         self._number += 1
         name = f"{self._number:08}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-        older = [one for one in self._names() if one != name]
+        older = [other for other in self._names() if other != name]
         with self.directory.replacing(name) as stream:
             stream.write(content)
-        for one in older:
-            self.directory.remove(one)
+        for other in older:
+            self.directory.remove(other)
         self._last = time.perf_counter()
 
     def clear(self) -> None:
-        """Remove all checkpoints: the run is finished, or begins anew."""
+        """Remove all checkpoints, when the training is finished or restarted."""
         remove_checkpoints(self.run)
 
     def between(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Between two steps: write a checkpoint if it is time for one or if somebody wants to stop.
+        """Write a checkpoint between two steps, if one is due or a signal has arrived.
 
         Raises:
-            KeyboardInterrupt: If the user pressed Ctrl-C; what was done is saved.
-            SystemExit: If the process was told to terminate and has no handler of its own; likewise.
+            KeyboardInterrupt: If the user pressed Ctrl-C; a checkpoint is saved.
+            SystemExit: If the process received SIGTERM or SIGHUP and has no handler for it; a checkpoint is saved.
         """
         if self._noted is not None or time.perf_counter() - self._last >= self.seconds:
             self.write(*snapshot())
@@ -174,21 +174,21 @@ class Checkpoints:
             self._obey(self._noted, None)
 
     def end(self, snapshot: Callable[[], Snapshot]) -> None:
-        """After the last step: as :meth:`between`, if somebody wants to stop; otherwise there is nothing to go on with.
+        """Write a checkpoint after the last step, if a signal has arrived.
 
         Raises:
             KeyboardInterrupt: As :meth:`between`.
-            SystemExit: Likewise.
+            SystemExit: As :meth:`between`.
         """
         if self._noted is not None:
             self.between(snapshot)
 
     def __enter__(self) -> Checkpoints:
-        # signals reach the main thread only, and in another one no handler can be set
+        # only the main thread receives signals and can set handlers
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 former = signal.getsignal(number)
-                # one that is ignored stays ignored
+                # an ignored signal stays ignored
                 if callable(former) or (number != signal.SIGINT and former == signal.SIG_DFL):
                     self._former[number] = former
                     signal.signal(number, self._note)
@@ -196,7 +196,7 @@ class Checkpoints:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._noted is not None:
-            # asked twice: whoever is in a hurry does not want to wait for the step
+            # the second signal does not wait for the step
             self._obey(number, frame)
         self._noted = number
 
@@ -204,12 +204,12 @@ class Checkpoints:
         former = self._former[number]
         if callable(former):
             former(number, frame)
-        # as the shell reports a process that a signal has ended
+        # exit code of the shell for a process ended by a signal
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one, former in self._former.items():
-            signal.signal(one, former)
+        for code, former in self._former.items():
+            signal.signal(code, former)
         self._former.clear()

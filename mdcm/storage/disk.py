@@ -1,10 +1,9 @@
-"""Directories in which a name leads nowhere else, and files that are written whole or not at all.
+"""Directories without links, and files that are replaced atomically.
 
-Whoever sends a run directory decides what lies in it: links to files of the reader, pipes that never end, devices,
-files of a length that no disk holds. A :class:`Folder` follows no link below its root, opens regular files alone, looks
-at what it has opened rather than at what was there before, and reads no more than it was told to. What is written goes
-to a temporary file first, which is locked while its writer lives; one that nobody locks is of a process that is dead,
-and whoever writes there next removes it.
+A run directory from somebody else may contain links to files of the reader, endless pipes, devices, and sparse files of
+any length. A :class:`Folder` follows no link below its root, opens only regular files, checks the opened file rather
+than its name, and reads at most a given number of bytes. New files are first written under a temporary name and locked
+by their writer; a temporary file without a lock was left by a dead process, and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -31,29 +30,29 @@ Kind = Literal["file", "directory", "link", "special"]
 
 _TEMPORARY = re.compile(r"\.mdcm-\d+-[0-9a-f]{16}\.tmp")
 _LINK = "it is a symbolic link, and no link in such a directory is followed"
-_SPECIAL = "it is no regular file"
-# opening must neither follow the last name, nor wait for the other end of a pipe, nor reach a program that is started
+_SPECIAL = "it is not a regular file"
+# do not follow a link, wait for the other end of a pipe, or pass the descriptor to child processes
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
-# elsewhere names are joined to paths
+# without it names are joined to paths
 _RELATIVE = os.open in os.supports_dir_fd
-# a file that is larger, of which less than this share is data and not holes, was made to be large
+# a file larger than this is refused if less than this share of it is data rather than holes
 _LARGE = 1 << 26
 _LEAST_DATA = 0.25
 _MOST_EXTENTS = 1_000
 
 
 def as_path(path: object, error: Callable[[str], MdcmError] = DataError) -> Path:
-    r"""What a user gives as a path, if there can be a file or directory of that name.
+    r"""Convert an argument to a path, if a file or directory of that name is possible.
 
     Args:
         path: Text, or a path.
-        error: What makes the error of its message.
+        error: Constructor of the error.
 
     Raises:
-        MdcmError: That error, if it is something else, empty, holds a NUL or what the system has no letters for, or
-            is longer than the system takes.
+        MdcmError: That error, if the argument is of another type, empty, too long, or has a NUL or characters that
+            the system cannot encode.
 
     Example:
         >>> as_path("a/b.csv").name
@@ -61,7 +60,7 @@ def as_path(path: object, error: Callable[[str], MdcmError] = DataError) -> Path
         >>> as_path("a\0b")
         Traceback (most recent call last):
             ...
-        mdcm.errors.DataError: 'a\x00b' is no path: it holds a NUL
+        mdcm.errors.DataError: 'a\x00b' is not a path: it holds a NUL
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise error(f"a path is needed, a text or a pathlib.Path, not {quoted(path)}")
@@ -75,22 +74,22 @@ def as_path(path: object, error: Callable[[str], MdcmError] = DataError) -> Path
         try:
             os.lstat(text)
         except UnicodeEncodeError:
-            reason = "it holds what is no letter to the system"
-        except OSError as found:
-            if found.errno == errno.ENAMETOOLONG:
+            reason = "the system cannot encode one of its characters"
+        except OSError as failure:
+            if failure.errno == errno.ENAMETOOLONG:
                 reason = f"it, or a name in it, is too long for the system; it has {len(text):,} characters"
     if reason is not None:
-        raise error(f"{quoted(text)} is no path: {reason}")
+        raise error(f"{quoted(text)} is not a path: {reason}")
     return Path(text)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A directory below which no link is followed and nothing but regular files is opened.
+    """A directory in which no link is followed and only regular files are opened.
 
     Args:
-        root: Where it is; links on the way there are followed, because whoever names it may have made them.
-        parts: Names of directories below the root, each in the one before.
+        root: A directory; links in its own path are followed, because the user named it.
+        parts: Names of nested directories below the root.
 
     Example:
         >>> import tempfile
@@ -106,21 +105,21 @@ class Folder:
 
     @classmethod
     def of(cls, path: str | Path | Folder) -> Folder:
-        """The folder of a path, which is made absolute; a folder as it is."""
+        """Folder of a path, made absolute; a folder is returned unchanged."""
         return path if isinstance(path, Folder) else cls(Path(path).absolute())
 
     def __truediv__(self, name: str) -> Folder:
-        """The directory of that name in this one."""
+        """Subdirectory of that name."""
         return Folder(self.root, (*self.parts, name))
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Path of the directory."""
         return self.root.joinpath(*self.parts)
 
     @contextmanager
     def _opened(self, *, make: bool = False) -> Iterator[int | None]:
-        """A handle of the directory; None where the system opens nothing relative to one."""
+        """Handle of the directory; None if the system cannot open files relative to a handle."""
         _refuse_nul(self.path)
         if not _RELATIVE:
             for depth in range(len(self.parts) + 1):
@@ -158,21 +157,21 @@ class Folder:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.path))
 
     def _at(self, handle: int | None, name: str) -> str:
-        """What leads to a name, relative to the handle if there is one."""
+        """Path of a name, relative to the handle if there is one."""
         if "\0" in name or not name or {"/", os.sep} & set(name) or name in {".", ".."}:
-            raise OSError(errno.EINVAL, f"no name of a file: {name!r}", str(self.path))
+            raise OSError(errno.EINVAL, f"not a file name: {name!r}", str(self.path))
         return name if handle is not None else str(self.path / name)
 
     # ------------------------------------------------------------------ looking
 
     def kind(self, name: str) -> Kind | None:
-        """What a name stands for; None where there is nothing of that name, or no such directory."""
+        """Kind of the entry of that name; None if there is no such entry or directory."""
         with suppress(FileNotFoundError), self._opened() as handle:
             return _kind(os.stat(self._at(handle, name), dir_fd=handle, follow_symlinks=False).st_mode)
         return None
 
     def names(self) -> list[str]:
-        """Everything in it, in order; nothing where it does not exist."""
+        """Names of all entries, sorted; empty if the directory does not exist."""
         with (
             suppress(FileNotFoundError),
             self._opened() as handle,
@@ -184,10 +183,10 @@ class Folder:
     # ------------------------------------------------------------------ reading
 
     def open(self, name: str) -> BufferedReader:
-        """A regular file, to be read; the caller closes it.
+        """Open a regular file for reading; the caller closes it.
 
         Raises:
-            OSError: If there is none, it is a link, a directory, a pipe or a device, or may not be read.
+            OSError: If it does not exist, is a link, a directory, a pipe or a device, or may not be read.
         """
         with self._opened() as handle:
             return os.fdopen(self._open(handle, name, os.O_RDONLY), "rb")
@@ -211,28 +210,28 @@ class Folder:
         return opened
 
     def read(self, name: str, limit: int) -> bytes:
-        """All of a regular file.
+        """Read a whole regular file.
 
         Args:
-            name: Its name.
-            limit: Bytes that it may have.
+            name: Name of the file.
+            limit: Largest size in bytes.
 
         Raises:
-            OSError: As :meth:`open`; if it is larger, or next to nothing but holes.
+            OSError: As :meth:`open`; or if it is larger, or consists almost entirely of holes.
         """
         with self.open(name) as stream:
             size = self.size(name, stream, limit)
-            # one more, because it may have grown since
+            # one byte more, to notice that it has grown
             content = stream.read(min(size, limit) + 1)
         if len(content) > size:
             raise OSError(errno.EAGAIN, "it is being written", str(self.path / name))
         return content
 
     def size(self, name: str, stream: IO[bytes], limit: int) -> int:
-        """Bytes of an open file.
+        """Size of an open file in bytes.
 
         Raises:
-            OSError: If they are more than the limit, or next to nothing but holes, which hold what no disk would.
+            OSError: If it is larger than the limit, or consists almost entirely of holes.
         """
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
@@ -245,24 +244,24 @@ class Folder:
     # ------------------------------------------------------------------ writing
 
     def make(self) -> None:
-        """Make it, and what leads to it below the root, where it does not exist.
+        """Create the directory and its parents below the root, unless they exist.
 
         Raises:
-            OSError: If it cannot be made, or a link or something else has its name.
+            OSError: If it cannot be created, or a name is that of a link or a file.
         """
         with self._opened(make=True):
             pass
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[IO[bytes]]:
-        """Stream to a file that is written whole or not at all: under a temporary name, flushed to disk, then renamed.
+        """Stream to a file that is replaced atomically: written under a temporary name, flushed to disk, then renamed.
 
         Yields:
             A binary stream.
 
         Raises:
-            OSError: If it cannot be written, or the name is that of a link, a directory, a pipe or a device; what was
-                there before is untouched.
+            OSError: If it cannot be written, or the name is that of a link, a directory, a pipe or a device; the old
+                file is then unchanged.
         """
         where = self.path / name
         temporary = ""
@@ -277,26 +276,30 @@ class Folder:
                         stream.flush()
                         os.fsync(stream.fileno())
                         if handle is not None:
-                            # while it is locked, so that nobody takes it for one that was left
+                            # while it is locked, so that nobody removes it as left over
                             os.replace(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
                     if handle is None:
-                        # a system without such handles renames no file that is open, and has no such locks
+                        # a system without such handles cannot rename open files, and has no such locks
                         (self.path / temporary).replace(where)
                 finally:
                     with suppress(FileNotFoundError):
                         os.unlink(self._at(handle, temporary), dir_fd=handle)
         except OSError as error:
-            # the temporary name means nothing to whoever reads the message
-            of = error.filename
-            if of is None or str(of) == str(self.path) or is_temporary(Path(str(of)).name):
+            # the message names the file, not its temporary name
+            name_in_error = error.filename
+            if (
+                name_in_error is None
+                or str(name_in_error) == str(self.path)
+                or is_temporary(Path(str(name_in_error)).name)
+            ):
                 raise _named(error, where) from error
             raise
 
     def append(self, name: str) -> IO[bytes]:
-        """A regular file with this name alone, to write after its end; the caller closes it.
+        """Open a regular file for appending; the caller closes it.
 
         Raises:
-            OSError: As :meth:`open`, or if the file has another name, under which it may be somebody else's.
+            OSError: As :meth:`open`, or if the file has another hard link, which may be somebody else's file.
         """
         with self._opened() as handle:
             opened = self._open(handle, name, os.O_WRONLY | os.O_APPEND)
@@ -304,7 +307,7 @@ class Folder:
             return os.fdopen(opened, "ab")
 
     def open_or_make(self, name: str) -> IO[bytes]:
-        """A regular file with this name alone, to be read and written; empty where there was none.
+        """Open a regular file for reading and writing; create it empty if it does not exist.
 
         Raises:
             OSError: As :meth:`append`.
@@ -315,16 +318,16 @@ class Folder:
             return os.fdopen(opened, "r+b")
 
     def _refuse_shared(self, opened: int, name: str) -> None:
-        # what is written to one name of a file is written to all of them
+        # writing would change the file under all its names
         if os.fstat(opened).st_nlink > 1:
             os.close(opened)
             raise OSError(errno.EMLINK, "it is a file that has another name too", str(self.path / name))
 
     def rename(self, name: str, new: str) -> None:
-        """Give a regular file another name, in place of a regular file if there is one of that name.
+        """Rename a regular file, replacing a regular file of the new name.
 
         Raises:
-            OSError: If that cannot be done, or the new name is that of a link, a directory, a pipe or a device.
+            OSError: If it cannot be renamed, or the new name is that of a link, a directory, a pipe or a device.
         """
         with self._opened() as handle:
             self._refuse_others(handle, new)
@@ -334,29 +337,29 @@ class Folder:
                 raise _named(error, self.path / new) from error
 
     def is_open(self, name: str, stream: IO[bytes]) -> bool:
-        """Whether a name still leads to a file that was opened."""
+        """Whether a name is still that of an opened file."""
         with suppress(FileNotFoundError), self._opened() as handle:
-            found = os.stat(self._at(handle, name), dir_fd=handle, follow_symlinks=False)
-            return os.path.samestat(os.fstat(stream.fileno()), found)
+            status = os.stat(self._at(handle, name), dir_fd=handle, follow_symlinks=False)
+            return os.path.samestat(os.fstat(stream.fileno()), status)
         return False
 
     def remove(self, name: str) -> None:
-        """Remove a regular file; what is none, or is not there, is left alone."""
+        """Remove a regular file, if there is one of that name."""
         if self.kind(name) == "file":
             with suppress(FileNotFoundError), self._opened() as handle:
                 os.unlink(self._at(handle, name), dir_fd=handle)
 
     def remove_if_empty(self) -> None:
-        """Remove the directory, below the root, where it holds nothing."""
+        """Remove this directory below the root, if it is empty."""
         with suppress(OSError), Folder(self.root, self.parts[:-1])._opened() as handle:
             name = self.parts[-1]
             os.rmdir(str(self.path) if handle is None else name, dir_fd=handle)
 
     def probe(self) -> None:
-        """Find out whether files can be written here.
+        """Check that files can be written here.
 
         Raises:
-            OSError: If not.
+            OSError: If they cannot.
         """
         with self._opened() as handle:
             try:
@@ -367,13 +370,13 @@ class Folder:
                 raise _named(error, self.path) from error
 
     def flush(self) -> None:
-        """Let renames reach the disk, as far as the system can."""
+        """Flush renames to disk, as far as the system can."""
         with suppress(OSError), self._opened() as handle:
             if handle is not None:
                 os.fsync(handle)
 
     def tidy(self) -> None:
-        """Remove temporary files that processes left which are dead by now; of the living, and of others, none."""
+        """Remove temporary files left by dead processes."""
         with suppress(FileNotFoundError), self._opened() as handle:
             self._tidy(handle)
 
@@ -382,7 +385,7 @@ class Folder:
             names = [entry.name for entry in entries]
         for name in names:
             if _TEMPORARY.fullmatch(name):
-                # one that may not be opened, or is locked, is left
+                # keep a file that is locked or cannot be opened
                 with suppress(OSError):
                     opened = self._open(handle, name, os.O_RDWR)
                     try:
@@ -392,14 +395,14 @@ class Folder:
                         os.close(opened)
 
     def _create(self, handle: int | None) -> tuple[int, str]:
-        """A new temporary file that is locked, and its name."""
+        """Create and lock a new temporary file; return its descriptor and name."""
         while True:
             name = f".mdcm-{os.getpid()}-{secrets.token_hex(8)}.tmp"
             opened = self._open(handle, name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             _lock(opened)
             if os.fstat(opened).st_nlink:
                 return opened, name
-            # somebody who tidies up came between making and locking it
+            # another process removed it between creating and locking it
             os.close(opened)
 
     def _refuse_others(self, handle: int | None, name: str) -> None:
@@ -415,18 +418,17 @@ class Folder:
 
 @contextmanager
 def replacing(path: str | Path, *, follow: bool = True) -> Iterator[IO[bytes]]:
-    """Stream to a file that somebody names, written whole or not at all.
+    """Stream to a file that is replaced atomically.
 
     Args:
         path: The file. A device or pipe, which cannot be renamed, is written directly.
-        follow: Whether a link is followed, so that it stays one, and what it leads to is replaced; otherwise links and
-            devices are refused.
+        follow: Whether to follow a link and replace the file it leads to; otherwise links and devices are refused.
 
     Yields:
         A binary stream.
 
     Raises:
-        OSError: If it cannot be written; what was there before is untouched.
+        OSError: If it cannot be written; the old file is then unchanged.
 
     Example:
         >>> import tempfile
@@ -459,7 +461,7 @@ def _refuse_nul(path: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that a file has while it is written."""
+    """Whether a name is that of a temporary file."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -472,12 +474,12 @@ def _kind(mode: int) -> Kind:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """The same error about another path."""
+    """The same error, for another path."""
     return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def _plainly(error: OSError, name: str, handle: int | None) -> OSError:
-    """What the system says of a link, a pipe or a socket that was not opened, in words."""
+    """A plain error for a link, a pipe or a socket that was not opened; other errors unchanged."""
     with suppress(OSError):
         kind = _kind(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode)
         if kind == "link" and error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
@@ -488,7 +490,7 @@ def _plainly(error: OSError, name: str, handle: int | None) -> OSError:
 
 
 def _data(opened: int, size: int) -> int:
-    """Bytes of a file that are no holes, as far as the file system tells."""
+    """Bytes of a file that are data rather than holes, as far as the file system reports."""
     if not hasattr(os, "SEEK_DATA"):
         return size
     total = end = 0
@@ -500,7 +502,7 @@ def _data(opened: int, size: int) -> int:
             if end >= size:
                 break
     except OSError as error:
-        # nothing but a hole follows; or the file system knows of none
+        # ENXIO: only a hole follows; otherwise the file system does not report holes
         if error.errno != errno.ENXIO:
             total = size
     finally:
@@ -509,7 +511,7 @@ def _data(opened: int, size: int) -> int:
 
 
 def _lock(opened: int) -> bool:
-    """Lock an open file for as long as it is open; False if another process has, or locks are unknown here."""
+    """Lock an open file until it is closed; False if another process holds the lock, or there are no locks."""
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 

@@ -1,16 +1,15 @@
-"""Run directories: what a trained model looks like on disk, written so that no moment of it is half a run.
+"""Run directories: trained models on disk, replaced atomically.
 
-A run holds ``weights.safetensors``, ``metrics.jsonl`` and ``model.json``, which says everything else and has the
-checksums of the other two and of what it says itself. New weights and metrics are first written beside the old ones,
-under names that hold their checksums; the moment ``model.json`` is renamed into place the run is the new one, and only
-then do they take their usual names. Whoever reads takes of each file the one with the right checksum, so a writer may
-be killed anywhere. Loading executes nothing: JSON and safetensors only. While a model is trained, ``checkpoints/``
-holds what is needed to go on, and ``metrics.jsonl`` grows by a line per record; that of an older run is first put
-aside under the name that holds its checksum.
+A run holds ``weights.safetensors``, ``metrics.jsonl`` and ``model.json``, which has everything else and the checksums
+of the other two and of its own content. New weights and metrics are first written beside the old ones, under names
+that contain their checksums; renaming ``model.json`` replaces the run, and only then do they get their usual names. A
+reader takes the version of each file with the right checksum, so a writer may be killed at any moment. Loading executes
+nothing: it reads JSON and safetensors only. During a training, ``checkpoints/`` holds its state, and ``metrics.jsonl``
+grows by a line per record; the metrics of an older run are first kept under a name that contains their checksum.
 
-Whoever made the directory is not trusted: no link in it is followed, nothing but regular files is opened, and every
-file that is read has a limit. Nothing is removed but files with names that are given here, and with the content that
-goes with them where names could be somebody else's.
+The directory is not trusted: no link in it is followed, only regular files are opened, and the size of every file read
+is limited. Only files with the names defined here are removed, and only with the content that belongs to the name where
+a user could have chosen the same name.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ __all__ = [
 FORMAT_VERSION = 1
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
-# where `mdcm report` writes by default
+# default file of `mdcm report`
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 # directory for the checkpoints of an ensemble while it is trained
@@ -73,18 +72,18 @@ ENSEMBLE = "ensemble"
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
 # directory for the checkpoints of a job that runs elsewhere
 JOB = re.compile(r"job-\d{5,}")
-# a file by which workers know the directory; it holds what its name says
+# a file by which workers recognize the directory; its content is part of its name
 PROOF = re.compile(r"shared-([0-9a-f]{32})")
-# bytes of weights or of a checkpoint
+# largest size of weights or of a checkpoint
 MOST_WEIGHTS = 1 << 34
 _LOCK = ".lock"
 _METRICS = "metrics.jsonl"
 _STAGED = re.compile(rf"\.(?:{re.escape(WEIGHTS)}|{re.escape(_METRICS)})\.([0-9a-f]{{16}})\.next")
 _OWNER = re.compile(rb"process \d+ on [^\n]*\n")
-# bytes of a model.json, and values in it; models of 2,000 variables have a tenth
+# largest size of model.json in bytes and in values; models of 2,000 variables have a tenth
 _MOST_DESCRIPTION = 1 << 25
 _MOST_VALUES = 2_000_000
-# bytes of a metrics.jsonl; and of its end, what is read: records, bytes and values
+# largest size of metrics.jsonl; only its last records are read, at most so many records and bytes
 _MOST_METRICS = 1 << 28
 _LAST_RECORDS = 200_000
 _LAST_BYTES = 1 << 25
@@ -92,7 +91,7 @@ _LAST_BYTES = 1 << 25
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """Stream to a file that somebody names, written whole or not at all; links are followed but in run directories.
+    """Stream to a file that is replaced atomically; links are followed except in run directories.
 
     Args:
         path: The file.
@@ -101,17 +100,17 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         A binary stream.
 
     Raises:
-        OSError: If it cannot be written; what was there before is untouched.
+        OSError: If it cannot be written; the old file is then unchanged.
     """
     with disk.replacing(path, follow=not is_finished(Path(path).parent)) as stream:
         yield stream
 
 
 def reserve(path: str | Path) -> Path:
-    """Make sure that a run can be written here, before hours of training rather than after.
+    """Check that a run can be written here, before the training.
 
     Args:
-        path: Directory, made if it does not exist.
+        path: Directory, created if it does not exist.
 
     Returns:
         The directory.
@@ -133,14 +132,14 @@ def reserve(path: str | Path) -> Path:
         folder = Folder(directory)
         _refuse_strange(folder)
         if folder.kind(MODEL) is not None:
-            # what cannot be read may still matter to somebody
+            # raises if model.json cannot be read, because it may belong to something else
             _described(folder, "; nothing was written, give another directory")
         elif directory.is_dir():
             strangers = [name for name in folder.names() if not _is_ours(name)]
             if strangers:
                 raise CheckpointError(
-                    f"{directory} is no run directory: it holds {strangers[0]!r} and no {MODEL}; nothing was written, "
-                    "give another directory",
+                    f"{directory} is not a run directory: it holds {strangers[0]!r} and no {MODEL}; nothing was "
+                    "written, give another directory",
                     path=str(directory),
                 )
         directory.mkdir(parents=True, exist_ok=True)
@@ -154,51 +153,51 @@ def reserve(path: str | Path) -> Path:
 
 
 def _refuse_strange(folder: Folder) -> None:
-    """Refuse a directory in which a name of a run stands for what it cannot stand for."""
+    """Refuse a directory in which a file or subdirectory of a run is of the wrong kind."""
     for where, names, kind in (
         (folder, (MODEL, WEIGHTS, _METRICS, _LOCK), "file"),
         (folder, (CHECKPOINTS, ENSEMBLE), "directory"),
         (folder / ENSEMBLE, (CHECKPOINTS,), "directory"),
     ):
         for name in names:
-            found = where.kind(name)
-            if found not in {None, kind}:
+            present = where.kind(name)
+            if present not in {None, kind}:
                 what = {"link": "a symbolic link", "special": "no file", "file": "a file", "directory": "a directory"}
                 raise CheckpointError(
-                    f"{where.path / name} is {what[str(found)]} and must be a {kind}; nothing was written, remove it "
+                    f"{where.path / name} is {what[str(present)]} and must be a {kind}; nothing was written, remove it "
                     "or give another directory",
                     path=str(where.path / name),
                 )
 
 
 def is_finished(path: str | Path) -> bool:
-    """Whether a directory holds a run whose training came to its end."""
+    """Whether a directory holds a run whose training is finished."""
     return Folder(Path(path)).kind(MODEL) is not None
 
 
 def checkpoint_names(path: str | Path | Folder) -> list[str]:
-    """Checkpoints of a training in a directory and of its jobs, by their paths in it; an ensemble has its own."""
+    """Relative paths of the checkpoints of a training and of its jobs, without those of an ensemble."""
     folder = Folder.of(path)
     try:
-        found: list[str] = []
+        paths: list[str] = []
         for name in (folder / CHECKPOINTS).names():
             if CHECKPOINT.fullmatch(name):
-                found.append(f"{CHECKPOINTS}/{name}")
+                paths.append(f"{CHECKPOINTS}/{name}")
             elif JOB.fullmatch(name):
-                found += [f"{CHECKPOINTS}/{name}/{one}" for one in checkpoint_names(folder / CHECKPOINTS / name)]
+                paths += [f"{CHECKPOINTS}/{name}/{path}" for path in checkpoint_names(folder / CHECKPOINTS / name)]
     except OSError:
-        # a link, or a file; whoever is about to write there says so
+        # a link or a file, which writing there reports
         return []
-    return found
+    return paths
 
 
 def has_checkpoints(path: str | Path | Folder) -> bool:
-    """Whether a directory holds checkpoints of a training or of its jobs; those of an ensemble are in its own."""
+    """Whether a directory holds checkpoints of a training or of its jobs, without those of an ensemble."""
     return bool(checkpoint_names(path))
 
 
 def is_unfinished(path: str | Path) -> bool:
-    """Whether a directory holds checkpoints of a training that has not come to its end, and no run."""
+    """Whether a directory holds checkpoints of an unfinished training, and no run."""
     folder = Folder.of(path)
     return not is_finished(path) and (has_checkpoints(folder) or has_checkpoints(folder / ENSEMBLE))
 
@@ -222,17 +221,17 @@ def refuse_taken(path: str | Path) -> None:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Keep other processes from writing a run directory while the block runs.
+    """Lock a run directory against other writers while the block runs.
 
-    The lock is the operating system's, on a file in the directory, and goes with the process however that ends. On a
-    file system or system without such locks the block runs all the same.
+    The lock is one of the operating system on a file in the directory, and ends with the process. Without support for
+    such locks the block runs without one.
 
     Args:
-        path: Directory, made if it does not exist.
+        path: Directory, created if it does not exist.
 
     Raises:
-        CheckpointError: If another process, or another training in this one, holds it, or the file is not one that was
-            made for this.
+        CheckpointError: If another process, or another training in this process, holds the lock, or the lock file was
+            written by another program.
 
     Example:
         >>> import tempfile
@@ -268,12 +267,12 @@ def locked(path: str | Path) -> Iterator[None]:
                     path=str(directory),
                 ) from None
             except OSError:
-                # a file system without locks is no reason not to work
+                # the file system has no locks
                 yield
                 folder.remove(_LOCK)
                 return
             if not folder.is_open(_LOCK, stream):
-                # whoever had the lock has removed the file, and somebody may have made another one
+                # the former holder has removed the file, and another process may have created a new one
                 continue
             content = stream.read(1_000)
             if content and _OWNER.fullmatch(content) is None:
@@ -300,17 +299,17 @@ def write_run(
     weights: Mapping[str, Tensor],
     metrics: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a run directory; an older run in its place stays whole until the new one is, and its report goes with it.
+    """Write a run directory, replacing an older run atomically; the report of an older run is removed.
 
     Args:
-        path: Directory, made if it does not exist.
+        path: Directory, created if it does not exist.
         description: Plain JSON values; the format version and the checksums of the other files are added.
         weights: Tensors by name.
         metrics: One plain JSON record per line of metrics.jsonl.
 
     Raises:
-        CheckpointError: If the path is a file, or a directory with other things in it than a run.
-        OSError: If it cannot be written; an older run is then as it was.
+        CheckpointError: If the path is a file, or a directory that holds anything but a run.
+        OSError: If it cannot be written; an older run is then unchanged.
     """
     from safetensors.torch import save
 
@@ -322,13 +321,13 @@ def write_run(
         _METRICS: lines.encode(),
     }
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    # as it will be read: JSON turns tuples into lists, and every key into text
+    # the checksum is of the values as read: JSON turns tuples into lists and keys into strings
     plain = json.loads(json.dumps({"format": FORMAT_VERSION, **description}))
     plain["sha256"] = {**checksums, MODEL: _digest(plain)}
-    # ASCII, because a name may hold what UTF-8 cannot encode
+    # ASCII, because a name may contain surrogates, which UTF-8 cannot encode
     encoded = json.dumps(plain, indent=1).encode("ascii")
     for name, content in contents.items():
-        with _speaking_of(folder, name), folder.replacing(_staged(name, checksums[name])) as stream:
+        with _naming(folder, name), folder.replacing(_staged(name, checksums[name])) as stream:
             stream.write(content)
     folder.flush()
     with folder.replacing(MODEL) as stream:
@@ -337,14 +336,14 @@ def write_run(
     for name, checksum in checksums.items():
         folder.rename(_staged(name, checksum), name)
     if replaced is not None and replaced != checksums[WEIGHTS]:
-        # a page about other weights
+        # the report is about the old weights
         folder.remove(REPORT)
     _remove_staged(folder)
 
 
 @contextmanager
-def _speaking_of(folder: Folder, name: str) -> Iterator[None]:
-    """Name the file that is wanted where one that is to take its name cannot be written."""
+def _naming(folder: Folder, name: str) -> Iterator[None]:
+    """Name the final file in an error about a file that will be renamed to it."""
     try:
         yield
     except OSError as error:
@@ -352,7 +351,7 @@ def _speaking_of(folder: Folder, name: str) -> Iterator[None]:
 
 
 def _remove_staged(folder: Folder) -> None:
-    """Remove what a writer that was killed has left: files of the names and the content that it gives them."""
+    """Remove files that a killed writer has left, recognized by name and content."""
     for name in folder.names():
         match = _STAGED.fullmatch(name)
         if match is not None:
@@ -365,7 +364,7 @@ def _remove_staged(folder: Folder) -> None:
 
 
 def _weights_of(folder: Folder) -> str | None:
-    """Checksum of the weights of the run in a directory, if there is one."""
+    """Checksum of the weights of the run in a directory; None if there is no run."""
     with suppress(CheckpointError, FileNotFoundError):
         checksums = _described(folder).get("sha256")
         return str(checksums.get(WEIGHTS)) if isinstance(checksums, dict) else None
@@ -373,10 +372,10 @@ def _weights_of(folder: Folder) -> str | None:
 
 
 class Journal:
-    """The ``metrics.jsonl`` of a run that is being trained; every record is in the file once it is written.
+    """Writer of the ``metrics.jsonl`` of a running training; every record is flushed to the file.
 
-    The file is begun anew with the first record. Metrics of an older run stay with that run, which is whole until the
-    new one is; those of a training that was not finished are replaced. To be closed, or used as a context.
+    The first record starts a new file. Metrics of an older run are kept until the new run replaces it; those of an
+    unfinished training are replaced. Close it, or use it as a context.
 
     Args:
         path: The run directory, which :func:`reserve` has made.
@@ -395,7 +394,7 @@ class Journal:
 
     @property
     def file(self) -> Path:
-        """Where it is."""
+        """Path of the file."""
         return self._folder.path / _METRICS
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -405,20 +404,20 @@ class Journal:
             OSError: If it cannot be written.
         """
         if self._stream is None:
-            self._put_aside()
+            self._keep_older()
             with self._folder.replacing(_METRICS):
                 pass
             self._stream = self._folder.append(_METRICS)
         self._stream.write(json.dumps(record).encode() + b"\n")
         self._stream.flush()
 
-    def _put_aside(self) -> None:
-        """Let the metrics of an older run be found under the name that holds their checksum."""
+    def _keep_older(self) -> None:
+        """Copy the metrics of an older run to the name that contains their checksum."""
         if self._folder.kind(MODEL) == "file":
             with suppress(FileNotFoundError):
                 content = self._folder.read(_METRICS, _MOST_METRICS)
                 aside = _staged(_METRICS, hashlib.sha256(content).hexdigest())
-                with _speaking_of(self._folder, _METRICS), self._folder.replacing(aside) as stream:
+                with _naming(self._folder, _METRICS), self._folder.replacing(aside) as stream:
                     stream.write(content)
 
     def close(self) -> None:
@@ -440,15 +439,15 @@ def read_run(
 
     Args:
         path: The directory.
-        largest: Bytes that the weights of what is described may take, which is asked before anything is read of them;
+        largest: Returns the largest allowed size of the weights for a description, in bytes, before they are read;
             16 GiB by default.
 
     Returns:
-        The description, the weights by name, and the metrics records; of very many the last ones, with a warning.
+        The description, the weights by name, and the metrics records; of very many only the last, with a warning.
 
     Raises:
-        CheckpointError: If a file is missing, damaged, from another format version, belongs to another run, is no
-            regular file or larger than any that is read.
+        CheckpointError: If a file is missing, damaged, from another format version, belongs to another run, is not a
+            regular file, or is too large.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -492,11 +491,11 @@ def read_run(
 
 
 def _records(content: bytes, where: Path) -> list[dict[str, Any]]:
-    """The records of metrics, which are whole lines."""
+    """Parse the last records of metrics, one per line."""
     total = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
     lines = content[-_LAST_BYTES:].splitlines()
     if len(content) > _LAST_BYTES:
-        # where it is cut
+        # the first line is incomplete
         lines = lines[1:]
     lines = lines[-_LAST_RECORDS:]
     if len(lines) < total:
@@ -512,14 +511,14 @@ def _records(content: bytes, where: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            # says what is wrong with it
+            # raises with the reason
             record = _object(line, f"line {total - len(lines) + len(records) + 1} of {where}", where)
         records.append(record)
     return records
 
 
 def remove_checkpoints(path: str | Path | Folder) -> None:
-    """Remove the checkpoints of a run, whose training is finished or begins anew; what is none of them stays.
+    """Remove the checkpoints of a run whose training is finished or restarted; other files are kept.
 
     Raises:
         OSError: If they cannot be removed.
@@ -530,7 +529,7 @@ def remove_checkpoints(path: str | Path | Folder) -> None:
         if CHECKPOINT.fullmatch(name) or (proof is not None and _holds(directory, name, proof[1].encode())):
             directory.remove(name)
         elif JOB.fullmatch(name) and directory.kind(name) == "directory":
-            # those of jobs that ran elsewhere are in directories of their own
+            # checkpoints of jobs on other machines are in subdirectories
             remove_checkpoints(directory / name)
             (directory / name).remove_if_empty()
     directory.tidy()
@@ -547,7 +546,7 @@ def _holds(folder: Folder, name: str, content: bytes) -> bool:
 
 
 def _described(folder: Folder, what_to_do: str = "") -> dict[str, Any]:
-    """What model.json says, if it is of this format version."""
+    """Read model.json; refuse other format versions."""
     model = folder.path / MODEL
     content = _read(folder, MODEL, _MOST_DESCRIPTION)
     _refuse_many([content], model)
@@ -562,17 +561,17 @@ def _described(folder: Folder, what_to_do: str = "") -> dict[str, Any]:
 
 
 def _digest(description: Mapping[str, Any]) -> str:
-    """Checksum of JSON values, whatever the order and the spaces they are written with."""
+    """Checksum of JSON values, independent of their order and formatting."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _verified(folder: Folder, name: str, checksums: Mapping[str, Any], limit: int) -> bytes:
-    """The file of that name with the right checksum, or the one that was about to take its name."""
+    """Read the version of a file with the right checksum: under its usual name, or not yet renamed."""
     path, checksum = folder.path / name, checksums.get(name)
     if not isinstance(checksum, str) or re.fullmatch("[0-9a-f]{64}", checksum) is None:
         model = folder.path / MODEL
         raise CheckpointError(f"{model} is damaged: it holds no checksum of {name}", path=str(model))
-    # the last time because a writer may rename the second to the first just after the first was read
+    # the first name again, because a writer may have renamed the second to it in between
     for candidate in (name, _staged(name, checksum), name):
         with suppress(FileNotFoundError):
             content = _read(folder, candidate, limit)
@@ -596,7 +595,7 @@ def _read(folder: Folder, name: str, limit: int) -> bytes:
 
 
 def _refuse_many(parts: Iterable[bytes], where: Path) -> None:
-    """Refuse JSON texts of more values than take memory in proportion to what any model says."""
+    """Refuse JSON texts with so many values that parsing takes too much memory."""
     values = sum(part.count(mark) for part in parts for mark in (b",", b"[", b"{"))
     if values > _MOST_VALUES:
         raise CheckpointError(
@@ -609,7 +608,7 @@ def _object(content: bytes, where: str, path: Path, what_to_do: str = "") -> dic
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{where} is damaged: it is no JSON text{what_to_do}", path=str(path)) from None
+        raise CheckpointError(f"{where} is damaged: it is not JSON{what_to_do}", path=str(path)) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is damaged: it holds no JSON object{what_to_do}", path=str(path))
     return value
@@ -620,6 +619,6 @@ def _staged(name: str, checksum: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file may be left of a writer that was killed before its first model.json."""
+    """Whether a writer killed before its first model.json may have left a file of this name."""
     ours = {WEIGHTS, _METRICS, CHECKPOINTS, ENSEMBLE, _LOCK}
     return name in ours or is_temporary(name) or _STAGED.fullmatch(name) is not None

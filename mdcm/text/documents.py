@@ -175,7 +175,7 @@ def parse_json(text: str | bytes) -> Any:
         text: The text, bytes as UTF-8.
 
     Raises:
-        ValueError: If it is no JSON, no UTF-8, nested too deeply, or holds a number of more digits than Python reads;
+        ValueError: If it is not JSON, not UTF-8, nested too deeply, or holds a number of more digits than Python reads;
             the message names the place in a few words.
 
     Example:
@@ -187,7 +187,7 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 text, from byte {error.start} on") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON text: {error}") from None
+        raise ValueError(f"it is not JSON: {error}") from None
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
     except ValueError:
