@@ -319,7 +319,7 @@ class TestReserve:
     def test_refuses_what_is_not_ours(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
         for function in (reserve, write):
-            with pytest.raises(CheckpointError, match=r"no run directory: it holds 'thesis.tex' and no model.json"):
+            with pytest.raises(CheckpointError, match=r"not a run directory: it holds 'thesis.tex' and no model.json"):
                 function(tmp_path)
         assert contents(tmp_path) == {"thesis.tex": b"years of work"}
         with pytest.raises(CheckpointError, match="is a file; give a directory"):
