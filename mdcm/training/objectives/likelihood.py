@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mdcm.elimination import min_fill_order
 from mdcm.mechanisms.base import Mechanism, float_pixels
 from mdcm.mechanisms.categorical import Categorical
 
@@ -55,24 +56,9 @@ def elimination_order(scopes: Sequence[Sequence[int]]) -> tuple[int, ...]:
         >>> elimination_order([(0,), (0, 1), (1, 2), (2,)])
         (0, 1, 2)
     """
-    neighbours: dict[int, set[int]] = {}
-    for scope in scopes:
-        for index in scope:
-            neighbours.setdefault(index, set()).update(other for other in scope if other != index)
-
-    def fill(index: int) -> int:
-        around = sorted(neighbours[index])
-        return sum(b not in neighbours[a] for i, a in enumerate(around) for b in around[i + 1 :])
-
-    order = []
-    while neighbours:
-        best = min(neighbours, key=lambda index: (fill(index), len(neighbours[index]), index))
-        around = neighbours.pop(best)
-        for index in around:
-            neighbours[index] |= around
-            neighbours[index] -= {best, index}
-        order.append(best)
-    return tuple(order)
+    indices = sorted({index for scope in scopes for index in scope})
+    # in the order of the indices, and of equal sizes, so that ties are broken by the smaller one
+    return tuple(min_fill_order([*((index,) for index in indices), *scopes], (), dict.fromkeys(indices, 2)))
 
 
 def largest_clique(scopes: Sequence[Sequence[int]]) -> int:
