@@ -94,7 +94,7 @@ def training_order(planned: Plan) -> set[tuple[frozenset[str], frozenset[str]]]:
         >>> [(sorted(a), sorted(b)) for a, b in training_order(plan(FIRST, objective="adversarial"))]
         [(['V', 'Z'], ['W', 'X', 'Y'])]
     """
-    hnodes = [frozenset(one.variables) for one in planned.hnodes]
+    hnodes = [frozenset(hnode.variables) for hnode in planned.hnodes]
     reduced = nx.transitive_reduction(nx.DiGraph(planned.edges))
     return {(hnodes[source], hnodes[target]) for source, target in reduced.edges}
 
@@ -114,8 +114,8 @@ def examples() -> Findings:
     first, second = (plan(graph, objective="adversarial") for graph in (FIRST, SECOND))
     both = plan(SECOND, [DatasetSpec("seen"), _TRIAL], objective="adversarial")
     compared = [*((first, fit) for fit in _FIRST_FITS), (second, _SEEN), (both, _TRIED)]
-    found = [(fit, differences(planned, fit)) for planned, fit in compared]
-    of_first = sum(number for fit, number in found if fit.where == "E.1")
+    counted = [(fit, differences(planned, fit)) for planned, fit in compared]
+    of_first = sum(number for fit, number in counted if fit.where == "E.1")
     arrows = training_order(second) ^ order(_ORDER)
     return Findings(
         bars=[
@@ -123,11 +123,11 @@ def examples() -> Findings:
             Bar("Appendix E.2, training order", len(arrows), 0, unit="arrows", note="that differ from the h-graph's"),
             *(
                 Bar(f"Appendix E.2, {fit.where}", number, 0, unit="variables", note="that differ")
-                for fit, number in found
+                for fit, number in counted
                 if fit.where != "E.1"
             ),
         ],
-        tables=[_table(found)],
+        tables=[_table(counted)],
         pictures=[
             Picture(
                 "Plan of Appendix E.2", second.to_svg(),
@@ -142,18 +142,18 @@ def examples() -> Findings:
             "distributions": [
                 {"where": fit.where, "trained": fit.trained.split(), "matched": fit.matched.split(),
                  "given": fit.given.split(), "differences": number}
-                for fit, number in found
+                for fit, number in counted
             ],
             "arrows that differ": len(arrows),
-            "h-nodes with do(17)": [list(one.variables) for one in both.hnodes if len(one.variables) > 1],
+            "h-nodes with do(17)": [list(hnode.variables) for hnode in both.hnodes if len(hnode.variables) > 1],
         }},
     )  # fmt: skip
 
 
-def _table(found: Sequence[tuple[Published, int]]) -> Table:
+def _table(counted: Sequence[tuple[Published, int]]) -> Table:
     return Table(
         "Distributions of Appendix E",
         ["trained", "in the paper", "matched", "given", "variables that differ"],
-        [[fit.trained, fit.where, fit.matched, fit.given or "–", number] for fit, number in found],
+        [[fit.trained, fit.where, fit.matched, fit.given or "–", number] for fit, number in counted],
         "What an h-node is matched to: P(matched | do(given)). Eq. 54 has a data set under do(17) as well.",
     )

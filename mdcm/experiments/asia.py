@@ -71,15 +71,15 @@ def _run(request: Request) -> Findings:
     size = _FAST if request.fast else _FULL
     truth = network()
     problem = Problem("", truth, (Sample("d1", _NODES, size.rows),), _EFFECTS)
-    found = study(problem, request, size)
+    findings = study(problem, request, size)
     request.stages.expect(1)
     with request.stages.stage("the network as published"):
-        found.extend(_published(size.rows, request.seeds[0]))
-    found.notes.append(
+        findings.extend(_published(size.rows, request.seeds[0]))
+    findings.notes.append(
         f"either is 'lung or tub', and with probability {_NOISE} the opposite. Without that, no row shows lung = yes "
         "with either = no, and P(dysp | do(either)) is not determined by the data."
     )
-    return found
+    return findings
 
 
 def _published(rows: int, seed: int) -> Findings:
@@ -89,17 +89,17 @@ def _published(rows: int, seed: int) -> Findings:
     variables = {name: {"levels": list(_LEVELS)} for name in _NODES}
     # what is judged is the warning and not the fit
     model = fit(graph, Dataset(table, name="d1"), variables=variables, config=TrainConfig(max_steps=60), seed=seed)
-    said = {query: _said(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
+    messages = {query: _said(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
     return Findings(
         bars=[
             Bar(
                 f"the network as published, {query}: warnings", float(bool(text)), 1.0, ">=", unit="warnings",
                 note="no row has lung = yes with either = no, and whoever asks has to be told",
             )
-            for query, text in said.items()
+            for query, text in messages.items()
         ],
         notes=[f"Of the network as published: {text or f'{query} is answered without a warning'}."
-               for query, text in said.items()],
+               for query, text in messages.items()],
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _said(model: Model, query: str, seed: int) -> str:
             model.query(query, 20_000, seed=seed)
         except LowSupportError as error:
             return str(error)
-    return "; ".join(str(one.message) for one in caught)
+    return "; ".join(str(warning.message) for warning in caught)
 
 
 EXPERIMENT = Experiment(

@@ -42,8 +42,8 @@ def load_experiment(name: str) -> Experiment:
         hint = suggestion(name, NAMES) or ""
         raise MdcmError(f"there is no experiment {name!r} (there are {', '.join(NAMES)}){hint}")
     module = importlib.import_module(f"mdcm.experiments.{name}")
-    found: Experiment = module.EXPERIMENT
-    return found
+    experiment: Experiment = module.EXPERIMENT
+    return experiment
 
 
 def run_experiment(
@@ -117,8 +117,8 @@ def run_experiment(
             *([] if directory is None else ["--data DIR"]),
             *([] if written is None else ["--mnist DIR"]),
             *([] if resolution is None else [f"--resolution {resolution}"]),
-            *(f"--mechanism {one}" for one in mechanisms),
-            *(f"--method {one}" for one in chosen if chosen != experiment.methods),
+            *(f"--mechanism {mechanism}" for mechanism in mechanisms),
+            *(f"--method {method}" for method in chosen if chosen != experiment.methods),
         ]),
         "size": size,
         "settings": {**experiment.sizes.get(size, {}), **({} if resolution is None else {"resolution": resolution})},
@@ -165,17 +165,17 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _methods(experiment: Experiment, methods: Sequence[str]) -> tuple[str, ...]:
-    for one in methods:
-        if one not in METHODS:
-            raise PlanError(f"--method is {one!r}; it must be one of {', '.join(METHODS)}")
-        if one not in experiment.methods:
+    for method in methods:
+        if method not in METHODS:
+            raise PlanError(f"--method is {method!r}; it must be one of {', '.join(METHODS)}")
+        if method not in experiment.methods:
             known = (
                 f"only {', '.join(experiment.methods)}"
                 if experiment.methods
                 else "no training, so it takes no --method"
             )
             raise PlanError(f"experiment {experiment.name!r} compares {known}")
-    return tuple(one for one in experiment.methods if not methods or one in methods)
+    return tuple(method for method in experiment.methods if not methods or method in methods)
 
 
 def _directory(experiment: Experiment, data: str | Path | None) -> Path | None:
@@ -208,13 +208,13 @@ def _check_resolution(experiment: Experiment, resolution: int | None) -> None:
         return
     if not experiment.resolutions:
         raise DataError(f"experiment {experiment.name!r} takes no --resolution")
-    known = ", ".join(str(one) for one in experiment.resolutions)
+    known = ", ".join(str(size) for size in experiment.resolutions)
     raise DataError(f"--resolution is {resolution}; experiment {experiment.name!r} takes one of {known}")
 
 
 def _mechanisms(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:
     """Constructors by variable, from ``NAME=module:factory``."""
-    found: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     for text in texts:
         name, _, where = text.partition("=")
         module, _, factory = where.partition(":")
@@ -224,18 +224,18 @@ def _mechanisms(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:
             takes = ", ".join(experiment.mechanisms) or "no variable"
             raise DataError(f"--mechanism {text!r}: experiment {experiment.name!r} takes mechanisms of {takes}")
         try:
-            found[name] = getattr(importlib.import_module(module), factory)()
+            made[name] = getattr(importlib.import_module(module), factory)()
         except (ImportError, AttributeError) as error:
             raise DataError(f"--mechanism {text!r}: {error}") from error
-    return found
+    return made
 
 
 def _machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     memory = None
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        name = found[1] if found else name
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        name = match[1] if match else name
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (OSError, ValueError):
         pass
@@ -244,13 +244,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("mdcm", "torch", "numpy", "pandas", "networkx", "matplotlib"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            versions[name] = "unknown"
+    return versions
 
 
 def _plain(value: Any) -> Any:
@@ -262,9 +262,9 @@ def _plain(value: Any) -> Any:
 def _finite(value: Any) -> Any:
     """Infinities and NaN as null, which is what JSON has for them."""
     if isinstance(value, Mapping):
-        return {str(name): _finite(one) for name, one in value.items()}
+        return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     if hasattr(value, "tolist"):
         return _finite(value.tolist())
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

@@ -70,7 +70,7 @@ def largest_component(graph: ADMG) -> int:
     hidden = nx.Graph()
     hidden.add_nodes_from(graph.nodes)
     hidden.add_edges_from(graph.bidirected)
-    return max(len(one) for one in nx.connected_components(hidden))
+    return max(len(component) for component in nx.connected_components(hidden))
 
 
 def _run(request: Request) -> Findings:
@@ -88,7 +88,7 @@ def _run(request: Request) -> Findings:
     for nodes in size.sparse:
         with request.stages.stage(f"planning a sparse graph of {nodes:,} nodes"):
             sparse.append(_sparse(nodes, size.repeats))
-    means = {way: [mean(found[nodes]) for nodes in size.nodes] for way, found in largest.items()}
+    means = {way: [mean(by_nodes[nodes]) for nodes in size.nodes] for way, by_nodes in largest.items()}
     last = size.nodes[-1]
     findings = Findings(
         bars=[
@@ -98,9 +98,9 @@ def _run(request: Request) -> Findings:
             ),
             Bar(
                 "likelihood, beyond the largest c-component", float(max(
-                    abs(own - component)
+                    abs(ours - component)
                     for nodes in size.nodes
-                    for own, component in zip(largest["likelihood"][nodes], components[nodes], strict=True)
+                    for ours, component in zip(largest["likelihood"][nodes], components[nodes], strict=True)
                 )), 0.0, unit="mechanisms", note="worst graph; c-components found by another algorithm",
             ),
             Bar(
@@ -117,7 +117,7 @@ def _run(request: Request) -> Findings:
             "its order needs.",
             f"Graph k of a size is drawn with seed k, k = 0 to {size.graphs - 1}.",
         ],
-        numbers={"largest": {way: {str(n): v for n, v in found.items()} for way, found in largest.items()},
+        numbers={"largest": {way: {str(n): v for n, v in by_nodes.items()} for way, by_nodes in largest.items()},
                  "components": {str(n): v for n, v in components.items()}, "sparse": sparse, "arcs": dict(_ARCS)},
     )  # fmt: skip
     findings.extend(examples())

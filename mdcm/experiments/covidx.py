@@ -201,28 +201,28 @@ class _Study:
         """Of P(C), P(N), P(N | C) averaged over C, and P(N, C)."""
         table = model.draw_samples(self.size.draws, variables=["C", "N"], seed=7).table
         counted = np.bincount(2 * table["C"].to_numpy(dtype=int) + table["N"].to_numpy(dtype=int), minlength=4)
-        found = counted.reshape(2, 2) / len(table)
+        shares = counted.reshape(2, 2) / len(table)
         given = [
-            tv_distance(right[c] / right[c].sum(), found[c] / found[c].sum()) for c in (0, 1) if found[c].sum() > 0
+            tv_distance(right[c] / right[c].sum(), shares[c] / shares[c].sum()) for c in (0, 1) if shares[c].sum() > 0
         ]
         return (
-            tv_distance(right.sum(1), found.sum(1)), tv_distance(right.sum(0), found.sum(0)), mean(given),
-            tv_distance(right, found),
+            tv_distance(right.sum(1), shares.sum(1)), tv_distance(right.sum(0), shares.sum(0)), mean(given),
+            tv_distance(right, shares),
         )  # fmt: skip
 
     # ---- saying
 
     def _of(self, label: str) -> list[_Outcome]:
-        return [one for one in self.outcomes if one.label == label]
+        return [outcome for outcome in self.outcomes if outcome.label == label]
 
     def findings(self) -> Findings:
         """Bars, curves, tables and pictures."""
-        found = identify(_GRAPH, "P(N | do(C))")
+        identification = identify(_GRAPH, "P(N | do(C))")
         return Findings(
             bars=self._bars(), charts=[self._curves(label) for label in self.request.methods],
             tables=[self._effects(), self._table()],
             pictures=[
-                Picture("The graph", found.to_svg(), f"{_GRAPH}. P(N | do(C)) = {found.estimand}."),
+                Picture("The graph", identification.to_svg(), f"{_GRAPH}. P(N | do(C)) = {identification.estimand}."),
                 Picture("The plan", self.plan.to_svg(), f"{len(self.plan.hnodes)} h-nodes."),
             ],
             photos=[Photo(
@@ -230,7 +230,7 @@ class _Study:
                 "Rows of chest pictures with and without COVID, generated and of the data.",
             )],
             notes=self._notes(),
-            numbers={"outcomes": [one.to_json() for one in self.outcomes], **self._exact()},
+            numbers={"outcomes": [outcome.to_json() for outcome in self.outcomes], **self._exact()},
         )  # fmt: skip
 
     def _exact(self) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class _Study:
         runs = self._of("auto")
         if self.chest is None or not runs:
             return []
-        errors = [abs(one.effect - self.chest.effect()) for one in runs]
+        errors = [abs(run.effect - self.chest.effect()) for run in runs]
         judged = not self.request.fast
         note = f"true effect {self.chest.effect():.4f}, found {runs[0].effect:.4f}; seed {runs[0].seed}"
         bars = [Bar("auto, effect of C on N, distance to the truth", errors[0], _EFFECT, judged=judged, note=note)]
@@ -272,7 +272,7 @@ class _Study:
     def _curves(self, label: str) -> Chart:
         run = self._of(label)[0]
         seconds = [at for at, _ in run.curve]
-        lines = [Line(name, seconds, [one[k] for _, one in run.curve]) for k, name in enumerate(_DISTANCES)]
+        lines = [Line(name, seconds, [distances[k] for _, distances in run.curve]) for k, name in enumerate(_DISTANCES)]
         ends = ", ".join(f"{line.label} {line.y[-1]:.4f}" for line in lines)
         return Chart(
             f"Distances while it is learned, {label}", "seconds of training", "TVD", lines,
@@ -286,12 +286,12 @@ class _Study:
             joint = self.chest.joint()
             naive = joint[1, 1] / joint[1].sum() - joint[0, 1] / joint[0].sum()
             rows.append(["naive: P(N=1 | C=1) - P(N=1 | C=0)", float(naive), None, None])
-        rows += [[f"{one.label}, seed {one.seed}", one.effect, one.stderr, one.seconds] for one in self.outcomes]
+        rows += [[f"{run.label}, seed {run.seed}", run.effect, run.stderr, run.seconds] for run in self.outcomes]
         rows.append(["the paper, on COVIDx CXR-3", "0.05 to 0.08", None, None])
         return Table("Effect of COVID on pneumonia", ["", "effect", "standard error of draws", "seconds"], rows, _QUERY)
 
     def _table(self) -> Table:
-        rows = [[f"{one.label}, seed {one.seed}", *one.distances] for one in self.outcomes]
+        rows = [[f"{outcome.label}, seed {outcome.seed}", *outcome.distances] for outcome in self.outcomes]
         against = "the truth" if self.chest is not None else "the data"
         return Table("Fitted distributions", ["", *_DISTANCES], rows, f"TVD to {against}; {self.size.draws:,} draws.")
 

@@ -125,8 +125,8 @@ class DigitJudge(nn.Module):
         """What it reads off float images in [0, 1] before it decides, ``[n, 128]``."""
         if self.side < self.resolution:
             images = F.adaptive_avg_pool2d(images, self.side)
-        found: Tensor = self.body(images)
-        return found
+        logits: Tensor = self.body(images)
+        return logits
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits of the digits ``[n, 10]``, of the colours ``[n, 3]`` and, if it tells strokes, of these ``[n, 2]``."""
@@ -224,8 +224,8 @@ def train_judge(
         images = (paint(moved[stroke_index, shift_index, held_out], painted) * 255).round().to(torch.uint8)
         named = judge.classify(images.numpy())
         truth = (labels[held_out].numpy(), colour, stroke_index)
-        for place, (found, own) in enumerate(zip(named, truth, strict=False)):
-            right[place] += float((found == own).mean()) / len(trials)
+        for index, (predicted, actual) in enumerate(zip(named, truth, strict=False)):
+            right[index] += float((predicted == actual).mean()) / len(trials)
     judge.digit_accuracy, judge.colour_accuracy = float(right[0]), float(right[1])
     if strokes:
         judge.stroke_accuracy = float(right[2])

@@ -75,10 +75,10 @@ class Sample:
 
     def compare(self, truth: DiscreteSCM, model: DiscreteSCM) -> dict[str, float]:
         """Distances of the model's distribution of such rows from the true one, in both measures, and the floor."""
-        right, found = self.exact(truth), self.exact(model)
+        right, modelled = self.exact(truth), self.exact(model)
         return {
-            "tvd": tv_distance(right, found),
-            "kl": kl_divergence(right, found),
+            "tvd": tv_distance(right, modelled),
+            "kl": kl_divergence(right, modelled),
             "floor": sampling_floor(right, self.rows),
         }
 
@@ -117,14 +117,14 @@ def plug_in(estimand: Estimand, data: Sequence[Dataset]) -> NDArray[np.float64]:
     What rests on conditions that no row meets is that of what was seen, and 0 where nothing was: what the estimate
     makes of them is part of its error.
     """
-    found = estimand.estimate(list(data), most_unseen=1.0).values
-    return np.nan_to_num(np.asarray(found, dtype=np.float64).ravel())
+    values = estimand.estimate(list(data), most_unseen=1.0).values
+    return np.nan_to_num(np.asarray(values, dtype=np.float64).ravel())
 
 
-def answer_distance(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+def answer_distance(right: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Total variation distance of two tables of answers, averaged over the values of do() and of the condition."""
     conditions = max(1, round(float(right.sum())))
-    return float(np.abs(right - found).sum() / 2 / conditions)
+    return float(np.abs(right - other).sum() / 2 / conditions)
 
 
 def estimation_errors(
@@ -153,17 +153,17 @@ def estimation_errors(
     estimands: list[Estimand] = []
     for repeat in range(repeats):
         # seeds that no model is trained on
-        data = [one.draw(truth, 100_000 + 100 * repeat + place) for place, one in enumerate(samples)]
+        data = [sample.draw(truth, 100_000 + 100 * repeat + index) for index, sample in enumerate(samples)]
         if not estimands:
             estimands = [estimand_of(truth, query, data) for query in queries]
-        for place, estimand in enumerate(estimands):
-            errors[repeat, place] = answer_distance(right[place], plug_in(estimand, data))
+        for index, estimand in enumerate(estimands):
+            errors[repeat, index] = answer_distance(right[index], plug_in(estimand, data))
     return errors
 
 
 def estimand_of(truth: DiscreteSCM, query: str, data: Sequence[Dataset]) -> Estimand:
     """The estimand of a query that the data determine."""
-    specs = [one.spec(truth.graph.nodes) for one in data]
-    found = identify(truth.graph, query, datasets=specs, levels=truth.levels)
-    assert found.estimand is not None, found.explain()
-    return found.estimand
+    specs = [dataset.spec(truth.graph.nodes) for dataset in data]
+    result = identify(truth.graph, query, datasets=specs, levels=truth.levels)
+    assert result.estimand is not None, result.explain()
+    return result.estimand

@@ -151,7 +151,7 @@ class _Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the pictures."""
-        plain = {**asdict(self), "answer": self.answer.tolist(), "curve": [list(one) for one in self.curve]}
+        plain = {**asdict(self), "answer": self.answer.tolist(), "curve": [list(point) for point in self.curve]}
         del plain["shown"]
         return plain
 
@@ -198,11 +198,11 @@ def _run(request: Request) -> Findings:
         judge = train_judge(size.resolution, steps=size.judge_steps)
     study = _Study(scm, size, judge, request)
     study.run()
-    found = study.findings()
+    findings = study.findings()
     if "auto" in request.methods:
         with request.stages.stage("without flips"):
-            found.extend(_without_flips(size, request.seeds[0], judged=not request.fast))
-    return found
+            findings.extend(_without_flips(size, request.seeds[0], judged=not request.fast))
+    return findings
 
 
 class _Study:
@@ -228,7 +228,7 @@ class _Study:
                 trained = self._train(method, data, seed)
             with self.request.stages.stage(f"judging {method}"):
                 self.outcomes.append(self._judged(method, seed, trained))
-            rival = next((one for one in self.outcomes if one.label == "adversarial"), None)
+            rival = next((outcome for outcome in self.outcomes if outcome.label == "adversarial"), None)
             if method.startswith("joint") and rival is not None and not self.request.fast:
                 share = min(1.0, rival.seconds / trained.seconds)
                 with self.request.stages.stage(f"training {method}, equal time"):
@@ -289,14 +289,16 @@ class _Study:
     def _judged(self, label: str, seed: int, trained: _Trained) -> _Outcome:
         size, model, scm = self.size, trained.model, self.scm
         drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
-        found = _joint(model, size.draws)
+        joint_shares = _joint(model, size.draws)
         real = [on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)]
-        answer = np.stack([shares(one.table["A"]) for one in drawn])
-        pictures = [one.images["I"] for one in drawn]
-        like = np.concatenate([scm.sample_images(np.full(len(one), d), seed=seed) for d, one in enumerate(pictures)])
+        answer = np.stack([shares(samples.table["A"]) for samples in drawn])
+        pictures = [samples.images["I"] for samples in drawn]
+        like = np.concatenate([
+            scm.sample_images(np.full(len(images), d), seed=seed) for d, images in enumerate(pictures)
+        ])  # fmt: skip
         frechet = frechet_distance(self.judge.describe(np.concatenate(pictures)), self.judge.describe(like))
-        first, second = (judge_pictures(self.judge, one, d) for d, one in enumerate(pictures))
-        joint = (tv_distance(self.truth.joint, found), kl_divergence(self.truth.joint, found))
+        first, second = (judge_pictures(self.judge, images, d) for d, images in enumerate(pictures))
+        joint = (tv_distance(self.truth.joint, joint_shares), kl_divergence(self.truth.joint, joint_shares))
         return _Outcome(
             label, seed, trained.seconds, trained.steps, joint,
             _pair(tv_distance(self.truth.do[d], real[d]) for d in (0, 1)),
@@ -308,7 +310,7 @@ class _Study:
     # ---- saying
 
     def _of(self, label: str) -> list[_Outcome]:
-        return [one for one in self.outcomes if one.label == label]
+        return [outcome for outcome in self.outcomes if outcome.label == label]
 
     def findings(self) -> Findings:
         """Bars, curves, tables and pictures."""
@@ -325,7 +327,7 @@ class _Study:
                 "Methods with critics are trained at the first seed only; distances on the way are from "
                 f"{self.size.look_rows:,} rows, and their time is not counted.",
             ],
-            numbers={"outcomes": [one.to_json() for one in self.outcomes], "truth": self.truth.do.tolist()},
+            numbers={"outcomes": [outcome.to_json() for outcome in self.outcomes], "truth": self.truth.do.tolist()},
         )  # fmt: skip
 
     def _bars(self) -> list[Bar]:
@@ -339,20 +341,20 @@ class _Study:
             return Bar(f"auto, {what}", mean(values), limit, unit=unit, note=note + worst, judged=not self.request.fast)
 
         flip = self.scm.flip
-        digits = [max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in one.judged) for one in runs]
-        colours = [max(max(abs(share - 1 / 3) for share in j.colours) for j in one.judged) for one in runs]
-        bars = [bar("P(D, A)", [one.joint[0] for one in runs], _JOINT)]
+        digits = [max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in run.judged) for run in runs]
+        colours = [max(max(abs(share - 1 / 3) for share in j.colours) for j in run.judged) for run in runs]
+        bars = [bar("P(D, A)", [run.joint[0] for run in runs], _JOINT)]
         for d in (0, 1):
-            bars.append(bar(f"P(A | do(D={d})) with real pictures", [one.real[d] for one in runs], _REAL))
-            bars.append(bar(f"P(A | do(D={d})) with its own", [one.generated[d] for one in runs], _GENERATED))
+            bars.append(bar(f"P(A | do(D={d})) with real pictures", [run.real[d] for run in runs], _REAL))
+            bars.append(bar(f"P(A | do(D={d})) with its own", [run.generated[d] for run in runs], _GENERATED))
         bars.append(bar("share of each digit against the mechanism", digits, _SHOWN, "share"))
         bars.append(bar("share of each colour against the mechanism", colours, _SHOWN, "share"))
         return bars
 
     def _curves(self) -> Chart:
         first = self.request.seeds[0]
-        runs = [one for one in self.outcomes if one.seed == first and "equal" not in one.label]
-        lines = [Line(one.label, [x for x, _ in one.curve], [y for _, y in one.curve]) for one in runs]
+        runs = [outcome for outcome in self.outcomes if outcome.seed == first and "equal" not in outcome.label]
+        lines = [Line(run.label, [x for x, _ in run.curve], [y for _, y in run.curve]) for run in runs]
         ends = "; ".join(f"{line.label} ends at {line.y[-1]:.4f} after {line.x[-1]:.0f} s" for line in lines)
         return Chart(
             "Distance of P(D, A) to the truth while it is learned", "seconds of training", "TVD to the truth", lines,
@@ -360,10 +362,10 @@ class _Study:
         )  # fmt: skip
 
     def _effects(self) -> Chart:
-        first = [one for one in self.outcomes if one.seed == self.request.seeds[0]]
+        first = [outcome for outcome in self.outcomes if outcome.seed == self.request.seeds[0]]
         names = [f"P(A={a} | do(D={d}))" for d in (0, 1) for a in range(3)]
         lines = [Line("exact", names, self.truth.do.ravel().tolist())]
-        lines += [Line(one.label, names, one.answer.ravel().tolist()) for one in first if "equal" not in one.label]
+        lines += [Line(run.label, names, run.answer.ravel().tolist()) for run in first if "equal" not in run.label]
         lines.append(Line("naive: P(A | D)", names, self.truth.conditional.ravel().tolist()))
         return Chart(
             "The effect of D", "", "probability", lines,
@@ -372,13 +374,13 @@ class _Study:
 
     def _answers(self) -> Table:
         rows: list[list[Any]] = []
-        for label in dict.fromkeys(one.label for one in self.outcomes):
+        for label in dict.fromkeys(outcome.label for outcome in self.outcomes):
             runs = self._of(label)
             rows.append([
-                label, *(mean(one.joint[k] for one in runs) for k in (0, 1)),
-                *(mean(one.real[d] for one in runs) for d in (0, 1)),
-                *(mean(one.generated[d] for one in runs) for d in (0, 1)), mean(one.do_image for one in runs),
-                mean(one.steps for one in runs), mean(one.seconds for one in runs),
+                label, *(mean(run.joint[k] for run in runs) for k in (0, 1)),
+                *(mean(run.real[d] for run in runs) for d in (0, 1)),
+                *(mean(run.generated[d] for run in runs) for d in (0, 1)), mean(run.do_image for run in runs),
+                mean(run.steps for run in runs), mean(run.seconds for run in runs),
             ])  # fmt: skip
         naive = [tv_distance(self.truth.do[d], self.truth.conditional[d]) for d in (0, 1)]
         rows.append(["naive", None, None, None, None, *naive, None, None, None])
@@ -392,13 +394,14 @@ class _Study:
 
     def _pictures(self) -> Table:
         rows: list[list[Any]] = []
-        for label in dict.fromkeys(one.label for one in self.outcomes):
+        for label in dict.fromkeys(outcome.label for outcome in self.outcomes):
             for d in (0, 1):
-                seen = [one.judged[d] for one in self._of(label)]
+                seen = [outcome.judged[d] for outcome in self._of(label)]
                 rows.append([
-                    f"{label}, do(D={d})", mean(one.intended for one in seen), mean(one.flipped for one in seen),
-                    mean(one.neither for one in seen), *(mean(one.colours[k] for one in seen) for k in range(3)),
-                    mean(one.frechet for one in self._of(label)),
+                    f"{label}, do(D={d})", *(mean(getattr(judged, share) for judged in seen)
+                                             for share in ("intended", "flipped", "neither")),
+                    *(mean(judged.colours[k] for judged in seen) for k in range(3)),
+                    mean(outcome.frechet for outcome in self._of(label)),
                 ])  # fmt: skip
         flip = self.scm.flip
         rows.append(["the mechanism", 1 - flip, flip, 0.0, 1 / 3, 1 / 3, 1 / 3, 0.0])
@@ -410,10 +413,10 @@ class _Study:
 
     def _photo(self) -> Photo:
         sections = {}
-        for one in self.outcomes:
-            if one.seed == self.request.seeds[0] and "equal" not in one.label:
+        for outcome in self.outcomes:
+            if outcome.seed == self.request.seeds[0] and "equal" not in outcome.label:
                 for d in (0, 1):
-                    sections[f"{_NAMES[one.label]}: do(D={d})"] = one.shown[d]
+                    sections[f"{_NAMES[outcome.label]}: do(D={d})"] = outcome.shown[d]
         for d in (0, 1):
             real = self.scm.sample_images(np.full(_COLUMNS, d), seed=self.request.seeds[0])
             sections[f"real pictures: do(D={d}), where one in ten shows the other digit"] = real
@@ -490,7 +493,7 @@ def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
 
 def _without_picture(text: str, data: Dataset, config: TrainConfig, seed: int) -> Model:
     """A model whose picture is a frozen stand-in, since only the other two are asked about."""
-    shape = tuple(int(one) for one in data.images["I"].shape[1:])
+    shape = tuple(int(size) for size in data.images["I"].shape[1:])
 
     def blank(parents: Mapping[str, Tensor]) -> Tensor:
         return torch.zeros(len(parents["D"]), *shape)
@@ -503,14 +506,14 @@ def _negative_log_likelihood(dcm: DCM, table: pd.DataFrame, images: NDArray[np.u
     mechanisms = {name: dcm.mechanism(name) for name in ("D", "A")}
     latents = {name: dcm.latents[name] for name in mechanisms}
     likelihood = ComponentLikelihood(mechanisms, latents, list(dcm.priors))
-    found = []
+    losses = []
     with torch.no_grad():
         for start in range(0, len(table), 1024):
             part = table.iloc[start : start + 1024]
             values = {name: torch.tensor(part[name].to_numpy(dtype=np.int64)) for name in ("D", "A")}
             values["I"] = torch.from_numpy(images[start : start + 1024])
-            found.append(-likelihood(ComponentRows.build(mechanisms, values, share=False)))
-    return torch.cat(found).double().numpy()
+            losses.append(-likelihood(ComponentRows.build(mechanisms, values, share=False)))
+    return torch.cat(losses).double().numpy()
 
 
 EXPERIMENT = Experiment(

@@ -197,13 +197,13 @@ class DigitPainter:
         """
         rng = np.random.default_rng(seed)
         places, at = rng.random(len(digits)), rng.integers(len(self.moves), size=len(digits))
-        found = np.zeros((len(digits), 3, self.resolution, self.resolution), dtype=np.uint8)
+        images = np.zeros((len(digits), 3, self.resolution, self.resolution), dtype=np.uint8)
         for digit in range(10):
             for move, (down, right) in enumerate(self.moves):
                 rows = np.flatnonzero((digits == digit) & (at == move))
-                own = self._rows[digit]
-                chosen = own[torch.from_numpy((places[rows] * len(own)).astype(np.int64))]
+                exemplars = self._rows[digit]
+                chosen = exemplars[torch.from_numpy((places[rows] * len(exemplars)).astype(np.int64))]
                 grey = torch.roll(self.greys[torch.from_numpy(strokes[rows]), chosen], (down, right), dims=(1, 2))
                 painted = paint(grey, torch.from_numpy(colours[rows]))
-                found[rows] = (painted * 255).round().to(torch.uint8).numpy()
-        return found
+                images[rows] = (painted * 255).round().to(torch.uint8).numpy()
+        return images

@@ -74,12 +74,12 @@ def random_problem(nodes: int, seed: int) -> DiscreteSCM:
     every = list(itertools.combinations(names, 2))
     directed: list[tuple[str, str]] = []
     parents = dict.fromkeys(names, 0)
-    for place in rng.permutation(len(every)):
-        tail, head = every[place]
+    for index in rng.permutation(len(every)):
+        tail, head = every[index]
         if len(directed) < 2 * nodes and parents[head] < _MOST_PARENTS:
             directed.append((tail, head))
             parents[head] += 1
-    hidden = [every[place] for place in sorted(rng.permutation(len(every))[: nodes // 3])]
+    hidden = [every[index] for index in sorted(rng.permutation(len(every))[: nodes // 3])]
     return random_discrete(ADMG(names, directed, hidden), _LEVELS, seed, latent_levels=4)
 
 
@@ -97,11 +97,11 @@ def pair_distances(truth: DiscreteSCM, models: Mapping[str, DiscreteSCM], rows: 
     """
     pairs = adjacent_pairs(truth)
     right = _pair_shares(truth, pairs, draws)
-    found = {}
+    distances = {}
     for name, model in models.items():
         shares = _pair_shares(model, pairs, draws)
-        found[name] = mean(tv_distance(a, b) for a, b in zip(right, shares, strict=True))
-    return found | {"floor": mean(sampling_floor(one, rows) for one in right)}
+        distances[name] = mean(tv_distance(a, b) for a, b in zip(right, shares, strict=True))
+    return distances | {"floor": mean(sampling_floor(row, rows) for row in right)}
 
 
 def _pair_shares(model: DiscreteSCM, pairs: Sequence[tuple[str, str]], draws: int) -> NDArray[np.float64]:
@@ -111,8 +111,8 @@ def _pair_shares(model: DiscreteSCM, pairs: Sequence[tuple[str, str]], draws: in
         # one seed for all models: most of the noise of drawing is then the same on both sides
         block = model.sample(size, seed=1_000_000 + number)
         columns = {name: block[name].to_numpy() for name in block}
-        for place, (first, second) in enumerate(pairs):
-            counts[place] += np.bincount(_LEVELS * columns[first] + columns[second], minlength=_LEVELS**2)
+        for index, (first, second) in enumerate(pairs):
+            counts[index] += np.bincount(_LEVELS * columns[first] + columns[second], minlength=_LEVELS**2)
     return counts / draws
 
 
@@ -151,7 +151,7 @@ def _measure(nodes: int, seed: int, size: _Size, request: Request) -> _Measured:
         best = maximum_likelihood(truth, table)
     models = {"auto": read_out(model.dcm), "maximum likelihood": best, "no edges": independent(truth, table)}
     with stages.stage(f"comparing models of {nodes} variables"):
-        loglik = {name: float(log_likelihood(one, heldout).mean()) for name, one in models.items()}
+        loglik = {name: float(log_likelihood(model, heldout).mean()) for name, model in models.items()}
         loglik["truth"] = float(log_likelihood(truth, heldout).mean())
         tvd = pair_distances(truth, models, size.rows, size.draws)
     return _Measured(nodes, seed, model.plan.largest, seconds, peak, tvd, loglik)
@@ -178,18 +178,18 @@ def _run(request: Request) -> Findings:
                 costs.append(_cost(way, nodes, size, apart=not request.fast))
     by_size = {nodes: [run for run in runs if run.nodes == nodes] for nodes in size.nodes}
     bars = []
-    for nodes, own in by_size.items():
-        worst = max(own, key=lambda run: run.ratio)
+    for nodes, group in by_size.items():
+        worst = max(group, key=lambda run: run.ratio)
         bars.append(Bar(
             f"{nodes} variables, mean TVD of adjacent pairs", worst.tvd["auto"], _TVD_LIMIT * worst.tvd["floor"],
             judged=size.longest is None,
-            note=f"{_TVD_LIMIT} times the sampling floor; worst of seeds {_listed(own)}; without edges "
+            note=f"{_TVD_LIMIT} times the sampling floor; worst of seeds {_listed(group)}; without edges "
             f"{worst.tvd['no edges']:.4f}",
         ))  # fmt: skip
-        gap = max(own, key=lambda run: run.gap)
+        gap = max(group, key=lambda run: run.gap)
         bars.append(Bar(
             f"{nodes} variables, held-out log-likelihood behind the best fit", gap.gap * nodes, _NATS_LIMIT * nodes,
-            unit="nats per row", note=f"{_NATS_LIMIT} nats per variable; worst of seeds {_listed(own)}; without "
+            unit="nats per row", note=f"{_NATS_LIMIT} nats per variable; worst of seeds {_listed(group)}; without "
             f"edges {(gap.loglik['maximum likelihood'] - gap.loglik['no edges']):.2f}",
         ))  # fmt: skip
     return Findings(
@@ -215,7 +215,7 @@ def _quality(by_size: Mapping[int, Sequence[_Measured]]) -> Chart:
     sizes = list(by_size)
     names = {"auto": "auto", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
     lines = [
-        Line(label, sizes, [mean(run.tvd[name] for run in own) for own in by_size.values()], dashed=name == "floor")
+        Line(label, sizes, [mean(run.tvd[name] for run in group) for group in by_size.values()], dashed=name == "floor")
         for name, label in names.items()
     ]
     return Chart(
@@ -228,8 +228,8 @@ def _quality(by_size: Mapping[int, Sequence[_Measured]]) -> Chart:
 
 def _costs(costs: Sequence[Mapping[str, Any]]) -> Chart:
     lines = [
-        Line(way, [one["nodes"] for one in costs if one["way"] == way],
-             [one["seconds per step"] for one in costs if one["way"] == way])
+        Line(way, [cost["nodes"] for cost in costs if cost["way"] == way],
+             [cost["seconds per step"] for cost in costs if cost["way"] == way])
         for way in ("adversarial", "joint")
     ]  # fmt: skip
     return Chart(
@@ -240,14 +240,14 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def _pictures(nodes: int) -> list[Picture]:
-    found = []
+    pictures = []
     for title, objective in (("The smallest graph's plan", "auto"), ("Its plan against critics", "adversarial")):
         made = plan(random_problem(nodes, 0).graph, objective=cast("Objective", objective))
-        found.append(Picture(
+        pictures.append(Picture(
             title, made.to_svg(), f"{len(made.hnodes)} h-nodes of {nodes} variables in {len(made.levels)} levels, at "
             f"most {made.largest} mechanisms trained together.",
         ))  # fmt: skip
-    return found
+    return pictures
 
 
 def _runs_table(runs: Sequence[_Measured]) -> Table:
@@ -262,7 +262,7 @@ def _runs_table(runs: Sequence[_Measured]) -> Table:
 
 
 def _costs_table(costs: Sequence[Mapping[str, Any]], size: _Size) -> Table:
-    rows = [[str(one["nodes"]), one["way"], one["largest"], one["seconds per step"], one["MB"]] for one in costs]
+    rows = [[str(cost["nodes"]), cost["way"], cost["largest"], cost["seconds per step"], cost["MB"]] for cost in costs]
     return Table(
         "What training against critics costs",
         ["variables", "method", "trained together", "seconds per step of all", "MB on top"], rows,

@@ -93,8 +93,8 @@ def maximum_likelihood(
             last = value
     return DiscreteSCM(
         graph,
-        {name: one.numpy() for name, one in tables.items()},
-        {name: one.numpy() for name, one in priors.items()},
+        {name: table.numpy() for name, table in tables.items()},
+        {name: prior.numpy() for name, prior in priors.items()},
         levels=start.levels,
     )
 
@@ -110,10 +110,10 @@ def _improve(
     advance: float,
 ) -> float:
     """One iteration; the expected count of a cell is its probability times the slope of the likelihood in it."""
-    own = {name: tables[name].requires_grad_() for name in members}
+    ours = {name: tables[name].requires_grad_() for name in members}
     theirs = {name: priors[name].requires_grad_() for name in hidden}
-    value = (_factor(model, members, own, theirs, codes).clamp_min(1e-300).log() * share).sum()
-    parameters = [*own.values(), *theirs.values()]
+    value = (_factor(model, members, ours, theirs, codes).clamp_min(1e-300).log() * share).sum()
+    parameters = [*ours.values(), *theirs.values()]
     slopes = torch.autograd.grad(value, parameters)
     for target, names, part in ((tables, members, slopes), (priors, hidden, slopes[len(members) :])):
         for name, slope in zip(names, part, strict=False):
@@ -158,7 +158,8 @@ def _factor(
         terms = [term for i, term in enumerate(terms) if i not in step]
         left = {sign for term in terms for sign in term} | {_ROW}
         result = "".join(sorted({sign for _, term in taken for sign in term} & left))
-        operands.append(torch.einsum(",".join(term for _, term in taken) + "->" + result, *(one for one, _ in taken)))
+        equation = ",".join(term for _, term in taken) + "->" + result
+        operands.append(torch.einsum(equation, *(array for array, _ in taken)))
         terms.append(result)
     return operands[0]
 

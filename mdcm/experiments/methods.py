@@ -102,7 +102,7 @@ def train_auto(
 
 
 def _names(made: Plan, level: Sequence[int]) -> list[set[str]]:
-    return [set(made.hnodes[place].variables) for place in level]
+    return [set(made.hnodes[index].variables) for index in level]
 
 
 def train_adversarial(
@@ -131,7 +131,7 @@ def train_adversarial(
         distance: Distance of a model on the way to the truth, whose time is not counted.
     """
     variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
-    specs = [one.spec(graph.nodes) for one in datasets]
+    specs = [dataset.spec(graph.nodes) for dataset in datasets]
     depth = len(plan(graph, specs, objective="adversarial", levels=levels).levels)
     steps = budget.steps * (depth if joint else 1)
     adversarial = replace(

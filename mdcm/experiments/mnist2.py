@@ -139,7 +139,7 @@ def _noisy(name: str, formula: Any) -> NDArray[np.float64]:
 
     def table(part: Any) -> NDArray[np.float64]:
         if isinstance(part[0], list):
-            return np.stack([table(one) for one in part])
+            return np.stack([table(entry) for entry in part])
         shares: NDArray[np.float64] = np.bincount(part, minlength=levels) / len(part)
         return shares
 
@@ -167,10 +167,10 @@ def apart(rows: int) -> tuple[Problem, Plan]:
 
     Digits and stroke are missing in D2 and D3, since otherwise those would teach them too.
     """
-    asked = problem(rows, shown=_GROUP)
-    specs = [DatasetSpec(one.name, one.columns, one.do, one.rows) for one in asked.samples]
+    discrete = problem(rows, shown=_GROUP)
+    specs = [DatasetSpec(sample.name, sample.columns, sample.do, sample.rows) for sample in discrete.samples]
     levels = {name: tuple(range(count)) for name, count in _LEVELS.items()}
-    return asked, plan(asked.truth.graph, specs, together=[_GROUP], levels=levels)
+    return discrete, plan(discrete.truth.graph, specs, together=[_GROUP], levels=levels)
 
 
 def equation_57(joint: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,8 +189,8 @@ def equation_57(joint: NDArray[np.float64]) -> NDArray[np.float64]:
     colour = seen / seen.sum(1, keepdims=True)
     by_w = joint.sum((0, 1)).transpose(0, 1, 2, 4, 3)
     rest = by_w / by_w.sum((1, 2, 4), keepdims=True)
-    found = evidence[before] * np.einsum("wc,w,wijck->ijck", colour, w, rest)
-    answer: NDArray[np.float64] = found / found.sum()
+    joint = evidence[before] * np.einsum("wc,w,wijck->ijck", colour, w, rest)
+    answer: NDArray[np.float64] = joint / joint.sum()
     return answer
 
 
@@ -198,32 +198,32 @@ def _run(request: Request) -> Findings:
     size = _FAST if request.fast else _FULL
     # what is missing is found out first
     written = load_handwriting(request.mnist)
-    asked = problem(size.tables.rows)
-    found = study(asked, request, size.tables)
+    discrete = problem(size.tables.rows)
+    findings = study(discrete, request, size.tables)
     request.stages.expect(4)
     with request.stages.stage("equation 57"):
-        found.extend(_derived(asked.truth))
+        findings.extend(_derived(discrete.truth))
     if "auto" in request.methods:
         with request.stages.stage("grouped by hand"):
-            found.extend(_grouped(request.seeds[0], size))
+            findings.extend(_grouped(request.seeds[0], size))
         with request.stages.stage("judge"):
             judge = train_judge(size.resolution, steps=size.judge_steps, strokes=True, handwriting=written)
         with request.stages.stage("pictures"):
-            found.extend(_pictures(asked, request.seeds[0], size, written, judge))
-    found.notes.append(
+            findings.extend(_pictures(discrete, request.seeds[0], size, written, judge))
+    findings.notes.append(
         "Methods are compared on the seven discrete variables. Nothing confounds the pictures, so that each is an "
         "h-node of its own in every modular plan; they are trained once, by a rectified flow. How methods compare "
         "where a picture is confounded with its neighbours is the matter of experiment frontdoor."
     )
-    found.notes.append(
+    findings.notes.append(
         f"The pictures have {size.resolution} x {size.resolution} pixels. The most probable outcomes are told apart by "
         "their digits, colours and strokes, which need no more."
     )
-    found.notes.append(
+    findings.notes.append(
         "W -> Color is an arrow of the graph, as equation (56) and the grouping of the paper need it, although the "
         "formula of Color does not use W."
     )
-    return found
+    return findings
 
 
 def _derived(truth: DiscreteSCM) -> Findings:
@@ -242,8 +242,8 @@ def _derived(truth: DiscreteSCM) -> Findings:
         Bar("the estimand found here, likewise", ours, 1e-12, note=str(estimand)),
     ]
     rows: list[list[Any]] = []
-    for name, (asked, paper) in QUERIES.items():
-        top = ", ".join(f"{outcome} {share:.3f}" for outcome, share in _top(_exact(truth, asked), _TOP))
+    for name, (text, paper) in QUERIES.items():
+        top = ", ".join(f"{outcome} {share:.3f}" for outcome, share in _top(_exact(truth, text), _TOP))
         rows.append([name, top, paper])
     table = Table("Most probable outcomes", ["query", "exactly, with probabilities", "in the paper"], rows, _KEY)
     return Findings(bars=bars, tables=[table])
@@ -261,39 +261,39 @@ def _exact(truth: DiscreteSCM, query: str) -> NDArray[np.float64]:
 
 def _top(shares: NDArray[np.float64], count: int) -> list[tuple[str, float]]:
     flat = shares.reshape(-1)
-    return [(_shown(place), float(flat[place])) for place in np.argsort(-flat, kind="stable")[:count]]
+    return [(_shown(index), float(flat[index])) for index in np.argsort(-flat, kind="stable")[:count]]
 
 
-def _shown(place: int) -> str:
-    y1, y2, colour, thick = np.unravel_index(place, tuple(_LEVELS[name] for name in _OUTCOME))
+def _shown(index: int) -> str:
+    y1, y2, colour, thick = np.unravel_index(index, tuple(_LEVELS[name] for name in _OUTCOME))
     return f"{y1}{y2}{'RGB'[int(colour)]}{('th', 'Th')[int(thick)]}"
 
 
 def _grouped(seed: int, size: _Size) -> Findings:
     """The variant in which four variables are one h-node because somebody says so."""
-    asked, made = apart(size.tables.rows)
-    truth, data = asked.truth, asked.draw(seed)
+    discrete, made = apart(size.tables.rows)
+    truth, data = discrete.truth, discrete.draw(seed)
     variables = {name: {"levels": list(range(count))} for name, count in _LEVELS.items()}
     model = read_out(fit(truth.graph, data, plan=made, variables=variables, seed=seed).dcm)
-    floors = estimation_errors(truth, asked.queries, asked.samples, size.tables.repeats).mean(axis=0).tolist()
-    right, found = asked.answers(truth), asked.answers(model)
-    distances = [answer_distance(one, other) for one, other in zip(right, found, strict=True)]
-    fitted = [(one.label, one.compare(truth, model)) for one in asked.samples]
-    rows: list[list[Any]] = [[name, one["tvd"], one["floor"], "sampling"] for name, one in fitted]
-    for query, distance, floor in zip(asked.queries, distances, floors, strict=True):
+    floors = estimation_errors(truth, discrete.queries, discrete.samples, size.tables.repeats).mean(axis=0).tolist()
+    right, answers = discrete.answers(truth), discrete.answers(model)
+    distances = [answer_distance(exact, answered) for exact, answered in zip(right, answers, strict=True)]
+    fitted = [(sample.label, sample.compare(truth, model)) for sample in discrete.samples]
+    rows: list[list[Any]] = [[name, measured["tvd"], measured["floor"], "sampling"] for name, measured in fitted]
+    for query, distance, floor in zip(discrete.queries, distances, floors, strict=True):
         rows.append([query, distance, floor, "estimation"])
-    steps = "; ".join(str(one) for hnode in made.hnodes for one in hnode.fits)
+    steps = "; ".join(str(step) for hnode in made.hnodes for step in hnode.fits)
     bars = [
         Bar(
             f"in two steps by hand, {query}", distance, 1.5 * floor,
             note=f"1.5 times the estimation floor; seed {seed}; "
             + ("digits and stroke trained on D1 alone" if query == _SHOWN_ONCE else "step 1 as one h-node"),
         )
-        for query, distance, floor in zip(asked.queries, distances, floors, strict=True)
+        for query, distance, floor in zip(discrete.queries, distances, floors, strict=True)
     ]  # fmt: skip
     bars.append(Bar(
         f"in two steps by hand, queries whose {_TOP} most probable outcomes are the true ones",
-        asked.agreeing(right, found), len(asked.ranked), ">=", unit="queries", note=f"seed {seed}",
+        discrete.agreeing(right, answers), len(discrete.ranked), ">=", unit="queries", note=f"seed {seed}",
         judged=size is _FULL,
     ))  # fmt: skip
     return Findings(
@@ -306,10 +306,10 @@ def _grouped(seed: int, size: _Size) -> Findings:
     )  # fmt: skip
 
 
-def _pictures(asked: Problem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
+def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
     """The whole model with both pictures: what it answers, and what its pictures show."""
     painter = DigitPainter(written, size.resolution)
-    model, real = _trained(asked, seed, size, painter)
+    model, real = _trained(discrete, seed, size, painter)
     drawn = {
         "layer 1, observed": model.draw_samples(size.draws, given={"X1": 1, "X2": 4}, seed=seed),
         "layer 2, intervened": model.draw_samples(size.draws, do={"X1": 1, "X2": 4}, seed=seed),
@@ -318,11 +318,11 @@ def _pictures(asked: Problem, seed: int, size: _Size, written: Handwriting, judg
         ),
         "layer 1, of the evidence": model.draw_samples(size.draws, given={"X1": 0, "X2": 1}, seed=seed),
     }
-    seen = {name: [judge.classify(one.images[image]) for image in _PICTURES] for name, one in drawn.items()}
+    seen = {name: [judge.classify(samples.images[image]) for image in _PICTURES] for name, samples in drawn.items()}
     rows: list[list[Any]] = []
     sections = {}
     for name, samples in drawn.items():
-        truth = _exact(asked.truth, QUERIES[name][0])
+        truth = _exact(discrete.truth, QUERIES[name][0])
         first, second = seen[name]
         # digits off their own pictures, colour and stroke off the first one
         shown = np.ravel_multi_index((first[0], second[0], first[1], first[2]), tuple(_LEVELS[n] for n in _OUTCOME))
@@ -330,17 +330,17 @@ def _pictures(asked: Problem, seed: int, size: _Size, written: Handwriting, judg
         order = np.argsort(-counted, kind="stable")[:_TOP]
         rows.append([
             name, ", ".join(outcome for outcome, _ in _top(truth, _TOP)),
-            ", ".join(f"{_shown(int(place))} {counted[place]:.3f}" for place in order),
+            ", ".join(f"{_shown(int(index))} {counted[index]:.3f}" for index in order),
             tv_distance(truth, counted), sampling_floor(truth, size.draws),
         ])  # fmt: skip
         chosen = [
-            int(np.flatnonzero(shown == place)[k]) for place in order for k in range(min(4, (shown == place).sum()))
+            int(np.flatnonzero(shown == index)[k]) for index in order for k in range(min(4, (shown == index).sum()))
         ]
         pairs = np.stack([samples.images[image][chosen] for image in _PICTURES], 1)
         sections[f"{name}: {QUERIES[name][0]}"] = pairs.reshape(-1, *pairs.shape[2:])
     judged = _agreement(drawn, seen)
     distance = frechet_distance(
-        judge.describe(np.concatenate([one.images["Image1"] for one in drawn.values()])),
+        judge.describe(np.concatenate([samples.images["Image1"] for samples in drawn.values()])),
         judge.describe(_like(drawn, painter, seed)),
     )
     floor = frechet_distance(
@@ -358,8 +358,8 @@ def _pictures(asked: Problem, seed: int, size: _Size, written: Handwriting, judg
     quality = Table(
         "The pictures", ["", "generated", "real"],
         [
-            *([f"{kind} recognised", judged[kind], float((found == own).mean())]
-              for kind, found, own in zip(kinds, real_seen, real["shown"], strict=True)),
+            *([f"{kind} recognised", judged[kind], float((recognised == actual).mean())]
+              for kind, recognised, actual in zip(kinds, real_seen, real["shown"], strict=True)),
             ["Fréchet distance to real ones", distance, floor],
         ],
         f"{size.resolution} x {size.resolution} pixels, judged by a classifier trained apart on {written.source}; the "
@@ -382,18 +382,18 @@ def _pictures(asked: Problem, seed: int, size: _Size, written: Handwriting, judg
     return Findings(bars=bars, tables=[table, quality], photos=[photo], numbers=numbers)
 
 
-def _trained(asked: Problem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
+def _trained(discrete: Problem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
     """The model of all nine variables, and some of the real pictures with what they show."""
-    table = asked.truth.sample(size.rows, seed=1_000_000 + seed)
+    table = discrete.truth.sample(size.rows, seed=1_000_000 + seed)
     codes = {name: table[name].to_numpy(dtype=np.int64) for name in _OUTCOME}
     images = {
-        image: painter(codes[digit], codes["Color"], codes["Thick"], seed=2 * seed + place)
-        for place, (image, digit) in enumerate(_PICTURES.items())
+        image: painter(codes[digit], codes["Color"], codes["Thick"], seed=2 * seed + index)
+        for index, (image, digit) in enumerate(_PICTURES.items())
     }
     arrows = "; ".join(f"{digit} -> {image}; Color -> {image}; Thick -> {image}" for image, digit in _PICTURES.items())
     graph = ADMG.from_string("; ".join([*_LEVELS, _ARROWS, arrows]))
     variables = {name: {"levels": list(range(count))} for name, count in _LEVELS.items()}
-    data = [*asked.draw(seed), Dataset(table, images=images, name="D4")]
+    data = [*discrete.draw(seed), Dataset(table, images=images, name="D4")]
     config = TrainConfig(max_steps=size.max_steps)
     model = fit(graph, data, variables=variables, config=config, seed=seed)
     shown = (codes["Y1"][:2000], codes["Color"][:2000], codes["Thick"][:2000])
@@ -404,15 +404,15 @@ def _agreement(drawn: Any, seen: Any) -> dict[str, float]:
     """Share of the pictures in which the classifier sees the values that they were made from."""
     right: dict[str, list[bool]] = {"digit": [], "colour": [], "stroke": []}
     for name, samples in drawn.items():
-        for (_, digit), found in zip(_PICTURES.items(), seen[name], strict=True):
-            for kind, own, named in zip(right, (digit, "Color", "Thick"), found, strict=True):
-                right[kind].extend((samples.table[own].to_numpy(dtype=np.int64) == named).tolist())
+        for (_, digit), predicted in zip(_PICTURES.items(), seen[name], strict=True):
+            for kind, column, named in zip(right, (digit, "Color", "Thick"), predicted, strict=True):
+                right[kind].extend((samples.table[column].to_numpy(dtype=np.int64) == named).tolist())
     return {kind: float(np.mean(values)) for kind, values in right.items()}
 
 
 def _like(drawn: Any, painter: DigitPainter, seed: int) -> NDArray[np.uint8]:
     """Real pictures of the values that the first pictures were generated from."""
-    table = pd.concat([one.table for one in drawn.values()])
+    table = pd.concat([samples.table for samples in drawn.values()])
     digits, colours, strokes = (table[name].to_numpy(dtype=np.int64) for name in ("Y1", "Color", "Thick"))
     return painter(digits, colours, strokes, seed=seed)
 

@@ -36,7 +36,7 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     if findings.photos:
         parts.append(section("What it makes", photos(findings.photos)))
     if findings.tables:
-        tables = "\n".join(table(one, f"t{k}") for k, one in enumerate(findings.tables))
+        tables = "\n".join(table(shown, f"t{k}") for k, shown in enumerate(findings.tables))
         parts.append(section("In numbers", f'<div class="grid">{tables}</div>'))
     paper = f"<p>{escaped(record['paper'])}</p>" if record["paper"] else ""
     notes = "".join(f"<li>{escaped(note)}</li>" for note in findings.notes)
@@ -81,11 +81,11 @@ def _bars(bars: Sequence[Bar]) -> str:
             if scale
             else ""
         )
-        asked = "at most" if bar.relation == "<=" else "at least"
+        bound = "at most" if bar.relation == "<=" else "at least"
         note = f'<span class="note">{escaped(bar.note)}</span>' if bar.note else ""
         items.append(
             f'<li class="bar"><span class="what">{escaped(bar.what)}</span><span class="state {kind}">{state}</span>'
-            f'{track}<span class="numbers">{number(bar.value)}, asked for {asked} {number(bar.limit)} '
+            f'{track}<span class="numbers">{number(bar.value)}, asked for {bound} {number(bar.limit)} '
             f"({escaped(bar.unit)})</span>{note}</li>"
         )
     return f'<div class="card"><ul class="bars">{"".join(items)}</ul></div>'

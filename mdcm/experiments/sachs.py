@@ -141,22 +141,22 @@ def best_fit(observed: pd.DataFrame, activated: pd.DataFrame) -> NDArray[np.floa
     had = np.bincount(mek[pka == _TOP], minlength=3).astype(np.float64)
     rest = len(observed) - had.sum()
     shown = np.bincount(activated["Mek"], minlength=3).astype(np.float64)
-    own, moved = had / len(observed), np.full(3, rest / len(observed) / 3)
+    kept, moved = had / len(observed), np.full(3, rest / len(observed) / 3)
     for _ in range(_ROUNDS):
-        before = own, moved
-        total = own + moved
-        share = np.divide(own, total, out=np.zeros(3), where=total > 0)
+        before = kept, moved
+        total = kept + moved
+        share = np.divide(kept, total, out=np.zeros(3), where=total > 0)
         counts, others = had + shown * share, shown * (1 - share)
-        own = counts / (len(observed) + shown.sum())
+        kept = counts / (len(observed) + shown.sum())
         moved = (rest + others.sum()) * others / max(others.sum(), 1.0) / (len(observed) + shown.sum())
-        if max(np.abs(before[0] - own).max(), np.abs(before[1] - moved).max()) < _STILL:
+        if max(np.abs(before[0] - kept).max(), np.abs(before[1] - moved).max()) < _STILL:
             break
     erk_given = pd.crosstab(mek[pka == _TOP], erk[pka == _TOP], normalize="index")
     akt_given = pd.crosstab(erk[pka == _TOP], akt[pka == _TOP], normalize="index")
     filled = [
-        one.reindex(index=range(3), columns=range(3), fill_value=0.0).to_numpy() for one in (erk_given, akt_given)
+        table.reindex(index=range(3), columns=range(3), fill_value=0.0).to_numpy() for table in (erk_given, akt_given)
     ]
-    return np.asarray((own + moved)[:, None, None] * filled[0][:, :, None] * filled[1][None])
+    return np.asarray((kept + moved)[:, None, None] * filled[0][:, :, None] * filled[1][None])
 
 
 def _run(request: Request) -> Findings:
@@ -164,12 +164,12 @@ def _run(request: Request) -> Findings:
     if request.data is not None:
         return _on_data(request, size)
     truth = random_discrete(_graph(), 3, _MODEL_SEED)
-    found = study(Problem("", truth, _samples(_ROWS["D1"], _ROWS["D2"]), _QUERIES, fitted=False), request, size)
-    found.notes.insert(
+    findings = study(Problem("", truth, _samples(_ROWS["D1"], _ROWS["D2"]), _QUERIES, fitted=False), request, size)
+    findings.notes.insert(
         0, "No data were given: the rows are drawn from a random model of the same graph, in the numbers of the real "
         "ones. Nothing here is about proteins.",
     )  # fmt: skip
-    return found
+    return findings
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _Compared:
         best: Of the likeliest model of the graph.
         floors: Estimation floors.
         cells: Rows of the table of distances to the activated cells.
-        said: What contradicts the graph.
+        contradictions: Rejected tests of the graph, as text.
     """
 
     problem: Problem
@@ -198,7 +198,7 @@ class _Compared:
     best: dict[str, Any]
     floors: dict[str, float]
     cells: list[list[str | float]]
-    said: list[str]
+    contradictions: list[str]
 
 
 def _on_data(request: Request, size: Size) -> Findings:
@@ -223,14 +223,14 @@ def _on_data(request: Request, size: Size) -> Findings:
         estimates = {query: plug_in(estimand_of(fitted.model, query, data), data) for query in _QUERIES}
         joint = best_fit(observed, activated)
         best = {query: _marginal(joint, query) for query in _QUERIES}
-        answers = {method: [_answers(one.model) for one in own] for method, own in runs.items()}
+        answers = {method: [_answers(trained.model) for trained in trainings] for method, trainings in runs.items()}
         cells = _held_out(
-            activated, {"plug-in": estimates, _BEST: best, **{name: own[0] for name, own in answers.items()}}
+            activated, {"plug-in": estimates, _BEST: best, **{name: answered[0] for name, answered in answers.items()}}
         )
-        said = [_said(row) for row in check(_graph(), data).rejected.to_dict("records")]
+        contradictions = [_said(row) for row in check(_graph(), data).rejected.to_dict("records")]
     problem = Problem("", fitted.model, samples, _QUERIES)
     return _findings(
-        request, _Compared(problem, observed, activated, runs, answers, estimates, best, floors, cells, said)
+        request, _Compared(problem, observed, activated, runs, answers, estimates, best, floors, cells, contradictions)
     )
 
 
@@ -253,8 +253,8 @@ def _names(query: str) -> list[str]:
 
 def _marginal(joint: NDArray[np.float64], query: str) -> NDArray[np.float64]:
     """Of P(Mek, Erk, Akt | do(PKA)) what a query asks for."""
-    asked = _names(query)
-    gone = tuple(axis for axis, name in enumerate(_NODES[1:]) if name not in asked)
+    kept = _names(query)
+    gone = tuple(axis for axis, name in enumerate(_NODES[1:]) if name not in kept)
     return np.asarray(joint.sum(axis=gone)).ravel()
 
 
@@ -282,47 +282,51 @@ def _held_out(activated: pd.DataFrame, answers: dict[str, dict[str, Any]]) -> li
         cells = 3 ** len(names)
         shares = np.bincount(code, minlength=cells) / len(code)
         again = rng.multinomial(len(code), shares, size=_BOOTSTRAPS) / len(code)
-        for label, own in answers.items():
-            answer = own[query]
+        for label, answered in answers.items():
+            answer = answered[query]
             low, high = np.quantile(np.abs(again - answer).sum(axis=1) / 2, [0.025, 0.975])
             rows.append([query, label, tv_distance(shares, answer), float(low), float(high)])
     return rows
 
 
-def _findings(request: Request, found: _Compared) -> Findings:
+def _findings(request: Request, compared: _Compared) -> Findings:
     distances = {
-        method: {query: [answer_distance(found.estimates[query], one[query]) for one in own]
+        method: {query: [answer_distance(compared.estimates[query], answered[query]) for answered in runs]
                  for query in _QUERIES}
-        for method, own in found.answers.items()
+        for method, runs in compared.answers.items()
     }  # fmt: skip
     bars = [
-        Bar(f"auto, {query}, to the plug-in", values[0], 1.5 * found.floors[query],
+        Bar(f"auto, {query}, to the plug-in", values[0], 1.5 * compared.floors[query],
             note=f"1.5 times the estimation floor; seed {request.seeds[0]}")
         for query, values in distances.get("auto", {}).items()
     ]  # fmt: skip
-    nearest = {query: answer_distance(found.estimates[query], found.best[query]) for query in _QUERIES}
-    first = found.answers["auto"][0] if "auto" in found.answers else {}
+    nearest = {query: answer_distance(compared.estimates[query], compared.best[query]) for query in _QUERIES}
+    first = compared.answers["auto"][0] if "auto" in compared.answers else {}
     bars += [
-        Bar(f"auto, {query}, to the best fit of the graph", answer_distance(found.best[query], answer),
-            1.5 * found.floors[query], note=f"1.5 times the estimation floor; seed {request.seeds[0]}; the best fit is "
-            f"{nearest[query]:.3f} from the plug-in estimate")
+        Bar(f"auto, {query}, to the best fit of the graph", answer_distance(compared.best[query], answer),
+            1.5 * compared.floors[query], note=f"1.5 times the estimation floor; seed {request.seeds[0]}; the best fit "
+            f"is {nearest[query]:.3f} from the plug-in estimate")
         for query, answer in first.items()
     ]  # fmt: skip
-    lines = [Line(method, _QUERIES, [float(np.mean(one[q])) for q in _QUERIES]) for method, one in distances.items()]
+    lines = [
+        Line(method, _QUERIES, [float(np.mean(values[query])) for query in _QUERIES])
+        for method, values in distances.items()
+    ]
     lines.append(Line(_BEST, _QUERIES, [nearest[query] for query in _QUERIES]))
-    lines.append(Line("estimation floor", _QUERIES, [found.floors[query] for query in _QUERIES]))
+    lines.append(Line("estimation floor", _QUERIES, [compared.floors[query] for query in _QUERIES]))
     rows = [
-        [query, method, values[query][0], max(values[query]), found.floors[query]]
+        [query, method, values[query][0], max(values[query]), compared.floors[query]]
         for query in _QUERIES
-        for method, values in [*distances.items(), (_BEST, {one: [far] for one, far in nearest.items()})]
+        for method, values in [*distances.items(), (_BEST, {query: [far] for query, far in nearest.items()})]
     ]
+    seconds = {method: [trained.seconds for trained in trainings] for method, trainings in compared.runs.items()}
     time = [
-        [method, own[0].plan.largest, float(own[0].steps), float(np.mean([one.seconds for one in own]))]
-        for method, own in found.runs.items()
+        [method, trainings[0].plan.largest, float(trainings[0].steps), float(np.mean(seconds[method]))]
+        for method, trainings in compared.runs.items()
     ]
-    high = float((found.activated["PKA"] == _TOP).mean())
-    observed, other = found.problem.samples
-    beyond = _beyond(found.observed, found.estimates[_QUERIES[0]])
+    high = float((compared.activated["PKA"] == _TOP).mean())
+    observed, other = compared.problem.samples
+    beyond = _beyond(compared.observed, compared.estimates[_QUERIES[0]])
     return Findings(
         bars=bars,
         charts=[Chart(
@@ -338,12 +342,12 @@ def _findings(request: Request, found: _Compared) -> Findings:
                   "likeliest model of all, found by EM. The floor is by fresh data sets drawn from the fitted model, "
                   "since the true one is unknown."),
             Table("Answers against the activated cells",
-                  ["query", "answer", "TVD", "2.5 %", "97.5 %"], found.cells,
-                  f"Bootstrap of the {len(found.activated):,} cells. No bar: Erk and Akt of these cells were not "
+                  ["query", "answer", "TVD", "2.5 %", "97.5 %"], compared.cells,
+                  f"Bootstrap of the {len(compared.activated):,} cells. No bar: Erk and Akt of these cells were not "
                   f"trained on, and only {high:.0%} of them have PKA at its top level."),
             Table("What it took", ["method", "trained together", "steps", "seconds, mean"], time),
         ],
-        pictures=drawings(found.problem),
+        pictures=drawings(compared.problem),
         notes=[
             f"D1 is {observed.rows:,} cells under general stimulation, D2 {other.rows:,} whose PKA was activated, of "
             "which only Mek is used. PKA of D2 is taken as set to its top level, which is an idealisation: measured, "
@@ -352,13 +356,13 @@ def _findings(request: Request, found: _Compared) -> Findings:
             f"In every model of this graph P(Mek = m | do(PKA = {_TOP})) is at least P(PKA = {_TOP}, Mek = m), because "
             "cells that had that value anyway are among those that are set to it. The two tables break that: a model "
             f"that fits D1 stays at least {beyond:.3f} away from the Mek of D2, whatever trains it. mdcm check finds "
-            f"it: {'; '.join(found.said) or 'nothing is rejected'}.",
+            f"it: {'; '.join(compared.contradictions) or 'nothing is rejected'}.",
         ],
         numbers={
-            "floors": found.floors, "best fit to plug-in": nearest, "beyond any model": beyond, "distances": distances,
-            "activated": found.cells,
+            "floors": compared.floors, "best fit to plug-in": nearest, "beyond any model": beyond,
+            "distances": distances, "activated": compared.cells,
             "rows": [observed.rows, other.rows],
-            "seconds": {method: [one.seconds for one in own] for method, own in found.runs.items()},
+            "seconds": seconds,
         },
     )  # fmt: skip
 

@@ -80,27 +80,27 @@ class Problem:
 
     def draw(self, seed: int) -> list[Dataset]:
         """Training data of a seed."""
-        return [one.draw(self.truth, 1_000 * seed + place) for place, one in enumerate(self.samples)]
+        return [sample.draw(self.truth, 1_000 * seed + index) for index, sample in enumerate(self.samples)]
 
     def targets(self) -> dict[str, Sample]:
         """Distributions that a model is compared on: those of the data sets, and that of all variables."""
-        found = {one.label: one for one in self.samples}
+        targets = {sample.label: sample for sample in self.samples}
         nodes = self.truth.graph.nodes
-        if not any(set(one.columns) == set(nodes) and not one.do for one in self.samples):
-            rows = min(one.rows for one in self.samples)
-            found["P(all variables)"] = Sample("all", tuple(nodes), rows)
-        return found
+        if not any(set(sample.columns) == set(nodes) and not sample.do for sample in self.samples):
+            rows = min(sample.rows for sample in self.samples)
+            targets["P(all variables)"] = Sample("all", tuple(nodes), rows)
+        return targets
 
     def answers(self, model: DiscreteSCM) -> list[NDArray[np.float64]]:
         """Exact answers of a model to the queries."""
         return [np.asarray(model.answer(query), dtype=np.float64).ravel() for query in self.queries]
 
-    def agreeing(self, right: Sequence[NDArray[np.float64]], found: Sequence[NDArray[np.float64]]) -> int:
+    def agreeing(self, right: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]]) -> int:
         """Of how many of the ranked queries the most probable outcomes agree, in their order."""
         count = 0
-        for query, one, other in zip(self.queries, right, found, strict=True):
+        for query, ours, theirs in zip(self.queries, right, others, strict=True):
             if query in self.ranked:
-                count += bool((np.argsort(-one)[:_RANKS] == np.argsort(-other)[:_RANKS]).all())
+                count += bool((np.argsort(-ours)[:_RANKS] == np.argsort(-theirs)[:_RANKS]).all())
         return count
 
     def titled(self, text: str) -> str:
@@ -120,11 +120,11 @@ class _Outcome:
     agreeing: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        one = self.trained
+        trained = self.trained
         return {
-            "method": self.label, "seed": self.seed, "seconds": round(one.seconds, 3), "steps": one.steps,
-            "heldout": one.heldout, "largest": one.plan.largest, "fitted": self.fitted, "answered": self.answered,
-            "agreeing": self.agreeing,
+            "method": self.label, "seed": self.seed, "seconds": round(trained.seconds, 3), "steps": trained.steps,
+            "heldout": trained.heldout, "largest": trained.plan.largest, "fitted": self.fitted,
+            "answered": self.answered, "agreeing": self.agreeing,
         }  # fmt: skip
 
 
@@ -136,9 +136,9 @@ def study(problem: Problem, request: Request, size: Size) -> Findings:
         request: Seeds, methods and size.
         size: How large the runs are.
     """
-    found = _Study(problem, request, size)
-    found.run()
-    return found.findings()
+    running = _Study(problem, request, size)
+    running.run()
+    return running.findings()
 
 
 class _Study:
@@ -158,7 +158,7 @@ class _Study:
     # ---- running
 
     def run(self) -> None:
-        critics = [one for one in self.request.methods if one != "auto"]
+        critics = [method for method in self.request.methods if method != "auto"]
         tuned = self.problem.tuned and not self.request.fast
         runs = len(self.request.seeds) * (len(self.request.methods) + ("joint" in critics and "adversarial" in critics))
         self.request.stages.expect(1 + runs + tuned * len(self.request.methods) + ("auto" in self.request.methods))
@@ -211,9 +211,9 @@ class _Study:
         with self._stage(f"training {method}"):
             trained = self._fit(method, data, seed, rate=rate, steps=self.size.steps)
             self.outcomes.append(self._judged(method, seed, trained))
-        rival = next((one for one in self.outcomes if one.label == "adversarial" and one.seed == seed), None)
+        rival = next((outcome for outcome in self._of("adversarial") if outcome.seed == seed), None)
         if method == "joint" and rival is not None:
-            # so many steps as fit into the time that the other one took, at the pace just seen
+            # as many steps as fit into the time of the modular training, at the measured speed
             share = rival.trained.seconds / trained.seconds
             with self._stage("training joint, equal time"):
                 steps = max(1, round(self.size.steps * share))
@@ -221,9 +221,9 @@ class _Study:
                 self.outcomes.append(self._judged("joint, equal time", seed, again))
 
     def _judged(self, label: str, seed: int, trained: Trained) -> _Outcome:
-        fitted = {name: one.compare(self.problem.truth, trained.model) for name, one in self.targets.items()}
+        fitted = {name: sample.compare(self.problem.truth, trained.model) for name, sample in self.targets.items()}
         answers = self.problem.answers(trained.model)
-        distances = [answer_distance(right, found) for right, found in zip(self.right, answers, strict=True)]
+        distances = [answer_distance(right, answer) for right, answer in zip(self.right, answers, strict=True)]
         answered = dict(zip(self.problem.queries, distances, strict=True))
         agreeing = self.problem.agreeing(self.right, answers)
         return _Outcome(label, seed, trained, fitted, answered, agreeing)
@@ -243,27 +243,27 @@ class _Study:
         return (*sorted(points), (last.seconds, self._distance(last.model)))
 
     def _of(self, label: str) -> list[_Outcome]:
-        return [one for one in self.outcomes if one.label == label]
+        return [outcome for outcome in self.outcomes if outcome.label == label]
 
     # ---- saying
 
     def findings(self) -> Findings:
-        labels = list(dict.fromkeys(one.label for one in self.outcomes))
+        labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
         queries = self.problem.queries
         return Findings(
             bars=[*self._auto_bars(), *self._adversarial_bars()],
             charts=[self._convergence(), *([self._answer_chart()] if queries else [])],
             tables=[
                 self._fitted_table(labels), *([self._answered_table(labels)] if queries else []),
-                *(self._outcomes(place) for place in range(len(queries))), self._time_table(labels),
+                *(self._outcomes(position) for position in range(len(queries))), self._time_table(labels),
             ],
             pictures=drawings(self.problem),
             numbers={
                 self.problem.name or "problem": {
                     "graph": self.graph.to_string(),
-                    "outcomes": [one.to_json() for one in self.outcomes],
+                    "outcomes": [outcome.to_json() for outcome in self.outcomes],
                     "estimation_floors": dict(zip(queries, self.floors.tolist(), strict=True)),
-                    "plug_in": {str(seed): one for seed, one in self.estimates.items()},
+                    "plug_in": {str(seed): estimates for seed, estimates in self.estimates.items()},
                     "learning_rates": dict(self.rates),
                     "curves": {name: [list(point) for point in curve] for name, curve in self.curves.items()},
                 }
@@ -290,7 +290,7 @@ class _Study:
             ))  # fmt: skip
             if len(runs) > 1:
                 average = mean(run.answered[query] for run in runs)
-                estimate = mean(one[query] for one in self.estimates.values())
+                estimate = mean(by_query[query] for by_query in self.estimates.values())
                 bars.append(Bar(
                     self.problem.titled(f"auto, {query}, on average"), average, _AVERAGE * floor,
                     note=f"{_AVERAGE} times the estimation floor; mean over {len(runs)} seeds; plug-in estimate of the "
@@ -341,10 +341,10 @@ class _Study:
         )  # fmt: skip
 
     def _answer_chart(self) -> Chart:
-        labels = list(dict.fromkeys(one.label for one in self.outcomes))
+        labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
         queries = self.problem.queries
         # a name that is longer than the chart is wide would be cut off
-        names = [one if len(one) <= _LONGEST_NAME else f"{one[: _LONGEST_NAME - 1]}…" for one in queries]
+        names = [query if len(query) <= _LONGEST_NAME else f"{query[: _LONGEST_NAME - 1]}…" for query in queries]
         lines = [
             Line(label, names, [mean(run.answered[query] for run in self._of(label)) for query in queries])
             for label in labels
@@ -380,7 +380,7 @@ class _Study:
                 runs = self._of(label)
                 distances = [run.answered[query] for run in runs]
                 rows.append([query, label, distances[0], mean(distances), max(distances), floor])
-            estimates = [one[query] for one in self.estimates.values()]
+            estimates = [by_query[query] for by_query in self.estimates.values()]
             rows.append([query, "plug-in estimate", estimates[0], mean(estimates), max(estimates), floor])
         return Table(
             self.problem.titled("Answers"),
@@ -389,14 +389,14 @@ class _Study:
             f"over {self.size.repeats} fresh data sets.",
         )  # fmt: skip
 
-    def _outcomes(self, place: int) -> Table:
-        query = self.problem.queries[place]
+    def _outcomes(self, position: int) -> Table:
+        query = self.problem.queries[position]
         truth = self.problem.truth.answer(query)
         assert isinstance(truth, pd.Series)
-        first = [one for one in self.outcomes if one.seed == self.request.seeds[0]]
+        first = [outcome for outcome in self.outcomes if outcome.seed == self.request.seeds[0]]
         data = self.problem.draw(self.request.seeds[0])
         estimate = plug_in(estimand_of(self.problem.truth, query, data), data)
-        answers = [np.asarray(one.trained.model.answer(query), dtype=np.float64).ravel() for one in first]
+        answers = [np.asarray(outcome.trained.model.answer(query), dtype=np.float64).ravel() for outcome in first]
         order = range(len(truth)) if len(truth) <= 12 else np.argsort(-truth.to_numpy())[:12]
         columns: list[NDArray[Any]] = [truth.to_numpy(), *answers, estimate]
         # what is the same in every row is in the title
@@ -404,11 +404,11 @@ class _Study:
         varies = [level for level in range(index.shape[1]) if index.iloc[:, level].nunique() > 1]
         names = [truth.index.names[level] for level in varies]
         cells = [_cell(names, [_parts(truth.index[k])[level] for level in varies]) for k in order]
-        rows = [[cell, *(float(one[k]) for one in columns)] for cell, k in zip(cells, order, strict=True)]
+        rows = [[cell, *(float(column[k]) for column in columns)] for cell, k in zip(cells, order, strict=True)]
         note = f"seed {first[0].seed}"
         if len(truth) > 12:
             note += f"; the 12 most probable of {len(truth)} outcomes"
-        headings = ["outcome", "truth", *(one.label for one in first), "plug-in estimate"]
+        headings = ["outcome", "truth", *(outcome.label for outcome in first), "plug-in estimate"]
         return Table(self.problem.titled(query), headings, rows, note)
 
     def _time_table(self, labels: Sequence[str]) -> Table:
@@ -439,7 +439,7 @@ class _Study:
 def drawings(problem: Problem) -> list[Picture]:
     """The graph with the first query marked, and the plans of both ways of training."""
     graph = problem.truth.graph
-    specs = [one.draw(problem.truth, 0).spec(graph.nodes) for one in problem.samples]
+    specs = [sample.draw(problem.truth, 0).spec(graph.nodes) for sample in problem.samples]
     pictures = []
     if problem.queries:
         marked = identify(graph, problem.queries[0], datasets=specs, levels=problem.truth.levels)

@@ -55,16 +55,16 @@ def problem(kind: str, rows: int) -> Problem:
 
 def _run(request: Request) -> Findings:
     size = _FAST if request.fast else _FULL
-    found = Findings()
+    findings = Findings()
     for kind in _LEVELS:
-        found.extend(study(problem(kind, size.rows), request, size))
+        findings.extend(study(problem(kind, size.rows), request, size))
     # both kinds have one graph and the same plans
-    found.pictures = found.pictures[: len(found.pictures) // len(_LEVELS)]
-    found.notes.append(
+    findings.pictures = findings.pictures[: len(findings.pictures) // len(_LEVELS)]
+    findings.notes.append(
         "No row shows all seven variables: their joint distribution is determined through the c-factors, each of "
         "which one of the two data sets shows."
     )
-    return found
+    return findings
 
 
 EXPERIMENT = Experiment(

@@ -89,11 +89,11 @@ class Chest:
 
     def joint(self) -> NDArray[np.float64]:
         """P(C, N), ``[2, 2]``."""
-        found = np.zeros((2, 2))
+        counts = np.zeros((2, 2))
         for c, states in ((0, [0, 1]), (1, [2])):
             with_n = float(_density(c) @ (self.pneumonia(_GRID)[:, states] @ _STATES[states]))
-            found[c] = max(0.0, _STATES[states].sum() - with_n), with_n
-        return found
+            counts[c] = max(0.0, _STATES[states].sum() - with_n), with_n
+        return counts
 
     def sample(self, n: int, *, seed: int = 0) -> Rays:
         """Draw n rows of what is observed: C, X and N."""
@@ -154,7 +154,7 @@ class StandIn(nn.Module):
         self.painter = chest.painter
         sick = chest.pneumonia(_GRID)[:, :2] @ (_STATES[:2] / _STATES[:2].sum())
         by_class = [_density(1), _density(0) * (1 - sick), _density(0) * sick]
-        bounds = np.stack([np.cumsum(one) / one.sum() for one in by_class])
+        bounds = np.stack([np.cumsum(density) / density.sum() for density in by_class])
         self.register_buffer("bounds", torch.from_numpy(bounds))
         self.bounds: Tensor
 
@@ -166,8 +166,8 @@ class StandIn(nn.Module):
     def forward(self, label: Tensor, noise: Tensor) -> Tensor:
         """Pictures in [-1, 1], ``[n, 1, r, r]``, of classes ``[n]`` from normal noise ``[n, 17]``."""
         uniform = torch.special.ndtr(noise[:, 0].double())
-        place = torch.searchsorted(self.bounds[label], uniform[:, None]).squeeze(1).clamp_max(len(_GRID) - 1)
-        return self.painter(torch.from_numpy(_GRID)[place], noise[:, 1:])
+        index = torch.searchsorted(self.bounds[label], uniform[:, None]).squeeze(1).clamp_max(len(_GRID) - 1)
+        return self.painter(torch.from_numpy(_GRID)[index], noise[:, 1:])
 
 
 def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
