@@ -1,1 +1,1 @@
-"""The experiments, each with a truth to compare with: one file per experiment."""
+"""Experiments of the paper, each compared with a known truth; one file per experiment."""

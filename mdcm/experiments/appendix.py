@@ -1,4 +1,4 @@
-"""The two graphs of the paper's Appendix E, planned, and what the paper says about their plans."""
+"""The two graphs of the paper's Appendix E: our plans, compared with those of the paper."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Published:
         where: Section or equation.
         trained: The h-node's variables.
         matched: These, and the variables that generate along with them.
-        given: Their parents, which are set.
+        given: Their parents, set by intervention.
     """
 
     where: str
@@ -64,14 +64,15 @@ _ORDER = (
 
 
 def differences(planned: Plan, published: Published) -> int:
-    """Number of variables that the plan's fit of an h-node and the published distribution do not have in common.
+    """Number of variables in which the plan's fit of an h-node differs from the published distribution.
 
     Args:
         planned: A plan.
-        published: What the paper matches.
+        published: The distribution of the paper.
 
     Returns:
-        Variables that only one of the two matches, or sets; all of the published ones where the plan has no such fit.
+        Number of variables that only one of the two matches or sets; all published variables if the plan has no such
+        fit.
 
     Example:
         >>> differences(plan(FIRST, objective="adversarial"), Published("E.1", "X Y W", "X Y W Z", "U"))
@@ -88,7 +89,7 @@ def differences(planned: Plan, published: Published) -> int:
 
 
 def training_order(planned: Plan) -> set[tuple[frozenset[str], frozenset[str]]]:
-    """Arrows between h-nodes without those that others imply, in O(h-nodes * arrows) by networkx.
+    """Transitive reduction of the arrows between h-nodes, in O(h-nodes * arrows) by networkx.
 
     Example:
         >>> [(sorted(a), sorted(b)) for a, b in training_order(plan(FIRST, objective="adversarial"))]
@@ -100,12 +101,12 @@ def training_order(planned: Plan) -> set[tuple[frozenset[str], frozenset[str]]]:
 
 
 def order(arrows: Collection[Sequence[str]]) -> set[tuple[frozenset[str], frozenset[str]]]:
-    """Arrows between h-nodes that are written as texts, in the form of :func:`training_order`."""
+    """Parse arrows between h-nodes, in the form of :func:`training_order`."""
     return {(frozenset(source.split()), frozenset(target.split())) for source, target in arrows}
 
 
 def examples() -> Findings:
-    """Plan both graphs, the second one also with a data set under do(17), and compare with what the paper says.
+    """Plan both graphs, the second also with a data set under do(17), and compare with the paper.
 
     Example:
         >>> all(bar.met for bar in examples().bars)

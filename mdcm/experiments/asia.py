@@ -83,18 +83,18 @@ def _run(request: Request) -> Findings:
 
 
 def _published(rows: int, seed: int) -> Findings:
-    """Whether the model says that the published network lacks support for do(either)."""
+    """Check that the model warns of the missing support of do(either) in the published network."""
     graph = network(0.0).graph
     table = network(0.0).sample(rows, seed=seed)
     variables = {name: {"levels": list(_LEVELS)} for name in _NODES}
-    # what is judged is the warning and not the fit
+    # a short training: only the warning matters
     model = fit(graph, Dataset(table, name="d1"), variables=variables, config=TrainConfig(max_steps=60), seed=seed)
     messages = {query: _said(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
     return Findings(
         bars=[
             Bar(
                 f"the network as published, {query}: warnings", float(bool(text)), 1.0, ">=", unit="warnings",
-                note="no row has lung = yes with either = no, and whoever asks has to be told",
+                note="no row has lung = yes with either = no, which the answer has to state",
             )
             for query, text in messages.items()
         ],
@@ -104,7 +104,7 @@ def _published(rows: int, seed: int) -> Findings:
 
 
 def _said(model: Model, query: str, seed: int) -> str:
-    """What a model says of the support of an answer, as a warning or as an error."""
+    """Message of a model about the support of an answer, from a warning or an error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

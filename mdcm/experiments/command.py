@@ -1,4 +1,4 @@
-"""Running an experiment: checks what is asked, writes metrics.json and report.html, and says what came out."""
+"""Run an experiment: check its arguments, write metrics.json and report.html, and print the results."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _FORMAT = 1
 
 
 def load_experiment(name: str) -> Experiment:
-    """The experiment of that name.
+    """Import the experiment of that name.
 
     Raises:
-        MdcmError: If there is none.
+        MdcmError: If there is no such experiment.
     """
     if name not in NAMES:
         hint = suggestion(name, NAMES) or ""
@@ -62,23 +62,23 @@ def run_experiment(
 
     Args:
         name: One of :data:`NAMES`.
-        out: Directory, made if it does not exist; files of an earlier run are replaced once the new ones are there.
-        fast: The small size, which shows that everything works.
-        data: Directory of real data, for the experiments that take any.
-        mechanisms: ``NAME=module:factory``, for the experiments that take a variable's mechanism: what calling the
-            factory returns makes it, as ``mechanisms`` of :func:`mdcm.fit` do.
-        mnist: Directory of the MNIST files, for the experiments that show digits; scikit-learn's digits by default.
-        methods: Ways of training to compare; all of the experiment's own by default.
-        resolution: Height and width of the pictures, for the experiments that show some at several.
-        progress: Whether to show on a terminal how far it is.
+        out: Directory, created if it does not exist; files of an earlier run are replaced when the new ones are ready.
+        fast: Whether to run the small size, which only shows that everything works.
+        data: Directory of real data, for experiments that take any.
+        mnist: Directory of the MNIST files, for experiments that show digits; scikit-learn's digits by default.
+        mechanisms: ``NAME=module:factory``, for experiments with a replaceable mechanism: the factory returns a
+            constructor as in ``mechanisms`` of :func:`mdcm.fit`.
+        methods: Methods of training to compare; all methods of the experiment by default.
+        resolution: Height and width of the images, for experiments with several.
+        progress: Whether to show the progress on a terminal.
 
     Returns:
-        What is in ``metrics.json``.
+        Content of ``metrics.json``.
 
     Raises:
         MdcmError: If there is no such experiment.
-        DataError: If data are given that the experiment does not take, or cannot be used.
-        PlanError: If it does not compare such a method.
+        DataError: If the experiment does not take such data, or they cannot be used.
+        PlanError: If the experiment does not compare such a method.
         OSError: If ``out`` cannot be written.
     """
     experiment = load_experiment(name)
@@ -140,7 +140,7 @@ def run_experiment(
     }  # fmt: skip
     encoded = json.dumps(_finite(record), indent=1, allow_nan=False, default=_plain).encode()
     contents = {REPORT: render_page(record, findings).encode(), METRICS: encoded + b"\n"}
-    # numbers last: where they are, the report is too
+    # metrics.json last, so that a report exists whenever it does
     for file, content in contents.items():
         with replacing(out / file, follow=False) as stream:
             stream.write(content)
@@ -149,10 +149,10 @@ def run_experiment(
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The outcome as text for a terminal.
+    """Render the results as text for a terminal.
 
     Args:
-        record: What :func:`run_experiment` returned.
+        record: Result of :func:`run_experiment`.
     """
     lines = [f"{record['title']} ({record['command']}, {record['seconds']:.1f} s)", ""]
     width = max((len(bar["what"]) for bar in record["bars"]), default=0)
@@ -198,7 +198,7 @@ def _mnist(experiment: Experiment, mnist: str | Path | None) -> Path | None:
             f"experiment {experiment.name!r} takes no --mnist: what it shows is drawn from a known model, which files "
             "of digits with their labels do not replace; mnist2 takes them"
         )
-    # what is missing is found out here
+    # raises if files are missing
     load_handwriting(mnist)
     return Path(mnist)
 
@@ -213,7 +213,7 @@ def _check_resolution(experiment: Experiment, resolution: int | None) -> None:
 
 
 def _mechanisms(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:
-    """Constructors by variable, from ``NAME=module:factory``."""
+    """Import constructors given as ``NAME=module:factory``, by variable."""
     made: dict[str, Any] = {}
     for text in texts:
         name, _, where = text.partition("=")
@@ -256,11 +256,11 @@ def _versions() -> dict[str, str]:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def _finite(value: Any) -> Any:
-    """Infinities and NaN as null, which is what JSON has for them."""
+    """Replace infinities and NaN by null."""
     if isinstance(value, Mapping):
         return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How many mechanisms have to be trained together: random graphs of section 5.1, larger ones, those of Appendix E."""
+"""Number of mechanisms trained together: random graphs of section 5.1, larger ones, and those of Appendix E."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _FAST = _Size((15, 30, 50), 4, (100, 300), 3)
 
 
 def random_graph(nodes: int, arcs: int, pairs: int, seed: int) -> ADMG:
-    """Random acyclic graph with so many arcs and confounded pairs, uniform over the pairs of an order.
+    """Random acyclic graph with given numbers of arcs and confounded pairs, uniform over the pairs of an order.
 
     Args:
         nodes: Number of variables.

@@ -1,4 +1,4 @@
-"""An X-ray between COVID and pneumonia, sections 5.3 and F.3: a generator that is taken as it is."""
+"""An X-ray between COVID and pneumonia, sections 5.3 and F.3, with a pre-trained generator."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ _DISTANCES = ("P(C)", "P(N)", "P(N | C)", "P(N, C)")
 
 @dataclass(frozen=True)
 class _Size:
-    """How large a run is.
+    """Size of a run.
 
     Attributes:
         resolution: Height and width of the pictures.
         rows: Rows of training data.
         draws: Rows drawn for an answer.
-        lengths: Steps of the trainings behind the curve of the likelihood.
+        lengths: Steps of the shortened trainings for the curve of the likelihood.
         steps: Generator steps against a critic.
-        encoder_steps: Training of the representation that the critic compares.
+        encoder_steps: Steps of the representation that the critic compares.
     """
 
     resolution: int
@@ -67,14 +67,14 @@ _FAST = _Size(16, 1_500, 2_000, (10,), 8, 20, max_steps=60)
 
 
 def labelled(generator: torch.nn.Module, share: float) -> Pretrained:
-    """The mechanism of X around a generator of three classes, told by a variable of two levels which one to show.
+    """Make a mechanism of X given C from a generator of three classes.
 
-    C = 1 is the class covid. C = 0 is pneumonia in the given share of the pictures, and normal else: a picture then has
-    the distribution that it has given C, whatever N comes of it.
+    C = 1 is the class covid. C = 0 is pneumonia in the given share of the pictures, and normal otherwise, so that
+    pictures have their distribution given C.
 
     Args:
-        generator: ``generator(label, noise)`` with the places of ``CLASSES`` as labels, and ``noise_size``.
-        share: Of pneumonia among those without COVID.
+        generator: ``generator(label, noise)`` with indices into ``CLASSES`` as labels, and ``noise_size``.
+        share: Share of pneumonia among those without COVID.
     """
     covid, normal, pneumonia = (CLASSES.index(name) for name in ("covid", "normal", "pneumonia"))
     size = int(generator.noise_size)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def labelled(generator: torch.nn.Module, share: float) -> Pretrained:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """One training: the effect that it finds, and how far its distributions are from those of the data's source."""
+    """A training: its estimate of the effect, and the distances of its distributions to those of the data."""
 
     label: str
     seed: int
@@ -141,14 +141,14 @@ class _Study:
                 self._train(method, seed)
 
     def _right(self, rays: Rays) -> NDArray[np.float64]:
-        """P(C, N): the true one of the stand-in, and the data's own else."""
+        """P(C, N): exact for the stand-in, otherwise that of the data."""
         if self.chest is not None:
             return self.chest.joint()
         counted = np.bincount(2 * rays.table["C"].to_numpy() + rays.table["N"].to_numpy(), minlength=4)
         return np.asarray(counted / len(rays.table)).reshape(2, 2)
 
     def _mechanism(self, rays: Rays) -> dict[str, MechanismFactory]:
-        """What makes the pictures: what is given, the stand-in, or nothing, and then a flow is trained."""
+        """Constructor of the mechanism of X: the given one or the stand-in; without any, a flow is trained."""
         if "X" in self.request.mechanisms:
             return {"X": self.request.mechanisms["X"]}
         if self.chest is None:
@@ -198,7 +198,7 @@ class _Study:
                 self.shown[f"C={c}, of the data"] = rays.images[rays.table["C"].to_numpy() == c][:_COLUMNS]
 
     def _distances(self, model: Model, right: NDArray[np.float64]) -> tuple[float, ...]:
-        """Of P(C), P(N), P(N | C) averaged over C, and P(N, C)."""
+        """Distances of P(C), P(N), P(N | C) averaged over C, and P(N, C)."""
         table = model.draw_samples(self.size.draws, variables=["C", "N"], seed=7).table
         counted = np.bincount(2 * table["C"].to_numpy(dtype=int) + table["N"].to_numpy(dtype=int), minlength=4)
         shares = counted.reshape(2, 2) / len(table)
@@ -210,7 +210,7 @@ class _Study:
             tv_distance(right, shares),
         )  # fmt: skip
 
-    # ---- saying
+    # ---- reporting
 
     def _of(self, label: str) -> list[_Outcome]:
         return [outcome for outcome in self.outcomes if outcome.label == label]

@@ -1,4 +1,4 @@
-"""The front door through a picture as people see it first: one training, its answers and its pictures."""
+"""The front door through a picture as a demo: one training, its answers and its pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILES = {"digits": "digits.png", "plan": "plan.svg", "metrics": "metrics.json"}
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of the experiment; distributions over A have one row per value of D.
+    """Results of the demo; distributions over A have one row per value of D.
 
     Attributes:
         resolution: Height and width of the pictures.
@@ -44,18 +44,18 @@ class Result:
         seed: Seed of data, training and sampling.
         flip: Probability that the mechanism of I shows the other digit.
         truth: P(A | do(D)), exact.
-        model: P(A | do(D)) as the model answers, through pictures that it generates.
+        model: P(A | do(D)) of the model, through generated pictures.
         stderr: Monte-Carlo standard error of ``model``.
-        model_on_real: The same with real pictures put in for generated ones.
+        model_on_real: The same through real pictures.
         naive: P(A | D), counted in the data.
-        floor: Sampling floor of the truth: what a sample of so many rows of P(A | do(D)) itself would miss it by.
+        floor: Sampling floor of the truth: expected distance of a sample of as many rows from P(A | do(D)).
         tvd: Distance of each answer to the truth, for either value of D.
         tvd_do_image: Mean distance of the model's P(A | do(I = picture)) to the truth, over real pictures.
-        judged: What the classifier sees under do(D = 0) and do(D = 1).
-        judge_digits: Share of held-out real digits that the classifier names correctly.
-        judge_colours: The same of colours.
+        judged: Judgements of the classifier under do(D = 0) and do(D = 1).
+        judge_digits: Accuracy of the classifier on held-out real digits.
+        judge_colours: Its accuracy on their colours.
         seconds: Time of each stage.
-        files: What was written, by name.
+        files: Written files, by name.
     """
 
     resolution: int
@@ -84,14 +84,14 @@ class Result:
 
 @dataclass(frozen=True)
 class _Size:
-    """How large a run is.
+    """Size of a run.
 
     Attributes:
         rows: Rows of training data.
-        draws: Pictures generated per value of D; they answer the question, are judged and are shown.
-        real_draws: Real pictures put in per value of D.
-        pictures: Real pictures whose own effect on A is asked for, and draws of A for each.
-        judge_steps: Training of the classifier.
+        draws: Pictures generated per value of D, for answers, judgements and display.
+        real_draws: Real pictures per value of D.
+        pictures: Number of real pictures for P(A | do(I = picture)), and draws of A for each.
+        judge_steps: Training steps of the classifier.
         config: Settings of the training.
     """
 
@@ -124,12 +124,12 @@ def run(
 
     Args:
         out: Directory for ``digits.png``, ``plan.svg``, ``metrics.json`` and the trained model in ``model/``.
-        fast: A small run that shows that everything works; its pictures and answers are rough.
+        fast: Whether to make a small run that only shows that everything works.
         seed: Seed of everything random.
         resolution: Height and width of the pictures, a multiple of 8.
-        resume: Whether to go on with the training that is there, or take its model where it is finished.
-        force: Whether what an earlier run of the demo left in ``out`` is replaced.
-        progress: Whether to show on a terminal how far it is.
+        resume: Whether to continue an unfinished training in ``out``, or use its finished model.
+        force: Whether to replace files of an earlier run of the demo in ``out``.
+        progress: Whether to show the progress on a terminal.
 
     Returns:
         Answers, truth and distances.
@@ -137,13 +137,13 @@ def run(
     Raises:
         MdcmError: If scikit-learn or pillow is not installed.
         CheckpointError: If ``out`` holds an earlier run, or a file of a name that the demo writes, and neither
-            ``resume`` nor ``force`` is given; or if ``out/model`` holds something else than a model of the demo.
+            ``resume`` nor ``force`` is given; or if ``out/model`` holds anything but a model of the demo.
     """
     size = _FAST if fast else _FULL
     out = as_path(out)
     clock = _Clock(progress)
     with clock.stage("data", "drawing data"):
-        # what is missing is found out here, and not after minutes of training
+        # fails before the training if pillow is missing
         grid_png({"": np.zeros((1, 3, 8, 8), dtype=np.uint8)})
         _refuse_taken(out, spared=not resume and not force)
         scm = FrontDoor(resolution)
@@ -206,7 +206,7 @@ def run(
 
 
 def _refuse_taken(out: Path, *, spared: bool) -> None:
-    """Refuse to replace what the demo has not made, and unless somebody says so also what it has."""
+    """Refuse to replace files of other programs, and without ``force`` those of the demo too."""
     if spared:
         refuse_taken(out / "model")
         for name in _FILES.values():
@@ -226,7 +226,7 @@ def _refuse_taken(out: Path, *, spared: bool) -> None:
 
 
 class _Clock:
-    """Times the stages, and says on a terminal which one is under way."""
+    """Timer of the stages, which shows the current one on a terminal."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown and is_terminal(sys.stderr)
@@ -245,10 +245,10 @@ class _Clock:
 
 
 def render(result: Result) -> str:
-    """The result as text for a terminal.
+    """Render the results as text for a terminal.
 
     Args:
-        result: What :func:`run` returned.
+        result: Result of :func:`run`.
     """
     lines = [
         f"{GRAPH}, where I is a picture of a handwritten digit, {result.resolution} x {result.resolution} pixels;",

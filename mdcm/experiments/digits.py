@@ -36,11 +36,11 @@ _SPLIT_SEED = 1998
 
 @dataclass(frozen=True)
 class DigitBank:
-    """Every picture that an experiment may show.
+    """All pictures of the true model.
 
     Attributes:
         images: uint8 ``[n, 3, r, r]``.
-        digits: The digit shown, int64 ``[n]``.
+        digits: Digits, int64 ``[n]``.
         colours: Index into ``COLOURS``, int64 ``[n]``.
     """
 
@@ -63,7 +63,7 @@ def digit_bank(resolution: int = 16, classes: Sequence[int] = (0, 1)) -> DigitBa
         The bank; at 16 pixels and more each digit appears 27 times (9 shifts, 3 colours).
 
     Raises:
-        ValueError: If the resolution is no multiple of 8, or a class is no digit.
+        ValueError: If the resolution is not a multiple of 8, or a class is not a digit.
         MdcmError: If scikit-learn is not installed.
 
     Example:
@@ -88,18 +88,18 @@ def digit_bank(resolution: int = 16, classes: Sequence[int] = (0, 1)) -> DigitBa
 
 
 class DigitJudge(nn.Module):
-    """Convolutional classifier of digit and colour, and of the stroke if asked, trained apart from any generator.
+    """Convolutional classifier of digit, colour and, optionally, stroke, trained on real digits only.
 
-    Larger pictures are averaged down to 16 x 16 pixels first: the digits have no more detail.
+    Larger pictures are first averaged down to 16 x 16 pixels: the digits have no more detail.
 
     Args:
-        resolution: Height and width of the pictures it reads.
-        strokes: Whether it also tells thin from thick.
+        resolution: Height and width of the pictures.
+        strokes: Whether to classify strokes as thin or thick.
 
     Attributes:
-        digit_accuracy: Share of held-out digits that it names correctly, over all shifts, colours and strokes.
-        colour_accuracy: The same of colours.
-        stroke_accuracy: The same of strokes; NaN where it is not asked.
+        digit_accuracy: Accuracy on held-out digits, over all shifts, colours and strokes.
+        colour_accuracy: Accuracy on their colours.
+        stroke_accuracy: Accuracy on their strokes; NaN without strokes.
     """
 
     def __init__(self, resolution: int, *, strokes: bool = False) -> None:
@@ -122,19 +122,19 @@ class DigitJudge(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(128, size) for size in sizes)
 
     def features(self, images: Tensor) -> Tensor:
-        """What it reads off float images in [0, 1] before it decides, ``[n, 128]``."""
+        """Features of float images in [0, 1], ``[n, 128]``."""
         if self.side < self.resolution:
             images = F.adaptive_avg_pool2d(images, self.side)
         logits: Tensor = self.body(images)
         return logits
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits of the digits ``[n, 10]``, of the colours ``[n, 3]`` and, if it tells strokes, of these ``[n, 2]``."""
+        """Logits of the digits ``[n, 10]``, of the colours ``[n, 3]`` and, optionally, of the strokes ``[n, 2]``."""
         features = self.features(images)
         return [head(features) for head in self.heads]
 
     def classify(self, images: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-        """Name digit and colour, and the stroke if it tells strokes, of each picture.
+        """Classify digit, colour and, optionally, stroke of each picture.
 
         Args:
             images: uint8 ``[n, 3, r, r]``.
@@ -146,7 +146,7 @@ class DigitJudge(nn.Module):
         return [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
 
     def describe(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Features of pictures, in which generated ones may be compared with real ones, ``[n, 128]``.
+        """Features for comparing generated pictures with real ones, ``[n, 128]``.
 
         Args:
             images: uint8 ``[n, 3, r, r]``.
@@ -168,20 +168,20 @@ def train_judge(
     strokes: bool = False,
     handwriting: Handwriting | None = None,
 ) -> DigitJudge:
-    """Train a judge on all but 360 of the digits, all ten classes, and measure it on these.
+    """Train a classifier on all digits but 360 of all ten classes, and measure its accuracy on these.
 
     Args:
-        resolution: Height and width of the pictures it will judge.
+        resolution: Height and width of the pictures.
         steps: Optimiser steps of 128 pictures each.
-        seed: Of weights and batches; the split into training and held-out digits is always the same.
-        strokes: Whether it is to tell thin from thick; pictures are then of both kinds.
+        seed: Seed of weights and batches; the split into training and held-out digits is always the same.
+        strokes: Whether to classify strokes; pictures then have both strokes.
         handwriting: The digits; scikit-learn's by default.
 
     Returns:
-        The judge in evaluation mode, its accuracies measured on held-out digits.
+        The classifier in evaluation mode, with its accuracies on held-out digits.
 
     Raises:
-        ValueError: If the resolution is no multiple of 8, or there are too few digits.
+        ValueError: If the resolution is not a multiple of 8, or there are too few digits.
         MdcmError: If scikit-learn is not installed.
     """
     written = load_handwriting() if handwriting is None else handwriting

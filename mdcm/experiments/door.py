@@ -38,7 +38,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Exact:
-    """Distributions of the true model, computed by summing over the bank and the confounder.
+    """Distributions of the true model, computed by summing over all pictures and the confounder.
 
     Attributes:
         joint: P(D, A), ``[2, 3]``.
@@ -56,14 +56,14 @@ class FrontDoor:
 
     U has four states. D in {0, 1} depends on U. I shows the digit D, or with probability ``flip`` the other one, in a
     random colour, shift and handwriting. A in {0, 1, 2} depends on a fixed random projection of the pixels, and on U.
-    Without flips every picture would have one possible D only, and P(A | do(D)) would not be determined by the data.
+    Without flips every picture would have a single possible D, and the data would not determine P(A | do(D)).
 
     Args:
         resolution: Height and width of the pictures, a multiple of 8.
         flip: Probability of the other digit, between 0 and 1.
 
     Attributes:
-        bank: Every picture that may occur.
+        bank: All possible pictures.
 
     References:
         Pearl (1995), "Causal diagrams for empirical research", section 3.2 (front-door criterion);
@@ -95,7 +95,7 @@ class FrontDoor:
         """P(A | I, U), the true mechanism of A, for each picture and each state of U.
 
         Args:
-            images: uint8 ``[n, 3, r, r]``; generated ones too, which is how a generator is judged.
+            images: uint8 ``[n, 3, r, r]``, real or generated.
 
         Returns:
             ``[n, 4, 3]``.
@@ -120,7 +120,7 @@ class FrontDoor:
         return Exact(joint, do, joint / joint.sum(axis=1, keepdims=True))
 
     def _show(self, d: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of the bank that I shows for given values of D."""
+        """Draw indices of pictures from the mechanism of I for given values of D."""
         digits = np.where(generator.random(len(d)) < self.flip, 1 - d, d)
         rows = np.empty(len(d), dtype=np.int64)
         for digit in (0, 1):
@@ -130,7 +130,7 @@ class FrontDoor:
         return rows
 
     def sample(self, n: int, *, seed: int = 0) -> Draw:
-        """Draw n rows of what is observed: D, I and A."""
+        """Draw n rows of the observed variables D, I and A."""
         generator = np.random.default_rng(seed)
         u = generator.choice(4, size=n, p=_STATES)
         d = (generator.random(n) < _D1_GIVEN_STATE[u]).astype(np.int64)

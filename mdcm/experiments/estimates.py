@@ -1,4 +1,4 @@
-"""What a model can be compared with where everything is discrete: the truth, and what the data allow at best."""
+"""References for discrete models: the exact truth, and the error of the best estimate from the same data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Sample", "answer_distance", "estimation_errors", "plug_in", "read_ou
 
 @dataclass(frozen=True)
 class Sample:
-    """A data set that is drawn from a true model.
+    """A data set drawn from a true model.
 
     Attributes:
         name: Name of the data set.
@@ -50,14 +50,14 @@ class Sample:
 
     @property
     def label(self) -> str:
-        """The distribution that its rows are from, as text."""
+        """Distribution of the rows, as text."""
         free = [name for name in self.columns if name not in self.do]
         shown = ", ".join(free) if len(free) <= 4 else f"{len(free)} variables"
         setting = ", ".join(f"{name}={values[0]}" if len(values) == 1 else name for name, values in self.do.items())
         return f"{self.name}: P({shown}{f' | do({setting})' if setting else ''})"
 
     def draw(self, truth: DiscreteSCM, seed: int) -> Dataset:
-        """Fresh rows."""
+        """Draw the data set with a seed."""
         rng = np.random.default_rng([seed, 77])
         order = rng.permutation(self.rows)
         do = {name: np.array(values, dtype=object)[order % len(values)] for name, values in self.do.items()}
@@ -65,7 +65,7 @@ class Sample:
         return Dataset(table[list(self.columns)], do=tuple(self.do), name=self.name)
 
     def exact(self, model: DiscreteSCM) -> NDArray[np.float64]:
-        """Joint distribution of the setting, all equally often, and of the columns that are not set."""
+        """Joint distribution of the settings, equally frequent, and the other columns."""
         free = [name for name in self.columns if name not in self.do]
         parts = []
         for values in itertools.product(*self.do.values()):
@@ -74,7 +74,7 @@ class Sample:
         return np.concatenate(parts) / len(parts)
 
     def compare(self, truth: DiscreteSCM, model: DiscreteSCM) -> dict[str, float]:
-        """Distances of the model's distribution of such rows from the true one, in both measures, and the floor."""
+        """Total variation distance and divergence of the model from the truth, and the sampling floor."""
         right, modelled = self.exact(truth), self.exact(model)
         return {
             "tvd": tv_distance(right, modelled),
@@ -84,13 +84,13 @@ class Sample:
 
 
 def read_out(dcm: DCM) -> DiscreteSCM:
-    """The distribution of a trained model as tables: every mechanism at every value of parents and confounders.
+    """Tabulate a trained model: every mechanism at every value of its parents and confounders.
 
     Args:
         dcm: A model whose mechanisms are all categorical.
 
     Returns:
-        A model with exact answers, which are those of ``dcm`` without any error of sampling.
+        A model whose exact answers are those of ``dcm`` without sampling error.
     """
     tables, levels = {}, {}
     for node in dcm.graph.nodes:
@@ -112,17 +112,16 @@ def read_out(dcm: DCM) -> DiscreteSCM:
 
 
 def plug_in(estimand: Estimand, data: Sequence[Dataset]) -> NDArray[np.float64]:
-    """The estimand with the data's frequencies in the place of its probabilities.
+    """Estimate an estimand from the frequencies in the data.
 
-    What rests on conditions that no row meets is that of what was seen, and 0 where nothing was: what the estimate
-    makes of them is part of its error.
+    Conditions that no row meets are left out, and the estimate is 0 if no row meets any: this is part of its error.
     """
     values = estimand.estimate(list(data), most_unseen=1.0).values
     return np.nan_to_num(np.asarray(values, dtype=np.float64).ravel())
 
 
 def answer_distance(right: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Total variation distance of two tables of answers, averaged over the values of do() and of the condition."""
+    """Total variation distance of two tables of answers, averaged over interventions and conditions."""
     conditions = max(1, round(float(right.sum())))
     return float(np.abs(right - other).sum() / 2 / conditions)
 
@@ -130,16 +129,16 @@ def answer_distance(right: NDArray[np.float64], other: NDArray[np.float64]) -> f
 def estimation_errors(
     truth: DiscreteSCM, queries: Sequence[str], samples: Sequence[Sample], repeats: int = 20
 ) -> NDArray[np.float64]:
-    """Distance to the truth of each query's plug-in estimate on fresh data sets of the same sizes and columns.
+    """Distances of plug-in estimates to the truth, on fresh data sets of the same sizes and columns.
 
-    Its mean over the data sets is the estimation floor of a query: no method that knows the graph and nothing else
-    can be expected to stay far below it. A c-factor that is not restricted beyond its graph has the frequencies for
-    its maximum-likelihood estimate.
+    Their mean over the data sets is the estimation floor of a query: a method that knows only the graph cannot be
+    expected to be much closer. The maximum-likelihood estimate of a c-factor without further restrictions is its
+    frequencies.
 
     Args:
         truth: The true model.
         queries: Queries that the data determine.
-        samples: What was observed.
+        samples: The data sets.
         repeats: Number of fresh data sets of each.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The front door through a picture, sections 5.2 and F.2: four ways of training side by side."""
+"""The front door through a picture, sections 5.2 and F.2: four methods of training compared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRo
 
 __all__ = ["EXPERIMENT", "Judgement", "do_image_distance", "judge_pictures", "on_real_pictures", "shares"]
 
-# what has to be reached, by total variation distance or share
+# limits of total variation distances and shares
 _JOINT, _REAL, _GENERATED, _SHOWN = 0.015, 0.015, 0.03, 0.03
 _GAP = 0.003
 _COLUMNS = 16
@@ -47,13 +47,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an independent classifier sees on generated pictures.
+    """Judgement of generated pictures by an independent classifier.
 
     Attributes:
-        intended: Share that shows the digit D.
-        flipped: Share that shows the other digit of the two.
-        neither: Share that shows none of the two.
-        colours: Share of red, green and blue.
+        intended: Share of pictures of the digit D.
+        flipped: Share of pictures of the other digit.
+        neither: Share of pictures of neither digit.
+        colours: Shares of red, green and blue.
     """
 
     intended: float
@@ -64,23 +64,23 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Size:
-    """How large a run is.
+    """Size of a run.
 
     Attributes:
         resolution: Height and width of the pictures.
         rows: Rows of training data.
         draws: Rows drawn per value of D.
-        pictures: Real pictures whose own effect on A is asked for, and draws of A for each.
-        judge_steps: Training of the classifier.
+        pictures: Number of real pictures for P(A | do(I = picture)), and draws of A for each.
+        judge_steps: Training steps of the classifier.
         steps: Generator steps of a level that is trained against critics.
         batch: Rows of such a step.
-        looks: How often the distance is measured on the way.
-        look_rows: Rows drawn for that.
-        lengths: Steps of the shorter trainings behind the curve of the likelihood.
-        encoder_steps: Training of a representation.
-        max_steps: Steps of an h-node at most that is trained by likelihood; its own default if None.
-        picture_steps: Steps of the mechanism of the picture, instead.
-        variant_steps: Steps of the variant without flips, instead.
+        looks: Number of validations at which the distance is measured.
+        look_rows: Rows drawn for the measurement.
+        lengths: Steps of the shortened trainings for the curve of the likelihood.
+        encoder_steps: Training steps of a representation.
+        max_steps: Largest number of steps of an h-node trained by likelihood; the default if None.
+        picture_steps: The same for the mechanism of the picture.
+        variant_steps: The same for the variant without flips.
     """
 
     resolution: int
@@ -107,7 +107,7 @@ _FAST = _Size(8, 1_000, 200, (2, 200), 60, 3, 32, 1, 200, (5,), encoder_steps=10
 
 @dataclass(frozen=True)
 class _Trained:
-    """A trained model, and how it became one."""
+    """A trained model with measurements of its training."""
 
     model: Model
     seconds: float
@@ -117,21 +117,21 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """One training, judged.
+    """A training and its distances to the truth.
 
     Attributes:
-        label: Of the method.
-        seed: Of data and training.
-        seconds: Of the training, wall-clock.
+        label: Name of the method.
+        seed: Seed of data and training.
+        seconds: Wall-clock time of the training.
         steps: Steps of all levels together.
         joint: Distance of P(D, A), and its divergence in nats.
-        real: Distance of P(A | do(D = d)) with real pictures put in, for both d.
-        generated: The same with the model's own pictures.
+        real: Distance of P(A | do(D = d)) through real pictures, for both d.
+        generated: The same through generated pictures.
         do_image: Mean distance of P(A | do(I = picture)).
-        judged: What the classifier sees under do(D = 0) and do(D = 1).
-        frechet: Distance of the pictures to real ones in the classifier's features.
+        judged: Judgements of the classifier under do(D = 0) and do(D = 1).
+        frechet: Fréchet distance of the pictures to real ones in the classifier's features.
         answer: P(A | do(D = d)), row d.
-        curve: Seconds and distance of P(D, A) on the way.
+        curve: Seconds and distance of P(D, A) during the training.
         shown: Some pictures under do(D = 0) and do(D = 1).
     """
 
@@ -162,7 +162,7 @@ def shares(outcomes: pd.Series[int] | NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _outcomes(model: Model, images: NDArray[np.uint8], seed: int) -> NDArray[np.int64]:
-    """A draw of A under do(I = picture) for each picture."""
+    """Draw A under do(I = picture) for each picture."""
     drawn = model.draw_samples(len(images), do={"I": images}, variables=["A"], seed=seed)
     return np.asarray(drawn.table["A"], dtype=np.int64)
 
@@ -182,7 +182,7 @@ def do_image_distance(model: Model, scm: FrontDoor, pictures: int, draws: int, s
 
 
 def judge_pictures(judge: DigitJudge, images: NDArray[np.uint8], d: int) -> Judgement:
-    """What a classifier sees on pictures that were generated with D = d."""
+    """Judge pictures generated with D = d."""
     digits, colours = judge.classify(images)
     intended, flipped = float((digits == d).mean()), float((digits == 1 - d).mean())
     named = np.bincount(colours, minlength=len(COLOURS)) / len(colours)
@@ -283,7 +283,7 @@ class _Study:
         return _Trained(model, seconds, steps, tuple(sorted(curve)))
 
     def _distance(self, model: Model) -> float:
-        """Distance of P(D, A) on the way, from a few rows."""
+        """Distance of P(D, A) during the training, from a few rows."""
         return tv_distance(self.truth.joint, _joint(model, self.size.look_rows))
 
     def _judged(self, label: str, seed: int, trained: _Trained) -> _Outcome:
@@ -307,7 +307,7 @@ class _Study:
             (pictures[0][:_COLUMNS], pictures[1][:_COLUMNS]),
         )  # fmt: skip
 
-    # ---- saying
+    # ---- reporting
 
     def _of(self, label: str) -> list[_Outcome]:
         return [outcome for outcome in self.outcomes if outcome.label == label]
@@ -435,7 +435,7 @@ class _Study:
 
 
 class _Patient(RectifiedFlow):
-    """A rectified flow that is trained for longer than by default: 2 % fewer pictures show neither digit."""
+    """A rectified flow trained longer than the default: 2 % fewer pictures show neither digit."""
 
     def __init__(self, *given: Any, steps_of_training: int) -> None:
         super().__init__(*given)
@@ -451,19 +451,19 @@ def _pair(values: Any) -> tuple[float, float]:
 
 
 def _joint(model: Model, rows: int) -> NDArray[np.float64]:
-    """P(D, A) by counting what the model draws."""
+    """P(D, A) counted in draws of the model."""
     table = model.draw_samples(rows, variables=["D", "A"], seed=7).table
     code = 3 * table["D"].to_numpy(dtype=np.int64) + table["A"].to_numpy(dtype=np.int64)
     return (np.bincount(code, minlength=6) / rows).reshape(2, 3)
 
 
 def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
-    """Where a picture tells D for certain: a model without a confounder is as good, and gives the naive answer."""
+    """Variant in which the picture determines D: a model without a confounder fits as well and answers naively."""
     scm = FrontDoor(size.resolution, flip=0.0)
     truth = scm.exact()
     drawn, fresh = scm.sample(size.rows, seed=seed), scm.sample(size.rows, seed=seed + 500)
     data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
-    # the picture's own mechanism is not needed
+    # the mechanism of the picture is not needed
     config = TrainConfig(max_steps=size.variant_steps or size.max_steps)
     losses, answers = {}, {}
     for name, text in (("with a confounder", GRAPH), ("without one", "D -> I -> A")):
@@ -492,7 +492,7 @@ def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
 
 
 def _without_picture(text: str, data: Dataset, config: TrainConfig, seed: int) -> Model:
-    """A model whose picture is a frozen stand-in, since only the other two are asked about."""
+    """Train a model with a frozen stand-in for the picture, since only D and A matter."""
     shape = tuple(int(size) for size in data.images["I"].shape[1:])
 
     def blank(parents: Mapping[str, Tensor]) -> Tensor:
@@ -502,7 +502,7 @@ def _without_picture(text: str, data: Dataset, config: TrainConfig, seed: int) -
 
 
 def _negative_log_likelihood(dcm: DCM, table: pd.DataFrame, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Of D and A given the picture, in nats, each row."""
+    """Negative log-likelihood of D and A given the picture, in nats, for each row."""
     mechanisms = {name: dcm.mechanism(name) for name in ("D", "A")}
     latents = {name: dcm.latents[name] for name in mechanisms}
     likelihood = ComponentLikelihood(mechanisms, latents, list(dcm.priors))

@@ -34,20 +34,20 @@ COLOURS = ("red", "green", "blue")
 STROKES = ("thin", "thick")
 
 _IMAGES, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-# as many as are needed for variety, and as fit into memory in every variant
+# enough for variety, and few enough for memory in all variants
 _MOST = 6000
-# strokes are changed in pictures so many times as large, by a square of so many pixels
+# factor by which pictures are enlarged to change strokes, and size of the square in pixels
 _FINE, _SQUARE = 4, 5
 
 
 @dataclass(frozen=True)
 class Handwriting:
-    """Real handwriting.
+    """Real handwritten digits.
 
     Attributes:
         greys: Pictures in [0, 1], float32 ``[n, s, s]``.
-        labels: The digit that each shows, int64 ``[n]``.
-        source: Where they come from.
+        labels: Their digits, int64 ``[n]``.
+        source: Name of their source.
     """
 
     greys: Tensor
@@ -59,15 +59,15 @@ class Handwriting:
 
 
 def load_handwriting(directory: str | Path | None = None) -> Handwriting:
-    """Digits that scikit-learn ships, or those of the MNIST files in a directory.
+    """Load the digits of scikit-learn, or those of the MNIST files in a directory.
 
     Args:
-        directory: Holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, as they are or with ``.gz``; the
-            first 6,000 digits are taken. By default the 1,797 digits of 8 x 8 pixels of Alpaydin & Kaynak (1998).
+        directory: Directory of ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, perhaps with ``.gz``; the
+            first 6,000 digits are used. By default the 1,797 digits of 8 x 8 pixels of Alpaydin & Kaynak (1998).
 
     Raises:
-        DataError: If a file is missing, is no IDX file, or the two do not belong together.
-        MdcmError: If scikit-learn is not installed, where it is needed.
+        DataError: If a file is missing or is not an IDX file, or the two have different lengths.
+        MdcmError: If scikit-learn is needed and not installed.
 
     Example:
         >>> len(load_handwriting())
@@ -108,10 +108,10 @@ def _read_idx(directory: Path, name: str) -> NDArray[np.generic]:
 
 
 def enlarge(greys: Tensor, resolution: int) -> Tensor:
-    """Pictures of another size with a margin as wide as the largest shift, ``[n, s, s]`` -> ``[n, r, r]``.
+    """Resize pictures, with a margin as wide as the largest shift, ``[n, s, s]`` -> ``[n, r, r]``.
 
     Raises:
-        ValueError: If the resolution is no multiple of 8.
+        ValueError: If the resolution is not a multiple of 8.
     """
     margin = _margin(resolution)
     large = _resize(greys, resolution - 2 * margin)
@@ -133,9 +133,9 @@ def _resize(greys: Tensor, size: int) -> Tensor:
 
 
 def restroke(greys: Tensor, resolution: int) -> Tensor:
-    """Thin and thick versions, ``[n, s, s]`` -> ``[2, n, r, r]`` in the order of :data:`STROKES`.
+    """Make thin and thick versions, ``[n, s, s]`` -> ``[2, n, r, r]`` in the order of :data:`STROKES`.
 
-    Grey-scale erosion and dilation by a square, in pictures four times as large, as Castro et al. (2019) do it.
+    Grey-scale erosion and dilation by a square in pictures four times as large, after Castro et al. (2019).
     """
     margin = _margin(resolution)
     size = resolution - 2 * margin
@@ -159,14 +159,14 @@ def paint(greys: Tensor, colours: Tensor) -> Tensor:
 
 
 class DigitPainter:
-    """Paints digits in the handwriting, stroke and colour that it is told.
+    """Generator of pictures of digits with given strokes and colours.
 
     Args:
-        handwriting: What it imitates.
+        handwriting: Handwriting of the digits.
         resolution: Height and width of the pictures, a multiple of 8.
 
     Raises:
-        ValueError: If the resolution is no multiple of 8.
+        ValueError: If the resolution is not a multiple of 8.
         DataError: If a digit is missing in the handwriting.
 
     Example:
@@ -187,13 +187,13 @@ class DigitPainter:
     def __call__(
         self, digits: NDArray[np.int64], colours: NDArray[np.int64], strokes: NDArray[np.int64], seed: int
     ) -> NDArray[np.uint8]:
-        """Pictures of these digits in writings and places chosen at random, uint8 ``[n, 3, r, r]``.
+        """Draw pictures of digits with random handwriting and shifts, uint8 ``[n, 3, r, r]``.
 
         Args:
             digits: From 0 to 9, ``[n]``.
             colours: Indices into :data:`COLOURS`, ``[n]``.
             strokes: Indices into :data:`STROKES`, ``[n]``.
-            seed: Seed of the choice.
+            seed: Seed of the draws.
         """
         rng = np.random.default_rng(seed)
         places, at = rng.random(len(digits)), rng.integers(len(self.moves), size=len(digits))

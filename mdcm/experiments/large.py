@@ -1,4 +1,4 @@
-"""Random graphs of up to 500 variables: how good a model gets, and what training all at once would take."""
+"""Random graphs of up to 500 variables: quality of the model, and cost of joint training."""
 
 from __future__ import annotations
 
@@ -84,16 +84,16 @@ def random_problem(nodes: int, seed: int) -> DiscreteSCM:
 
 
 def independent(truth: DiscreteSCM, table: pd.DataFrame) -> DiscreteSCM:
-    """The model without edges: every variable with its frequencies, whatever the others are."""
+    """The model without edges: independent variables with their frequencies."""
     shares = {name: np.bincount(table[name], minlength=_LEVELS) / len(table) for name in truth.graph.nodes}
     return DiscreteSCM(ADMG(list(truth.graph.nodes), []), shares)
 
 
 def pair_distances(truth: DiscreteSCM, models: Mapping[str, DiscreteSCM], rows: int, draws: int) -> dict[str, float]:
-    """Mean distance over all pairs that an edge joins, of each model and, as "floor", of a sample of so many rows.
+    """Mean distance over adjacent pairs of each model and, as "floor", of a sample of as many rows.
 
-    Graphs of hundreds of variables are too dense for exact sums; both sides are counted in draws instead, fifty times
-    as many as there are rows in the full size.
+    Graphs of hundreds of variables are too dense for exact sums; both sides are counted in draws, in the full size
+    fifty times as many as there are rows.
     """
     pairs = adjacent_pairs(truth)
     right = _pair_shares(truth, pairs, draws)
@@ -108,7 +108,7 @@ def _pair_shares(model: DiscreteSCM, pairs: Sequence[tuple[str, str]], draws: in
     counts = np.zeros((len(pairs), _LEVELS**2))
     for number, start in enumerate(range(0, draws, _BLOCK)):
         size = min(_BLOCK, draws - start)
-        # one seed for all models: most of the noise of drawing is then the same on both sides
+        # the same seed for all models, so that most of the sampling noise cancels
         block = model.sample(size, seed=1_000_000 + number)
         columns = {name: block[name].to_numpy() for name in block}
         for index, (first, second) in enumerate(pairs):
@@ -132,7 +132,7 @@ class _Measured:
 
     @property
     def gap(self) -> float:
-        """Nats per row and variable that the model is behind the maximum-likelihood model."""
+        """Difference of log-likelihood to the maximum-likelihood model, in nats per row and variable."""
         return (self.loglik["maximum likelihood"] - self.loglik["auto"]) / self.nodes
 
 
@@ -158,12 +158,12 @@ def _measure(nodes: int, seed: int, size: _Size, request: Request) -> _Measured:
 
 
 def _peak() -> float:
-    """Most memory that the process has had so far, in MiB."""
+    """Peak memory of the process so far, in MiB."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    # what getrusage says of a process begins with what its parent had
+    # getrusage includes the memory of the parent process
     return float(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -271,7 +271,7 @@ def _costs_table(costs: Sequence[Mapping[str, Any]], size: _Size) -> Table:
 
 
 def _cost(way: str, nodes: int, size: _Size, *, apart: bool) -> dict[str, Any]:
-    """Time and memory of a step; in a process of its own, whose memory nothing else has grown."""
+    """Measure time and memory of a step, in a separate process for an unbiased peak."""
     if not apart:
         return {"way": way, "nodes": nodes, **_child(way, nodes, size.steps, size.rows)}
     command = [sys.executable, "-m", "mdcm.experiments.large", way, str(nodes), str(size.steps), str(size.rows)]
@@ -282,25 +282,25 @@ def _cost(way: str, nodes: int, size: _Size, *, apart: bool) -> dict[str, Any]:
             command, capture_output=True, text=True, check=True, env=environment, timeout=_LONGEST
         )  # fmt: skip
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        # too slow or too large is a result too
+        # failing is a result too
         return nothing
     return {"way": way, "nodes": nodes, **json.loads(done.stdout)}
 
 
 def _child(way: str, nodes: int, steps: int, rows: int) -> dict[str, float]:
-    # what any training loads is not counted
+    # libraries are loaded before the measurement
     small = random_problem(12, 0)
     few = [Dataset(small.sample(100, seed=1), name="d1")]
     train_adversarial(small.graph, few, small.levels, 0, Adversarial(1), joint=way == "joint")
     truth = random_problem(nodes, 0)
     data = [Dataset(truth.sample(rows, seed=1), name="d1")]
     before = _peak()
-    # what is done once, and not in every step, is the same in the shorter of the two
+    # work that is done once cancels in the difference of two lengths
     short, trained = (
         train_adversarial(truth.graph, data, truth.levels, 0, Adversarial(count), joint=way == "joint")
         for count in (1, 1 + steps)
     )
-    # every h-node takes a step, one level after the other; all at once, one step is a step of all
+    # modular: the steps of all levels add up; joint: one step trains all mechanisms
     share = trained.steps - short.steps if way == "joint" else steps
     return {
         "largest": trained.plan.largest,

@@ -1,6 +1,6 @@
 """Likelihoods of discrete models by plain sums over confounders, and the maximum-likelihood model of a known structure.
 
-Nothing here uses the objectives that models are trained by, which it is there to judge.
+It shares no code with the training objectives, which it is used to judge.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def maximum_likelihood(
     iterations: int = 200,
     tolerance: float = 1e-6,
 ) -> DiscreteSCM:
-    """The model of the same structure that makes the rows most probable, by expectation-maximisation.
+    """Fit the maximum-likelihood model of a structure by expectation-maximisation.
 
     Args:
-        start: Where it begins: from the true model it ends in the best of the local optima that matter.
+        start: Initial model; the true model leads to the best of the relevant local optima.
         table: Complete rows of codes.
-        smoothing: Rows that every cell of every table is given in advance; without any, what was never seen would be
-            impossible, and one new row of it would have an infinite loss.
-        iterations: Most iterations of a c-component.
-        tolerance: Iterations end where one gains less than so many nats per row.
+        smoothing: Pseudo-rows in every cell of every table; without any, a new row in an empty cell would have an
+            infinite loss.
+        iterations: Largest number of iterations of a c-component.
+        tolerance: Smallest gain of an iteration in nats per row; smaller gains end the iterations.
 
     References:
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
@@ -85,7 +85,7 @@ def maximum_likelihood(
         share = torch.from_numpy(counts / len(table))
         hidden = [name for name in priors if any(name in start.axes(member) for member in members)]
         last = -np.inf
-        # without a confounder the first iteration counts, and that is it
+        # without a confounder the first iteration is exact
         for _ in range(iterations if hidden else 1):
             value = _improve(start, members, hidden, tables, priors, codes, share, smoothing / len(table))
             if value - last < tolerance:
@@ -120,7 +120,7 @@ def _improve(
             old = target[name].detach()
             counts = old * slope + advance
             total = counts.sum(-1, keepdim=True)
-            # what no row speaks of, and nothing in advance, stays as it was
+            # conditions without rows and pseudo-rows keep their probabilities
             renewed = torch.where(total > 0, counts / total, old)
             target[name] = renewed
     return float(value.detach())
@@ -142,7 +142,7 @@ def _factor(
         kept = [axis for axis in axes if axis in letter]
         looked = [axis for axis in axes if axis not in letter]
         array = tables[name].permute([axes.index(axis) for axis in (*looked, *kept)])
-        # one slice per row: axes of variables are looked up, those of confounders stay
+        # one slice per row: index the axes of variables, keep those of confounders
         operands.append(array[tuple(codes[axis] for axis in looked)])
         terms.append(_ROW + "".join(letter[axis] for axis in kept))
     for name, sign in letter.items():
@@ -165,7 +165,7 @@ def _factor(
 
 
 def adjacent_pairs(model: DiscreteSCM) -> list[tuple[str, str]]:
-    """Pairs of variables that an edge of either kind joins, each once."""
+    """Pairs of variables joined by an edge of either kind, each once."""
     graph = model.graph
     pairs = [tuple(sorted(pair, key=graph.index)) for pair in (*graph.directed, *graph.bidirected)]
     for _, children in graph.latents:

@@ -1,4 +1,4 @@
-"""Ways of training side by side: by likelihood, against critics module by module, and against critics all at once."""
+"""Methods of training compared: by likelihood, against critics by modules, and against critics jointly."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Levels = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and how it became one.
+    """A trained model with measurements of its training.
 
     Attributes:
         model: Its distribution as tables.
         seconds: Wall-clock time of the training, one thread.
-        steps: Steps in all: of the h-nodes of a level side by side, of levels one after another.
-        heldout: Mean over h-nodes of the smallest loss, or distance, on held-out rows.
-        curve: Seconds and distance at looks on the way, where they were asked for.
-        plan: What was trained with what.
+        steps: Total number of steps: the largest of the h-nodes of a level, summed over levels.
+        heldout: Mean over h-nodes of the smallest loss or distance on held-out rows.
+        curve: Seconds and distance at every validation, if measured.
+        plan: The plan.
     """
 
     model: DiscreteSCM
@@ -54,7 +54,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Adversarial:
-    """How long critics are trained against.
+    """Length of training against critics.
 
     Attributes:
         steps: Generator steps of a level.
@@ -74,17 +74,17 @@ def train_auto(
     rate: float = 1.0,
     max_steps: int | None = None,
 ) -> Trained:
-    """Train as :func:`mdcm.fit` does by itself.
+    """Train with the defaults of :func:`mdcm.fit`.
 
     Args:
         graph: The ADMG.
         datasets: The data.
-        levels: Levels of every variable, also of those that no row has.
+        levels: Levels of every variable, including levels that no row has.
         seed: Seed of the training.
         rate: Multiple of the usual learning rate.
-        max_steps: Steps of an h-node at most.
+        max_steps: Largest number of steps of an h-node.
     """
-    # at its own rate the objective also chooses what goes with it
+    # with None the objective chooses its schedule too
     learning_rate = None if rate == 1.0 else rate * _LIKELIHOOD_RATE
     config = TrainConfig(learning_rate=learning_rate, max_steps=max_steps)
     variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
@@ -116,9 +116,9 @@ def train_adversarial(
     rate: float = 1.0,
     distance: Callable[[DiscreteSCM], float] | None = None,
 ) -> Trained:
-    """Train against critics, module by module or all at once, with the same networks.
+    """Train against critics, by modules or jointly, with the same networks.
 
-    All at once takes as many steps as the levels of the other plan together.
+    Joint training takes as many steps as all levels of the modular plan together.
 
     Args:
         graph: The ADMG.
@@ -126,9 +126,9 @@ def train_adversarial(
         levels: Levels of every variable.
         seed: Seed of weights and batches.
         budget: Steps.
-        joint: All at once.
+        joint: Whether to train all mechanisms jointly.
         rate: Multiple of the usual learning rates.
-        distance: Distance of a model on the way to the truth, whose time is not counted.
+        distance: Distance of a model to the truth, measured during the training; its time is not counted.
     """
     variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
     specs = [dataset.spec(graph.nodes) for dataset in datasets]
@@ -161,10 +161,10 @@ def train_adversarial(
 
 
 class Clock:
-    """Time of a training without the measurements on the way.
+    """Time of a training without that of the measurements during it.
 
     Args:
-        distance: Distance of a model to the truth; None where it is not measured.
+        distance: Distance of a model to the truth, or None.
 
     Attributes:
         curve: Seconds and distance at every measurement.

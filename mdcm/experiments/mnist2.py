@@ -44,7 +44,7 @@ _STATES = 6
 _OUTCOME = ("Y1", "Y2", "Color", "Thick")
 
 _SET = "[X1=1, X2=4]"
-# by the name of the row: the query, and the most probable outcomes in the paper
+# by name: the query, and its most probable outcomes in the paper
 QUERIES = {
     "layer 1, observed": ("P(Y1, Y2, Color, Thick | X1=1, X2=4)", "25GTh, 25BTh, 75GTh"),
     "layer 2, intervened": ("P(Y1, Y2, Color, Thick | do(X1=1, X2=4))", "25BTh, 25GTh, 75BTh"),
@@ -53,26 +53,26 @@ QUERIES = {
     ),
     "layer 1, of the evidence": ("P(Y1, Y2, Color, Thick | X1=0, X2=1)", "01Gth, 01GTh, 07Gth"),
 }  # fmt: skip
-# what a model has to know though its digits and stroke were never seen under do(X1)
+# a query about digits and stroke, which the grouped training does not see under do(X1)
 _SHOWN_ONCE = "P(Y1, Y2, Thick | do(X1))"
 _TOP = 3
-# pairs of pictures that are shown of an outcome
+# number of pairs of pictures shown for an outcome
 _COPIES = 4
-# share of generated pictures in which the classifier has to see what they are of
+# limit on the share of generated pictures that the classifier recognises
 _RIGHT = 0.9
 
 
 @dataclass(frozen=True)
 class _Size:
-    """How large a run is.
+    """Size of a run.
 
     Attributes:
-        tables: Of the study of the seven discrete variables.
+        tables: Size of the study of the seven discrete variables.
         rows: Rows with pictures.
         resolution: Height and width of the pictures.
         draws: Pairs of pictures generated for each query.
-        judge_steps: Training of the classifier.
-        max_steps: Steps of an image's mechanism at most; its own default if None.
+        judge_steps: Training steps of the classifier.
+        max_steps: Largest number of steps of an image's mechanism; the default if None.
     """
 
     tables: Size
@@ -147,10 +147,10 @@ def _noisy(name: str, formula: Any) -> NDArray[np.float64]:
 
 
 def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> Problem:
-    """What is observed and asked of the seven discrete variables: D1, and under do(X1 = 0) and do(X1 = 1) D2 and D3.
+    """Problem of the seven discrete variables: D1 observed, D2 under do(X1 = 0), D3 under do(X1 = 1).
 
     Args:
-        rows: Rows of each.
+        rows: Rows of each data set.
         shown: Columns of D2 and D3, X1 among them; all by default, as in the paper.
     """
     samples = (
@@ -165,7 +165,7 @@ def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> Problem:
 def apart(rows: int) -> tuple[Problem, Plan]:
     """The two steps of section F.4.2: X1, X2, W and Color as one h-node on D1 to D3, the others on D1 alone.
 
-    Digits and stroke are missing in D2 and D3, since otherwise those would teach them too.
+    Digits and stroke are missing in D2 and D3, so that they are trained on D1 alone.
     """
     discrete = problem(rows, shown=_GROUP)
     specs = [DatasetSpec(sample.name, sample.columns, sample.do, sample.rows) for sample in discrete.samples]
@@ -196,7 +196,7 @@ def equation_57(joint: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _run(request: Request) -> Findings:
     size = _FAST if request.fast else _FULL
-    # what is missing is found out first
+    # fails before the training if files are missing
     written = load_handwriting(request.mnist)
     discrete = problem(size.tables.rows)
     findings = study(discrete, request, size.tables)
@@ -227,7 +227,7 @@ def _run(request: Request) -> Findings:
 
 
 def _derived(truth: DiscreteSCM) -> Findings:
-    """Whether equation (57) and our own estimand are the counterfactual, on exact probabilities."""
+    """Check equation (57) and our estimand against the counterfactual, on exact probabilities."""
     query, _ = QUERIES["layer 3, counterfactual"]
     right = _exact(truth, query).reshape(10, 10, 3, 2)
     nodes = tuple(_LEVELS)
@@ -270,7 +270,7 @@ def _shown(index: int) -> str:
 
 
 def _grouped(seed: int, size: _Size) -> Findings:
-    """The variant in which four variables are one h-node because somebody says so."""
+    """Train the variant in which the user groups four variables in one h-node."""
     discrete, made = apart(size.tables.rows)
     truth, data = discrete.truth, discrete.draw(seed)
     variables = {name: {"levels": list(range(count))} for name, count in _LEVELS.items()}
@@ -307,7 +307,7 @@ def _grouped(seed: int, size: _Size) -> Findings:
 
 
 def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
-    """The whole model with both pictures: what it answers, and what its pictures show."""
+    """Train the model with both pictures; judge its answers and its pictures."""
     painter = DigitPainter(written, size.resolution)
     model, real = _trained(discrete, seed, size, painter)
     drawn = {
@@ -324,7 +324,7 @@ def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, j
     for name, samples in drawn.items():
         truth = _exact(discrete.truth, QUERIES[name][0])
         first, second = seen[name]
-        # digits off their own pictures, colour and stroke off the first one
+        # each digit is read from its picture, colour and stroke from the first picture
         shown = np.ravel_multi_index((first[0], second[0], first[1], first[2]), tuple(_LEVELS[n] for n in _OUTCOME))
         counted = np.bincount(shown, minlength=truth.size) / len(shown)
         order = np.argsort(-counted, kind="stable")[:_TOP]
@@ -383,7 +383,7 @@ def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, j
 
 
 def _trained(discrete: Problem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
-    """The model of all nine variables, and some of the real pictures with what they show."""
+    """Train the model of all nine variables; return it with some real pictures and their labels."""
     table = discrete.truth.sample(size.rows, seed=1_000_000 + seed)
     codes = {name: table[name].to_numpy(dtype=np.int64) for name in _OUTCOME}
     images = {
@@ -401,7 +401,7 @@ def _trained(discrete: Problem, seed: int, size: _Size, painter: DigitPainter) -
 
 
 def _agreement(drawn: Any, seen: Any) -> dict[str, float]:
-    """Share of the pictures in which the classifier sees the values that they were made from."""
+    """Share of pictures in which the classifier recognises the values they were generated from."""
     right: dict[str, list[bool]] = {"digit": [], "colour": [], "stroke": []}
     for name, samples in drawn.items():
         for (_, digit), predicted in zip(_PICTURES.items(), seen[name], strict=True):

@@ -1,4 +1,4 @@
-"""The report of an experiment: one HTML file that needs nothing else."""
+"""The report of an experiment as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ __all__ = ["render_page", "verdict"]
 
 
 def render_page(record: Mapping[str, Any], findings: Findings) -> str:
-    """The page.
+    """Render the report.
 
     Args:
-        record: What metrics.json says of the run: names, seeds, machine, versions, times.
-        findings: What the experiment found.
+        record: Content of metrics.json: names, seeds, machine, versions, times.
+        findings: Results of the experiment.
 
     Returns:
-        An HTML document without references to anything outside of it.
+        An HTML document without external references.
     """
     where = f"Section {record['section']} of Rahman & Kocaoglu (2024)" if record["section"] else "Not in the paper"
-    size = "fast size: smaller than what the numbers are asked of" if record["size"] == "fast" else "full size"
+    size = "fast size: smaller than the limits are for" if record["size"] == "fast" else "full size"
     head = (
         f'<p class="kicker">{escaped(where)} · {escaped(size)}</p>\n<h1>{escaped(record["title"])}</h1>\n'
         f"{_verdict(findings.bars)}\n<p>{escaped(record['summary'])}</p>"
     )
-    parts = [section("Asked and reached", _bars(findings.bars))] if findings.bars else []
+    parts = [section("Limits and results", _bars(findings.bars))] if findings.bars else []
     if findings.charts:
         parts.append(section("In pictures", charts(findings.charts)))
     if findings.pictures:
         parts.append(section("Graph and plan", pictures(findings.pictures)))
     if findings.photos:
-        parts.append(section("What it makes", photos(findings.photos)))
+        parts.append(section("Generated images", photos(findings.photos)))
     if findings.tables:
         tables = "\n".join(table(shown, f"t{k}") for k, shown in enumerate(findings.tables))
         parts.append(section("In numbers", f'<div class="grid">{tables}</div>'))
     paper = f"<p>{escaped(record['paper'])}</p>" if record["paper"] else ""
     notes = "".join(f"<li>{escaped(note)}</li>" for note in findings.notes)
     if paper or notes:
-        parts.append(
-            section("The paper, and what to know", paper + (f'<ul class="notes">{notes}</ul>' if notes else ""))
-        )
+        parts.append(section("The paper, and remarks", paper + (f'<ul class="notes">{notes}</ul>' if notes else "")))
     parts.append(section("How it was run", _run(record)))
     title = f"{record['title']} · mdcm experiment {record['experiment']}"
     return document(
@@ -52,7 +50,7 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
 
 
 def verdict(bars: Sequence[Bar]) -> tuple[str, str]:
-    """Class and sentence: how many of the bars that are judged are met."""
+    """CSS class and sentence about the number of judged limits that are met."""
     judged = [bar for bar in bars if bar.judged]
     missed = sum(not bar.met for bar in judged)
     if not judged:
@@ -72,7 +70,7 @@ def _bars(bars: Sequence[Bar]) -> str:
     for bar in bars:
         kind = "open" if not bar.judged else "met" if bar.met else "missed"
         state = {"met": "✓ reached", "missed": "✗ missed", "open": "not judged"}[kind]
-        # the limit stands at 70 % of the track, and what is beyond the track's end is cut off
+        # the limit is at 70 % of the track; longer bars are cut off
         scale = 0.7 / bar.limit if bar.limit > 0 else 0.0
         width = 100 * min(1.0, bar.value * scale) if bar.value == bar.value and scale else 0.0
         track = (
@@ -85,7 +83,7 @@ def _bars(bars: Sequence[Bar]) -> str:
         note = f'<span class="note">{escaped(bar.note)}</span>' if bar.note else ""
         items.append(
             f'<li class="bar"><span class="what">{escaped(bar.what)}</span><span class="state {kind}">{state}</span>'
-            f'{track}<span class="numbers">{number(bar.value)}, asked for {bound} {number(bar.limit)} '
+            f'{track}<span class="numbers">{number(bar.value)}, limit {bound} {number(bar.limit)} '
             f"({escaped(bar.unit)})</span>{note}</li>"
         )
     return f'<div class="card"><ul class="bars">{"".join(items)}</ul></div>'

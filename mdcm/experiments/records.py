@@ -1,4 +1,4 @@
-"""What an experiment is, what it is asked for, and what comes out of it, as plain data."""
+"""Records of an experiment: its description, its arguments and its results, as plain data."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ METHODS = ("auto", "adversarial", "joint", "joint-rep")
 
 @dataclass(frozen=True)
 class Bar:
-    """A number that was measured, and what it has to reach.
+    """A measured quantity with its limit.
 
     Attributes:
-        what: What was measured.
-        value: The number; not finite where it could not be measured, and then the bar is missed.
-        limit: What it must not exceed, or must reach.
-        relation: Which of the two.
+        what: Name of the quantity.
+        value: Measured value; if it is not finite, the limit is missed.
+        limit: Upper or lower limit.
+        relation: "<=" for an upper limit, ">=" for a lower one.
         unit: Unit of both.
-        judged: Whether missing it makes the experiment fail. A bar that only the full size can be held to is shown in
-            a fast run, but not judged.
-        note: How it came about.
+        judged: Whether missing the limit makes the experiment fail. A limit for the full size is shown, but not judged,
+            in a fast run.
+        note: Conditions of the measurement.
     """
 
     what: str
@@ -41,29 +41,29 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the number is on the right side of the limit."""
+        """Whether the value satisfies the limit."""
         if not math.isfinite(self.value):
             return False
         return self.value <= self.limit if self.relation == "<=" else self.value >= self.limit
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, whether it is met among them."""
+        """Plain JSON values, with ``met``."""
         value = self.value if math.isfinite(self.value) else None
         return {**asdict(self), "value": value, "met": self.met}
 
 
 @dataclass
 class Findings:
-    """What an experiment found out.
+    """Results of an experiment.
 
     Attributes:
-        bars: Numbers that have something to reach.
-        charts: Curves.
-        tables: Numbers side by side.
-        pictures: Graphs and plans.
-        photos: Generated pictures, and real ones beside them.
-        notes: Sentences that have to be said beside the numbers.
-        numbers: Everything else as plain JSON values.
+        bars: Quantities with limits.
+        charts: Curves and bar charts.
+        tables: Tables.
+        pictures: Drawings of graphs and plans.
+        photos: Generated images beside real ones.
+        notes: Remarks on the results.
+        numbers: All other results as plain JSON values.
     """
 
     bars: list[Bar] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Findings:
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def extend(self, other: Findings) -> None:
-        """Add what another part of the experiment found."""
+        """Append the results of another part of the experiment."""
         for name in ("bars", "charts", "tables", "pictures", "photos", "notes"):
             getattr(self, name).extend(getattr(other, name))
         self.numbers.update(other.numbers)
@@ -83,17 +83,17 @@ class Findings:
 
 @dataclass(frozen=True)
 class Request:
-    """What an experiment is asked for.
+    """Arguments of a run of an experiment.
 
     Attributes:
-        fast: The small size.
+        fast: Whether to run the small size.
         seeds: Seeds of data and training.
-        methods: Ways of training that are compared.
-        data: Directory of real data, where the experiment takes any.
-        mnist: Directory of the MNIST files, where the experiment shows digits.
-        mechanisms: Constructors of mechanisms by variable, where the experiment takes any.
-        resolution: Height and width of pictures, where not that of the size.
-        stages: Told what is under way.
+        methods: Methods of training to compare.
+        data: Directory of real data, if the experiment takes any.
+        mnist: Directory of the MNIST files, if the experiment shows digits.
+        mechanisms: Constructors of mechanisms by variable, if the experiment takes any.
+        resolution: Height and width of images; None for that of the size.
+        stages: Progress display of the stages.
     """
 
     fast: bool = False
@@ -108,27 +108,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment of the paper, or one that it lacks.
+    """Description of an experiment, of the paper or our own.
 
     Attributes:
-        name: Name of the command.
-        title: What is done, in a few words.
-        section: Where the paper has it; empty where it does not.
-        summary: What is done, and why.
-        paper: What the paper reports.
+        name: Name for the command line.
+        title: Title.
+        section: Section of the paper; empty for our own experiments.
+        summary: Purpose and design.
+        paper: Result reported in the paper.
         sizes: Settings of the two sizes, "full" and "fast".
         run: The experiment.
         seeds: Seeds of the two sizes.
-        methods: Ways of training that it compares; none where nothing is trained.
-        data: What a directory of real data has to hold; empty where it takes none.
-        digits: Whether it shows handwritten digits, which may be MNIST's.
-        mechanisms: Variables whose mechanism may be given.
-        resolutions: Heights and widths of pictures that may be asked for.
+        methods: Methods of training that it compares; empty if nothing is trained.
+        data: Required content of a directory of real data; empty if it takes none.
+        digits: Whether it shows handwritten digits, and can use those of MNIST.
+        mechanisms: Variables with a mechanism that the user may replace.
+        resolutions: Heights and widths of images that the user may choose.
 
     Example:
         >>> def run(request):
-        ...     return Findings(bars=[Bar("one", 1.0, 2.0)])
-        >>> Experiment("one", "One", "", "", "", {}, run).run(Request()).bars[0].met
+        ...     return Findings(bars=[Bar("distance", 1.0, 2.0)])
+        >>> Experiment("empty", "Empty", "", "", "", {}, run).run(Request()).bars[0].met
         True
     """
 

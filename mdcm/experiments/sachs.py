@@ -1,4 +1,4 @@
-"""Four proteins, of which one table shows only what becomes of one of them under an intervention: section F.6."""
+"""Four proteins from a full table and one that shows a single protein under an intervention: section F.6."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROWS = {"D1": 853, "D2": 707}
 _FEWEST = 50
 _QUERIES = tuple(f"P({names} | do(PKA={_TOP}))" for names in ("Mek", "Erk", "Akt", "Mek, Erk, Akt"))
 _BOOTSTRAPS = 500
-# of EM, which changes less than that when it has arrived
+# iterations of EM, and the largest change at which it has converged
 _ROUNDS, _STILL = 100_000, 1e-13
 _BEST = "best fit of the graph"
 _MODEL_SEED = 5
@@ -61,14 +61,14 @@ def read_cells(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Observed and activated cells of a directory, as terciles of the observed ones: 0, 1, 2.
 
     Args:
-        directory: Holds the file of all rows with one column per perturbation.
+        directory: Directory of the file of all rows, with a column per perturbation.
 
     Returns:
         Columns PKA, Mek, Erk and Akt of the rows under general stimulation alone, and of those whose PKA was
         activated.
 
     Raises:
-        DataError: If the file is missing, damaged, or not that one.
+        DataError: If the file is missing, damaged, or of another content.
     """
     path = as_path(directory) / FILE
     if not path.is_file():
@@ -118,15 +118,15 @@ def read_cells(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def best_fit(observed: pd.DataFrame, activated: pd.DataFrame) -> NDArray[np.float64]:
-    """P(Mek, Erk, Akt | do(PKA = 2)) of the likeliest model of the graph, given both tables.
+    """P(Mek, Erk, Akt | do(PKA = 2)) of the maximum-likelihood model of the graph, given both tables.
 
-    Where frequencies are no model's, it is not the plug-in estimate. Mek under do(PKA = 2) is what it is of cells that
-    have that value anyway, as often as D1 shows them, or something free of cells that have not. EM finds which cells of
-    D2 are of either kind; P(Erk | PKA, Mek) and P(Akt | PKA, Erk) are frequencies.
+    It differs from the plug-in estimate if no model has the observed frequencies. Under do(PKA = 2), cells with PKA = 2
+    anyway keep their Mek, with the frequency in D1, and Mek of the other cells is free. EM estimates which cells of D2
+    are of either kind; P(Erk | PKA, Mek) and P(Akt | PKA, Erk) are frequencies.
 
     Args:
         observed: Levels of all four proteins.
-        activated: Levels of Mek, of cells whose PKA is taken as set.
+        activated: Levels of Mek of the cells with activated PKA.
 
     Returns:
         Probabilities ``[Mek, Erk, Akt]``.
@@ -174,16 +174,16 @@ def _run(request: Request) -> Findings:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Trainings on real cells, and what they are compared with.
+    """Trainings on real cells, with the references for their answers.
 
     Attributes:
-        problem: The fitted model in the place of the truth, and the data sets.
+        problem: The fitted model in place of the truth, and the data sets.
         observed: Levels of the observed cells.
-        activated: Levels of those whose PKA was activated.
+        activated: Levels of the cells with activated PKA.
         runs: Trainings by method, one per seed.
         answers: Their answers by query.
-        estimates: Of Eq. 58 with frequencies.
-        best: Of the likeliest model of the graph.
+        estimates: Plug-in estimates of Eq. 58.
+        best: Answers of the maximum-likelihood model of the graph.
         floors: Estimation floors.
         cells: Rows of the table of distances to the activated cells.
         contradictions: Rejected tests of the graph, as text.
@@ -240,7 +240,7 @@ def _levels() -> dict[str, range]:
 
 def _train(method: str, data: list[Dataset], seed: int, size: Size) -> Trained:
     with warnings.catch_warnings():
-        # that D2 sets PKA to one level only is what the experiment is about
+        # the warning that D2 sets PKA to a single level is expected here
         warnings.simplefilter("ignore", UserWarning)
         if method == "auto":
             return train_auto(_graph(), data, _levels(), seed)
@@ -252,7 +252,7 @@ def _names(query: str) -> list[str]:
 
 
 def _marginal(joint: NDArray[np.float64], query: str) -> NDArray[np.float64]:
-    """Of P(Mek, Erk, Akt | do(PKA)) what a query asks for."""
+    """Marginal of P(Mek, Erk, Akt | do(PKA)) for a query."""
     kept = _names(query)
     gone = tuple(axis for axis, name in enumerate(_NODES[1:]) if name not in kept)
     return np.asarray(joint.sum(axis=gone)).ravel()
@@ -267,13 +267,13 @@ def _answers(model: DiscreteSCM) -> dict[str, Any]:
 
 
 def _beyond(observed: pd.DataFrame, estimate: Any) -> float:
-    """Least distance to an estimate of P(Mek | do(PKA)) that a model with the observed P(PKA, Mek) can have."""
+    """Smallest distance of a model with the observed P(PKA, Mek) to an estimate of P(Mek | do(PKA))."""
     least = [float(((observed["PKA"] == _TOP) & (observed["Mek"] == m)).mean()) for m in range(3)]
     return float(np.clip(np.array(least) - estimate, 0, None).sum())
 
 
 def _held_out(activated: pd.DataFrame, answers: dict[str, dict[str, Any]]) -> list[list[str | float]]:
-    """Distance of every answer to the activated cells, whose Erk and Akt no training saw, with 95 % intervals."""
+    """Distances of all answers to the activated cells, whose Erk and Akt are held out, with 95 % intervals."""
     rng = np.random.default_rng(0)
     rows: list[list[str | float]] = []
     for query in _QUERIES:

@@ -1,4 +1,4 @@
-"""Experiments whose variables are all discrete: train, answer, and compare with the exact truth and both floors."""
+"""Experiments with discrete variables: train, answer, and compare with the exact truth and both floors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Size", "drawings", "study"]
 
 _STATED, _AVERAGE = 1.5, 1.2
-# lengths of the trainings that show how far maximum likelihood is after so many seconds
+# steps of short trainings, for the curve of maximum likelihood over time
 _LENGTHS = (10, 20, 40, 80, 160)
 _TUNING_SHARE = 4
 _RANKS = 3
@@ -36,7 +36,7 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True)
 class Size:
-    """How large a study is.
+    """Size of a study.
 
     Attributes:
         rows: Rows of every data set.
@@ -53,19 +53,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Problem:
-    """A true model, what is observed of it, and what is asked.
+    """A true model, the data sets drawn from it, and the queries.
 
     Attributes:
-        name: Name in titles; empty where the experiment has one problem only.
+        name: Name in titles; empty if the experiment has a single problem.
         truth: The true model.
         samples: The data sets.
         queries: Queries that they determine.
-        limits: What training against critics has to reach: "parts", the largest distance of a data set's
-            distribution; "joint", that of all variables; "do", the largest distance of a query.
-        seconds: Time that such a training may take; 0 for no limit.
-        tuned: Whether methods are tuned over learning rates in the full size.
-        fitted: Whether the distributions that are fitted are held to their sampling floor.
-        ranked: Queries whose three most probable outcomes have to be the true ones, in their order.
+        limits: Limits of training against critics: "parts", the largest distance of a data set's distribution;
+            "joint", that of all variables; "do", the largest distance of a query.
+        seconds: Time limit of such a training; 0 for none.
+        tuned: Whether learning rates are tuned in the full size.
+        fitted: Whether the sampling floor is the limit of the fitted distributions.
+        ranked: Queries whose three most probable outcomes must be the true ones, in order.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Problem:
     ranked: tuple[str, ...] = ()
 
     def draw(self, seed: int) -> list[Dataset]:
-        """Training data of a seed."""
+        """Draw training data with a seed."""
         return [sample.draw(self.truth, 1_000 * seed + index) for index, sample in enumerate(self.samples)]
 
     def targets(self) -> dict[str, Sample]:
-        """Distributions that a model is compared on: those of the data sets, and that of all variables."""
+        """Distributions to compare a model on: those of the data sets, and that of all variables."""
         targets = {sample.label: sample for sample in self.samples}
         nodes = self.truth.graph.nodes
         if not any(set(sample.columns) == set(nodes) and not sample.do for sample in self.samples):
@@ -96,7 +96,7 @@ class Problem:
         return [np.asarray(model.answer(query), dtype=np.float64).ravel() for query in self.queries]
 
     def agreeing(self, right: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]]) -> int:
-        """Of how many of the ranked queries the most probable outcomes agree, in their order."""
+        """Number of ranked queries whose most probable outcomes agree, in order."""
         count = 0
         for query, ours, theirs in zip(self.queries, right, others, strict=True):
             if query in self.ranked:
@@ -104,13 +104,13 @@ class Problem:
         return count
 
     def titled(self, text: str) -> str:
-        """A title that says which problem it is of."""
+        """A title with the name of the problem."""
         return f"{text}, {self.name}" if self.name else text
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """One training, judged."""
+    """A training and its distances to the truth."""
 
     label: str
     seed: int
@@ -132,9 +132,9 @@ def study(problem: Problem, request: Request, size: Size) -> Findings:
     """Run all methods on a problem.
 
     Args:
-        problem: What is learned and asked.
-        request: Seeds, methods and size.
-        size: How large the runs are.
+        problem: The problem.
+        request: Seeds and methods.
+        size: Size of the runs.
     """
     running = _Study(problem, request, size)
     running.run()
@@ -189,7 +189,7 @@ class _Study:
         return self.request.stages.stage(self.problem.titled(what))
 
     def _tune(self, method: str) -> None:
-        """Choose the rate of the smallest loss on held-out rows, at the first seed, in a part of the steps."""
+        """Choose the learning rate with the smallest held-out loss, at the first seed, in a quarter of the steps."""
         data = self.problem.draw(self.request.seeds[0])
         steps = max(1, self.size.steps // _TUNING_SHARE)
         losses = {}
@@ -232,7 +232,7 @@ class _Study:
         return self.targets[self.tracked].compare(self.problem.truth, model)["tvd"]
 
     def _lengths(self) -> tuple[tuple[float, float], ...]:
-        """Seconds and distance of trainings by likelihood that end early, and of the whole one."""
+        """Seconds and distance of shortened trainings by likelihood, and of the full one."""
         seed = self.request.seeds[0]
         data = self.problem.draw(seed)
         points = []
@@ -245,7 +245,7 @@ class _Study:
     def _of(self, label: str) -> list[_Outcome]:
         return [outcome for outcome in self.outcomes if outcome.label == label]
 
-    # ---- saying
+    # ---- reporting
 
     def findings(self) -> Findings:
         labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
@@ -274,7 +274,7 @@ class _Study:
         runs = self._of("auto")
         bars = []
         for name in self.targets if runs and self.problem.fitted else ():
-            # the floor is an expectation, which half of all data sets are above, whatever is fitted to them
+            # the floor is an expectation: about half of all data sets exceed it, whatever model is fitted
             values = [run.fitted[name]["tvd"] for run in runs]
             note = f"sampling floor; seed {runs[0].seed}"
             if len(runs) > 1:
@@ -343,7 +343,7 @@ class _Study:
     def _answer_chart(self) -> Chart:
         labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
         queries = self.problem.queries
-        # a name that is longer than the chart is wide would be cut off
+        # longer names would not fit into the chart
         names = [query if len(query) <= _LONGEST_NAME else f"{query[: _LONGEST_NAME - 1]}…" for query in queries]
         lines = [
             Line(label, names, [mean(run.answered[query] for run in self._of(label)) for query in queries])
@@ -399,7 +399,7 @@ class _Study:
         answers = [np.asarray(outcome.trained.model.answer(query), dtype=np.float64).ravel() for outcome in first]
         order = range(len(truth)) if len(truth) <= 12 else np.argsort(-truth.to_numpy())[:12]
         columns: list[NDArray[Any]] = [truth.to_numpy(), *answers, estimate]
-        # what is the same in every row is in the title
+        # levels that are the same in every row are in the title
         index = truth.index.to_frame()
         varies = [level for level in range(index.shape[1]) if index.iloc[:, level].nunique() > 1]
         names = [truth.index.names[level] for level in varies]
@@ -437,7 +437,7 @@ class _Study:
 
 
 def drawings(problem: Problem) -> list[Picture]:
-    """The graph with the first query marked, and the plans of both ways of training."""
+    """Draw the graph with the first query marked, and the plans of both objectives."""
     graph = problem.truth.graph
     specs = [sample.draw(problem.truth, 0).spec(graph.nodes) for sample in problem.samples]
     pictures = []

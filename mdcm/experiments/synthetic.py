@@ -19,7 +19,7 @@ _ARROWS = (
 _HIDDEN = {"D1": ("W0", "Y0"), "D2": ("Y1",)}
 _LEVELS = {"binary": 2, "ternary": 3}
 _MODEL_SEED = 7
-# what training against critics has to reach in five minutes
+# limits of training against critics in five minutes
 _LIMITS = {
     "binary": {"parts": 0.04, "joint": 0.045, "do": 0.04},
     "ternary": {"parts": 0.07, "joint": 0.08, "do": 0.04},
@@ -31,13 +31,13 @@ _FAST = Size(rows=2_000, steps=10, repeats=3, lengths=(40,))
 
 
 def seven_variables(levels: int) -> DiscreteSCM:
-    """A random model of the graph of Figure 28 in which everything has positive probability.
+    """A random model of the graph of Figure 28 with positive probabilities.
 
     Args:
         levels: Levels of every variable; confounders have four states.
 
     Example:
-        >>> [sorted(one) for one in seven_variables(2).graph.c_components()]
+        >>> [sorted(part) for part in seven_variables(2).graph.c_components()]
         [['X0', 'Y0'], ['X1', 'X2', 'Y1'], ['W0'], ['W1']]
     """
     graph = ADMG.from_string("; ".join([*_NODES, _ARROWS]))
@@ -45,7 +45,7 @@ def seven_variables(levels: int) -> DiscreteSCM:
 
 
 def problem(kind: str, rows: int) -> Problem:
-    """What is observed and asked, for "binary" or "ternary" variables."""
+    """The problem with "binary" or "ternary" variables."""
     samples = tuple(
         Sample(name, tuple(node for node in _NODES if node not in hidden), rows) for name, hidden in _HIDDEN.items()
     )

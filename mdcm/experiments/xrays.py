@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSES", "Chest", "Rays", "StandIn", "read_covidx"]
 
-# what a generator of such pictures is told
+# classes of a conditional generator
 CLASSES = ("covid", "normal", "pneumonia")
 
-# names of classes in lists of COVIDx, and what they say of C and N
+# classes in lists of COVIDx, and their values of C and N
 _LABELS = {"covid-19": (1, 1), "covid": (1, 1), "positive": (1, 1), "pneumonia": (0, 1), "normal": (0, 0)}
-# of a list of two classes, which does not say whether there is pneumonia without COVID
+# classes in a list of two, which has no pneumonia without COVID
 _NEGATIVE = "negative"
 _LIST = "train.txt"
 
 # shares of people who stay well, who get pneumonia by other ways, and who get COVID
 _STATES = np.array([0.45, 0.25, 0.30])
-# what opacity does to the log odds of pneumonia, and what people bring along
+# effects of opacity and of U on the log odds of pneumonia
 _SLOPE, _OFFSET = 0.9, np.array([-1.8, 0.4])
 # mean opacity without and with COVID, in standard deviations: the two overlap
 _OPACITY = (0.0, 0.7)
@@ -41,10 +41,10 @@ _TEXTURE = 16
 
 @dataclass(frozen=True)
 class Rays:
-    """Rows of what is observed.
+    """Rows of the observed variables.
 
     Attributes:
-        table: Columns C (COVID) and N (pneumonia), 0 or 1; N is missing where a list does not say it.
+        table: Columns C (COVID) and N (pneumonia), 0 or 1; N may be missing.
         images: uint8 ``[n, 1, r, r]``.
     """
 
@@ -55,9 +55,9 @@ class Rays:
 class Chest:
     """The true model: U -> C -> X -> N <- U, of which U is hidden and X is a picture.
 
-    U says who stays well, who gets pneumonia and who gets COVID. The opacity of the lungs in X is normal, its mean
-    higher with COVID; N depends on it and on U. Whoever has COVID has pneumonia, so that C = 1 with N = 0 does not
-    occur, as in COVIDx.
+    U has the states healthy, pneumonia and COVID. The opacity of the lungs in X is normal, with a higher mean under
+    COVID; N depends on the opacity and on U. COVID implies pneumonia, so that C = 1 with N = 0 does not occur, as in
+    COVIDx.
 
     Args:
         resolution: Height and width of the pictures, a multiple of 8.
@@ -96,7 +96,7 @@ class Chest:
         return counts
 
     def sample(self, n: int, *, seed: int = 0) -> Rays:
-        """Draw n rows of what is observed: C, X and N."""
+        """Draw n rows of the observed variables C, X and N."""
         rng = np.random.default_rng(seed)
         u = rng.choice(3, size=n, p=_STATES)
         c = (u == 2).astype(np.int64)
@@ -114,7 +114,7 @@ def _density(c: int) -> NDArray[np.float64]:
 
 
 class _Painter:
-    """Two lungs in a bright chest, as much brighter as the opacity says, with a texture that says nothing."""
+    """Picture of two lungs in a bright chest: the opacity sets their brightness, the noise their texture."""
 
     def __init__(self, resolution: int) -> None:
         side = (np.arange(resolution) + 0.5) / resolution * 2 - 1
@@ -129,7 +129,7 @@ class _Painter:
         """Pictures in [-1, 1], float32 ``[n, 1, r, r]``."""
         coarse = texture.float().view(-1, 1, 4, 4)
         fine = nn.functional.interpolate(coarse, scale_factor=self.scale, mode="bilinear", align_corners=False)[:, 0]
-        # what a texture adds to the lungs adds up to nothing, so that their mean brightness is the opacity
+        # the texture has mean zero over the lungs, so that their mean brightness is the opacity
         inside = self.lungs
         fine = fine - (fine * inside).sum((1, 2), keepdim=True) / inside.sum()
         brighter = 0.14 * opacity.float()[:, None, None] * inside
@@ -137,12 +137,12 @@ class _Painter:
 
 
 class StandIn(nn.Module):
-    """A generator that is told one of three classes, in the place of one that was trained on real X-rays.
+    """A conditional generator of three classes in place of one trained on real X-rays.
 
-    It is exact: pictures of each class are distributed as those of :class:`Chest`.
+    It is exact: pictures of each class have the distribution of :class:`Chest`.
 
     Args:
-        chest: What it imitates.
+        chest: The true model.
 
     Example:
         >>> StandIn(Chest(16))(torch.tensor([0, 1, 2]), torch.zeros(3, 17)).shape
@@ -160,7 +160,7 @@ class StandIn(nn.Module):
 
     @property
     def noise_size(self) -> int:
-        """Normal numbers per picture: one for the opacity, the others for the texture."""
+        """Number of normal variables of a picture: one for the opacity, the others for the texture."""
         return 1 + _TEXTURE
 
     def forward(self, label: Tensor, noise: Tensor) -> Tensor:
@@ -171,20 +171,20 @@ class StandIn(nn.Module):
 
 
 def read_covidx(directory: str | Path, resolution: int = 32) -> Rays:
-    """Pictures and labels in the layout of COVIDx CXR-3.
+    """Read pictures and labels in the layout of COVIDx CXR-3.
 
     Args:
-        directory: Holds ``train.txt`` with a line "patient file class source" for every picture, and the pictures in
-            ``train/``. Classes are normal, pneumonia, and COVID-19 (or positive), as in the lists of three classes; or
-            positive and negative, as in those of two.
-        resolution: Height and width to which pictures are scaled.
+        directory: Directory of ``train.txt``, with a line "patient file class source" for every picture, and of the
+            pictures in ``train/``. Classes are normal, pneumonia, and COVID-19 (or positive), in lists of three
+            classes; or positive and negative, in lists of two.
+        resolution: Height and width of the scaled pictures.
 
     Returns:
-        The rows. Of a list of two classes, N is missing where C is 0: whether those have pneumonia is not known.
+        The rows. In a list of two classes N is unknown, and missing, where C is 0.
 
     Raises:
-        DataError: Naming file and line, if the list or a picture is missing or cannot be read, a class is none of
-            these, or one says "negative" in a list of three.
+        DataError: With file and line, if the list or a picture is missing or cannot be read, or a class is unknown or
+            "negative" in a list of three.
     """
     listed = as_path(directory) / _LIST
     try:
