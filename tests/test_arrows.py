@@ -61,8 +61,8 @@ def test_arrows_need_no_space_and_may_be_unicode():
 def test_lines_comments_and_bare_names():
     record = parse_arrows("# the front-door graph\nD -> I  # pictures\n\n  I -> A;; D <-> A\nB\n")
     assert record.nodes == ("D", "I", "A", "B")
-    assert record.directed_places == ((2, 3), (4, 5))
-    assert record.bidirected_places == ((4, 14),)
+    assert record.directed_locations == ((2, 3), (4, 5))
+    assert record.bidirected_locations == ((4, 14),)
 
 
 def test_quoted_names():

@@ -78,8 +78,8 @@ def test_dagitty_statements():
     assert record.directed == (("E", "D"), ("U", "D"), ("V", "D"), ("edge", "E"), ("1", "ANXA2.11"))
     assert record.bidirected == (("U", "E"), ("V", "E"), ("E", "D"))
     assert record.positions == {"D": (1.0, -15.0), "E": (-2.0, 1.0)}
-    assert record.directed_places[:3] == ((7, 11), (8, 11), (8, 11))
-    assert record.bidirected_places == ((8, 31), (8, 31), (9, 11))
+    assert record.directed_locations[:3] == ((7, 11), (8, 11), (8, 11))
+    assert record.bidirected_locations == ((8, 31), (8, 31), (9, 11))
 
 
 def test_dagitty_text_is_recognised():

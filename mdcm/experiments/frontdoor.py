@@ -215,9 +215,9 @@ class _Study:
         self.plans: dict[str, Plan] = {}
 
     def run(self) -> None:
-        """Train, and judge what came of it."""
+        """Train all methods and measure their distances."""
         first = self.request.seeds[0]
-        # likelihood takes minutes, the others longer; those are shown at one seed
+        # likelihood takes minutes; the slower methods run with a single seed
         runs = [(method, seed) for method in self.request.methods for seed in self.request.seeds]
         runs = [(method, seed) for method, seed in runs if method == "auto" or seed == first]
         self.request.stages.expect(2 * len(runs) + 2)

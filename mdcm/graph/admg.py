@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mdcm.errors import GraphError
 from mdcm.graph.construction import GraphParts, Latents, from_arrays, from_names, projected
-from mdcm.graph.edges import NOWHERE, Edge, Places, suggestion
+from mdcm.graph.edges import NO_LOCATIONS, Edge, EdgeLocations, suggestion
 from mdcm.graph.formats import (
     GraphRecord,
     format_arrows,
@@ -80,7 +80,7 @@ class ADMG(GraphQueries):
         bidirected: Iterable[Edge] = (),
         latents: Latents | None = None,
     ) -> None:
-        self._adopt(from_names(nodes, tuple(directed), tuple(bidirected), latents, NOWHERE))
+        self._adopt(from_names(nodes, tuple(directed), tuple(bidirected), latents, NO_LOCATIONS))
 
     def _adopt(self, parts: GraphParts) -> None:
         self.nodes, self._index, self.latents, self._core, self._directed, self._bidirected, self._ends = parts
@@ -120,9 +120,9 @@ class ADMG(GraphQueries):
 
     @classmethod
     def _from_record(cls, record: GraphRecord) -> ADMG:
-        places = Places(record.directed_places, record.bidirected_places)
+        locations = EdgeLocations(record.directed_locations, record.bidirected_locations)
         latents = dict.fromkeys(record.latents, ())
-        return cls._from_parts(from_names(record.nodes, record.directed, record.bidirected, latents, places))
+        return cls._from_parts(from_names(record.nodes, record.directed, record.bidirected, latents, locations))
 
     @classmethod
     def of(cls, graph: ADMG | str | nx.DiGraph[Any]) -> ADMG:

@@ -14,9 +14,9 @@ from mdcm.errors import GraphError
 from mdcm.graph.edges import (
     ARROW,
     NO_HUBS,
-    NOWHERE,
+    NO_LOCATIONS,
     Edge,
-    Places,
+    EdgeLocations,
     as_pairs,
     check_names,
     fresh_name,
@@ -63,9 +63,9 @@ def from_names(
     directed: tuple[Edge, ...],
     bidirected: tuple[Edge, ...],
     latents: Latents | None,
-    places: Places,
+    locations: EdgeLocations,
 ) -> GraphParts:
-    """Check named edges and compile them; ``places`` gives the line and column of each for messages."""
+    """Check named edges and compile them; ``locations`` gives the line and column of each for messages."""
     hidden = latent_children(latents) if latents else {}
     if isinstance(nodes, str):
         raise GraphError(f"nodes is the text {nodes!r}; give a list of names, or use ADMG.from_string")
@@ -79,12 +79,12 @@ def from_names(
     check_names(observed, hidden, index)
     if hidden:
         directed += tuple((name, child) for name, children in hidden.items() for child in children)
-    arrays = pair_ends(index, "directed", directed, places) + pair_ends(index, "bidirected", bidirected, places)
+    arrays = pair_ends(index, "directed", directed, locations) + pair_ends(index, "bidirected", bidirected, locations)
     directed, bidirected = as_pairs(directed), as_pairs(bidirected)
     try:
         compiled = _core.Admg(len(names), *arrays, *NO_HUBS)
     except _core.GraphFault as fault:
-        raise_fault(fault, names, directed, bidirected, places)
+        raise_fault(fault, names, directed, bidirected, locations)
     if compiled.num_directed < len(directed):
         directed = tuple(dict.fromkeys(directed))
     if not hidden:
@@ -116,8 +116,8 @@ def _with_root_latents(
     latents = tuple((name, tuple(group)) for name, group in children.items() if len(group) > 1)
     compiled = _core.Admg(
         len(observed),
-        *pair_ends(index, "directed", directed, NOWHERE),
-        *pair_ends(index, "bidirected", bidirected, NOWHERE),
+        *pair_ends(index, "directed", directed, NO_LOCATIONS),
+        *pair_ends(index, "bidirected", bidirected, NO_LOCATIONS),
         *hub_arrays([[index[child] for child in group] for _, group in latents]),
     )
     return GraphParts(observed, index, latents, compiled, directed, bidirected)
@@ -190,7 +190,7 @@ def from_arrays(
     try:
         compiled = _core.Admg(len(names), tails, heads, first, second, *NO_HUBS)
     except _core.GraphFault as fault:
-        raise_fault(fault, names, name_pairs(names, tails, heads), name_pairs(names, first, second), NOWHERE)
+        raise_fault(fault, names, name_pairs(names, tails, heads), name_pairs(names, first, second), NO_LOCATIONS)
     repeated = compiled.num_directed < len(tails)
     edges = tuple(dict.fromkeys(name_pairs(names, tails, heads))) if repeated else None
     return GraphParts(names, index, (), compiled, directed=edges, ends=(tails, heads, first, second))

@@ -76,7 +76,7 @@ class Diagram:
     arrows: tuple[Arrow, ...]
 
     def to_dot(self) -> str:
-        """Writes Graphviz text.
+        """Write Graphviz text.
 
         Returns:
             A digraph, boxes of one column on one rank.
@@ -93,7 +93,7 @@ class Diagram:
         return "\n".join([*lines, "}"]) + "\n"
 
     def to_svg(self) -> str:
-        """Draws the diagram.
+        """Draw the diagram.
 
         Returns:
             A self-contained SVG document; hovering over a box or an arrow shows its text.
@@ -111,13 +111,13 @@ class Diagram:
             path, label = self._draw_arrow(arrow, placed, landing)
             parts.append(path)
             labels.append(label)
-        for box, place in zip(self.boxes, placed, strict=True):
-            parts.append(_draw_box(box, place))
+        for box, area in zip(self.boxes, placed, strict=True):
+            parts.append(_draw_box(box, area))
         return "\n".join([*parts, *labels, "</svg>"]) + "\n"
 
     def _place(self) -> tuple[list[_Placed], float, float]:
         columns = self._columns()
-        # a picture a little wider than high: full columns are continued beside themselves
+        # aim for a picture slightly wider than high: full columns continue in a further one
         tall = max(8, math.ceil(1.5 * math.sqrt(len(self.boxes))))
         placed: dict[int, _Placed] = {}
         x, bottom = float(_GAP), 0.0
@@ -126,17 +126,17 @@ class Diagram:
                 lane = column[start : start + tall]
                 y, widest = float(_GAP), 0.0
                 for i in lane:
-                    place = self._size(i, x, y)
-                    placed[i] = place
-                    y += place.height + _GAP
-                    widest = max(widest, place.width)
+                    area = self._size(i, x, y)
+                    placed[i] = area
+                    y += area.height + _GAP
+                    widest = max(widest, area.width)
                 bottom = max(bottom, y)
                 x += widest + (_SUB_LANE if start + tall < len(column) else 0)
             x += _LANE if number + 1 < len(columns) else 0
         return [placed[i] for i in range(len(self.boxes))], x + _GAP, max(bottom, 2.0 * _GAP)
 
     def _columns(self) -> list[list[int]]:
-        """Boxes by column; arrows stay short if what they leave is last in the first one, what they meet first."""
+        """Boxes by column; sources come last in the first column and targets first, so that arrows are short."""
         columns: list[list[int]] = [[] for _ in range(max((box.column for box in self.boxes), default=-1) + 1)]
         for i, box in enumerate(self.boxes):
             columns[box.column].append(i)
@@ -154,10 +154,10 @@ class Diagram:
             arriving.setdefault(arrow.target, []).append(k)
         landings = [0.0] * len(self.arrows)
         for target, group in arriving.items():
-            place = placed[target]
+            area = placed[target]
             group.sort(key=lambda k: placed[self.arrows[k].source].y)
             for rank, k in enumerate(group):
-                landings[k] = place.y + place.height * (rank + 1) / (len(group) + 1)
+                landings[k] = area.y + area.height * (rank + 1) / (len(group) + 1)
         return landings
 
     def _size(self, i: int, x: float, y: float) -> _Placed:
@@ -190,16 +190,16 @@ class Diagram:
         return path, label
 
 
-def _draw_box(box: Box, place: _Placed) -> str:
+def _draw_box(box: Box, area: _Placed) -> str:
     parts = [
         f"<g><title>{escaped(box.tip)}</title>"
-        f'<rect x="{place.x:.1f}" y="{place.y:.1f}" width="{place.width:.1f}" height="{place.height:.1f}" rx="5" '
+        f'<rect x="{area.x:.1f}" y="{area.y:.1f}" width="{area.width:.1f}" height="{area.height:.1f}" rx="5" '
         f'fill="#f4f7fb" stroke="{_INK}"/>'
     ]
-    y = place.y + _PAD + 10
-    for style, lines in (('font-weight="bold"', place.title), ('font-size="9.5"', place.notes)):
+    y = area.y + _PAD + 10
+    for style, lines in (('font-weight="bold"', area.title), ('font-size="9.5"', area.notes)):
         for line in lines:
-            parts.append(f'<text x="{place.x + _PAD:.1f}" y="{y:.1f}" {style} fill="{_INK}">{escaped(line)}</text>')
+            parts.append(f'<text x="{area.x + _PAD:.1f}" y="{y:.1f}" {style} fill="{_INK}">{escaped(line)}</text>')
             y += _LINE
     return "".join([*parts, "</g>"])
 

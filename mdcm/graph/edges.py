@@ -15,10 +15,10 @@ from mdcm.errors import GraphError
 
 __all__ = [
     "ARROW",
-    "NOWHERE",
     "NO_HUBS",
+    "NO_LOCATIONS",
     "Edge",
-    "Places",
+    "EdgeLocations",
     "as_pairs",
     "check_names",
     "fresh_name",
@@ -32,16 +32,16 @@ __all__ = [
 ]
 
 Edge = tuple[str, str]
-Place = tuple[int, int]
+Location = tuple[int, int]
 
 ARROW = {"directed": "->", "bidirected": "<->"}
 
 
-class Places:
+class EdgeLocations:
     """Lines and columns of edges in a text; empty for edges from another source."""
 
-    def __init__(self, directed: Sequence[Place] = (), bidirected: Sequence[Place] = ()) -> None:
-        self._places = {"directed": directed, "bidirected": bidirected}
+    def __init__(self, directed: Sequence[Location] = (), bidirected: Sequence[Location] = ()) -> None:
+        self._locations = {"directed": directed, "bidirected": bidirected}
 
     def fail(
         self,
@@ -53,13 +53,13 @@ class Places:
         cycle: tuple[str, ...] | None = None,
     ) -> NoReturn:
         """Raise a GraphError at the line and column of an edge, with the edge and the cycle as attributes."""
-        places = self._places[kind]
-        line, column = places[i] if i < len(places) else (None, None)
+        locations = self._locations[kind]
+        line, column = locations[i] if i < len(locations) else (None, None)
         where = f"line {line}, column {column}: " if line is not None else ""
         raise GraphError(where + message, cycle=cycle, edge=edge, line=line, column=column)
 
 
-NOWHERE = Places()
+NO_LOCATIONS = EdgeLocations()
 
 
 def latent_children(
@@ -106,7 +106,7 @@ def check_names(names: tuple[str, ...], hidden: dict[str, dict[str, None]], inde
 
 
 def pair_ends(
-    index: dict[str, int], kind: str, pairs: tuple[Edge, ...], places: Places
+    index: dict[str, int], kind: str, pairs: tuple[Edge, ...], locations: EdgeLocations
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The two ends of named edges as node indices."""
     ends = _core.index_pairs(index, pairs)
@@ -115,12 +115,12 @@ def pair_ends(
     arrow = ARROW[kind]
     for i, pair in enumerate(pairs):
         if isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
-            places.fail(f"{kind} edge {i} is {pair!r}: an edge is a pair of names", kind, i)
+            locations.fail(f"{kind} edge {i} is {pair!r}: an edge is a pair of names", kind, i)
         for name in pair:
             if not isinstance(name, str) or name not in index:
                 edge = (str(pair[0]), str(pair[1]))
                 message = f"the edge {pair[0]} {arrow} {pair[1]} names {name!r}, which is not a node"
-                places.fail(message + suggestion(name, index), kind, i, edge=edge)
+                locations.fail(message + suggestion(name, index), kind, i, edge=edge)
     raise AssertionError("every pair has two known names")
 
 
@@ -129,7 +129,7 @@ def raise_fault(
     names: Sequence[str],
     directed: tuple[Edge, ...],
     bidirected: tuple[Edge, ...],
-    places: Places,
+    locations: EdgeLocations,
 ) -> NoReturn:
     """Raise a GraphError that says by name why the compiled graph refused the edges."""
     what, nodes, at = fault.args
@@ -140,18 +140,18 @@ def raise_fault(
         last = max(i for i, edge in enumerate(directed) if edge in steps)
         shown = cycle if len(cycle) <= 12 else (*cycle[:8], f"... ({len(named)} nodes)", cycle[-1])
         message = f"the directed edges have a cycle: {' -> '.join(shown)}"
-        places.fail(message, "directed", last, cycle=cycle, edge=directed[last])
+        locations.fail(message, "directed", last, cycle=cycle, edge=directed[last])
     if what == "self-loop":
         edge = (named[0], named[0])
         kind = "directed" if edge in directed[at : at + 1] else "bidirected"
-        places.fail(f"the edge {named[0]} {ARROW[kind]} {named[0]} joins a node to itself", kind, at, edge=edge)
+        locations.fail(f"the edge {named[0]} {ARROW[kind]} {named[0]} joins a node to itself", kind, at, edge=edge)
     if what == "repeated pair":
         message = (
             f"the bidirected edge {named[0]} <-> {named[1]} is given twice; one edge is one hidden confounder, "
             f"and a second one of the same pair adds nothing"
         )
-        places.fail(message, "bidirected", at, edge=bidirected[at])
-    places.fail(f"the graph cannot be built: {what}")
+        locations.fail(message, "bidirected", at, edge=bidirected[at])
+    locations.fail(f"the graph cannot be built: {what}")
 
 
 def as_pairs(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:

@@ -32,11 +32,11 @@ from mdcm.graph.formats.interchange import (
     parse_graphml,
     to_networkx,
 )
-from mdcm.graph.formats.records import GraphRecord, Place
+from mdcm.graph.formats.records import GraphRecord, Location
 
 __all__ = [
     "GraphRecord",
-    "Place",
+    "Location",
     "format_arrows",
     "format_dagitty",
     "format_dot",

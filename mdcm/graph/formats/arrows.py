@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mdcm.graph.formats.records import MOST_EDGES, GraphRecord, Place, error_at
+from mdcm.graph.formats.records import MOST_EDGES, GraphRecord, Location, error_at
 from mdcm.text.printable import quoted
 
 __all__ = ["format_arrows", "parse_arrows"]
@@ -36,7 +36,7 @@ _UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 class _Token:
     kind: str
     text: str
-    place: Place
+    location: Location
 
 
 @dataclass(slots=True)
@@ -47,8 +47,8 @@ class _Reader:
     latents: dict[str, None] = field(default_factory=dict)
     directed: list[tuple[str, str]] = field(default_factory=list)
     bidirected: list[tuple[str, str]] = field(default_factory=list)
-    directed_places: list[Place] = field(default_factory=list)
-    bidirected_places: list[Place] = field(default_factory=list)
+    directed_locations: list[Location] = field(default_factory=list)
+    bidirected_locations: list[Location] = field(default_factory=list)
 
     def statement(self, tokens: Sequence[_Token]) -> None:
         """Read ``names arrow names arrow names``: names are separated by commas, and may have ``[latent]``."""
@@ -59,23 +59,23 @@ class _Reader:
         for token in tokens:
             if token.kind == "latent":
                 if last is None or last.kind != "name":
-                    raise error_at("[latent] must follow a name", token.place)
+                    raise error_at("[latent] must follow a name", token.location)
                 unmarked = [name for name in right[:-1] if name not in self.latents]
                 if unmarked:
                     message = (
                         f"[latent] after {right[-1]!r} may be meant for {unmarked[0]!r} too; write it after each name"
                     )
-                    raise error_at(message, token.place)
+                    raise error_at(message, token.location)
                 self.latents[last.text] = None
             elif token.kind == "comma":
                 if last is None or last.kind not in {"name", "latent"}:
-                    raise error_at("a name is missing before ','", token.place)
+                    raise error_at("a name is missing before ','", token.location)
             elif token.kind == "arrow":
                 if last is None or last.kind == "comma":
                     where = "before" if last is None else "between ',' and"
-                    raise error_at(f"a name is missing {where} {token.text!r}", token.place)
+                    raise error_at(f"a name is missing {where} {token.text!r}", token.location)
                 if last.kind == "arrow":
-                    raise error_at(f"a name is missing between {last.text!r} and {token.text!r}", token.place)
+                    raise error_at(f"a name is missing between {last.text!r} and {token.text!r}", token.location)
                 self._edges(left, arrow, right)
                 left, right, arrow = right, [], token
             else:
@@ -85,12 +85,12 @@ class _Reader:
                         f"an arrow (->, <- or <->), ',' or ';' is missing between {between}; put a name of several "
                         "words in double quotes"
                     )
-                    raise error_at(message, token.place)
+                    raise error_at(message, token.location)
                 self.names[token.text] = None
                 right.append(token.text)
             last = token
         if last is not None and last.kind in {"arrow", "comma"}:
-            raise error_at(f"a name is missing after {last.text!r}", last.place)
+            raise error_at(f"a name is missing after {last.text!r}", last.location)
         self._edges(left, arrow, right)
 
     def _edges(self, left: Sequence[str], arrow: _Token | None, right: Sequence[str]) -> None:
@@ -98,15 +98,15 @@ class _Reader:
         if arrow is None:
             return
         if len(self.directed) + len(self.bidirected) + len(left) * len(right) > MOST_EDGES:
-            raise error_at(f"these lists make more than {MOST_EDGES:,} edges", arrow.place)
+            raise error_at(f"these lists make more than {MOST_EDGES:,} edges", arrow.location)
         kind = _ARROWS[arrow.text]
         for a, b in itertools.product(left, right):
             if kind == "<->":
                 self.bidirected.append((a, b))
-                self.bidirected_places.append(arrow.place)
+                self.bidirected_locations.append(arrow.location)
             else:
                 self.directed.append((a, b) if kind == "->" else (b, a))
-                self.directed_places.append(arrow.place)
+                self.directed_locations.append(arrow.location)
 
     def record(self) -> GraphRecord:
         return GraphRecord(
@@ -114,8 +114,8 @@ class _Reader:
             directed=tuple(self.directed),
             bidirected=tuple(self.bidirected),
             latents=tuple(self.latents),
-            directed_places=tuple(self.directed_places),
-            bidirected_places=tuple(self.bidirected_places),
+            directed_locations=tuple(self.directed_locations),
+            bidirected_locations=tuple(self.bidirected_locations),
         )
 
 
@@ -144,9 +144,9 @@ def parse_arrows(text: str) -> GraphRecord:
     line, line_start, at = 1, 0, 0
     while at < len(text):
         match = _TOKEN.match(text, at)
-        place = (line, at - line_start + 1)
+        location = (line, at - line_start + 1)
         if match is None:
-            raise error_at(_explain(text, at), place)
+            raise error_at(_explain(text, at), location)
         kind = str(match.lastgroup)
         if kind == "end":
             reader.statement(statement)
@@ -156,12 +156,12 @@ def parse_arrows(text: str) -> GraphRecord:
         elif kind == "quoted":
             name = re.sub(r"\\.", lambda escape: _UNESCAPED[escape.group()], match.group()[1:-1])
             if not name.strip():
-                raise error_at("a name is empty", place)
-            statement.append(_Token("name", name, place))
+                raise error_at("a name is empty", location)
+            statement.append(_Token("name", name, location))
         elif kind == "bare":
-            statement.append(_Token("name", match.group(), place))
+            statement.append(_Token("name", match.group(), location))
         elif kind != "space":
-            statement.append(_Token(kind, match.group(), place))
+            statement.append(_Token(kind, match.group(), location))
         at = match.end()
     reader.statement(statement)
     return reader.record()

@@ -6,7 +6,7 @@ import re
 from typing import NoReturn
 
 from mdcm.errors import GraphError
-from mdcm.graph.formats.records import GraphRecord, Lines, Place, error_at
+from mdcm.graph.formats.records import GraphRecord, Lines, Location, error_at
 
 __all__ = ["parse_bif"]
 
@@ -35,11 +35,11 @@ class _Reader:
         self.parents: dict[str, list[tuple[str, int]]] = {}
         self.children: dict[str, int] = {}
 
-    def place(self, at: int) -> Place:
-        return self.lines.place(at)
+    def location(self, at: int) -> Location:
+        return self.lines.location(at)
 
     def fail(self, message: str, at: int | None = None) -> NoReturn:
-        raise error_at(message, self.place(self.at if at is None else at))
+        raise error_at(message, self.location(self.at if at is None else at))
 
     def next_text(self) -> str:
         rest = self.text[self.at : self.at + _SHOWN]
@@ -160,18 +160,18 @@ class _Reader:
     def record(self) -> GraphRecord:
         if not self.variables:
             raise GraphError("this BIF declares no variable")
-        edges, places = [], []
+        edges, locations = [], []
         for child, parents in self.parents.items():
             for name, at in [(child, self.children[child]), *parents]:
                 if name not in self.variables:
                     self.fail(f"{name!r} is not declared as a variable", at)
             for parent, at in parents:
                 edges.append((parent, child))
-                places.append(self.place(at))
+                locations.append(self.location(at))
         for name, at in self.variables.items():
             if name not in self.parents:
                 self.fail(f"the probabilities of {name!r} are missing; they name its parents", at)
-        return GraphRecord(tuple(self.variables), tuple(edges), directed_places=tuple(places))
+        return GraphRecord(tuple(self.variables), tuple(edges), directed_locations=tuple(locations))
 
 
 def parse_bif(text: str) -> GraphRecord:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mdcm.graph.formats.records import MOST_EDGES, GraphRecord, Lines, Place, error_at, is_hidden
+from mdcm.graph.formats.records import MOST_EDGES, GraphRecord, Lines, Location, error_at, is_hidden
 from mdcm.text.printable import quoted
 
 __all__ = ["format_dagitty", "format_dot", "is_dot", "parse_dot"]
@@ -109,10 +109,10 @@ class _Text:
         return self.text[at:end]
 
     def fail(self, message: str, at: int) -> NoReturn:
-        raise error_at(message, self.place(at))
+        raise error_at(message, self.location(at))
 
-    def place(self, at: int) -> Place:
-        return self._lines.place(at)
+    def location(self, at: int) -> Location:
+        return self._lines.location(at)
 
     def peek(self, ahead: int = 0) -> _Token:
         return self._tokens[min(self._next + ahead, len(self._tokens) - 1)]
@@ -142,8 +142,8 @@ class _Reader:
         self.positions: dict[str, tuple[float, float]] = {}
         self.directed: list[tuple[str, str]] = []
         self.bidirected: list[tuple[str, str]] = []
-        self.directed_places: list[Place] = []
-        self.bidirected_places: list[Place] = []
+        self.directed_locations: list[Location] = []
+        self.bidirected_locations: list[Location] = []
 
     def graph(self) -> None:
         """Read ``dag { ... }`` or ``digraph name { ... }``."""
@@ -316,13 +316,13 @@ class _Reader:
         elif direction != "forward":
             message = f"the edge has dir={direction}; write dir=forward, dir=back, or dir=both for a hidden confounder"
             self.tokens.fail(message, arrow.at)
-        place = self.tokens.place(arrow.at)
+        location = self.tokens.location(arrow.at)
         if kind == "<->":
             self.bidirected.append(pair)
-            self.bidirected_places.append(place)
+            self.bidirected_locations.append(location)
         else:
             self.directed.append(pair if kind == "->" else pair[::-1])
-            self.directed_places.append(place)
+            self.directed_locations.append(location)
 
     def _attributes(self) -> Attributes:
         """Read any number of ``[key=value, flag]``."""
@@ -363,8 +363,8 @@ class _Reader:
             directed=tuple(self.directed),
             bidirected=tuple(self.bidirected),
             latents=tuple(name for name, hidden in self.hidden.items() if hidden),
-            directed_places=tuple(self.directed_places),
-            bidirected_places=tuple(self.bidirected_places),
+            directed_locations=tuple(self.directed_locations),
+            bidirected_locations=tuple(self.bidirected_locations),
             positions=self.positions,
         )
 

@@ -9,12 +9,12 @@ from typing import Any
 from mdcm.errors import GraphError
 from mdcm.text.printable import quoted
 
-__all__ = ["MOST_EDGES", "GraphRecord", "Lines", "Place", "error_at", "is_hidden"]
+__all__ = ["MOST_EDGES", "GraphRecord", "Lines", "Location", "error_at", "is_hidden"]
 
 # limit for lists and groups of names in one text: a line of two lists of n names makes n squared edges
 MOST_EDGES = 1_000_000
 
-Place = tuple[int, int]
+Location = tuple[int, int]
 """Line and column in a text, both from 1."""
 
 # attributes of nodes in dagitty, DOT, GML, GraphML and networkx; style=dashed only affects the drawing
@@ -33,8 +33,8 @@ class GraphRecord:
         directed: Directed edges; an edge may start or end at a latent.
         bidirected: Bidirected edges.
         latents: Names declared latent, in order of first appearance.
-        directed_places: Line and column of each directed edge's arrow; empty if the source has none.
-        bidirected_places: The same for the bidirected edges.
+        directed_locations: Line and column of each directed edge's arrow; empty if the source has none.
+        bidirected_locations: The same for the bidirected edges.
         positions: Coordinates (x, y) of the nodes in a drawing; nodes may be missing.
     """
 
@@ -42,8 +42,8 @@ class GraphRecord:
     directed: tuple[tuple[str, str], ...] = ()
     bidirected: tuple[tuple[str, str], ...] = ()
     latents: tuple[str, ...] = ()
-    directed_places: tuple[Place, ...] = ()
-    bidirected_places: tuple[Place, ...] = ()
+    directed_locations: tuple[Location, ...] = ()
+    bidirected_locations: tuple[Location, ...] = ()
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -58,7 +58,7 @@ class Lines:
 
     Example:
         >>> lines = Lines("ab\ncd")
-        >>> lines.place(4), lines.place(1)
+        >>> lines.location(4), lines.location(1)
         ((2, 2), (1, 2))
     """
 
@@ -66,7 +66,7 @@ class Lines:
         self._text = text
         self._at, self._line, self._start = 0, 1, 0
 
-    def place(self, at: int) -> Place:
+    def location(self, at: int) -> Location:
         """Line and column of an offset, both from 1."""
         first, last = sorted((at, self._at))
         if breaks := self._text.count("\n", first, last):
@@ -76,17 +76,17 @@ class Lines:
         return self._line, at - self._start + 1
 
 
-def error_at(message: str, place: Place) -> GraphError:
+def error_at(message: str, location: Location) -> GraphError:
     """A GraphError whose message begins with line and column in a text.
 
     Args:
         message: What is wrong, and what to do.
-        place: Line and column.
+        location: Line and column.
 
     Returns:
         The error, for the caller to raise.
     """
-    line, column = place
+    line, column = location
     return GraphError(f"line {line}, column {column}: {message}", line=line, column=column)
 
 
