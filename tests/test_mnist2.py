@@ -168,7 +168,7 @@ class TestMnist:
             load_handwriting(mnist)
 
     def test_no_directory(self, tmp_path):
-        with pytest.raises(DataError, match="is no directory; it has to hold train-images"):
+        with pytest.raises(DataError, match="is not a directory; it has to hold train-images"):
             load_handwriting(tmp_path / "none")
 
     def test_an_experiment_without_digits_takes_none(self, tmp_path):

@@ -319,7 +319,7 @@ def test_a_spec_that_cannot_be_read(tmp_path):
     refused(tmp_path / "none.yaml", None, "the spec cannot be read: No such file or directory")
     refused(tmp_path, None, "the spec cannot be read: Is a directory")
     (tmp_path / "spec.yaml").write_bytes(b"graph: \xff\xfe")
-    refused(tmp_path / "spec.yaml", None, "the spec cannot be read: it is no UTF-8 text")
+    refused(tmp_path / "spec.yaml", None, "the spec cannot be read: it is not UTF-8 text")
 
 
 def test_a_tag_makes_no_object(write, tmp_path):

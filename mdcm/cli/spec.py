@@ -573,7 +573,7 @@ def read_spec(path: str | Path) -> Spec:
         with file.open(encoding="utf-8-sig") as stream:
             text = stream.read(_MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise origin.error(f"the spec cannot be read: {reason}", ()) from None
     if len(text) > _MOST_CHARACTERS:
         raise origin.error(f"the spec cannot be read: it has more than {_MOST_CHARACTERS:,} characters", ())

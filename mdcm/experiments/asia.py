@@ -89,7 +89,7 @@ def _published(rows: int, seed: int) -> Findings:
     variables = {name: {"levels": list(_LEVELS)} for name in _NODES}
     # a short training: only the warning matters
     model = fit(graph, Dataset(table, name="d1"), variables=variables, config=TrainConfig(max_steps=60), seed=seed)
-    messages = {query: _said(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
+    messages = {query: _support_message(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
     return Findings(
         bars=[
             Bar(
@@ -103,7 +103,7 @@ def _published(rows: int, seed: int) -> Findings:
     )  # fmt: skip
 
 
-def _said(model: Model, query: str, seed: int) -> str:
+def _support_message(model: Model, query: str, seed: int) -> str:
     """Message of a model about the support of an answer, from a warning or an error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -242,7 +242,7 @@ class _Study:
         notes = []
         if self.chest is not None:
             notes.append(
-                "The pictures are no X-rays but a small stand-in with a known truth: two ellipses whose brightness is "
+                "The pictures are not X-rays but a small stand-in with a known truth: two ellipses whose brightness is "
                 "the opacity of the lungs. --data DIR reads COVIDx CXR-3, --mechanism X=module:factory a generator."
             )
             notes.append(

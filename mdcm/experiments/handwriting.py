@@ -88,7 +88,7 @@ def load_handwriting(directory: str | Path | None = None) -> Handwriting:
 
 def _read_mnist(directory: Path) -> Handwriting:
     if not directory.is_dir():
-        raise DataError(f"{directory} is no directory; it has to hold {_IMAGES} and {_LABELS}")
+        raise DataError(f"{directory} is not a directory; it has to hold {_IMAGES} and {_LABELS}")
     images, labels = (_read_idx(directory, name) for name in (_IMAGES, _LABELS))
     if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
         raise DataError(f"{directory / _IMAGES}: square grey pictures are needed, not {images.dtype} {images.shape}")

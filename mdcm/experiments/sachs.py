@@ -93,7 +93,7 @@ def read_cells(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             row = int(wrong.argmax())
             raise DataError(
                 f"{path}: column {name!r} holds {table[name].iloc[row]!r} in row {row}; {int(wrong.sum()):,} of "
-                f"{len(table):,} rows are no {'0 or 1' if name in _CONDITIONS else 'number'}",
+                f"{len(table):,} rows are not {'0 or 1' if name in _CONDITIONS else 'a number'}",
                 column=name,
             )
         table[name] = values
@@ -227,7 +227,7 @@ def _on_data(request: Request, size: Size) -> Findings:
         cells = _held_out(
             activated, {"plug-in": estimates, _BEST: best, **{name: answered[0] for name, answered in answers.items()}}
         )
-        contradictions = [_said(row) for row in check(_graph(), data).rejected.to_dict("records")]
+        contradictions = [_described_test(row) for row in check(_graph(), data).rejected.to_dict("records")]
     problem = Problem("", fitted.model, samples, _QUERIES)
     return _findings(
         request, _Compared(problem, observed, activated, runs, answers, estimates, best, floors, cells, contradictions)
@@ -258,7 +258,7 @@ def _marginal(joint: NDArray[np.float64], query: str) -> NDArray[np.float64]:
     return np.asarray(joint.sum(axis=gone)).ravel()
 
 
-def _said(row: Mapping[Any, Any]) -> str:
+def _described_test(row: Mapping[Any, Any]) -> str:
     return f"{row['detail'] or statement(row)} (adjusted p = {row['adjusted_p']:.1g})"
 
 
