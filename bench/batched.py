@@ -1,4 +1,4 @@
-"""Training steps of many small h-nodes: all as one bank, against one at a time.
+"""Training steps of many small h-nodes: all as one stack, against one at a time.
 
 Both sides take the same steps of the same optimiser on the same rows. Sizes are those of a plan's singletons: a few
 dozen distinct rows, networks of a few dozen units, where the time goes into starting operations; and one c-component
@@ -20,7 +20,7 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
-from mdcm.training import Bank, ComponentProblem, FitRows, Module, StackLoad, TrainConfig
+from mdcm.training import ComponentProblem, DiscreteModule, FitRows, ModuleStack, StackLoad, TrainConfig
 from mdcm.training.grouping import group
 
 __all__ = ["BATCHED"]
@@ -85,14 +85,14 @@ class _Side:
 
 def _compared(component: str, copies: int, rows: int, hidden: int, bar: float, seed: int) -> Compared:
     dcm, fits, members = _problems(component, copies, rows, hidden, seed)
-    modules = [Module(dcm, own, fit) for own, fit in zip(members, fits, strict=True)]
+    modules = [DiscreteModule(dcm, own, fit) for own, fit in zip(members, fits, strict=True)]
     found = group([StackLoad(module, module.sizes) for module in modules])
-    banks = [Bank([modules[place] for place in tile], CONFIG) for tile in found]
+    stacks = [ModuleStack([modules[place] for place in tile], CONFIG) for tile in found]
     alone = [ComponentProblem(dcm, own, fit, CONFIG, 0) for own, fit in zip(members, fits, strict=True)]
     ours = _Side(
-        [bank.parameters for bank in banks],
-        [bank.losses for bank in banks],
-        [lambda bank=bank: bank.set_training([None] * len(bank.modules)) for bank in banks],
+        [stack.parameters for stack in stacks],
+        [stack.losses for stack in stacks],
+        [lambda stack=stack: stack.set_training([None] * len(stack.modules)) for stack in stacks],
     )
     theirs = _Side([one.parameters for one in alone], [one.loss for one in alone], [])
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from mdcm.training import TrainConfig
 from mdcm.training.objectives.adversarial import AdversarialObjective
 from mdcm.training.rows import held_out_rows
 from mdcm.training.trainer import Run, Trainer
@@ -37,7 +36,7 @@ class Recorder:
 
 def trainer_of(problems, *, stacked=False, progress=None, log=None, late=None, between=None, on_validation=None):
     """A trainer of h-nodes side by side; ``late`` is asked after every step, ``between`` after those but the last."""
-    run = Watched(TrainConfig(), progress, log or Recorder(), None, between, on_validation, late)
+    run = Watched(progress, log or Recorder(), None, between, on_validation, late)
     objective = AdversarialObjective(problems, stacked=stacked)
     return Trainer(objective, [problem.hnode.variables for problem in problems], run)
 

@@ -503,7 +503,7 @@ class TestSettings:
 
     def test_states_for_which_memory_is_not_enough(self):
         from mdcm.data import Schema
-        from mdcm.training.confounder_states import choose_states
+        from mdcm.training.confounders import choose_states
 
         graph = ADMG.from_string("A <-> B; B <-> C; A <-> C")
         schema = Schema([Variable(name, "categorical", (0, 1)) for name in graph.nodes])

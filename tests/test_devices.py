@@ -17,7 +17,7 @@ from mdcm.training import AdversarialConfig
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critic_stack import Stack
 from mdcm.training.objectives.problems import ConditionalProblem
-from mdcm.training.stacking import Bank
+from mdcm.training.stacking import ModuleStack
 
 N = 600
 
@@ -213,11 +213,11 @@ class TestMemory:
         ):
             mdcm.fit("X -> Y", self.numbers(), config=TrainConfig(max_steps=8, batch_size=64))
 
-    def test_a_bank_sees_all_rows(self, monkeypatch):
+    def test_a_stack_sees_all_rows(self, monkeypatch):
         def full(*_):
             raise torch.OutOfMemoryError("out of memory")
 
-        monkeypatch.setattr(Bank, "losses", full)
+        monkeypatch.setattr(ModuleStack, "losses", full)
         with pytest.raises(mdcm.MdcmError, match=r"\{X\}, \{Y\} does not fit in memory: .* Use batch_modules=False"):
             mdcm.fit("X -> Y", binary(names="XY"), config=TrainConfig(max_steps=4))
 

@@ -104,14 +104,14 @@ def model():
 class TestMembers:
     def test_a_member_is_what_training_on_its_weights_gives(self, model):
         """Trained by hand: the rows as they are, with the weights and the seed of the member, alone."""
-        from mdcm.training import Setup, Source, train
+        from mdcm.training import TrainingContext, TrainingData, train
 
         data = {"d1": mdcm.data.encode(model.data[0], model.schema)}
         seed = derived_seed(model.seed, "member", 3)
-        setup = Setup(
+        setup = TrainingContext(
             model.graph, model.schema, model.plan, model.config, None, dict(model.dcm.states), torch.device("cpu")
         )
-        (alone,) = train(setup, [Source(resampled(data, seed), seed)])
+        (alone,) = train(setup, [TrainingData(resampled(data, seed), seed)])
         # as a bank of one and one of eight round: what bench/batched.py allows after as many steps
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(value, model.members[3].state_dict()[key], rtol=0, atol=2e-2)

@@ -112,7 +112,7 @@ FORGED = {
     "elapsed negative": (state(elapsed=-1.0), "state.elapsed must be a finite number of at least 0"),
     "history of strangers": (
         state(history=[{"event": "trained", "hnode": ["Q"]}]),
-        r"its history speaks of \['Q'\], which is no h-node",
+        r"its history speaks of \['Q'\], which is not an h-node",
     ),
     "history of texts": (state(history=["trained"]), r"state.history\[0\] must be a mapping"),
     "no job": (state(job=None), "does not fit the model"),

@@ -356,7 +356,7 @@ class TestWeights:
         table = pd.DataFrame({name: rng.integers(0, 9, 9000) for name in "ABCDE"})
         weight = torch.from_numpy(rng.uniform(0.1, 3, 9000))
         problem = problem_of("A -> E; B -> E; C -> E; D -> E; D <-> E", table, weight=weight, members=["D", "E"])
-        problem.begin(None)
+        problem.train_on(None)
         assert len(problem.parts[0]) > FULL_BATCH_ROWS
         drawn = []
         select = ComponentRows.select
@@ -382,7 +382,7 @@ class TestWeights:
 
     def test_few_distinct_rows_are_all_seen_at_every_step(self):
         problem = problem_of("X -> Y; X <-> Y", coins())
-        problem.begin(None)
+        problem.train_on(None)
         assert len(problem.parts[0]) == 4
         expected = problem.likelihood.loss(problem.parts[0])
         assert torch.equal(problem.loss(1), expected)

@@ -128,7 +128,7 @@ class TestRows:
         for fit, own in zip(hnode.fits, rows, strict=True):
             assert set(own.variables) == set(fit.variables)
             assert set(own.values) == {*fit.variables, *(p for v in fit.variables for p in dcm.parents(v))}
-            assert len(own.place) == sum(data[name].rows for name in fit.datasets)
+            assert len(own.index) == sum(data[name].rows for name in fit.datasets)
             for name, value in own.values.items():
                 expected = np.concatenate([data[one][name] for one in fit.datasets])
                 place = np.concatenate([start[one] + np.arange(data[one].rows) for one in fit.datasets])

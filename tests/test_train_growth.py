@@ -15,9 +15,9 @@ from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.scm import DiscreteSCM
 from mdcm.storage.checkpoints import Checkpoints
 from mdcm.training import confounder_growth as growth
-from mdcm.training.confounder_states import may_double
+from mdcm.training.confounders import may_double
 from mdcm.training.rows import fit_rows
-from mdcm.training.stacking import Bank, Module
+from mdcm.training.stacking import DiscreteModule, ModuleStack
 
 # two latents of four children, trained as one: the first has far more states than a child has levels, the other two
 GRAPH = ADMG.from_string("L [latent]; M [latent]; L -> A; L -> B; L -> C; L -> D; M -> E; M -> F; M -> G; M -> H")
@@ -75,7 +75,7 @@ class TestDoubling:
         model = mdcm.fit(GRAPH, table, config=TrainConfig(max_steps=30))
         assert model.dcm.states == {"L": 8, "M": 8}
 
-    def test_alone_as_in_a_bank(self, table, grown):
+    def test_alone_as_in_a_stack(self, table, grown):
         graph = ADMG.from_string("L [latent]; L -> A; L -> B; L -> C; L -> D")
         alone = mdcm.fit(graph, table[FIRST], config=TrainConfig(batch_modules=False))
         assert alone.dcm.states == {"L": grown.dcm.states["L"]}
@@ -113,16 +113,16 @@ def test_states_split_in_two_equal_halves_are_the_same_model(monkeypatch, table)
     for hnode in plan.hnodes:
         if len(hnode.variables) == 4:
             members = [node for node in dcm.order if node in hnode.variables]
-            modules.append(Module(dcm, members, fit_rows(dcm, hnode, data)))
-    bank = Bank(modules, TrainConfig())
+            modules.append(DiscreteModule(dcm, members, fit_rows(dcm, hnode, data)))
+    stack = ModuleStack(modules, TrainConfig())
     with torch.no_grad():
-        before = bank.row_losses()
-    weights = [one.detach() for one in bank.parameters]
+        before = stack.row_losses()
+    weights = [one.detach() for one in stack.parameters]
     monkeypatch.setattr(growth, "_APART", 0.0)
-    bank.parameters = growth._split(bank, weights, [0, 1])
-    assert [one.shape[1] for one in bank.parameters[-1:]] == [10]
+    stack.parameters = growth._split(stack, weights, [0, 1])
+    assert [one.shape[1] for one in stack.parameters[-1:]] == [10]
     with torch.no_grad():
-        after = bank.row_losses()
+        after = stack.row_losses()
     for one, two in zip(before, after, strict=True):
         assert torch.allclose(one, two, rtol=0, atol=20 * torch.finfo(torch.float32).eps * float(one.abs().max()))
 

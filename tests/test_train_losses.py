@@ -9,7 +9,7 @@ import torch
 
 import mdcm
 from mdcm.data import Encoded
-from mdcm.training import FitRows, Losses, Sample, TrainConfig, resampled
+from mdcm.training import FitRows, HeldOutLosses, HeldOutSample, TrainConfig, resampled
 from mdcm.training.losses import effective_rows
 from mdcm.training.rows import fit_rows as rows_of_fits
 
@@ -64,7 +64,7 @@ def test_the_error_is_that_of_units_drawn_anew(distinct, weighted, grouped, fits
     made, merged, losses, (values, weights, units) = problem(
         1, distinct=distinct, weighted=weighted, grouped=grouped, fits=fits
     )
-    sample = Sample.build(made, [None] * fits, merged if distinct else None)
+    sample = HeldOutSample.build(made, [None] * fits, merged if distinct else None)
     mean, error = sample.mean_and_error(torch.from_numpy(losses))
     assert mean == pytest.approx(np.average(values, weights=weights))
     assert sample.rows == pytest.approx(weights.sum() ** 2 / np.square(weights).sum())
@@ -79,7 +79,7 @@ def test_fresh_data_vary_by_the_error_of_the_bootstrap():
     for _ in range(2000):
         values, weight = rng.normal(size=rows), rng.exponential(size=rows)
         for given, found in ((weight, errors), (None, plain)):
-            sample = Sample.build([fit_rows(rows, given)], [None])
+            sample = HeldOutSample.build([fit_rows(rows, given)], [None])
             mean, error = sample.mean_and_error(torch.from_numpy(values))
             found.append(error)
             if given is not None:
@@ -93,23 +93,25 @@ def test_chosen_rows_are_judged_alone():
     rng = np.random.default_rng(0)
     weight, values = rng.exponential(size=50), torch.from_numpy(rng.normal(size=20))
     chosen = torch.arange(10, 30)
-    part = Sample.build([fit_rows(50, weight)], [chosen]).mean_and_error(values)
-    whole = Sample.build([fit_rows(20, weight[10:30])], [None]).mean_and_error(values)
+    part = HeldOutSample.build([fit_rows(50, weight)], [chosen]).mean_and_error(values)
+    whole = HeldOutSample.build([fit_rows(20, weight[10:30])], [None]).mean_and_error(values)
     assert part == whole
 
 
 def test_weights_that_are_equal_are_none():
     values = torch.from_numpy(np.random.default_rng(0).normal(size=50))
-    one, other = (Sample.build([fit_rows(50, w)], [None]).mean_and_error(values) for w in (None, np.full(50, 3.0)))
-    assert one == pytest.approx(other)
-    assert one[1] == pytest.approx(float(values.std(correction=0)) / math.sqrt(50))
+    unweighted, weighted = (
+        HeldOutSample.build([fit_rows(50, w)], [None]).mean_and_error(values) for w in (None, np.full(50, 3.0))
+    )
+    assert unweighted == pytest.approx(weighted)
+    assert unweighted[1] == pytest.approx(float(values.std(correction=0)) / math.sqrt(50))
 
 
 def losses(values, weight, rows):
     """Losses of distinct rows, each of which stands for a share of the rows."""
     counts = (torch.as_tensor(weight) * rows).round().long()
     merged = torch.arange(len(counts)).repeat_interleave(counts).numpy()
-    return Losses(values, Sample.build([fit_rows(len(merged))], [None], [(merged, len(counts))]))
+    return HeldOutLosses(values, HeldOutSample.build([fit_rows(len(merged))], [None], [(merged, len(counts))]))
 
 
 def test_a_difference_within_its_error_is_not_worse():
@@ -133,7 +135,7 @@ def test_a_difference_within_its_error_is_not_worse():
 
 def test_losses_of_other_rows_are_refused():
     with pytest.raises(ValueError, match=r"losses of 2 rows must be as many, not \(3,\)"):
-        Losses(torch.zeros(3), losses(torch.zeros(2), [0.5, 0.5], 10).sample)
+        HeldOutLosses(torch.zeros(3), losses(torch.zeros(2), [0.5, 0.5], 10).sample)
 
 
 def test_rows_of_resampled_data_are_worth_half_as_much():

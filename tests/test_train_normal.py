@@ -72,7 +72,7 @@ class TestIntegral:
     def test_is_the_sum_over_a_fine_grid(self, text, levels, split):
         """The mean weight is unbiased: over rows its logarithm agrees with the sum within a few standard errors."""
         made, dcm = problem(text, levels=levels, split=split, states=64)
-        made.hold(torch.arange(60))
+        made.validate_on(torch.arange(60))
         found = torch.stack([_evaluated(made, seed) for seed in range(40)]).exp()
         exact = []
         used = sorted({index for name in made.members for index in dcm.latents[name]})
@@ -95,7 +95,7 @@ class TestIntegral:
         dcm = DCM(graph, schema(graph), {"U[X,Y]": 256})
         values = {name: torch.from_numpy(value).float() for name, value in table.items()}
         made = NormalProblem(dcm, ("X", "Y"), [FitRows(("X", "Y"), values, None, torch.arange(500))], TrainConfig(), 0)
-        made.hold(torch.arange(500))
+        made.validate_on(torch.arange(500))
         covariance = np.cov(np.column_stack(list(table.values())).T, bias=True)
         best = 1 + math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] / 2
         # a flow is nearly, and not quite, the line that it begins as; eight states are off by .6 here

@@ -14,7 +14,7 @@ from napkins import NAPKINS, model_effect
 import mdcm
 from mdcm.data import Variable
 from mdcm.mechanisms import Categorical, Flow
-from mdcm.training import lacking_fits
+from mdcm.training import poor_fit_warnings
 from mdcm.training.normal_confounders import NormalProblem
 from mdcm.training.objectives.problems import ComponentProblem
 from mdcm.training.reference import is_behind, regression_losses
@@ -143,7 +143,7 @@ class TestGrowth:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             model = mdcm.fit("X <-> Y", self.table(0.02), mechanisms={"X": Quick, "Y": Quick}, config=config)
-        (text,) = lacking_fits(model.history)
+        (text,) = poor_fit_warnings(model.history)
         assert text in {str(one.message) for one in told}
         assert (
             "plain regressions describe the training rows better than the fit does, in nats per row: {X, Y} by" in text
@@ -250,7 +250,7 @@ class TestEqualRows:
         model = mdcm.fit("X <-> Y", table, config=mdcm.TrainConfig(max_steps=2))
         rows = fit_rows(**{name: table[name].to_numpy().copy() for name in "XY"})
         problem = ComponentProblem(model.dcm, ["X", "Y"], [rows], model.config, 0)
-        problem.hold(torch.arange(5))
+        problem.validate_on(torch.arange(5))
         values = torch.tensor([3.0, 3.0, 1.0, 2.0, 3.0])
         kept = problem.distinct(values)
         assert len(kept) == len(problem.evaluate().loss) == 3

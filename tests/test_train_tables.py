@@ -1,4 +1,4 @@
-"""Tables in the place of networks: expectation-maximisation, who chooses, what is stored, and what is told of a fit."""
+"""Tables in the place of networks: expectation-maximisation, the choice, what is stored, and what is told of a fit."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import pytest
 import torch
 from kill_sweep import same
 from learning import maximum_likelihood, read_out
-from test_train_bank import LEVELS, PAIRS, made
+from test_train_stacks import LEVELS, PAIRS, made
 
 import mdcm
 from mdcm.data import Schema, Variable, encode, validate
@@ -18,11 +18,11 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
 from mdcm.scm import DiscreteSCM, random_discrete
 from mdcm.storage.checkpoints import Checkpoints
-from mdcm.training import TrainConfig, lacking_fits
-from mdcm.training.expectation import Fitted, Tables
-from mdcm.training.polish import Polisher, frequencies
+from mdcm.training import TrainConfig, poor_fit_warnings
+from mdcm.training.expectation import ComponentTables, TableStack
 from mdcm.training.rows import fit_rows
-from mdcm.training.stacking import Bank, Module
+from mdcm.training.stacking import DiscreteModule, ModuleStack
+from mdcm.training.table_fitting import TableFitter, frequencies
 
 
 def modules_of(graph, table, states, levels):
@@ -33,7 +33,7 @@ def modules_of(graph, table, states, levels):
     dcm = DCM(graph, schema, {name: states for name, _ in graph.confounders})
     data = {"d1": encode(datasets[0], schema)}
     return dcm, [
-        Module(dcm, [node for node in dcm.order if node in hnode.variables], fit_rows(dcm, hnode, data))
+        DiscreteModule(dcm, [node for node in dcm.order if node in hnode.variables], fit_rows(dcm, hnode, data))
         for hnode in mdcm.plan(graph).hnodes
     ]
 
@@ -45,12 +45,13 @@ def random_start(module, seed):
         combinations = math.prod(parent.num_levels for parent in mechanism.parents)
         drawn = rng.dirichlet(np.ones(mechanism.levels), size=(combinations, *mechanism.latents))
         tables.append(torch.from_numpy(np.moveaxis(drawn, -1, 1).copy()))
-    return Fitted(tuple(tables), tuple(torch.full((len(p),), 1 / len(p), dtype=torch.float64) for p in module.priors))
+    priors = tuple(torch.full((len(prior),), 1 / len(prior), dtype=torch.float64) for prior in module.priors)
+    return ComponentTables(tuple(tables), priors)
 
 
 def fitted(modules, seed=0, strength=1e-9):
     starts = [random_start(module, seed) for module in modules]
-    return Tables(modules, [None] * len(modules), starts, [one.tables for one in starts], [strength] * len(modules))
+    return TableStack(modules, [None] * len(modules), starts, [one.tables for one in starts], [strength] * len(modules))
 
 
 def log_likelihood(scm, table):
@@ -163,8 +164,8 @@ class TestExpectation:
         _, (module,) = modules_of(CHAIN, table, 4, 3)
         tables = fitted([module], seed=3, strength=0.5)
         values = []
-        plain = Tables._step
-        monkeypatch.setattr(Tables, "_step", lambda self, at: values.append(plain(self, at)[0]) or plain(self, at))
+        plain = TableStack._step
+        monkeypatch.setattr(TableStack, "_step", lambda self, at: values.append(plain(self, at)[0]) or plain(self, at))
         tables.run()
         cycles = torch.cat(values[::3])
         assert len(cycles) > 5
@@ -363,7 +364,7 @@ class TestWhatIsTold:
         (record,) = [one for one in model.history if one["event"] == "trained" and len(one["hnode"]) > 1]
         mean, error = record["behind_frequencies"]
         assert mean > 2 * error > 0
-        assert len(lacking_fits(model.history)) == 1
+        assert len(poor_fit_warnings(model.history)) == 1
 
     def test_a_good_fit_says_nothing(self):
         graph, table = self.copies("L [latent]; L -> A; L -> B; L -> C; A -> D")
@@ -375,20 +376,20 @@ class TestWhatIsTold:
     def test_a_fit_that_was_cut_short_is_what_was_asked_for(self):
         graph, table = self.copies("A <-> B", rows=1_000)
         model = mdcm.fit(graph, table, config=TrainConfig(max_steps=5))
-        assert lacking_fits(model.history) == []
+        assert poor_fit_warnings(model.history) == []
 
     def test_of_many_h_nodes_chance_alone_is_not_told(self):
         def record(name, mean):
             return {"event": "trained", "hnode": [name], "behind_frequencies": [mean, 0.01], "heldout_rows": 1000}
 
         # 2.5 standard errors: told of one, not of one among a hundred
-        assert len(lacking_fits([record("A", 0.025)])) == 1
-        assert lacking_fits([record("A", 0.025), *(record(f"V{i}", 0.0) for i in range(99))]) == []
-        (text,) = lacking_fits([record(f"V{i}", 0.1 + i / 100) for i in range(8)])
+        assert len(poor_fit_warnings([record("A", 0.025)])) == 1
+        assert poor_fit_warnings([record("A", 0.025), *(record(f"V{i}", 0.0) for i in range(99))]) == []
+        (text,) = poor_fit_warnings([record(f"V{i}", 0.1 + i / 100) for i in range(8)])
         assert "{V7} by 0.17 ± 0.01" in text
         assert "and 3 more" in text
         # sharply measured, and still less than a likelihood ratio of e
-        assert lacking_fits([{**record("A", 0.0005), "behind_frequencies": [0.0005, 1e-6]}]) == []
+        assert poor_fit_warnings([{**record("A", 0.0005), "behind_frequencies": [0.0005, 1e-6]}]) == []
 
 
 class TestSeedOfWeightsThatAreKept:
@@ -470,7 +471,7 @@ class TestResumeAndReload:
             # a fifth of the largest standard error
             np.testing.assert_allclose(learned.exact([name]).to_numpy(), shares.to_numpy(), rtol=0, atol=0.005)
 
-    def test_alone_as_in_a_bank(self, mixed_rows, mixed):
+    def test_alone_as_in_a_stack(self, mixed_rows, mixed):
         alone = mdcm.fit(MIXED, mixed_rows, config=TrainConfig(batch_modules=False))
         names = list(MIXED.nodes)
         first, second = (read_out(model.dcm).exact(names).to_numpy() for model in (mixed, alone))
@@ -490,8 +491,8 @@ def test_a_table_too_large_leaves_a_network(monkeypatch):
     _, modules = modules_of(BOW, table, 2, 2)
     assert not any(module.has_tables for module in modules)
     masks = [torch.arange(400) < 40 for _ in modules]
-    weights = [parameter.detach() for parameter in Bank(modules[:1], TrainConfig()).parameters]
-    assert Polisher(modules[:1], masks[:1], [0], lambda given: given).choose(weights) == [None]
+    weights = [parameter.detach() for parameter in ModuleStack(modules[:1], TrainConfig()).parameters]
+    assert TableFitter(modules[:1], masks[:1], [0], lambda given: given).choose(weights) == [None]
 
 
 class TestAColumnOfOneValue:

@@ -36,16 +36,16 @@ from mdcm.text.advice import advice, warn
 from mdcm.text.limits import check_ensemble, seeded
 from mdcm.training import (
     Progress,
-    Setup,
-    Source,
     TrainConfig,
-    kept_with_another_seed,
-    lacking_fits,
+    TrainingContext,
+    TrainingData,
+    kept_weights_warning,
+    poor_fit_warnings,
     train,
     training_device,
 )
-from mdcm.training.fidelity import misfits, questionable
-from mdcm.training.fidelity import told as warnings_of
+from mdcm.training.fidelity import misfits, variables_to_compare
+from mdcm.training.fit_warnings import misfit_warnings
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -191,8 +191,8 @@ def fit(
             if resume:
                 model = _finished(out, graph, plan, config, seed, described, mechanisms)
         if model is None:
-            setup = Setup(graph, schema, plan, config, mechanisms, None, where, readers)
-            source = Source(
+            context = TrainingContext(graph, schema, plan, config, mechanisms, None, where, readers)
+            inputs = TrainingData(
                 {encoded.name: encoded for encoded in (encode(dataset, schema) for dataset in datasets)},
                 seed,
                 None if init is None else (init.dcm, init.history),
@@ -204,12 +204,12 @@ def fit(
 
             with _naming_resume(out):
                 watched = None if on_validation is None else validated
-                dcm, history = _trained(setup, source, progress, out, resume, runner, watched)
-            for text in lacking_fits(history):
+                dcm, history = _trained(context, inputs, progress, out, resume, runner, watched)
+            for text in poor_fit_warnings(history):
                 warn(text)
-            stale = None if init is None else kept_with_another_seed(history, init.seed, seed)
-            if stale is not None:
-                warn(stale)
+            kept = None if init is None else kept_weights_warning(history, init.seed, seed)
+            if kept is not None:
+                warn(kept)
             model = Model(
                 graph, schema, plan, dcm, config, seed=seed, datasets=described, history=history, origin=origin
             )
@@ -243,8 +243,8 @@ def _naming_resume(out: str | Path | None) -> Iterator[None]:
 
 
 def _trained(
-    setup: Setup,
-    source: Source,
+    context: TrainingContext,
+    inputs: TrainingData,
     progress: bool | Progress,
     out: str | Path | None,
     resume: bool,
@@ -261,8 +261,8 @@ def _trained(
                 journal.write(record)
 
         (dcm,) = train(
-            setup,
-            [source],
+            context,
+            [inputs],
             progress=reports,
             log=log,
             out=out,
@@ -270,11 +270,11 @@ def _trained(
             engine=engine,
             on_validation=on_validation,
         )
-        suspects = questionable(dcm, setup.plan, setup.config)
-        found_misfits = misfits(dcm, setup.plan, source.data, source.seed, suspects)
+        suspects = variables_to_compare(dcm, context.plan, context.config)
+        found_misfits = misfits(dcm, context.plan, inputs.data, inputs.seed, suspects)
         for misfit in found_misfits:
             log({"event": "misfit", "hnode": list(misfit.hnode), "variable": misfit.variable, "what": misfit.what})
-    for message in warnings_of(found_misfits):
+    for message in misfit_warnings(found_misfits):
         warn(message)
     return dcm, history
 

@@ -31,7 +31,7 @@ from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import locked
 from mdcm.text.advice import warn
 from mdcm.text.limits import check_ensemble, seeded
-from mdcm.training import Progress, Setup, Source, TrainConfig, resampled, train, training_device
+from mdcm.training import Progress, TrainConfig, TrainingContext, TrainingData, resampled, train, training_device
 
 __all__ = ["Model", "checksum", "load", "progress_bars"]
 
@@ -322,12 +322,13 @@ class Model(Sampler):
             raise DataError("an ensemble is trained on the training data; add them to the model with attach()")
         data = {encoded.name: encoded for encoded in (encode(dataset, self.schema) for dataset in self.data)}
         seeds = [derived_seed(seed, "member", number) for number in range(members)]
-        sources = [Source(resampled(data, each) if resample else data, each) for each in seeds]
+        inputs = [TrainingData(resampled(data, each) if resample else data, each) for each in seeds]
         chosen = training_device(device, self.plan, self.schema)
         # members have as many confounder states as the model
-        setup = Setup(self.graph, self.schema, self.plan, self.config, mechanisms, dict(self.dcm.states), chosen)
+        states = dict(self.dcm.states)
+        context = TrainingContext(self.graph, self.schema, self.plan, self.config, mechanisms, states, chosen)
         with progress_bars(progress) as reports:
-            models = train(setup, sources, progress=reports, out=out, resume=out is not None, engine=engine)
+            models = train(context, inputs, progress=reports, out=out, resume=out is not None, engine=engine)
         self.members = tuple(models)
         for member in self.members:
             place(member, self._device)

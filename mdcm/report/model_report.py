@@ -25,7 +25,7 @@ from mdcm.storage.run_directory import replacing
 from mdcm.text.advice import warn
 from mdcm.text.limits import seeded
 from mdcm.text.printable import escaped
-from mdcm.training import lacking_fits
+from mdcm.training import poor_fit_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -541,7 +541,7 @@ class _Writer:
                 notes.append(f"The data are no evidence for the confounder {names}: a model without it fits as well.")
             if record["event"] == "misfit":
                 notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
-        notes += [f"{text[0].upper()}{text[1:]}." for text in lacking_fits(self.model.history)]
+        notes += [f"{text[0].upper()}{text[1:]}." for text in poor_fit_warnings(self.model.history)]
         notes += [f"Not used by the plan: {text}." for text in self.model.plan.unused]
         return f'<ul class="notes">{"".join(f"<li>{escaped(note)}</li>" for note in notes)}</ul>' if notes else ""
 

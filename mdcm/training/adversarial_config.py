@@ -28,19 +28,19 @@ class AdversarialConfig:
         learning_rate: Highest learning rate of generators and priors.
         critic_learning_rate: Highest learning rate of critics.
         decay: Whether both rates fall to a fiftieth along a cosine.
-        betas: Decay of Adam's two means, for generators and critics.
+        betas: Adam's two decay rates, for generators and critics.
         penalty: Factor of the gradient penalty.
-        one_sided: Whether only gradients above 1 are penalised. A critic may then be flat where there is nothing to
-            tell apart; otherwise its gradients have norm 1 there too, in directions that are noise.
-        temperature: Temperature of the softmax whose gradient a draw has, at first and at last.
+        one_sided: Whether only gradients with a norm above 1 are penalised. A critic may then be flat where real and
+            generated rows agree; otherwise its gradients have norm 1 there too, in directions that are noise.
+        temperature: First and last temperature of the softmax whose gradient stands for that of a draw.
         cooling: Share of the run over which the temperature falls.
         hidden: Units of each hidden layer of a critic.
         layers: Hidden layers of a critic.
-        encoder_steps: Steps of the encoder that critics and mechanisms read images by, and of the probes of it.
-        window: Averaging window of the weights that are kept, as a share of the run; 0 for none.
-        checks: How many times during training generated rows are compared with held-out ones.
-        patience: Checks in a row without a new smallest distance after which training ends; by default it does not
-            before its steps are done, because a falling rate pays at its end.
+        encoder_steps: Training steps of the image encoder of critics and mechanisms, and of the probes that test it.
+        window: Averaging window of the kept weights, as a share of all steps; 0 for no averaging.
+        checks: Number of validations, which compare generated rows with held-out ones.
+        patience: Validations in a row without a new smallest distance after which training stops; by default it takes
+            all steps, because the last ones, with a low rate, gain most.
 
     Raises:
         ValueError: If a value is out of range.
@@ -88,9 +88,9 @@ class AdversarialConfig:
             pair = getattr(self, name)
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise ValueError(f"{name} must be two numbers, not {quoted(pair)}")
-            for one in pair:
-                ranged(name, one) if name == "temperature" else real(name, one)
-        if not all(0 <= one < 1 for one in self.betas):
+            for value in pair:
+                ranged(name, value) if name == "temperature" else real(name, value)
+        if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), not {self.betas!r}")
         for name in ("window", "cooling"):
             value = getattr(self, name)
@@ -102,8 +102,8 @@ class AdversarialConfig:
     def paper(cls) -> AdversarialConfig:
         """Settings of section F.1: rate 5e-4, two layers of 256 units, without decay and averaging.
 
-        What it leaves open, the number of critic steps and Adam's decays, is as in Gulrajani et al. (2017), Algorithm
-        1. The layers it names are batch-normalised, which critics cannot be.
+        The number of critic steps and Adam's decay rates, which the paper leaves open, are those of Gulrajani et al.
+        (2017), Algorithm 1. Its batch normalisation is left out, because the gradient penalty rules it out in critics.
         """
         return cls(
             learning_rate=5e-4, critic_learning_rate=5e-4, critic_steps=5, hidden=256, decay=False, betas=(0.0, 0.9),
@@ -111,7 +111,7 @@ class AdversarialConfig:
         )  # fmt: skip
 
     def schedule(self, step: int) -> tuple[float, float]:
-        """Temperature of a step, counted from 1, and the share of the highest learning rates that it has."""
+        """Temperature of a step, counted from 1, and its learning rates as a share of the highest ones."""
         done = (step - 1) / self.steps
         first, last = self.temperature
         temperature = last + (first - last) * max(0.0, 1 - done / self.cooling) if self.cooling else last
@@ -119,12 +119,12 @@ class AdversarialConfig:
         return temperature, rate
 
     def averaging(self, step: int) -> float:
-        """Share of the new weights in the averaged ones at a step, counted from 1."""
+        """Weight of the new parameters in the running average at a step, counted from 1."""
         return 1 - min(1 - 1 / max(self.window * self.steps, 1.0), 1 - 1 / (step + 1))
 
     def to_json(self) -> dict[str, Any]:
         """Settings as plain JSON values."""
-        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AdversarialConfig:
@@ -132,5 +132,5 @@ class AdversarialConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown adversarial settings {unknown}")
-        given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
-        return cls(**given)
+        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**settings)

@@ -1,4 +1,4 @@
-"""Data sets whose rows are weighted anew, so that training on them shows what chance in the rows does."""
+"""Bayesian bootstrap: data sets with random row weights, which show the sampling error of what is fitted to them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["resampled"]
 
 
 def resampled(data: Mapping[str, Encoded], seed: int) -> dict[str, Encoded]:
-    """Data sets with weights of the Bayesian bootstrap, one for each row, or for each group of rows.
+    """Data sets with weights of the Bayesian bootstrap, one per row, or per group of rows.
 
-    Weights are independent exponential variables divided by their mean. Unlike the counts of the usual bootstrap none
-    of them is zero: every row stays where it is, images are not copied, and a row is either held out or not.
+    Weights are independent exponential variables divided by their mean. Unlike the counts of the usual bootstrap, all
+    are positive: rows stay in place, images are not copied, and a row is either held out or not.
 
     Args:
         data: Data sets by name; their own weights are multiplied.
-        seed: Seed; a data set's weights are a function of it and of the data set's name.
+        seed: Seed; the weights of a data set depend on it and on the name of the data set.
 
     Returns:
         Data sets that share their columns with the given ones.
@@ -48,7 +48,7 @@ def _weighted(encoded: Encoded, seed: int) -> Encoded:
     else:
         _, group = np.unique(encoded.groups, return_inverse=True)
         weights = generator.exponential(size=int(group.max()) + 1)[group]
-    # a weight of exactly zero, which chance may give, would be no weight
+    # a weight must be positive, and chance may draw exactly zero
     weights = np.maximum(weights, np.finfo(np.float32).tiny)
     weights = weights / weights.mean()
     if encoded.weights is not None:

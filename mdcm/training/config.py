@@ -17,7 +17,7 @@ __all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
 
 Confounder = Literal["exact", "gaussian", "monte-carlo"]
 CPU = torch.device("cpu")
-# a learning rate that ends here and not at zero moves on where a schedule was too short
+# the last learning rate: above zero, so that too short a schedule still makes progress
 _LOWEST_RATE = 1e-6
 
 
@@ -32,23 +32,22 @@ class TrainConfig:
         batch_size: Rows per step; where at most 4,000 distinct rows exist, every step sees all of them.
         learning_rate: Highest learning rate of the schedule, at most 10 (short linear warm-up, then cosine to zero).
         confounder: "exact" sums over the states of the confounders, "monte-carlo" draws joint states. "gaussian" makes
-            every confounder a standard normal number, which mechanisms read as they read a parent: its integral is
-            taken by importance sampling at every row, from a start as the linear model that fits best, and the trained
-            model holds it cut into many states. An exact sum also gives way to draws in a c-component where even two
-            states would be too many.
+            every confounder a standard normal variable, which mechanisms read like a parent. It is integrated out by
+            importance sampling at every row, starting from the best-fitting linear model; the trained model keeps it
+            discretised into many states. "exact" also draws in a c-component where even two states are too many.
         confounder_states: States of every confounder; by default at least 8 and at least the second largest number of
-            levels among its children, twice as many for as long as held-out rows gain by it (which is asked where
-            training has its full length and every step sees all rows), and few enough that the exact sum over states
-            fits in memory. Where numbers are among its children and plain regressions of every child on what comes
-            before it describe the rows better, the confounders become normal numbers as with "gaussian", cut into up
-            to 256 states; if that is no better there are four times as many states, up to 32.
-        draws: Joint states of the confounders drawn per step where the sum over them is not exact; the likelihood is
-            biased low by O(1 / draws).
-        holdout: Share of the rows that training does not see, to decide when to stop.
-        refit: Whether to train again on all rows for as many steps as the held-out rows favoured, where every step
-            sees all rows.
-        checks: How many times during training the held-out rows are looked at.
-        patience: Looks at the held-out rows in a row that may be worse than the best before training gives up.
+            levels among its children, doubled as long as held-out rows gain by it (tested where training has its full
+            length and every step sees all rows), and few enough that the exact sum over states fits in memory. If
+            numbers are among its children, and plain regressions of every child on what comes before it describe the
+            rows better, the confounders become normal variables as with "gaussian", with up to 256 states; if that is
+            not better either, there are four times as many states, up to 32.
+        draws: Joint states of the confounders drawn per step where the sum over them is not exact; the
+            log-likelihood is biased low by O(1 / draws).
+        holdout: Share of the rows that are held out for early stopping.
+        refit: Whether to train again on all rows, for the number of steps that the held-out rows favoured, where every
+            step sees all rows.
+        checks: Number of validations on the held-out rows.
+        patience: Validations in a row, all worse than the best, after which training stops.
         max_minutes: Wall-clock limit for all h-nodes together; training then ends early with the weights it has.
         checkpoint_seconds: Seconds between two checkpoints of a training that is saved in a run directory.
         adversarial: Settings of h-nodes that are trained against critics.
@@ -123,12 +122,12 @@ class Schedule:
     """Optimiser settings of one h-node.
 
     Attributes:
-        steps: Steps at most.
+        steps: Largest number of steps.
         batch_size: Rows per step.
         learning_rate: Highest learning rate.
-        weight_decay: Of AdamW.
-        betas: Of AdamW.
-        ema: Decay of the averaged weights, less in the first steps.
+        weight_decay: Weight decay of AdamW.
+        betas: Decay rates of AdamW.
+        ema: Decay of the running average of the weights, smaller in the first steps.
         warmup: Steps of linear warm-up.
     """
 
@@ -147,5 +146,5 @@ class Schedule:
         return self.learning_rate * warm * cosine + _LOWEST_RATE
 
     def averaging(self, step: int) -> float:
-        """Share of the new weights in the averaged ones at a step, counted from 1."""
+        """Weight of the new parameters in the running average at a step, counted from 1."""
         return 1 - min(self.ema, 1 - 1 / (step + 1))

@@ -1,4 +1,4 @@
-"""Where h-nodes are trained."""
+"""The device on which h-nodes are trained."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["training_device"]
 
 
 def training_device(name: str, plan: Plan, schema: Schema) -> torch.device:
-    """The device that a name stands for.
+    """The device of a name.
 
     Args:
         name: "cpu", "cuda", "cuda:1", or "auto": the current CUDA card, where there is one, if an h-node of the plan is
-            trained against critics or has to do with images; else the CPU, where the small steps of tables are faster.
-        plan: What is trained.
+            trained against critics or involves images; else the CPU, where the small steps of tables are faster.
+        plan: The plan to train.
         schema: Variables by name.
 
     Raises:
@@ -54,6 +54,6 @@ def _is_heavy(plan: Plan, schema: Schema) -> bool:
     for hnode in plan.hnodes:
         for fit in hnode.fits:
             names = {*fit.variables, *fit.parents, *fit.ancestors}
-            if fit.objective == "adversarial" or any(schema[one].kind == "image" for one in names):
+            if fit.objective == "adversarial" or any(schema[name].kind == "image" for name in names):
                 return True
     return False

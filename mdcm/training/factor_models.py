@@ -1,4 +1,4 @@
-"""Linear models with normal confounders, by maximum likelihood from second moments: where fits of numbers begin."""
+"""Maximum likelihood of linear models with normal confounders from second moments: first fits of numbers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mdcm.mechanisms.regression import least_squares
 
 __all__ = ["Equation", "LinearFactors", "Moments", "fit_linear_factors"]
 
-# residual standard deviations below this share of the variable's own are more than a fit should begin with
+# smallest residual standard deviation of a start, as a share of the variable's standard deviation
 _LEAST_SPREAD = 0.02
-# loadings of the first start, as shares of the standard deviation that a regression leaves, and of the random others
+# loading of the first start, as a share of the residual standard deviation; number of starts; iterations of each
 _LOADING, _STARTS, _ITERATIONS = 0.7, 4, 100
-# pull of the loadings towards zero, in nats per row: it decides where the rows leave a choice
+# ridge penalty of the loadings, in nats per row, which makes the optimum unique
 _PULL = 1e-6
 
 
 @dataclass(frozen=True)
 class Equation:
-    """One number as a linear function of features and confounders.
+    """Linear equation of one variable in features and confounders.
 
     Attributes:
-        value: Its column among the moments.
-        features: Columns of its features, that of ones among them.
-        confounders: Which of the confounders it depends on.
+        value: Column of the variable.
+        features: Columns of its features, including the column of ones.
+        confounders: Indices of its confounders.
     """
 
     value: int
@@ -38,12 +38,12 @@ class Equation:
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of the columns of some rows, and which equations these rows are to be explained by.
+    """Second moments of some rows, and the equations that apply to these rows.
 
     Attributes:
-        matrix: Mean of the products of every two columns, float64 ``[k, k]``.
-        share: Share of all rows.
-        equations: Numbers of the equations.
+        matrix: Mean products of every two columns, float64 ``[k, k]``.
+        share: Share of these rows in all rows.
+        equations: Indices of the equations.
     """
 
     matrix: Tensor
@@ -56,9 +56,9 @@ class LinearFactors:
     """A linear model: ``value = slopes @ features + loadings @ u + spread * e`` with standard normal u and e.
 
     Attributes:
-        slopes: For every equation its slopes, float64 ``[f]`` each.
-        loadings: Of every equation on every confounder, zero on others than its own, float64 ``[m, d]``.
-        spreads: Standard deviations of what is left, float64 ``[m]``.
+        slopes: Slopes of every equation, float64 ``[f]`` each.
+        loadings: Loadings of every equation, zero for confounders that it does not depend on, float64 ``[m, d]``.
+        spreads: Residual standard deviations, float64 ``[m]``.
         loss: Mean negative log-likelihood of a row in nats.
     """
 
@@ -68,7 +68,7 @@ class LinearFactors:
     loss: float
 
     def posterior(self, equations: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Distribution of the confounders given residuals ``value - slopes @ features`` of some equations.
+        """Posterior of the confounders given residuals ``value - slopes @ features`` of some equations.
 
         Returns:
             Matrix ``[d, m']`` from residuals to the mean, and the covariance ``[d, d]``.
@@ -86,13 +86,13 @@ def fit_linear_factors(
 
     The c-factor of the equations at a row is the normal density of their residuals, whose covariance is
     ``L L' + diag(spread ** 2)`` for loadings L. Its mean over rows is a function of second moments alone, so that the
-    cost does not depend on the number of rows. Several starts, the best is kept.
+    cost does not depend on the number of rows. The best of several starts is kept.
 
     Args:
-        equations: What depends on what.
-        moments: Of every group of rows with equations of its own.
+        equations: The equations.
+        moments: Moments of every group of rows to which the same equations apply.
         confounders: Number of confounders.
-        seed: Of the starts.
+        seed: Seed of the random starts.
 
     Returns:
         The best of several local optima.
@@ -111,61 +111,63 @@ def fit_linear_factors(
         >>> fitted.slopes[0].round(decimals=3).tolist(), round(float(fitted.spreads[0]), 3)
         ([0.0, 2.0], 0.1)
     """
-    slopes, left = _regressions(equations, moments)
-    own = torch.zeros(len(equations), confounders, dtype=torch.bool)
+    slopes, spreads = _regressions(equations, moments)
+    free = torch.zeros(len(equations), confounders, dtype=torch.bool)
     for number, equation in enumerate(equations):
-        own[number, list(equation.confounders)] = True
+        free[number, list(equation.confounders)] = True
     generator = torch.Generator().manual_seed(seed)
     best: LinearFactors | None = None
-    for start in range(_STARTS if bool(own.any()) else 1):
-        loadings = torch.zeros(own.shape, dtype=torch.float64)
+    for start in range(_STARTS if bool(free.any()) else 1):
+        loadings = torch.zeros(free.shape, dtype=torch.float64)
         if start:
-            loadings = torch.randn(own.shape, generator=generator, dtype=torch.float64) * 0.5 * left[:, None]
+            loadings = torch.randn(free.shape, generator=generator, dtype=torch.float64) * 0.5 * spreads[:, None]
         else:
-            # every confounder begins with a child that it nearly determines, as far as there are such children
-            leaning: set[int] = set()
+            # every confounder starts with one child that it nearly determines, as long as there are enough children
+            determined: set[int] = set()
             for column in range(confounders):
-                able = [n for n in range(len(equations)) if bool(own[n, column]) and n not in leaning]
-                for number in able[:1]:
-                    leaning.add(number)
-                    loadings[number, column] = _LOADING * left[number]
-        found = _optimised(equations, moments, own, slopes, loadings, left)
-        if best is None or found.loss < best.loss - 1e-9:
-            best = found
+                children = [n for n in range(len(equations)) if bool(free[n, column]) and n not in determined]
+                for number in children[:1]:
+                    determined.add(number)
+                    loadings[number, column] = _LOADING * spreads[number]
+        model = _optimised(equations, moments, free, slopes, loadings, spreads)
+        if best is None or model.loss < best.loss - 1e-9:
+            best = model
     assert best is not None
     return best
 
 
 def _regressions(equations: Sequence[Equation], moments: Sequence[Moments]) -> tuple[list[Tensor], Tensor]:
-    """Least squares of every value on its features alone, and the standard deviations that are left."""
-    slopes, left = [], []
+    """Least squares of every value on its features, and the residual standard deviations."""
+    slopes, spreads = [], []
     for number, equation in enumerate(equations):
         total = torch.stack([m.matrix * m.share for m in moments if number in m.equations]).sum(0)
         weight = sum(m.share for m in moments if number in m.equations)
         features = list(equation.features)
         cross = total[features][:, [equation.value]]
-        own = least_squares(total[features][:, features], cross, cutoff=1e-9)
-        rest = float(total[equation.value, equation.value] - (own * cross).sum()) / weight
-        slopes.append(own.squeeze(1))
-        left.append(math.sqrt(max(rest, _LEAST_SPREAD**2)))
-    return slopes, torch.tensor(left, dtype=torch.float64)
+        solution = least_squares(total[features][:, features], cross, cutoff=1e-9)
+        variance = float(total[equation.value, equation.value] - (solution * cross).sum()) / weight
+        slopes.append(solution.squeeze(1))
+        spreads.append(math.sqrt(max(variance, _LEAST_SPREAD**2)))
+    return slopes, torch.tensor(spreads, dtype=torch.float64)
 
 
 def _optimised(
     equations: Sequence[Equation],
     moments: Sequence[Moments],
-    own: Tensor,
+    free: Tensor,
     slopes: Sequence[Tensor],
     loadings: Tensor,
-    left: Tensor,
+    spreads: Tensor,
 ) -> LinearFactors:
-    sizes = [len(one) for one in slopes]
-    spread = (left.square() - (loadings * own).square().sum(1)).clamp_min((0.3 * left).square().min()).sqrt()
-    numbers = torch.cat([*slopes, loadings[own], spread.log()]).requires_grad_(True)
+    """Local optimum by L-BFGS from some parameters; ``free`` marks the loadings that may differ from zero."""
+    sizes = [len(slope) for slope in slopes]
+    floor = (0.3 * spreads).square().min()
+    residual_spread = (spreads.square() - (loadings * free).square().sum(1)).clamp_min(floor).sqrt()
+    parameters = torch.cat([*slopes, loadings[free], residual_spread.log()]).requires_grad_(True)
 
     def parts(vector: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        pieces: list[Tensor] = list(vector.split([*sizes, int(own.sum()), len(sizes)]))  # type: ignore[no-untyped-call]
-        full = torch.zeros(own.shape, dtype=torch.float64).masked_scatter(own, pieces[-2])
+        pieces: list[Tensor] = list(vector.split([*sizes, int(free.sum()), len(sizes)]))  # type: ignore[no-untyped-call]
+        full = torch.zeros(free.shape, dtype=torch.float64).masked_scatter(free, pieces[-2])
         return pieces[:-2], full, (pieces[-1].exp().square() + _LEAST_SPREAD**2).sqrt()
 
     def loss(vector: Tensor) -> Tensor:
@@ -178,23 +180,24 @@ def _optimised(
                 row = row.index_put((torch.tensor(equations[number].features),), -each[number])
                 rows.append(row.index_add(0, torch.tensor([equations[number].value]), row.new_ones(1)))
             residual = torch.stack(rows)
-            some = full[list(group.equations)]
-            covariance = some @ some.T + spreads[list(group.equations)].square().diag()
+            own = full[list(group.equations)]
+            covariance = own @ own.T + spreads[list(group.equations)].square().diag()
             factor = torch.linalg.cholesky(covariance)
             second = residual @ group.matrix @ residual.T
             inner = torch.cholesky_solve(second, factor).diagonal().sum() / 2 + factor.diagonal().log().sum()
             total = total + group.share * (inner + len(rows) * math.log(2 * math.pi) / 2)
         return total
 
-    optimiser = torch.optim.LBFGS([numbers], max_iter=_ITERATIONS, history_size=20, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([parameters], max_iter=_ITERATIONS, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        value = loss(numbers)
+        value = loss(parameters)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        each, full, spreads = parts(numbers.detach())
-        return LinearFactors(tuple(one.clone() for one in each), full, spreads, float(loss(numbers)))
+        own_slopes, full, fitted_spreads = parts(parameters.detach())
+        copies = tuple(slope.clone() for slope in own_slopes)
+        return LinearFactors(copies, full, fitted_spreads, float(loss(parameters)))

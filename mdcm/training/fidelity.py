@@ -1,7 +1,7 @@
-"""Whether a trained model draws what its data are: asked once after training, and told where it does not.
+"""Comparison of a trained model's draws with the data, made once after training.
 
-A loss says how good a fit is only beside that of another fit. Draws can be held against the data themselves: of every
-number its distribution, alone and at each level of its discrete parents, and how it depends on what it is drawn from.
+A loss measures a fit only relative to another fit. Draws can be compared with the data themselves: for every number
+its distribution, overall and at each level of its discrete parents, and its dependence on what it is drawn from.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from mdcm.planning import Plan
     from mdcm.training.config import TrainConfig
 
-__all__ = ["Misfit", "compare_draws", "misfits", "questionable", "told"]
+__all__ = ["Misfit", "compare_draws", "misfits", "variables_to_compare"]
 
-# rows of a data set that are held against as many draws; of images fewer, because they may take long to make
+# rows of a data set that are compared with as many draws; fewer of images, which may take long to draw
 _ROWS, _IMAGES = 4000, 200
-# fewer rows of a level, or in all, tell too little
-_FEWEST = 50
-# probability with which a model that draws from the very distribution of the data is told that it does not
-_CHANCE = 1e-3
-# what may be wrong with a distribution beyond chance: the largest difference of two distribution functions, of
-# probabilities, or of moments and spreads in units of the spread
+# smallest number of rows, of a level or in total, that are compared
+_MIN_ROWS = 50
+# probability of a false alarm for a model that draws from the very distribution of the data
+_FALSE_ALARM = 1e-3
+# tolerances beyond chance: of distribution functions and probabilities, and of moments and standard deviations in
+# units of the standard deviation
 _DISTRIBUTION, _MOMENT = 0.04, 0.07
-_MOST_LEVELS = 20
-# normal scores at which a regression may bend, so that it follows a wave as well as a line
-_BENDS = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
+_MAX_LEVELS = 20
+# knots of the linear splines of a regression, in normal scores, so that it follows a wave as well as a line
+_KNOTS = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Misfit:
     Attributes:
         variable: Name of the variable.
         hnode: Variables of its h-node.
-        what: The difference in words, with its size.
-        size: By how much, over what is allowed; above 1.
-        pretrained: Whether the variable's mechanism was given and not trained.
+        what: Description of the difference, with its size.
+        size: Ratio of the difference to the allowed one; above 1.
+        pretrained: Whether the variable's mechanism is pretrained.
     """
 
     variable: str
@@ -66,76 +66,57 @@ class Misfit:
         return f"{self.variable!r}: {self.what}"
 
 
-def told(misfit: Sequence[Misfit]) -> list[str]:
-    """Warnings for people: one about what was trained, one about what was given."""
-    made = []
-    for given in (False, True):
-        own = [one for one in misfit if one.pretrained == given]
-        if not own:
-            continue
-        which = "; ".join(map(str, own))
-        made.append(
-            f"a pretrained mechanism does not draw what the data hold: {which}. It is used as it is, and answers that "
-            "rest on it are as wrong; look at its adapter, its units and the order of its levels"
-            if given
-            else f"the model does not draw what the data hold: {which}. Answers that rest on it are off by as much. "
-            "Where a number recurs in many rows, make the variable categorical or leave those rows out; where a "
-            "dependence is too weak, raise confounder_states or max_steps; else compare graph and data with mdcm check"
-        )
-    return made
+def variables_to_compare(dcm: DCM, plan: Plan, config: TrainConfig) -> list[str]:
+    """Variables whose draws are compared with the data after a training.
 
-
-def questionable(dcm: DCM, plan: Plan, config: TrainConfig) -> list[str]:
-    """Variables whose draws are held against the data after a training.
-
-    Those are numbers, and levels that depend on numbers, of h-nodes that are not trained against critics, which
-    compare draws themselves; of a training that was cut short only what was given and not trained.
+    These are pretrained variables and, after a training of full length, numbers and levels that depend on numbers, in
+    h-nodes that are not trained against critics, which compare draws themselves.
     """
-    short = config.max_steps is not None or config.max_minutes is not None
-    # the plan has none for what was given
-    home = {name: hnode for hnode in plan.hnodes for name in hnode.variables}
-    found = []
+    cut_short = config.max_steps is not None or config.max_minutes is not None
+    # pretrained variables have no h-node
+    hnode_of = {name: hnode for hnode in plan.hnodes for name in hnode.variables}
+    chosen = []
     for name in dcm.order:
-        mechanism, hnode = dcm.mechanism(name), home.get(name)
+        mechanism, hnode = dcm.mechanism(name), hnode_of.get(name)
         if isinstance(mechanism, Frozen):
-            found.append(name)
-        elif short or hnode is None or not hnode.fits or dcm.schema[name].kind == "image":
+            chosen.append(name)
+        elif cut_short or hnode is None or not hnode.fits or dcm.schema[name].kind == "image":
             continue
         elif isinstance(mechanism, Categorical) and mechanism.tabular:
-            # whose cells are counted elsewhere
+            # its cells are counted elsewhere
             continue
         elif all(fit.objective == "likelihood" for fit in hnode.fits) or not dcm.latents[name]:
-            found.append(name)
-    return found
+            chosen.append(name)
+    return chosen
 
 
 @torch.no_grad()
 @one_thread()
 def misfits(dcm: DCM, plan: Plan, data: Mapping[str, Encoded], seed: int, variables: Sequence[str]) -> list[Misfit]:
-    """Variables whose draws are not what the data are, the worst difference of each.
+    """Variables whose draws differ from the data, with the worst difference of each.
 
-    A variable without confounders is drawn given its parents in the data, row by row; one with confounders with all
-    that it depends on, under what the data set's experiment set.
+    A variable without confounders is drawn given its parents in the data, row by row. One with confounders is drawn
+    together with all that it depends on, under the interventions of the data set.
 
     Args:
         dcm: A trained model.
-        plan: What it was trained with.
+        plan: The plan it was trained by.
         data: The data sets by name.
         seed: Seed of the draws.
-        variables: Variables that are looked at.
+        variables: Variables to compare.
 
     Returns:
         The differences, in the order of ``variables``.
 
     Raises:
-        MdcmError: If a mechanism draws what is not finite.
+        MdcmError: If a mechanism draws values that are not finite.
 
     Complexity:
         One draw of at most 4,000 rows per variable and data set, 200 of an image.
     """
-    found = []
+    results = []
     for name in variables:
-        members = next((one.variables for one in plan.hnodes if name in one.variables), (name,))
+        members = next((hnode.variables for hnode in plan.hnodes if name in hnode.variables), (name,))
         worst: Misfit | None = None
         for encoded in data.values():
             if name not in encoded or name in encoded.do:
@@ -145,57 +126,61 @@ def misfits(dcm: DCM, plan: Plan, data: Mapping[str, Encoded], seed: int, variab
                     pretrained = isinstance(dcm.mechanism(name), Frozen)
                     worst = Misfit(name, tuple(members), what, size, pretrained)
         if worst is not None and worst.size > 1:
-            found.append(worst)
-    return found
+            results.append(worst)
+    return results
 
 
 def _differences(dcm: DCM, members: Sequence[str], encoded: Encoded, name: str, seed: int) -> list[tuple[str, float]]:
-    """What differs between the draws of a variable and a data set, and by how much over what is allowed."""
+    """Differences between draws of a variable and a data set, each with its ratio to the allowed difference."""
     variable = dcm.schema[name]
-    before = _before(dcm, members, name)
+    causes = _causes(dcm, members, name)
     confounded = bool(dcm.latents[name])
     if confounded:
-        needed = dcm.needed([name, *before], encoded.do)
-        if any(dcm.schema[one].kind == "image" and one not in encoded.do for one in needed):
-            # it would have to be drawn as well, and is hardly what is wrong
+        needed = dcm.needed([name, *causes], encoded.do)
+        if any(dcm.schema[node].kind == "image" and node not in encoded.do for node in needed):
+            # images would have to be drawn as well
             return []
-        if not set(before) <= set(encoded):
-            before = []
+        if not set(causes) <= set(encoded):
+            causes = []
     elif not set(dcm.parents(name)) <= set(encoded):
         return []
-    most = _IMAGES if variable.kind == "image" else _ROWS
-    rows = _chosen(encoded, most, seed)
-    if len(rows) < _FEWEST:
+    rows = _sampled_rows(encoded, _IMAGES if variable.kind == "image" else _ROWS, seed)
+    if len(rows) < _MIN_ROWS:
         return []
-    real = {one: tensor(encoded[one])[rows] for one in {name, *before, *encoded.do} if one in encoded}
+    real = {node: tensor(encoded[node])[rows] for node in {name, *causes, *encoded.do} if node in encoded}
     numbers = torch.arange(len(rows))
     if confounded:
-        # what is set has the values of the rows; everything else is drawn
-        do = {one: float_pixels(real[one]) for one in encoded.do if one in real}
-        made = dcm.generate(numbers, seed, do, [name, *before])
+        # set variables have the values of the rows; everything else is drawn
+        do = {node: float_pixels(real[node]) for node in encoded.do if node in real}
+        draws = dcm.generate(numbers, seed, do, [name, *causes])
     else:
-        given = {one: float_pixels(tensor(encoded[one])[rows]) for one in dcm.parents(name)}
-        made = {**given, **_drawn(dcm, name, given, numbers, seed)}
+        parents = {node: float_pixels(tensor(encoded[node])[rows]) for node in dcm.parents(name)}
+        draws = {**parents, name: drawn(dcm.mechanism(name), parents, (), dcm.own_noise(name, numbers, seed))}
     return compare_draws(
-        _columns(dcm, name, float_pixels(real[name])), _columns(dcm, name, made[name]),
-        [(one, *_pair(dcm, one, real, made)) for one in before if dcm.schema[one].kind != "image"],
-    )  # fmt: skip
+        _columns(dcm, name, float_pixels(real[name])),
+        _columns(dcm, name, draws[name]),
+        [
+            (node, _columns(dcm, node, real[node]), _columns(dcm, node, draws.get(node, real[node])))
+            for node in causes
+            if dcm.schema[node].kind != "image"
+        ],
+    )
 
 
-def _before(dcm: DCM, members: Sequence[str], name: str) -> list[str]:
-    """What a variable depends on: its parents, and members of its h-node that come earlier, with their parents."""
+def _causes(dcm: DCM, members: Sequence[str], name: str) -> list[str]:
+    """Variables that one depends on: its parents, and earlier members of its h-node with their parents."""
     ordered = [node for node in dcm.order if node in members] if dcm.latents[name] else [name]
     earlier = ordered[: ordered.index(name)]
     wanted = {parent for node in [*earlier, name] for parent in dcm.parents(node)} | set(earlier)
     return [node for node in dcm.order if node in wanted]
 
 
-def _chosen(encoded: Encoded, most: int, seed: int) -> Tensor:
-    """Rows of a data set, as often as their weights say where they have any."""
+def _sampled_rows(encoded: Encoded, most: int, seed: int) -> Tensor:
+    """At most so many rows of a data set, drawn in proportion to their weights."""
     generator = np.random.default_rng(seed)
     if encoded.weights is not None:
         share = encoded.weights / encoded.weights.sum()
-        # what weights leave of the rows
+        # effective sample size of the weighted rows
         effective = int(1 / np.square(share).sum())
         picked = generator.choice(encoded.rows, min(most, effective), p=share)
     elif encoded.rows > most:
@@ -205,16 +190,8 @@ def _chosen(encoded: Encoded, most: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(picked))
 
 
-def _drawn(dcm: DCM, name: str, given: Mapping[str, Tensor], rows: Tensor, seed: int) -> dict[str, Tensor]:
-    return {name: drawn(dcm.mechanism(name), given, (), dcm.own_noise(name, rows, seed))}
-
-
-def _pair(dcm: DCM, name: str, real: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    return _columns(dcm, name, real[name]), _columns(dcm, name, made.get(name, real[name]))
-
-
 def _columns(dcm: DCM, name: str, values: Tensor) -> dict[str, NDArray[np.float64]] | NDArray[np.int64]:
-    """Numbers that stand for the values of a variable, by what they are called; codes of a categorical one."""
+    """Values of a variable as named columns of numbers; codes of a categorical one."""
     variable = dcm.schema[name]
     if variable.levels is not None:
         return np.asarray(values.numpy(), dtype=np.int64)
@@ -229,18 +206,18 @@ def _columns(dcm: DCM, name: str, values: Tensor) -> dict[str, NDArray[np.float6
 
 def compare_draws(
     real: dict[str, NDArray[np.float64]] | NDArray[np.int64],
-    made: dict[str, NDArray[np.float64]] | NDArray[np.int64],
+    draws: dict[str, NDArray[np.float64]] | NDArray[np.int64],
     given: Sequence[tuple[str, Any, Any]],
 ) -> list[tuple[str, float]]:
     """Differences between values of a variable and draws of it.
 
     Args:
         real: Values: codes of levels, or named columns of numbers.
-        made: Draws, likewise.
-        given: What the variable depends on: name, values and draws, likewise.
+        draws: Draws, likewise.
+        given: Name, values and draws of every variable that this one depends on.
 
     Returns:
-        What differs, and by how much over what chance and a tolerance allow.
+        Descriptions of differences, each with the ratio of its size to what chance and a tolerance allow.
 
     References:
         Smirnov (1948), Table for estimating the goodness of fit of empirical distributions (critical values).
@@ -250,22 +227,22 @@ def compare_draws(
         >>> [round(size, 1) for _, size in compare_draws({"": x}, {"": x + 1}, [])]
         [1.4]
     """
-    found: list[tuple[str, float]] = []
-    groups = [("", np.ones(_length(real), bool), np.ones(_length(made), bool))]
-    for name, seen, again in given:
-        if isinstance(seen, np.ndarray):
-            levels = np.bincount(seen).argsort()[::-1][:_MOST_LEVELS]
-            groups += [(f" at level {level} of {name!r}", seen == level, again == level) for level in levels]
-    groups = [one for one in groups if min(one[1].sum(), one[2].sum()) >= _FEWEST]
+    differences: list[tuple[str, float]] = []
+    groups = [("", np.ones(_length(real), bool), np.ones(_length(draws), bool))]
+    for name, values, drawn_values in given:
+        if isinstance(values, np.ndarray):
+            levels = np.bincount(values).argsort()[::-1][:_MAX_LEVELS]
+            groups += [(f" at level {level} of {name!r}", values == level, drawn_values == level) for level in levels]
+    groups = [group for group in groups if min(group[1].sum(), group[2].sum()) >= _MIN_ROWS]
     tests = len(groups) * (1 if isinstance(real, np.ndarray) else len(real))
     for where, rows, drawn_rows in groups:
-        if isinstance(real, np.ndarray) and isinstance(made, np.ndarray):
-            found.append(_levels_differ(real[rows], made[drawn_rows], where, tests))
-        elif isinstance(real, dict) and isinstance(made, dict):
+        if isinstance(real, np.ndarray) and isinstance(draws, np.ndarray):
+            differences.append(_level_difference(real[rows], draws[drawn_rows], where, tests))
+        elif isinstance(real, dict) and isinstance(draws, dict):
             for what, column in real.items():
-                found.append(_distributions_differ(column[rows], made[what][drawn_rows], what + where, tests))
-    found += _dependence_differs(real, made, given)
-    return found
+                part = column[rows], draws[what][drawn_rows]
+                differences.append(_distribution_difference(*part, what + where, tests))
+    return differences + _dependence_differences(real, draws, given)
 
 
 def _length(values: dict[str, NDArray[np.float64]] | NDArray[np.int64]) -> int:
@@ -273,31 +250,31 @@ def _length(values: dict[str, NDArray[np.float64]] | NDArray[np.int64]) -> int:
 
 
 def _allowed(tests: int) -> float:
-    """Standard errors that one of so many differences may have."""
-    chance = torch.tensor(_CHANCE / (2 * tests), dtype=torch.float64)
-    return -float(torch.special.ndtri(chance))
+    """Largest number of standard errors that chance explains in so many tests (Bonferroni)."""
+    tail = torch.tensor(_FALSE_ALARM / (2 * tests), dtype=torch.float64)
+    return -float(torch.special.ndtri(tail))
 
 
-def _levels_differ(real: NDArray[np.int64], made: NDArray[np.int64], where: str, tests: int) -> tuple[str, float]:
-    size = int(max(real.max(), made.max())) + 1
-    seen, drawn = (np.bincount(one, minlength=size) / len(one) for one in (real, made))
-    pooled = (seen * len(real) + drawn * len(made)) / (len(real) + len(made))
-    error = np.sqrt(pooled * (1 - pooled) * (1 / len(real) + 1 / len(made)))
-    over = np.abs(seen - drawn) / (_allowed(tests * size) * error + _DISTRIBUTION)
-    worst = int(over.argmax())
-    return f"level {worst} has {drawn[worst]:.3f} of the draws and {seen[worst]:.3f} of the rows{where}", over[worst]
+def _level_difference(real: NDArray[np.int64], draws: NDArray[np.int64], where: str, tests: int) -> tuple[str, float]:
+    size = int(max(real.max(), draws.max())) + 1
+    p, q = (np.bincount(codes, minlength=size) / len(codes) for codes in (real, draws))
+    pooled = (p * len(real) + q * len(draws)) / (len(real) + len(draws))
+    error = np.sqrt(pooled * (1 - pooled) * (1 / len(real) + 1 / len(draws)))
+    ratio = np.abs(p - q) / (_allowed(tests * size) * error + _DISTRIBUTION)
+    worst = int(ratio.argmax())
+    return f"level {worst} has {q[worst]:.3f} of the draws and {p[worst]:.3f} of the rows{where}", ratio[worst]
 
 
-def _distributions_differ(
-    real: NDArray[np.float64], made: NDArray[np.float64], what: str, tests: int
+def _distribution_difference(
+    real: NDArray[np.float64], draws: NDArray[np.float64], what: str, tests: int
 ) -> tuple[str, float]:
-    points = np.sort(np.concatenate([real, made]))
+    points = np.sort(np.concatenate([real, draws]))
     gaps = np.abs(
         np.searchsorted(np.sort(real), points, side="right") / len(real)
-        - np.searchsorted(np.sort(made), points, side="right") / len(made)
+        - np.searchsorted(np.sort(draws), points, side="right") / len(draws)
     )
     distance = float(gaps.max())
-    chance = math.sqrt(-math.log(_CHANCE / (2 * tests)) / 2 * (1 / len(real) + 1 / len(made)))
+    chance = math.sqrt(-math.log(_FALSE_ALARM / (2 * tests)) / 2 * (1 / len(real) + 1 / len(draws)))
     label = f" of {what.strip()}" if what.strip() and not what.startswith(" at") else what
     return (
         f"the distribution functions of draws and rows{label} are {distance:.3f} apart (Kolmogorov-Smirnov; chance "
@@ -306,77 +283,81 @@ def _distributions_differ(
     )
 
 
-def _dependence_differs(real: Any, made: Any, given: Sequence[tuple[str, Any, Any]]) -> list[tuple[str, float]]:
-    """Whether the regression on what comes before holds in the draws, in normal scores of the rows."""
+def _dependence_differences(real: Any, draws: Any, given: Sequence[tuple[str, Any, Any]]) -> list[tuple[str, float]]:
+    """Differences from the regression on what comes before, which is fitted to normal scores of the rows."""
     if not given:
         return []
-    seen, drawn, labels = [np.ones((_length(real), 1))], [np.ones((_length(made), 1))], [""]
-    bends: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
-    for name, one, other in given:
-        for left, right in _scores(one, other):
-            curved = not isinstance(one, np.ndarray)
-            seen.append(np.stack([left, left**2], 1) if curved else left[:, None])
-            drawn.append(np.stack([right, right**2], 1) if curved else right[:, None])
-            labels += [name] * (2 if curved else 1)
-            if curved:
-                for part, score in zip(bends, (left, right), strict=True):
-                    part.append(np.maximum(score[:, None] - _BENDS, 0))
-    simple = sum(part.shape[1] for part in seen)
-    if len(seen[0]) >= 10 * (simple + len(_BENDS) * len(bends[0])):
-        seen, drawn = seen + bends[0], drawn + bends[1]
-    x, y = np.concatenate(seen, 1), np.concatenate(drawn, 1)
-    if len(x) < 10 * x.shape[1]:
+    x_parts, y_parts, labels = [np.ones((_length(real), 1))], [np.ones((_length(draws), 1))], [""]
+    x_splines: list[NDArray[np.float64]] = []
+    y_splines: list[NDArray[np.float64]] = []
+    for name, values, drawn_values in given:
+        numeric = not isinstance(values, np.ndarray)
+        for x, y in _scores(values, drawn_values):
+            x_parts.append(np.stack([x, x**2], 1) if numeric else x[:, None])
+            y_parts.append(np.stack([y, y**2], 1) if numeric else y[:, None])
+            labels += [name] * (2 if numeric else 1)
+            if numeric:
+                x_splines.append(np.maximum(x[:, None] - _KNOTS, 0))
+                y_splines.append(np.maximum(y[:, None] - _KNOTS, 0))
+    terms = sum(part.shape[1] for part in x_parts)
+    if len(x_parts[0]) >= 10 * (terms + len(_KNOTS) * len(x_splines)):
+        x_parts, y_parts = x_parts + x_splines, y_parts + y_splines
+    features, drawn_features = np.concatenate(x_parts, 1), np.concatenate(y_parts, 1)
+    if len(features) < 10 * features.shape[1]:
         return []
-    found = []
-    responses = list(_scores(real, made))
-    allowed = _allowed(len(responses) * (simple + 1))
-    for left, right in responses:
-        spread = float(left.std())
+    differences = []
+    responses = list(_scores(real, draws))
+    allowed = _allowed(len(responses) * (terms + 1))
+    for response, drawn_response in responses:
+        spread = float(response.std())
         if spread == 0:
             continue
-        slopes = np.linalg.lstsq(x, left, rcond=1e-9)[0]
-        rest, other = (left - x @ slopes) / spread, (right - y @ slopes) / spread
-        own, theirs = float(rest.std()), float(other.std())
-        error = math.hypot(*(_error_of_spread(one) for one in (rest, other)))
-        found.append(
+        slopes = np.linalg.lstsq(features, response, rcond=1e-9)[0]
+        residual = (response - features @ slopes) / spread
+        drawn_residual = (drawn_response - drawn_features @ slopes) / spread
+        variation, drawn_variation = float(residual.std()), float(drawn_residual.std())
+        error = math.hypot(_error_of_spread(residual), _error_of_spread(drawn_residual))
+        differences.append(
             (
-                f"given {', '.join(repr(name) for name, _, _ in given)} the draws vary by {theirs:.3f} of their spread "
-                f"about the regression of the rows, which themselves vary by {own:.3f}",
-                abs(own - theirs) / (allowed * error + _MOMENT),
+                f"given {', '.join(repr(name) for name, _, _ in given)} the draws vary by {drawn_variation:.3f} of "
+                f"their spread about the regression of the rows, which themselves vary by {variation:.3f}",
+                abs(variation - drawn_variation) / (allowed * error + _MOMENT),
             )
         )
-        for place in range(1, simple):
-            unit = float(x[:, place].std())
+        for column in range(1, terms):
+            unit = float(features[:, column].std())
             if unit == 0:
                 continue
-            middle = x[:, place].mean()
-            products = (x[:, place] - middle) / unit * rest, (y[:, place] - middle) / unit * other
-            gap = abs(float(products[1].mean() - products[0].mean()))
-            error = math.hypot(*(float(one.std()) / math.sqrt(len(one)) for one in products))
-            found.append(
+            middle = features[:, column].mean()
+            products = (features[:, column] - middle) / unit * residual
+            drawn_products = (drawn_features[:, column] - middle) / unit * drawn_residual
+            gap = abs(float(drawn_products.mean() - products.mean()))
+            errors = [float(part.std()) / math.sqrt(len(part)) for part in (products, drawn_products)]
+            differences.append(
                 (
-                    f"the draws depend on {labels[place]!r} otherwise than the rows, by {gap:.3f} in units of the "
+                    f"the draws depend on {labels[column]!r} otherwise than the rows, by {gap:.3f} in units of the "
                     "spreads",
-                    gap / (allowed * error + _MOMENT),
+                    gap / (allowed * math.hypot(*errors) + _MOMENT),
                 )
             )
-    return found
+    return differences
 
 
-def _error_of_spread(rest: NDArray[np.float64]) -> float:
-    variance = float(rest.var())
+def _error_of_spread(residual: NDArray[np.float64]) -> float:
+    """Standard error of a standard deviation."""
+    variance = float(residual.var())
     if variance == 0:
         return 0.0
-    fourth = float(((rest - rest.mean()) ** 4).mean())
-    return math.sqrt(max(fourth - variance**2, 0.0) / len(rest)) / (2 * math.sqrt(variance))
+    fourth = float(((residual - residual.mean()) ** 4).mean())
+    return math.sqrt(max(fourth - variance**2, 0.0) / len(residual)) / (2 * math.sqrt(variance))
 
 
-def _scores(real: Any, made: Any) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Columns for a regression: normal scores by the ranks of the rows; of levels, all but the most frequent."""
+def _scores(real: Any, draws: Any) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Columns of a regression: normal scores by the ranks of the rows; indicators of all levels but the commonest."""
     if isinstance(real, np.ndarray):
-        levels = np.bincount(real).argsort()[::-1][1:_MOST_LEVELS]
+        levels = np.bincount(real).argsort()[::-1][1:_MAX_LEVELS]
         common = [level for level in levels if (real == level).mean() > 0.01]
-        return [((real == level).astype(float), (made == level).astype(float)) for level in common]
+        return [((real == level).astype(float), (draws == level).astype(float)) for level in common]
     pairs = []
     for what, column in real.items():
         ordered = np.sort(column)
@@ -386,5 +367,5 @@ def _scores(real: Any, made: Any) -> list[tuple[NDArray[np.float64], NDArray[np.
             share = (rank + 0.5) / (len(ordered) + 1)
             return np.asarray(torch.special.ndtri(torch.from_numpy(share)).numpy())
 
-        pairs.append((score(column), score(made[what])))
+        pairs.append((score(column), score(draws[what])))
     return pairs

@@ -1,4 +1,4 @@
-"""What determines the weights of an h-node, as a checksum: its fits, their data, its mechanisms and the settings."""
+"""Fingerprints of h-nodes: checksums of all that determines their weights, fits, data, mechanisms and settings."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = ["hnode_fingerprints", "training_fingerprint"]
 
-# settings that change when training ends or is written down, and not what is trained
-_NOT_OF_THE_MODEL = ("max_minutes", "checkpoint_seconds", "batch_modules")
+# settings without influence on what is trained
+_IGNORED_SETTINGS = ("max_minutes", "checkpoint_seconds", "batch_modules")
 
 
 class _Columns:
-    """Checksums of the columns of the data sets, each computed once."""
+    """Cached checksums of the columns of the data sets."""
 
     def __init__(self, data: Mapping[str, Encoded]) -> None:
         self.data = data
-        self.known: dict[tuple[str, str], str] = {}
+        self._cache: dict[tuple[str, str], str] = {}
 
     def digest(self, dataset: str, column: str) -> str:
         key = dataset, column
-        if key not in self.known:
-            self.known[key] = _array_digest(self.data[dataset][column])
-        return self.known[key]
+        if key not in self._cache:
+            self._cache[key] = _array_digest(self.data[dataset][column])
+        return self._cache[key]
 
-    def rest(self, dataset: str) -> list[str | None]:
+    def weights_and_groups(self, dataset: str) -> list[str | None]:
         """Checksums of weights and groups."""
         encoded = self.data[dataset]
         return [None if array is None else _array_digest(array) for array in (encoded.weights, encoded.groups)]
@@ -49,20 +49,20 @@ def _array_digest(array: np.ndarray[Any, Any]) -> str:
 
 
 def hnode_fingerprints(dcm: DCM, plan: Plan, data: Mapping[str, Encoded], config: TrainConfig) -> list[str]:
-    """Fingerprint of every h-node of a plan, in its order.
+    """Fingerprint of every h-node of a plan, in the order of the plan.
 
-    Two trainings give an h-node of one fingerprint equal weights up to their seeds, whatever else differs: the names
-    of data sets, the order of variables, other parts of the graph.
+    H-nodes of equal fingerprints have equal weights, up to the seed, whatever else differs: names of data sets, order
+    of variables, other parts of the graph.
     """
     columns = _Columns(data)
-    settings = {key: value for key, value in config.to_json().items() if key not in _NOT_OF_THE_MODEL}
-    found: list[str] = []
+    settings = {key: value for key, value in config.to_json().items() if key not in _IGNORED_SETTINGS}
+    fingerprints: list[str] = []
     owner: dict[str, int] = {}
-    for place, hnode in enumerate(plan.hnodes):
-        # what generates along with it must be as it was
+    for index, hnode in enumerate(plan.hnodes):
+        # the h-nodes that generate along with it must be equal too
         before = sorted({owner[name] for fit in hnode.fits for name in fit.ancestors if name in owner})
         content = {
-            "members": [_member(dcm, name) for name in hnode.variables],
+            "members": [_description(dcm, name) for name in hnode.variables],
             "fits": [
                 {
                     "variables": fit.variables,
@@ -72,29 +72,29 @@ def hnode_fingerprints(dcm: DCM, plan: Plan, data: Mapping[str, Encoded], config
                     "objective": fit.objective,
                     "data": [
                         [
-                            *([c, columns.digest(name, c)] for c in _used(dcm, hnode, name, data)),
-                            columns.rest(name),
+                            *([c, columns.digest(name, c)] for c in _used_columns(dcm, hnode, name, data)),
+                            columns.weights_and_groups(name),
                         ]
                         for name in fit.datasets
                     ],
                 }
                 for fit in hnode.fits
             ],
-            "ancestors": [found[one] for one in before],
+            "ancestors": [fingerprints[other] for other in before],
             "settings": settings,
         }
-        found.append(hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest())
-        owner.update(dict.fromkeys(hnode.variables, place))
-    return found
+        fingerprints.append(hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest())
+        owner.update(dict.fromkeys(hnode.variables, index))
+    return fingerprints
 
 
-def _used(dcm: DCM, hnode: HNode, dataset: str, data: Mapping[str, Encoded]) -> list[str]:
+def _used_columns(dcm: DCM, hnode: HNode, dataset: str, data: Mapping[str, Encoded]) -> list[str]:
     names = {name for fit in hnode.fits for name in (*fit.variables, *fit.ancestors, *fit.parents, *fit.do)}
     names |= {parent for name in hnode.variables for parent in dcm.parents(name)}
     return sorted(names.intersection(data[dataset].columns))
 
 
-def _member(dcm: DCM, name: str) -> list[Any]:
+def _description(dcm: DCM, name: str) -> list[Any]:
     confounders = [
         [dcm.states[dcm.confounders[index]], sorted(children)]
         for index, (_, children) in enumerate(dcm.graph.confounders)
@@ -105,6 +105,6 @@ def _member(dcm: DCM, name: str) -> list[Any]:
 
 
 def training_fingerprint(dcm: DCM, hnodes: list[str], seed: int, batch: bool) -> str:
-    """Fingerprint of a whole training, which a checkpoint belongs to."""
+    """Fingerprint of a whole training, which its checkpoints carry."""
     content = [list(dcm.graph.nodes), list(dcm.confounders), hnodes, seed, batch]
     return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()

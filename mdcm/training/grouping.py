@@ -1,4 +1,4 @@
-"""Which h-nodes are trained as one stack: those of one shape and of similar sizes, as many as pay."""
+"""Grouping of h-nodes into stacks: equal shapes, similar sizes, and no more work per step than pays."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Protocol, Self
 
 __all__ = ["MOST_WORK", "Load", "group"]
 
-# numbers in the largest array of a step up to which starting operations costs more than doing them
+# size of the largest array of a step up to which launching operations costs more than executing them
 MOST_WORK = 1 << 18
-# padding may make the arrays of a stack so much larger than those of its h-nodes together
-_MOST_PADDING = 1.5
+# largest ratio of the padded arrays of a stack to those of its h-nodes by themselves
+_MAX_PADDING = 1.5
 
 
 class Load(Protocol):
-    """What a step of one h-node, or of several stacked, has to do."""
+    """Size of one training step of an h-node, or of several stacked ones."""
 
     @property
     def shape(self) -> Hashable:
-        """What h-nodes of one stack have in common."""
+        """Shape that all h-nodes of a stack must share."""
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Key by which neighbours differ least in size."""
+        """Sort key that puts h-nodes of similar sizes next to each other."""
 
     @property
     def work(self) -> int:
-        """Numbers in the largest array of a step."""
+        """Size of the largest array of a step."""
 
     def stacked(self, other: Self) -> Self:
-        """The load of both in one stack, padded to the larger one."""
+        """Load of both in one stack, padded to the larger one."""
 
 
 def group(loads: Sequence[Load | None], most_work: int = MOST_WORK) -> list[list[int]]:
     """Group h-nodes into stacks.
 
     Args:
-        loads: Load of every h-node, None for one that is trained alone.
-        most_work: Numbers in the largest array of a step up to which more h-nodes are added to a stack.
+        loads: Load of every h-node, None for one that is trained by itself.
+        most_work: Largest size of the arrays of a stack.
 
     Returns:
-        Indices in ``loads``; those of one list are trained as one.
+        Stacks, as lists of indices in ``loads``.
 
     Complexity:
         O(n log n) in the number of h-nodes.
@@ -54,15 +54,15 @@ def group(loads: Sequence[Load | None], most_work: int = MOST_WORK) -> list[list
             by_shape.setdefault(load.shape, []).append((load.order, index, load))
     for members in by_shape.values():
         stack: list[int] = []
-        together: Load | None = None
-        own = 0
+        total: Load | None = None
+        unpadded = 0
         for _, index, load in sorted(members, key=lambda member: member[:2]):
-            wider = load if together is None else together.stacked(load)
-            most = max(_MOST_PADDING * (own + load.work), most_work / 8)
-            if stack and wider.work > min(most_work, most):
+            wider = load if total is None else total.stacked(load)
+            limit = max(_MAX_PADDING * (unpadded + load.work), most_work / 8)
+            if stack and wider.work > min(most_work, limit):
                 groups.append(stack)
-                stack, wider, own = [], load, 0
+                stack, wider, unpadded = [], load, 0
             stack.append(index)
-            together, own = wider, own + load.work
+            total, unpadded = wider, unpadded + load.work
         groups.append(stack)
     return groups

@@ -1,4 +1,4 @@
-"""Losses on held-out rows, and how sharply a difference of two means of them is known."""
+"""Losses on held-out rows, their means, and standard errors of differences of means."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from mdcm.training.rows import FitRows
 
-__all__ = ["FEWEST_ERRORS", "Losses", "Sample", "effective_rows"]
+__all__ = ["MIN_ERRORS", "HeldOutLosses", "HeldOutSample", "effective_rows"]
 
-# standard errors by which a look may be worse than the best one and still be taken for as good, at the least
-FEWEST_ERRORS = 1 / 3
+# smallest tolerance of early stopping: standard errors by which a validation may be worse than the best
+MIN_ERRORS = 1 / 3
 
 
 def effective_rows(weights: Iterable[Tensor | NDArray[np.float64]]) -> float:
@@ -36,26 +36,26 @@ def effective_rows(weights: Iterable[Tensor | NDArray[np.float64]]) -> float:
     """
     total = squares = 0.0
     for part in weights:
-        own = np.asarray(part, dtype=np.float64)
-        total, squares = total + float(own.sum()), squares + float(np.square(own).sum())
+        values = np.asarray(part, dtype=np.float64)
+        total, squares = total + float(values.sum()), squares + float(np.square(values).sum())
     return total * total / squares if squares else 0.0
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What losses are losses of: how much each counts in the mean, and which of the rows behind them vary together.
+class HeldOutSample:
+    """The rows behind some losses: weights of the mean, and sampling units for its standard error.
 
-    Rows of one unit depend on each other: those of a group, and one row that several fits see. A unit has entries, one
-    for each distinct row that it has a share of. Units that have a share of one and the same distinct row alone are
-    independent of each other and add their variances, so that they are one entry here: the root of their squared
-    shares.
+    Rows of one sampling unit depend on each other: those of a group, and a row that several fits see. Rows may be
+    merged into distinct ones. A unit has one entry for each distinct row that it contributes to. Units that contribute
+    to a single distinct row are independent of each other, so that their variances add up: for each distinct row they
+    are stored as one entry, the root of their squared shares.
 
     Attributes:
-        weight: Share of the whole weight that each distinct row stands for, float64 ``[n]``, sums to one.
-        unit: Number of the unit of every entry, int64 ``[e]``.
-        row: The distinct row of every entry, int64 ``[e]``.
-        share: Share of the whole weight that every entry stands for, float64 ``[e]``.
-        rows: Equally weighted rows that are worth as much, :func:`effective_rows`.
+        weight: Share of each distinct row in the total weight, float64 ``[n]``, sums to one.
+        unit: Unit of every entry, int64 ``[e]``.
+        row: Distinct row of every entry, int64 ``[e]``.
+        share: Share of every entry in the total weight, float64 ``[e]``.
+        rows: Effective number of rows, :func:`effective_rows`.
     """
 
     weight: Tensor
@@ -69,43 +69,43 @@ class Sample:
         fits: Sequence[FitRows],
         chosen: Sequence[Tensor | None],
         merged: Sequence[tuple[NDArray[np.int64], int]] | None = None,
-    ) -> Sample:
-        """The sample that some rows of some fits are.
+    ) -> HeldOutSample:
+        """Sample of some rows of some fits.
 
         Args:
             fits: The fits.
-            chosen: Rows of each that are judged, None for all.
-            merged: The distinct row of every judged row of each fit, and the number of distinct rows; by default every
-                row is one by itself.
+            chosen: Chosen rows of each fit, None for all.
+            merged: For each fit the distinct row of every chosen row, and the number of distinct rows; by default rows
+                are not merged.
 
         Complexity:
-            O(r) for r rows; O(r log r) where rows are in groups, or several fits see the same rows.
+            O(r) for r rows; O(r log r) with groups, or if several fits see the same rows.
         """
         row, weight, unit, start = [], [], [], 0
         for number, (fit, rows) in enumerate(zip(fits, chosen, strict=True)):
-            own = fit.place if rows is None else fit.place[rows]
-            places, distinct = (np.arange(len(own)), len(own)) if merged is None else merged[number]
-            row.append(places + start)
+            index = fit.index if rows is None else fit.index[rows]
+            distinct_row, distinct = (np.arange(len(index)), len(index)) if merged is None else merged[number]
+            row.append(distinct_row + start)
             start += distinct
             weight.append(fit.mass(rows).numpy())
-            unit.append((own if fit.unit is None else fit.unit if rows is None else fit.unit[rows]).numpy())
-        at, mass = np.concatenate(row), np.concatenate(weight)
-        alone = len(fits) == 1 and fits[0].unit is None
-        found = _entries(np.concatenate(unit), at, mass / mass.sum(), alone=alone, distinct=start)
-        shares = torch.from_numpy(np.bincount(at, mass, start) / mass.sum())
-        numbers, entry_rows, entry_shares = (torch.from_numpy(one) for one in found)
-        return Sample(shares, numbers, entry_rows, entry_shares, effective_rows(weight))
+            unit.append((index if fit.unit is None else fit.unit if rows is None else fit.unit[rows]).numpy())
+        all_rows, mass = np.concatenate(row), np.concatenate(weight)
+        single_rows = len(fits) == 1 and fits[0].unit is None
+        entries = _entries(np.concatenate(unit), all_rows, mass / mass.sum(), single_rows=single_rows, distinct=start)
+        shares = torch.from_numpy(np.bincount(all_rows, mass, start) / mass.sum())
+        units, entry_rows, entry_shares = map(torch.from_numpy, entries)
+        return HeldOutSample(shares, units, entry_rows, entry_shares, effective_rows(weight))
 
     def mean(self, values: Tensor) -> float:
         """Weighted mean of values ``[n]``."""
         return float((values.detach().cpu().double() * self.weight).sum())
 
     def mean_and_error(self, values: Tensor) -> tuple[float, float]:
-        """Weighted mean of values ``[n]``, and the standard error that it has because the units are a sample.
+        """Weighted mean of values ``[n]``, and its standard error over samples of units.
 
-        Of a weighted mean of independent units the variance is the sum of the squares of what each adds to it
-        (linearised, as of a ratio of two sums): of equal weights the variance of the values over their number, and of
-        the exponential weights of a bootstrap about twice as much.
+        The variance of a weighted mean of independent units is the sum of their squared contributions (linearised, as
+        for a ratio of two sums): with equal weights the variance of the values over their number, with the exponential
+        weights of a bootstrap about twice as much.
 
         References:
             Särndal, Swensson & Wretman (1992), Model Assisted Survey Sampling, section 5.6.
@@ -117,11 +117,11 @@ class Sample:
 
 
 def _entries(
-    unit: NDArray[np.int64], row: NDArray[np.int64], share: NDArray[np.float64], *, alone: bool, distinct: int
+    unit: NDArray[np.int64], row: NDArray[np.int64], share: NDArray[np.float64], *, single_rows: bool, distinct: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Units, distinct rows and shares of the entries; ``alone`` says that every unit is one row."""
+    """Units, distinct rows and shares of the entries; ``single_rows`` if every unit has only one row."""
     several = np.zeros(len(unit), bool)
-    if not alone:
+    if not single_rows:
         unit = np.unique(unit, return_inverse=True)[1].reshape(-1)
         pairs, pair = np.unique(unit * distinct + row, return_inverse=True)
         unit, row = pairs // distinct, pairs % distinct
@@ -138,18 +138,18 @@ def _entries(
 
 
 @dataclass(frozen=True)
-class Losses:
+class HeldOutLosses:
     """Losses on held-out rows.
 
     Attributes:
         loss: Loss of each distinct row, ``[n]``.
         sample: The rows.
-        errors: Standard errors by which a mean may be higher and still be taken for as good.
+        errors: Tolerance of :meth:`worse_than`, in standard errors.
     """
 
     loss: Tensor
-    sample: Sample
-    errors: float = FEWEST_ERRORS
+    sample: HeldOutSample
+    errors: float = MIN_ERRORS
 
     def __post_init__(self) -> None:
         if self.loss.shape != self.sample.weight.shape:
@@ -164,19 +164,19 @@ class Losses:
 
     @property
     def tensor(self) -> Tensor:
-        """The losses alone."""
+        """Loss of each distinct row, ``[n]``."""
         return self.loss
 
     def record(self) -> dict[str, float]:
-        """What a training record says of them."""
+        """Entries of a training record."""
         return {"heldout": self.mean}
 
     def above(self, other: Tensor) -> tuple[float, float]:
-        """By how much the mean is above that of other losses of the same rows, and the standard error of that."""
+        """Difference of the mean to that of other losses of the same rows, and its standard error."""
         return self.sample.mean_and_error(self.loss.cpu().double() - other.cpu().double())
 
-    def worse_than(self, other: Losses) -> bool:
-        """Whether the mean is higher than another one's on the same rows by more than ``errors`` standard errors."""
+    def worse_than(self, other: HeldOutLosses) -> bool:
+        """Whether the mean is higher than that of others on the same rows by more than ``errors`` standard errors."""
         mean, error = self.above(other.loss)
         # written so that NaN counts as worse
         return not mean <= self.errors * error

@@ -1,12 +1,12 @@
-"""Likelihood of numbers whose confounders are normal numbers, by importance sampling at every row.
+"""Likelihood of numbers with normally distributed confounders, by importance sampling at every row.
 
-Finitely many states describe a strong dependence between two numbers badly: along a thin ridge lie as many of them as
-it is long. Here a confounder is a standard normal number u that mechanisms read as they read a parent. The c-factor at
-a row is the integral ``Q[C](v) = E_u prod_i p_i(v_i | pa_i, u)``, and a proposal that knows the row places a few nodes
-where the integrand is: it starts as the posterior of the linear model that fits best, and follows the posterior from
-there. The mechanisms start as that linear model too.
+Finitely many states describe a strong dependence between two numbers badly: a thin ridge needs a number of states that
+grows with its length. Here a confounder u is standard normal, and mechanisms read it like a parent. The c-factor at a
+row is the integral ``Q[C](v) = E_u prod_i p_i(v_i | pa_i, u)``. A proposal conditioned on the row puts a few nodes
+where the integrand is large: it starts as the posterior of the best-fitting linear model, and is trained to follow the
+posterior. The mechanisms start as that linear model too.
 
-Whatever is asked of a trained model sums over states, so that in the end the number is cut into many of them.
+Queries sum over states of confounders, so that a trained normal confounder is discretised into many states.
 
 References:
     Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519 (the
@@ -32,38 +32,38 @@ from mdcm.mechanisms import Categorical, Flow, Mechanism
 from mdcm.mechanisms.regression import least_squares, mean_and_spread
 from mdcm.training.config import CPU, Schedule, TrainConfig
 from mdcm.training.factor_models import Equation, Moments, fit_linear_factors
-from mdcm.training.losses import Losses, Sample
+from mdcm.training.losses import HeldOutLosses, HeldOutSample
 from mdcm.training.objectives.problems import SingleProblem, decays
 from mdcm.training.rows import FitRows
 
 __all__ = ["NormalProblem", "grid", "normal_states", "reads_numbers"]
 
-# nodes at which a row is judged in a step, and when held-out rows are looked at; the share drawn from the prior
-_NODES, _CAREFUL, _PRIOR_SHARE = 16, 64, 1 / 8
-# standard errors by which a look at held-out rows may be worse than the best one and still be as good
+# nodes per row in a training step and in a validation, and the share of them drawn from the prior
+_TRAINING_NODES, _VALIDATION_NODES, _PRIOR_SHARE = 16, 64, 1 / 8
+# tolerance of early stopping, in standard errors
 _ERRORS = 1 / 3
 # rows evaluated at a time
 _EVALUATION_ROWS = 1024
-# standard deviations by which the first proposal is wider than the linear model's posterior
+# ratio of the first proposal's standard deviations to those of the linear model's posterior
 _WIDER = 1.25
-# the states reach so far
+# largest state of the grid, in standard deviations
 _RANGE = 4.0
-# combinations of states of all confounders of one variable; states of a confounder that is alone
-_MOST_COMBINATIONS, _MOST_STATES, _FEWEST_STATES = 1024, 256, 8
-# as many confounders are integrated at once
-_MOST_CONFOUNDERS = 4
+# largest number of combinations of states of all confounders of one variable, and limits of the states of each
+_MAX_COMBINATIONS, _MAX_STATES, _MIN_STATES = 1024, 256, 8
+# largest number of confounders that are integrated at once
+_MAX_CONFOUNDERS = 4
 _HIDDEN = 32
 
 
 def reads_numbers(mechanism: Mechanism) -> bool:
-    """Whether a mechanism can read a confounder as a number: it takes states as a weighted sum in its first layer."""
+    """Whether a mechanism can read a confounder as a number: states enter its first layer as a weighted sum."""
     return isinstance(mechanism, (Flow, Categorical)) and not any(
-        one.kind == "image" for one in (mechanism.variable, *mechanism.parents)
+        variable.kind == "image" for variable in (mechanism.variable, *mechanism.parents)
     )
 
 
 def normal_states(dcm: DCM, variables: Sequence[str]) -> int | None:
-    """States into which normal confounders of these variables are cut; None where they are too many to integrate.
+    """Number of states of the normal confounders of these variables; None if there are too many to integrate.
 
     Example:
         >>> from mdcm.data import Variable
@@ -72,60 +72,60 @@ def normal_states(dcm: DCM, variables: Sequence[str]) -> int | None:
         >>> normal_states(DCM(ADMG.from_string("A <-> B"), number, {"U[A,B]": 8}), ["A", "B"])
         256
     """
-    if len({index for name in variables for index in dcm.latents[name]}) > _MOST_CONFOUNDERS:
+    if len({index for name in variables for index in dcm.latents[name]}) > _MAX_CONFOUNDERS:
         return None
-    most = max(len(dcm.latents[name]) for name in variables)
-    states = min(_MOST_STATES, int(_MOST_COMBINATIONS ** (1 / max(most, 1)) + 1e-9))
-    return states if states >= _FEWEST_STATES else None
+    dimension = max(len(dcm.latents[name]) for name in variables)
+    states = min(_MAX_STATES, int(_MAX_COMBINATIONS ** (1 / max(dimension, 1)) + 1e-9))
+    return states if states >= _MIN_STATES else None
 
 
 def grid(states: int) -> tuple[Tensor, Tensor]:
-    """Places at which a normal number is cut, evenly between -4 and 4, and the logarithms of their probabilities.
+    """Even grid of a standard normal variable between -4 and 4, and the logarithms of its probabilities.
 
     Sums over an even grid of a smooth function times the normal density converge faster than any power of the number
-    of places (trapezoidal rule).
+    of points (trapezoidal rule).
 
     Example:
-        >>> places, logs = grid(33)
-        >>> round(float((logs.exp() * places.square()).sum()), 3)
+        >>> points, logs = grid(33)
+        >>> round(float((logs.exp() * points.square()).sum()), 3)
         0.999
     """
-    places = torch.linspace(-_RANGE, _RANGE, states) if states > 1 else torch.zeros(1)
-    return places, (-places.square() / 2).log_softmax(0)
+    points = torch.linspace(-_RANGE, _RANGE, states) if states > 1 else torch.zeros(1)
+    return points, (-points.square() / 2).log_softmax(0)
 
 
 @dataclass
 class _Part:
-    """Rows of one fit: values as mechanisms and proposal see them.
+    """Rows of one fit.
 
     Attributes:
-        fit: The fit.
-        features: What the proposal reads, float32 ``[n, f]``.
-        chosen: Rows that are trained on.
-        cumulative: Of their weights.
-        held: Rows that are judged.
+        fit: Values as the mechanisms read them.
+        features: Values as the proposal reads them, float32 ``[n, f]``.
+        training: Training rows.
+        cumulative: Running sum of their weights.
+        held_out: Held-out rows.
     """
 
     fit: FitRows
     features: Tensor
-    chosen: Tensor
+    training: Tensor
     cumulative: Tensor
-    held: Tensor
+    held_out: Tensor
 
 
 class NormalProblem(SingleProblem):
-    """Likelihood of a c-component whose confounders are standard normal numbers, summed over the fits of the plan.
+    """Likelihood of a c-component with standard normal confounders, summed over the fits of the plan.
 
     Args:
-        dcm: The model; its confounders have the states into which the numbers are cut in the end.
+        dcm: The model; its confounders have the states of the grid.
         members: Variables of the h-node in topological order.
         fits: The rows of every fit; each adds the c-factor of its own variables at its own rows.
         config: Settings.
         seed: Seed of batches and nodes.
-        device: Where to train.
+        device: Device of the training.
 
     Raises:
-        PlanError: If a mechanism cannot read a number, or there are more confounders than can be integrated at once.
+        PlanError: If a mechanism cannot read a number, or there are too many confounders to integrate.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class NormalProblem(SingleProblem):
         self._stored = {name: dcm.mechanism(name) for name in members}
         self._check()
         used = sorted({index for name in members for index in dcm.latents[name]})
-        if len(used) > _MOST_CONFOUNDERS:
+        if len(used) > _MAX_CONFOUNDERS:
             raise PlanError(
                 f"confounder='gaussian': {{{', '.join(members)}}} share {len(used)} confounders, and at most "
-                f"{_MOST_CONFOUNDERS} normal numbers are integrated at once; use confounder='exact'"
+                f"{_MAX_CONFOUNDERS} normal numbers are integrated at once; use confounder='exact'"
             )
         self.latents = {name: [used.index(index) for index in dcm.latents[name]] for name in members}
         self.size = len(used)
@@ -156,43 +156,44 @@ class NormalProblem(SingleProblem):
             mechanism.prepare({parent.name: values[parent.name] for parent in mechanism.parents}, values[name])
         self.mechanisms = {name: _reader(mechanism) for name, mechanism in self._stored.items()}
         confounded = [mechanism for mechanism in self.mechanisms.values() if mechanism.latents]
-        seen = {one.name: one for mechanism in confounded for one in (mechanism.variable, *mechanism.parents)}
-        self.scales = _Scales(seen, self.fits)
+        variables = {v.name: v for mechanism in confounded for v in (mechanism.variable, *mechanism.parents)}
+        self.scales = _Scales(variables, self.fits)
         self.parts = []
         for fit in self.fits:
-            read = sorted({one for name in fit.variables if self.latents[name] for one in self._reads(name)})
-            self.parts.append(_Part(fit, self.scales.features(read, fit.values), *[torch.arange(0)] * 3))
+            read = {node for name in fit.variables if self.latents[name] for node in self._with_parents(name)}
+            features = self.scales.features(sorted(read), fit.values)
+            self.parts.append(_Part(fit, features, *[torch.arange(0)] * 3))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "proposals"))
             self.proposals = [_Proposal(part.features.shape[1], self.size) for part in self.parts]
         self._start()
-        rows = sum(len(fit.place) for fit in fits)
-        own = [one.training_defaults(rows) for one in self.mechanisms.values() if not isinstance(one, Categorical)]
-        own = own or [Mechanism.training_defaults(next(iter(self.mechanisms.values())), rows)]
+        rows = sum(len(fit.index) for fit in fits)
+        defaults = [m.training_defaults(rows) for m in self.mechanisms.values() if not isinstance(m, Categorical)]
+        defaults = defaults or [Mechanism.training_defaults(next(iter(self.mechanisms.values())), rows)]
         self.schedule = Schedule(
-            steps=config.max_steps or max(int(one["steps"]) for one in own),
-            batch_size=config.batch_size or min(int(one["batch_size"]) for one in own),
-            learning_rate=config.learning_rate or min(float(one["learning_rate"]) for one in own),
+            steps=config.max_steps or max(int(own["steps"]) for own in defaults),
+            batch_size=config.batch_size or min(int(own["batch_size"]) for own in defaults),
+            learning_rate=config.learning_rate or min(float(own["learning_rate"]) for own in defaults),
             weight_decay=1e-3,
             betas=(0.9, 0.999),
             ema=0.98,
             warmup=30,
         )
-        # a fit that begins near its end has more to lose by going on than to gain
+        # a small tolerance: a fit that starts near its optimum has little to gain from more steps
         self.errors = _ERRORS
-        learned = [*self.mechanisms.values(), *self.proposals]
-        self.parameters = list(dict.fromkeys(parameter for module in learned for parameter in module.parameters()))
-        free = {id(one) for module in self.proposals for one in module.parameters()}
+        trained = [*self.mechanisms.values(), *self.proposals]
+        self.parameters = list(dict.fromkeys(parameter for module in trained for parameter in module.parameters()))
+        undecayed = {id(parameter) for module in self.proposals for parameter in module.parameters()}
         for mechanism in self.mechanisms.values():
-            # what a line is made of: decay would pull a strong dependence towards none
-            first = mechanism.context.inputs if isinstance(mechanism, Flow) else ()
-            free |= {id(one) for module in first for one in module.parameters()}
-            free |= {id(one) for one in mechanism.state_weights()}
-        given = decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
-        self.decays = [0.0 if id(p) in free else one for p, one in zip(self.parameters, given, strict=True)]
+            # weights of the linear part: decay would shrink a strong dependence
+            first_layer = mechanism.context.inputs if isinstance(mechanism, Flow) else ()
+            undecayed |= {id(parameter) for module in first_layer for parameter in module.parameters()}
+            undecayed |= {id(weight) for weight in mechanism.state_weights()}
+        own_decays = decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
+        self.decays = [0.0 if id(p) in undecayed else d for p, d in zip(self.parameters, own_decays, strict=True)]
         self.refit = True
         self.generator = torch.Generator()
-        self.begin(None)
+        self.train_on(None)
         self.constrain()
         self.move(device)
 
@@ -204,17 +205,17 @@ class NormalProblem(SingleProblem):
                     "confounder as a number; use confounder='exact', or a mechanism derived from Flow or Categorical"
                 )
 
-    # ------------------------------------------------------------------ the linear model it starts as
+    # ------------------------------------------------------------------ initial linear model
 
-    def _reads(self, name: str) -> list[str]:
+    def _with_parents(self, name: str) -> list[str]:
         """A variable and its parents."""
         return [name, *(parent.name for parent in self.mechanisms[name].parents)]
 
     def _start(self) -> None:
-        """Fit a linear model to the rows, and let mechanisms and proposals begin as it."""
+        """Fit a linear model to the rows, and initialise mechanisms and proposals with it."""
         members = [name for name in self.members if self.latents[name] and self.mechanisms[name].variable.size is None]
         sizes = {name: sum(_width(parent) for parent in self.mechanisms[name].parents) for name in members}
-        # the value of every member, a column of ones, and what each member reads of its parents
+        # columns: the value of every member, ones, and each member's features of its parents
         first = torch.tensor([0, *sizes.values()]).cumsum(0) + len(members) + 1
         equations = [
             Equation(
@@ -227,22 +228,22 @@ class NormalProblem(SingleProblem):
         tables, moments = [], []
         for fit in self.fits:
             own = tuple(number for number, name in enumerate(members) if name in fit.variables)
-            table = torch.zeros(len(fit.place), int(first[-1]), dtype=torch.float64)
+            table = torch.zeros(len(fit.index), int(first[-1]), dtype=torch.float64)
             table[:, len(members)] = 1
             for number in own:
                 mechanism = self.mechanisms[members[number]]
                 table[:, number] = self.scales.standard(members[number], fit.values[members[number]])
                 parents = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
                 if parents:
-                    at = slice(int(first[number]), int(first[number + 1]))
-                    table[:, at] = torch.cat(_inputs(mechanism, parents), 1).double()
+                    columns = slice(int(first[number]), int(first[number + 1]))
+                    table[:, columns] = torch.cat(_inputs(mechanism, parents), 1).double()
             weight = fit.mass()
             tables.append((own, table))
             if own:
                 matrix = table.T @ (table * (weight / weight.sum())[:, None])
                 moments.append(Moments(matrix, float(weight.sum()), own))
-        total = sum(one.share for one in moments)
-        moments = [replace(one, share=one.share / total) for one in moments]
+        total = sum(part.share for part in moments)
+        moments = [replace(part, share=part.share / total) for part in moments]
         fitted = fit_linear_factors(equations, moments, self.size, derived_seed(self.seed, "factors"))
         for number, name in enumerate(members):
             mechanism = self.mechanisms[name]
@@ -252,85 +253,86 @@ class NormalProblem(SingleProblem):
         for part, proposal, (own, table) in zip(self.parts, self.proposals, tables, strict=True):
             if own:
                 matrix, covariance = fitted.posterior(own)
-                left = [
+                residuals = [
                     table[:, number] - table[:, list(equations[number].features)] @ fitted.slopes[number]
                     for number in own
                 ]
-                proposal.begin(part.features, torch.stack(left, 1) @ matrix.T, covariance * _WIDER**2)
+                proposal.initialise(part.features, torch.stack(residuals, 1) @ matrix.T, covariance * _WIDER**2)
 
-    # ------------------------------------------------------------------ what is minimised
+    # ------------------------------------------------------------------ loss
 
     def move(self, device: torch.device) -> None:
-        """Put the parameters on a device."""
+        """Move the parameters to a device."""
         self.device = device
         for module in (*self.mechanisms.values(), *self._stored.values(), *self.proposals):
             module.to(device)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Cut the numbers into states: give the model's mechanisms what each state adds to their first layer."""
+        """Discretise the confounders: write the contribution of each state into the first layers of the mechanisms."""
         for name, mechanism in self._stored.items():
             for weight, direction in zip(mechanism.state_weights(), self.mechanisms[name].state_weights(), strict=True):
                 torch.outer(grid(len(weight))[0].to(direction), direction[0], out=weight)
 
-    def begin(self, rows: Tensor | None) -> None:
-        """Train on these rows from now on; None means all of them."""
+    def train_on(self, rows: Tensor | None) -> None:
+        """Set the training rows; None stands for all rows."""
         for part in self.parts:
             local = part.fit.local(rows)
-            part.chosen = torch.arange(len(part.fit.place)) if local is None else local
-            part.cumulative = part.fit.mass(part.chosen).cumsum(0)
-        total = sum(float(part.cumulative[-1]) for part in self.parts if len(part.chosen))
-        self.shares = [float(part.cumulative[-1]) / total if len(part.chosen) else 0.0 for part in self.parts]
+            part.training = torch.arange(len(part.fit.index)) if local is None else local
+            part.cumulative = part.fit.mass(part.training).cumsum(0)
+        total = sum(float(part.cumulative[-1]) for part in self.parts if len(part.training))
+        self.shares = [float(part.cumulative[-1]) / total if len(part.training) else 0.0 for part in self.parts]
 
     def loss(self, step: int) -> Tensor:
-        """Training loss of one step, a scalar: of the likelihood, and of the proposals against the posteriors."""
+        """Training loss of one step, a scalar: negative log-likelihood plus cross entropy of the proposals."""
         self.generator.manual_seed(derived_seed(self.seed, step))
         losses = []
         for part, proposal, share in zip(self.parts, self.proposals, self.shares, strict=True):
-            if not len(part.chosen):
+            if not len(part.training):
                 continue
             size = max(1, round(self.schedule.batch_size * share))
-            at = (torch.arange(size) + torch.rand(size, generator=self.generator, dtype=torch.float64)) / size
-            picked = torch.searchsorted(part.cumulative, at * part.cumulative[-1]).clamp_max(len(part.chosen) - 1)
-            likelihood, distance = self._judge(part, proposal, part.chosen[picked], _NODES)
-            losses.append(share * (distance - likelihood).mean())
+            quantiles = (torch.arange(size) + torch.rand(size, generator=self.generator, dtype=torch.float64)) / size
+            positions = torch.searchsorted(part.cumulative, quantiles * part.cumulative[-1])
+            rows = part.training[positions.clamp_max(len(part.training) - 1)]
+            likelihood, cross_entropy = self._log_likelihood(part, proposal, rows, _TRAINING_NODES)
+            losses.append(share * (cross_entropy - likelihood).mean())
         return torch.stack(losses).sum()
 
-    def hold(self, rows: Tensor) -> None:
-        """Judge on these rows from now on."""
+    def validate_on(self, rows: Tensor) -> None:
+        """Set the held-out rows."""
         for part in self.parts:
-            held = part.fit.local(rows)
-            assert held is not None
-            part.held = held
-        self.sample = Sample.build(self.fits, [part.held for part in self.parts])
+            held_out = part.fit.local(rows)
+            assert held_out is not None
+            part.held_out = held_out
+        self.sample = HeldOutSample.build(self.fits, [part.held_out for part in self.parts])
 
     def distinct(self, values: Tensor) -> Tensor:
-        """Values of held-out rows, as they are: no two of them are taken for equal."""
+        """Values of held-out rows, unchanged, because equal rows are not merged."""
         return values
 
     @torch.no_grad()
-    def evaluate(self) -> Losses:
+    def evaluate(self) -> HeldOutLosses:
         """Losses on the held-out rows, without gradients."""
-        # the same nodes at every look, so that looks differ by the weights alone
+        # the same noise in every validation, so that only the weights differ
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
         losses = []
         for part, proposal in zip(self.parts, self.proposals, strict=True):
-            for rows in torch.split(part.held, _EVALUATION_ROWS):
-                losses.append(-self._judge(part, proposal, rows, _CAREFUL)[0])
-        return Losses(torch.cat(losses), self.sample, self.errors)
+            for rows in torch.split(part.held_out, _EVALUATION_ROWS):
+                losses.append(-self._log_likelihood(part, proposal, rows, _VALIDATION_NODES)[0])
+        return HeldOutLosses(torch.cat(losses), self.sample, self.errors)
 
-    def _judge(self, part: _Part, proposal: _Proposal, rows: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    def _log_likelihood(self, part: _Part, proposal: _Proposal, rows: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
         """Log-likelihood of rows, and the cross entropy of the proposal with the posterior, ``[n]`` each."""
         features = part.features[rows].to(self.device)
-        place = proposal(features)
+        normal = proposal(features)
         prior = max(1, round(_PRIOR_SHARE * nodes))
         with torch.no_grad():
             noise = _strata(len(rows), nodes - prior, self.size, self.generator).to(self.device)
             wide = _strata(len(rows), prior, self.size, self.generator).to(self.device)
-            u = torch.cat([place.at(noise), wide], 1)
+            u = torch.cat([normal.points(noise), wide], 1)
             log_normal = -u.square().sum(-1) / 2 - self.size * math.log(2 * math.pi) / 2
             share = prior / nodes
-            density = torch.logaddexp(place.log_density(u) + math.log1p(-share), log_normal + math.log(share))
+            density = torch.logaddexp(normal.log_density(u) + math.log1p(-share), log_normal + math.log(share))
         log_weight = log_normal - density
         flat = u.flatten(0, 1)
         values = {name: value[rows].to(self.device) for name, value in part.fit.values.items()}
@@ -340,30 +342,30 @@ class NormalProblem(SingleProblem):
             latents = [flat[:, [index]] for index in self.latents[name]]
             given = repeated if latents else values
             parents = {parent.name: given[parent.name] for parent in mechanism.parents}
-            found = mechanism.log_prob(parents, latents, given[name])
-            log_weight = log_weight + (found.view(-1, nodes) if latents else found[:, None])
+            log_prob = mechanism.log_prob(parents, latents, given[name])
+            log_weight = log_weight + (log_prob.view(-1, nodes) if latents else log_prob[:, None])
         likelihood = log_weight.logsumexp(1) - math.log(nodes)
         posterior = log_weight.detach().softmax(1)
-        return likelihood, -(posterior * place.log_density(u)).sum(1)
+        return likelihood, -(posterior * normal.log_density(u)).sum(1)
 
 
-class _Placed:
-    """A normal distribution for every row.
+class _RowNormals:
+    """A multivariate normal distribution for every row.
 
     Args:
-        mean: ``[n, d]``.
-        factor: Lower triangular ``[n, d, d]``, the covariance is ``factor @ factor'``.
+        mean: Means ``[n, d]``.
+        factor: Cholesky factors of the covariances, lower triangular ``[n, d, d]``.
     """
 
     def __init__(self, mean: Tensor, factor: Tensor) -> None:
         self.mean, self.factor = mean, factor
 
-    def at(self, noise: Tensor) -> Tensor:
-        """Points ``[n, s, d]`` at standard normal ones."""
+    def points(self, noise: Tensor) -> Tensor:
+        """Points ``[n, s, d]`` from standard normal noise of the same shape."""
         return self.mean[:, None] + noise @ self.factor.transpose(1, 2)
 
     def log_density(self, points: Tensor) -> Tensor:
-        """Of points ``[n, s, d]``, ``[n, s]``."""
+        """Log density ``[n, s]`` of points ``[n, s, d]``."""
         gap = (points - self.mean[:, None]).transpose(1, 2)
         size = gap.shape[1]
         noise = torch.linalg.solve_triangular(self.factor, gap, upper=False) if size > 1 else gap / self.factor
@@ -372,7 +374,7 @@ class _Placed:
 
 
 class _Proposal(nn.Module):
-    """Where the confounders of a row probably are: a line in the row's features, and what a network adds."""
+    """Normal proposal for the confounders of a row: linear in the row's features, plus the output of a network."""
 
     def __init__(self, features: int, size: int) -> None:
         super().__init__()
@@ -393,8 +395,8 @@ class _Proposal(nn.Module):
             last.bias.zero_()
 
     @torch.no_grad()
-    def begin(self, features: Tensor, mean: Tensor, covariance: Tensor) -> None:
-        """Begin near a mean ``[n, d]`` of every row and with a covariance ``[d, d]``, the same in all rows."""
+    def initialise(self, features: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        """Start near the mean ``[n, d]`` of every row, with one covariance ``[d, d]`` for all rows."""
         ones = torch.ones(len(features), 1, dtype=torch.float64)
         line = least_squares(torch.cat([ones, features.double()], 1), mean)
         self.linear.bias.copy_(line[0])
@@ -402,17 +404,17 @@ class _Proposal(nn.Module):
         factor = torch.linalg.cholesky(covariance)
         self.lower.copy_(factor - factor.diagonal().diag() + factor.diagonal().log().diag())
 
-    def forward(self, features: Tensor) -> _Placed:
-        """The distribution of every row."""
+    def forward(self, features: Tensor) -> _RowNormals:
+        """Distribution of every row."""
         shift, stretch = self.network(features).split(self.size, dim=1)
         scale = self.lower.diagonal().exp()
         factor = self.lower.tril(-1) + scale.diag()
-        # a shift of one is a standard deviation
-        return _Placed(self.linear(features) + shift * scale, factor * stretch.clamp(-5, 5).exp()[:, :, None])
+        # shifts are in units of standard deviations
+        return _RowNormals(self.linear(features) + shift * scale, factor * stretch.clamp(-5, 5).exp()[:, :, None])
 
 
 def _strata(rows: int, nodes: int, size: int, generator: torch.Generator) -> Tensor:
-    """Standard normal points ``[rows, nodes, size]``, of which every coordinate has one in each of equal shares."""
+    """Stratified standard normal points ``[rows, nodes, size]``: a Latin hypercube sample in every row."""
     uniform = torch.rand(rows, nodes, size, generator=generator, dtype=torch.float64)
     order = torch.rand(rows, nodes, max(size - 1, 0), generator=generator).argsort(1)
     first = torch.arange(nodes)[None, :, None].expand(rows, nodes, 1)
@@ -422,19 +424,20 @@ def _strata(rows: int, nodes: int, size: int, generator: torch.Generator) -> Ten
 
 
 def _reader(mechanism: Mechanism) -> Mechanism:
-    """A mechanism that reads its confounders as numbers, and shares everything else with the given one."""
+    """A mechanism that reads its confounders as numbers, and shares all other parameters with the given one."""
     states = {id(weight) for weight in mechanism.state_weights()}
-    shared = {id(one): one for one in (*mechanism.parameters(), *mechanism.buffers()) if id(one) not in states}
+    tensors = (*mechanism.parameters(), *mechanism.buffers())
+    shared = {id(tensor): tensor for tensor in tensors if id(tensor) not in states}
     twin = copy.deepcopy(mechanism, shared)
     twin.latents = (1,) * len(mechanism.latents)
     for weight in twin.state_weights():
-        # a direction, as long as a parent's share of the first layer
+        # one direction, scaled like the weights of a parent
         weight.data = weight.data[:1] * (math.sqrt(weight.shape[1]) / float(weight.data[:1].norm()))
     return twin
 
 
 def _inputs(mechanism: Mechanism, parents: Mapping[str, Tensor]) -> list[Tensor]:
-    """What the first layer of a mechanism is linear in, ``[n, f]`` per parent."""
+    """Inputs of the first layer of a mechanism, ``[n, f]`` per parent."""
     if isinstance(mechanism, Flow):
         return mechanism.context.features(parents)
     assert isinstance(mechanism, Categorical)
@@ -447,7 +450,7 @@ def _width(variable: Variable) -> int:
 
 
 class _Scales:
-    """Means and standard deviations of numbers and of codes over all rows, with which every fit is read.
+    """Means and standard deviations of numbers and codes over the rows of all fits.
 
     Args:
         variables: Members and their parents.
@@ -456,22 +459,22 @@ class _Scales:
 
     def __init__(self, variables: Mapping[str, Variable], fits: Sequence[FitRows]) -> None:
         self.variables = variables
-        self.measured = {}
+        self.moments = {}
         for name in variables:
             values = [
                 fit.values[name].double().flatten(1) if fit.values[name].dim() > 1 else fit.values[name].double()
                 for fit in fits
                 if name in fit.values
             ]
-            self.measured[name] = mean_and_spread(torch.cat(values))
+            self.moments[name] = mean_and_spread(torch.cat(values))
 
     def standard(self, name: str, value: Tensor) -> Tensor:
-        """Values around 0 with a spread of 1, float64; codes of levels count as numbers."""
-        mean, spread = self.measured[name]
+        """Standardised values, float64; codes of levels count as numbers."""
+        mean, spread = self.moments[name]
         return (value.double() - mean) / spread
 
     def features(self, names: Sequence[str], values: Mapping[str, Tensor]) -> Tensor:
-        """What a network reads of some variables, float32 ``[n, f]``: standard numbers, and one-hot rows of levels."""
+        """Network inputs of some variables, float32 ``[n, f]``: standardised numbers, and one-hot rows of levels."""
         parts = []
         for name in names:
             if self.variables[name].kind == "categorical":

@@ -1,4 +1,4 @@
-"""Rows of one fit, pooled over its data sets, and how their values lie side by side as columns for a critic."""
+"""Rows of one fit, pooled over its data sets, and their layout as columns for a critic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
         features: Number of features of every image, by name.
 
     Attributes:
-        variables: The variables in their order in a row.
+        variables: The variables in the order of their columns.
         slices: Columns of each variable by name.
         width: Number of columns.
         tabular: Number of columns before those of images.
@@ -45,9 +45,9 @@ class Layout:
     """
 
     def __init__(self, variables: Sequence[Variable], features: Mapping[str, int] | None = None) -> None:
-        self.variables = tuple(sorted(variables, key=lambda one: one.kind == "image"))
+        self.variables = tuple(sorted(variables, key=lambda variable: variable.kind == "image"))
         self.slices: dict[str, slice] = {}
-        self.tabular = place = 0
+        self.tabular = start = 0
         for variable in self.variables:
             if variable.kind == "categorical":
                 size = variable.num_levels
@@ -55,11 +55,11 @@ class Layout:
                 size = (features or {})[variable.name]
             else:
                 size = variable.size or 1
-            self.slices[variable.name] = slice(place, place + size)
-            place += size
+            self.slices[variable.name] = slice(start, start + size)
+            start += size
             if variable.kind != "image":
-                self.tabular = place
-        self.width = place
+                self.tabular = start
+        self.width = start
 
     @property
     def categorical(self) -> bool:
@@ -67,11 +67,11 @@ class Layout:
         return all(variable.kind == "categorical" for variable in self.variables)
 
     def mask(self, names: Sequence[str]) -> Tensor:
-        """Whether a column belongs to one of the variables named, bool ``[width]``."""
-        found = torch.zeros(self.width, dtype=torch.bool)
+        """Mask of the columns of some variables, bool ``[width]``."""
+        mask = torch.zeros(self.width, dtype=torch.bool)
         for name in names:
-            found[self.slices[name]] = True
-        return found
+            mask[self.slices[name]] = True
+        return mask
 
     def pack(self, values: Mapping[str, Tensor], readers: Mapping[str, Reader] | None = None) -> Tensor:
         """Values as rows of columns.
@@ -79,7 +79,7 @@ class Layout:
         Args:
             values: One-hot floats ``[n, levels]`` or codes ``[n]``, numbers ``[n]`` or ``[n, size]``, images
                 ``[n, c, h, w]`` by name.
-            readers: For every image what turns it into its features.
+            readers: Function from images to features, by name.
 
         Returns:
             ``[n, width]``.
@@ -95,27 +95,27 @@ class Layout:
         return torch.cat(parts, 1)
 
     def unpack(self, packed: Tensor) -> dict[str, Tensor]:
-        """Values of all variables that are no images, views of ``[n, tabular]``."""
-        found = {}
+        """Values of all variables other than images, views of ``[n, tabular]``."""
+        values = {}
         for variable in self.variables:
             if variable.kind != "image":
                 part = packed[:, self.slices[variable.name]]
-                plain = variable.kind != "categorical" and variable.size is None
-                found[variable.name] = part[:, 0] if plain else part
-        return found
+                scalar = variable.kind != "categorical" and variable.size is None
+                values[variable.name] = part[:, 0] if scalar else part
+        return values
 
 
 @dataclass(frozen=True)
 class PooledRows:
-    """Rows of the data sets of one fit; where everything is categorical, each distinct row once, in order.
+    """Rows of the data sets of one fit; if everything is categorical, distinct rows in lexicographic order.
 
     Attributes:
-        layout: Where each variable lies.
-        packed: Values of all variables that are no images, float32 ``[m, tabular]``.
-        weight: Share of the data that each row stands for, float64 ``[m]``, sums to one.
+        layout: Columns of each variable.
+        packed: Values of all variables other than images, float32 ``[m, tabular]``.
+        weight: Share of each row in the total weight, float64 ``[m]``, sums to one.
         rows: Number of rows before merging.
         images: For every image variable the arrays of the data sets.
-        places: Data set and row of each row, int64 ``[m, 2]``, where there are images.
+        sources: Data set and row number of each row, int64 ``[m, 2]``; None without images.
         codes: Levels of the categorical variables by name, int64 ``[m]``.
         cumulative: Running sum of the weight, float64 ``[m]``.
     """
@@ -125,7 +125,7 @@ class PooledRows:
     weight: Tensor
     rows: int
     images: Mapping[str, Sequence[NDArray[Any]]]
-    places: NDArray[np.int64] | None
+    sources: NDArray[np.int64] | None
     codes: Mapping[str, Tensor]
     cumulative: Tensor
 
@@ -138,34 +138,35 @@ class PooledRows:
     ) -> PooledRows:
         """Pool data sets.
 
-        A data set counts by its number of rows, and a row within it by its weight.
+        The weight of a data set is its number of rows; within it rows have their own weights.
 
         Args:
             layout: The columns; every data set observes all of these variables.
             data: The data sets.
-            kept: For each of them which rows count.
-            device: Where the values shall lie.
+            kept: Mask of the rows to use, for each data set.
+            device: Device of the values.
         """
         chosen = [np.flatnonzero(mask) for mask in kept]
         total = sum(len(rows) for rows in chosen)
         weights = []
-        for one, rows in zip(data, chosen, strict=True):
-            weight = np.ones(len(rows)) if one.weights is None else np.asarray(one.weights, dtype=np.float64)[rows]
+        for encoded, rows in zip(data, chosen, strict=True):
+            own = encoded.weights
+            weight = np.ones(len(rows)) if own is None else np.asarray(own, dtype=np.float64)[rows]
             weights.append(weight * len(rows) / weight.sum() / total if len(rows) else weight)
         weight = np.concatenate(weights)
         names = [variable.name for variable in layout.variables if variable.kind != "image"]
         pooled = {
-            name: np.concatenate([np.asarray(one[name])[rows] for one, rows in zip(data, chosen, strict=True)])
+            name: np.concatenate([np.asarray(part[name])[rows] for part, rows in zip(data, chosen, strict=True)])
             for name in names
         }
         levels = {v.name: v.num_levels for v in layout.variables if v.kind == "categorical"}
-        # equal rows next to each other: a batch with one row from each of equal shares of the weight is then spread
-        # evenly over the values, and its frequencies are nearly those of the data
+        # sorted rows: a batch with one row from each of equal shares of the weight is then stratified, and its
+        # frequencies are nearly those of the data
         if layout.categorical:
             codes = np.stack([pooled[name] for name in names], 1)
             distinct, inverse = np.unique(codes, axis=0, return_inverse=True)
             weight = np.bincount(inverse.reshape(-1), weights=weight, minlength=len(distinct)).astype(np.float64)
-            pooled = {name: distinct[:, place] for place, name in enumerate(names)}
+            pooled = {name: distinct[:, column] for column, name in enumerate(names)}
             order = np.arange(len(distinct))
         else:
             order = np.lexsort([pooled[name] for name in levels]) if levels else np.arange(total)
@@ -179,12 +180,12 @@ class PooledRows:
                 part.scatter_(1, coded[name][:, None], 1.0)
             else:
                 part.copy_(value.reshape(len(order), -1))
-        images = {v.name: [one[v.name] for one in data] for v in layout.variables if v.kind == "image"}
-        places = None
+        images = {v.name: [encoded[v.name] for encoded in data] for v in layout.variables if v.kind == "image"}
+        sources = None
         if images:
-            places = np.concatenate([np.stack([np.full_like(r, i), r], 1) for i, r in enumerate(chosen)])[order]
+            sources = np.concatenate([np.stack([np.full_like(r, i), r], 1) for i, r in enumerate(chosen)])[order]
         ordered = torch.from_numpy(weight[order]).to(device)
-        return PooledRows(layout, packed, ordered, total, images, places, coded, ordered.cumsum(0))
+        return PooledRows(layout, packed, ordered, total, images, sources, coded, ordered.cumsum(0))
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -201,31 +202,31 @@ class PooledRows:
     def values(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Values of rows: the packed ones ``[n, tabular]``, and all of them by name, images as floats in [-1, 1]."""
         packed = self.packed[rows]
-        found = self.layout.unpack(packed)
+        values = self.layout.unpack(packed)
         for name, arrays in self.images.items():
-            assert self.places is not None
-            places = self.places[rows.cpu().numpy()]
-            pixels = np.empty((len(places), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+            assert self.sources is not None
+            sources = self.sources[rows.cpu().numpy()]
+            pixels = np.empty((len(sources), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
             for number, array in enumerate(arrays):
-                here = places[:, 0] == number
-                pixels[here] = array[places[here, 1]]
-            found[name] = float_pixels(torch.from_numpy(pixels).to(packed.device))
-        return packed, found
+                mask = sources[:, 0] == number
+                pixels[mask] = array[sources[mask, 1]]
+            values[name] = float_pixels(torch.from_numpy(pixels).to(packed.device))
+        return packed, values
 
     def plain(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Values of rows as mechanisms see them: codes of categorical variables, the rest as in :meth:`values`."""
-        found = {name: self.codes[name][rows] for name in names if name in self.codes}
-        if len(found) < len(names):
+        """Values of rows as mechanisms read them: codes of categorical variables, others as in :meth:`values`."""
+        plain = {name: self.codes[name][rows] for name in names if name in self.codes}
+        if len(plain) < len(names):
             _, values = self.values(rows)
-            found |= {name: values[name] for name in names if name not in found}
-        return found
+            plain |= {name: values[name] for name in names if name not in plain}
+        return plain
 
     def real(self, packed: Tensor, values: Mapping[str, Tensor], readers: Mapping[str, Reader]) -> Tensor:
-        """Rows for a critic ``[n, width]`` from what :meth:`values` gave."""
+        """Rows for a critic ``[n, width]`` from the result of :meth:`values`."""
         if not self.images:
             return packed
         return torch.cat([packed, *(readers[name](values[name]) for name in self.images)], 1)
 
     def cells(self) -> int:
-        """Number of combinations of levels, where everything is categorical."""
+        """Number of combinations of levels; all variables must be categorical."""
         return math.prod(variable.num_levels for variable in self.layout.variables)

@@ -1,8 +1,7 @@
-"""Training of h-nodes side by side: when to validate, when to stop, which weights to keep.
+"""Training of h-nodes side by side: validation, early stopping and the choice of weights.
 
-What is minimised, and how a step is taken, is an :class:`Objective`. All that a training knows between two steps is in
-its :class:`Trainer` and the objective, which can be written down and read back: a training that was killed goes on
-with the bits it would have had.
+An :class:`Objective` defines the loss and takes the steps. The state of a training is in its :class:`Trainer` and the
+objective, and can be saved between any two steps: a training that was killed and resumed gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from mdcm.text.documents import flag, listed, mapping, number, optional, record, whole
 from mdcm.text.printable import quoted
-from mdcm.training.config import TrainConfig
 
 __all__ = ["Objective", "Progress", "Run", "Snapshot", "Trainer", "Validation"]
 
@@ -25,7 +23,7 @@ __all__ = ["Objective", "Progress", "Run", "Snapshot", "Trainer", "Validation"]
 Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 _INDICES = listed(whole())
-# what Trainer.snapshot gives
+# header of Trainer.snapshot
 _HEADER = record(
     {
         "final": flag, "step": whole(), "alive": _INDICES, "since": _INDICES, "kept_step": _INDICES,
@@ -38,10 +36,10 @@ class Progress(Protocol):
     """Receiver of the progress of a training."""
 
     def start(self, hnode: tuple[str, ...], steps: int) -> None:
-        """An h-node, or several trained as one, begins; it takes at most this many steps."""
+        """An h-node, or several trained together, start; they take at most this many steps."""
 
     def step(self, hnode: tuple[str, ...], step: int) -> None:
-        """So many steps are done."""
+        """This many steps are done."""
 
     def finish(self, hnode: tuple[str, ...]) -> None:
         """The h-node is trained."""
@@ -49,10 +47,9 @@ class Progress(Protocol):
 
 @dataclass
 class Run:
-    """What training one job has in common with training the next.
+    """Receivers and deadline that all jobs of a training share.
 
     Attributes:
-        config: Settings.
         progress: Receives progress, or None.
         log: Receives records.
         deadline: End of the training on the monotonic clock, or None.
@@ -60,7 +57,6 @@ class Run:
         on_validation: Called after every validation, while the model has the best weights so far.
     """
 
-    config: TrainConfig
     progress: Progress | None
     log: Callable[[dict[str, Any]], None]
     deadline: float | None
@@ -74,33 +70,33 @@ class Run:
 
 
 class Validation(Protocol):
-    """How weights do on held-out rows."""
+    """Result of a validation on held-out rows."""
 
     @property
     def mean(self) -> float:
-        """Loss or distance; less is better."""
+        """Mean loss or distance; smaller is better."""
 
     @property
     def tensor(self) -> Tensor:
-        """What :meth:`Objective.validation` makes the same validation from."""
+        """Losses or distances, from which :meth:`Objective.validation` restores the result."""
 
     def worse_than(self, other: Any) -> bool:
-        """Whether this is worse than another validation by more than chance explains."""
+        """Whether this result is worse than another one by more than chance explains."""
 
     def record(self) -> dict[str, Any]:
         """Entries of a training record."""
 
 
 class Objective(Protocol):
-    """What is minimised for several modules, which are h-nodes numbered from 0, and the weights that came of it.
+    """Loss of several modules, which are h-nodes numbered from 0, with their weights and optimiser.
 
     Attributes:
-        steps: Steps at most.
-        checks: Validations during all steps.
+        steps: Largest number of steps.
+        checks: Number of validations in all steps.
         patience: Validations in a row, all worse than the best, after which a module is finished.
         validated: Whether there are held-out rows. Without them every module takes all steps.
-        refits: Whether modules are trained again on all rows, for as many steps as the held-out rows preferred.
-        grown: Modules that need more states of their confounders, and must be trained anew.
+        refits: Whether modules are trained again on all rows, for the number of steps that held-out rows favoured.
+        grown: Modules that need more states of their confounders, and must be trained again with these.
     """
 
     steps: int
@@ -112,7 +108,7 @@ class Objective(Protocol):
 
     @property
     def finished(self) -> Collection[int]:
-        """Modules that need no training on all rows, those that have grown among them."""
+        """Modules that need no training on all rows, including those that have grown."""
 
     def start(self, modules: Sequence[int], *, everything: bool) -> None:
         """Train these modules from their initial weights, on all rows or on those that are not held out."""
@@ -121,50 +117,50 @@ class Objective(Protocol):
         """Train only these modules from now on."""
 
     def step(self, done: int, most: int) -> int:
-        """Take steps after those that are done, at least one and at most so many; how many it took."""
+        """Take at least one and at most this many steps after those that are done; return how many."""
 
     def measures(self, step: int) -> list[dict[str, Any]]:
-        """Entries of the record of every trained module, about the last step; raises MdcmError if not finite."""
+        """Entries of every trained module's record about the last step; raises MdcmError if they are not finite."""
 
     def validate(self) -> Sequence[Validation]:
-        """How the averaged weights of every trained module do on held-out rows."""
+        """Validate the averaged weights of every trained module."""
 
     def validation(self, module: int, tensor: Tensor) -> Validation:
-        """The validation of a module that :attr:`Validation.tensor` is from."""
+        """Restore the validation of a module from :attr:`Validation.tensor`."""
 
     def keep(self, module: int) -> None:
         """Remember the averaged weights of a module as the best so far."""
 
     def showing_kept(self) -> AbstractContextManager[None]:
-        """Put the best weights into the model for a while."""
+        """Context in which the model has the best weights."""
 
     def conclude(self) -> Mapping[int, float]:
-        """Decide what becomes of the best weights; held-out losses of the modules for which that has changed them."""
+        """Post-process the best weights on held-out rows; return the held-out losses that this has changed."""
 
     def finish(self) -> None:
         """Put the best weights into the model."""
 
     def summary(self, module: int) -> dict[str, Any]:
-        """Entries of the last record of a module."""
+        """Entries of a module's last record."""
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to go on."""
+        """State of the objective."""
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor], modules: Sequence[int]) -> None:
-        """Go on from a snapshot, with these modules; :meth:`start` was called for all of them before."""
+        """Restore a snapshot, with these modules in training; :meth:`start` was called for all modules before."""
 
 
 class Trainer:
-    """Trains modules: on most rows to learn when to stop, then on all rows for as long.
+    """Train modules without the held-out rows to find the number of steps, then on all rows for that number.
 
-    Where there are held-out rows, the weights kept are those of the latest validation that is not worse than the best
-    one (:meth:`Validation.worse_than`): a difference within the error is no reason to stop early.
+    The kept weights are those of the latest validation that is not worse than the best one
+    (:meth:`Validation.worse_than`): a difference within the standard error does not stop training early.
 
     Args:
-        objective: What is minimised.
+        objective: The objective.
         hnodes: Variables of every module.
-        run: What it has in common with other trainings.
-        tags: Entries that every record of a module has besides.
+        run: Receivers and deadline.
+        tags: Additional entries of every record of a module.
     """
 
     def __init__(
@@ -186,17 +182,18 @@ class Trainer:
 
     @property
     def grown(self) -> Sequence[int]:
-        """Modules that need more states of their confounders, and must be trained anew."""
+        """Modules that need more states of their confounders, and must be trained again with these."""
         return self.objective.grown
 
     def _enter(self) -> None:
-        """Begin a phase at its first step."""
+        """Start a phase at its first step."""
         count, objective = len(self.hnodes), self.objective
         self.alive = [module for module in range(count) if not (self.final and module in objective.finished)]
         self.step = 0
+        # validations since the last one that was kept
         self.since = [0] * count
         self.best: list[Validation | None] = [None] * count
-        # how far every module goes
+        # last step of every module
         refit = self.final and objective.validated
         self.targets = list(self.kept_step) if refit else [objective.steps] * count
         objective.start(self.alive, everything=self.final)
@@ -206,7 +203,7 @@ class Trainer:
         return tuple(name for hnode in self.hnodes for name in hnode)
 
     def train(self) -> None:
-        """Run to the end, put the weights into the mechanisms, and log what came of it."""
+        """Train to the end, put the weights into the mechanisms, and log a record of every module."""
         progress, objective = self.run.progress, self.objective
         if progress is not None:
             progress.start(self._name, objective.steps * (1 + objective.refits))
@@ -228,20 +225,20 @@ class Trainer:
         for module, hnode in enumerate(self.hnodes):
             self.run.log(
                 {
-                    # one that needs more states is trained again
+                    # a module that needs more states is trained again
                     "event": "grown" if module in self.grown else "trained",
                     "hnode": list(hnode),
                     "steps": self.kept_step[module],
                     "heldout": self.kept_loss[module],
-                    # of h-nodes that were trained as one, each has its share
+                    # shared equally among h-nodes that were trained together
                     "seconds": round(self.seconds / len(self.hnodes), 3),
                     **objective.summary(module),
                     **self.tags[module],
                 }
             )
 
-    def _optimise(self, done: int) -> None:
-        """Take the steps of one phase, after so many of the phase before."""
+    def _optimise(self, previous: int) -> None:
+        """Take the steps of one phase; progress counts those of the previous phase too."""
         objective = self.objective
         every = max(1, objective.steps // objective.checks)
         while self.alive:
@@ -249,16 +246,16 @@ class Trainer:
             ends = [self.targets[module] for module in self.alive if self.targets[module] > self.step]
             most = min([every - self.step % every, *(end - self.step for end in ends)])
             self.step += objective.step(self.step, most)
-            self._follow(every, done)
+            self._after_step(every, previous)
             self.seconds += time.perf_counter() - began
             if self.run.between is not None and self.alive:
                 self.run.between(self.snapshot)
 
-    def _follow(self, every: int, done: int) -> None:
-        """After a step: report progress, validate, keep the best weights, and let go of what is finished."""
+    def _after_step(self, every: int, previous: int) -> None:
+        """Report progress, validate, keep the best weights, and drop finished modules."""
         step, run, objective = self.step, self.run, self.objective
         if run.progress is not None and (step % 10 == 0 or step == objective.steps):
-            run.progress.step(self._name, done + step)
+            run.progress.step(self._name, previous + step)
         late = run.late
         due = step % every == 0
         ends = [late or step == self.targets[module] for module in self.alive]
@@ -272,9 +269,9 @@ class Trainer:
             entries = {"event": "check", "hnode": list(self.hnodes[module]), "step": step, **measured}
             if validation is not None:
                 entries |= validation.record()
-                self._judge(module, validation)
+                self._compare(module, validation)
                 ends[index] = ends[index] or self.since[module] >= objective.patience
-            # out of time: weights that have seen most of the rows for long enough beat a beginning on all of them
+            # out of time: fully trained weights without the held-out rows beat an unfinished training on all rows
             if self.final and ends[index] and (step == self.targets[module] or not objective.validated):
                 self._keep(module)
             if due or ends[index]:
@@ -287,7 +284,7 @@ class Trainer:
             if self.alive:
                 objective.restrict(self.alive)
 
-    def _judge(self, module: int, validation: Validation) -> None:
+    def _compare(self, module: int, validation: Validation) -> None:
         best = self.best[module]
         if best is None or not validation.worse_than(best):
             self._keep(module)
@@ -303,8 +300,8 @@ class Trainer:
         self.objective.keep(module)
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to go on, as plain JSON values and tensors."""
-        own, tensors = self.objective.snapshot()
+        """State of the training, as plain JSON values and tensors."""
+        objective_header, tensors = self.objective.snapshot()
         header = {
             "final": self.final,
             "step": self.step,
@@ -314,9 +311,9 @@ class Trainer:
             "kept_loss": self.kept_loss,
             "targets": self.targets,
             "seconds": self.seconds,
-            "objective": own,
+            "objective": objective_header,
         }
-        # those that are finished are not validated again
+        # finished modules are not validated again
         best = {module: validation for module in self.alive if (validation := self.best[module]) is not None}
         return header, {
             **{f"objective.{name}": tensor for name, tensor in tensors.items()},
@@ -324,7 +321,7 @@ class Trainer:
         }
 
     def _check(self, header: Mapping[str, Any]) -> None:
-        """Refuse a state that training cannot have come to."""
+        """Raise ValueError if a snapshot's header is not a possible state of this training."""
         count, steps = len(self.hnodes), self.objective.steps
         for name in ("since", "kept_step", "kept_loss", "targets"):
             if len(header[name]) != count:
@@ -337,21 +334,21 @@ class Trainer:
             raise ValueError("job.alive must name an h-node that is trained")
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on from where :meth:`snapshot` was taken.
+        """Restore a snapshot.
 
         Raises:
-            KeyError: If something is missing.
-            ValueError: If a number is of another kind or range.
-            RuntimeError: If a tensor has another shape.
+            KeyError: If an entry is missing.
+            ValueError: If a value has the wrong type or range.
+            RuntimeError: If a tensor has the wrong shape.
         """
         _HEADER(header, "job")
         self._check(header)
         self.final = bool(header["final"])
-        # with all modules, of which those that are still trained are then kept
+        # with all modules; the objective then restricts itself to those that are alive
         self._enter()
         self.alive = [int(module) for module in header["alive"]]
         prefix = "objective."
-        own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self.objective.restore(header["objective"], own, self.alive)
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.since = [int(count) for count in header["since"]]
@@ -367,6 +364,6 @@ class Trainer:
 
 
 def check_modules(name: str, modules: Sequence[int], count: int) -> None:
-    """Refuse numbers in a snapshot that do not name some of the modules, each once."""
+    """Raise ValueError if numbers in a snapshot are not distinct module numbers."""
     if len(set(modules)) < len(modules) or any(module not in range(count) for module in modules):
         raise ValueError(f"job.{name} must name some of {count:,} h-nodes, each once, not {quoted(list(modules))}")

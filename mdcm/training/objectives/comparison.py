@@ -1,4 +1,4 @@
-"""How far generated rows are from held-out ones: what decides when adversarial training stops."""
+"""Distances of generated rows to held-out ones, for early stopping of adversarial training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "compare"]
 
-# rows of each side in an energy distance, which takes all pairs of them
+# rows of each side in an energy distance, which is quadratic in them
 ENERGY_ROWS = 1_000
-# a level is missing if the data have it in more than this share of rows and the generator in none
+# a level is missing if more than this share of the rows have it, and no generated row
 _RARE = 0.02
 
 
 @dataclass(frozen=True)
 class Check:
-    """How generated rows compare with held-out ones.
+    """Distances of generated rows to held-out ones.
 
     Attributes:
-        distances: One per fit: total variation distance where everything is categorical, of the joint distribution, or
-            averaged over pairs of variables where it has more cells than there are rows; else the energy distance.
-        missing: Levels of generated variables that the data have in more than 2 % of rows, and the generator in none.
-        tolerance: Difference of mean distances up to which one is as good as the other.
+        distances: One per fit. If everything is categorical, the total variation distance of the joint distribution, or
+            its mean over pairs of variables if there are more cells than rows; else the energy distance.
+        missing: Variable and level, of levels that more than 2 % of the rows have, and no generated row.
+        tolerance: Difference of mean distances below which two results count as equal.
     """
 
     distances: tuple[float, ...]
@@ -51,20 +51,20 @@ class Check:
         return torch.tensor(self.distances, dtype=torch.float64)
 
     def worse_than(self, other: Check) -> bool:
-        """Whether the mean distance is larger than another one's by more than the tolerance."""
+        """Whether the mean distance is larger than another one by more than the tolerance."""
         # written so that NaN counts as worse
         return not self.mean <= other.mean + self.tolerance
 
     def record(self) -> dict[str, Any]:
-        """What a training record says of it."""
+        """Entries of a training record."""
         missing = [list(level) for level in self.missing]
         return {"heldout": self.mean, "distances": list(self.distances), "missing": missing}
 
 
 def compare(
     sides: Sequence[FitSide],
-    made: Sequence[Mapping[str, Tensor]],
-    held: Sequence[Tensor],
+    generated: Sequence[Mapping[str, Tensor]],
+    held_out: Sequence[Tensor],
     readers: Mapping[str, Reader],
     tolerance: float = 0.0,
 ) -> Check:
@@ -72,55 +72,60 @@ def compare(
 
     Args:
         sides: The fits.
-        made: Values of the generated rows of each fit, ``n`` each, codes of categorical variables.
-        held: Held-out rows that their given values come from, int64 ``[n]``.
-        readers: What turns images into features.
-        tolerance: Of the comparison with another one.
+        generated: Values of the generated rows of each fit, ``n`` each, codes of categorical variables.
+        held_out: Held-out rows of their given values, int64 ``[n]``, for each fit.
+        readers: Function from images to features, by name.
+        tolerance: Tolerance of the result.
     """
     distances = []
     missing: dict[tuple[str, Any], None] = {}
-    for side, values, at in zip(sides, made, held, strict=True):
-        distances.append(_variation(side, values) if side.layout.categorical else _energy(side, values, at, readers))
+    for side, values, rows in zip(sides, generated, held_out, strict=True):
+        if side.layout.categorical:
+            distances.append(_total_variation(side, values))
+        else:
+            distances.append(_energy_distance(side, values, rows, readers))
         for variable in side.layout.variables:
             if variable.levels is not None and variable.name in side.compared:
                 real = side.train.frequencies[side.layout.slices[variable.name]]
                 counts = torch.bincount(values[variable.name], minlength=variable.num_levels)
-                never = ((real > _RARE) & (counts == 0)).nonzero().flatten().tolist()
-                missing |= {(variable.name, variable.levels[code]): None for code in never}
+                codes = ((real > _RARE) & (counts == 0)).nonzero().flatten().tolist()
+                missing |= {(variable.name, variable.levels[code]): None for code in codes}
     return Check(tuple(distances), tuple(missing), tolerance)
 
 
-def _energy(side: FitSide, made: Mapping[str, Tensor], at: Tensor, readers: Mapping[str, Reader]) -> float:
-    fake = side.layout.pack(made, readers)
-    chosen = torch.linspace(0, len(at) - 1, min(ENERGY_ROWS, len(at)), device=at.device).long()
-    packed, values = side.held.values(at[chosen])
+def _energy_distance(
+    side: FitSide, generated: Mapping[str, Tensor], rows: Tensor, readers: Mapping[str, Reader]
+) -> float:
+    fake = side.layout.pack(generated, readers)
+    chosen = torch.linspace(0, len(rows) - 1, min(ENERGY_ROWS, len(rows)), device=rows.device).long()
+    packed, values = side.held.values(rows[chosen])
     real = side.held.real(packed, values, readers)
     scale = real.std(0).clamp_min(1e-6)
     return energy_distance((real / scale).cpu().numpy(), (fake[chosen] / scale).cpu().numpy())
 
 
-def _variation(side: FitSide, made: Mapping[str, Tensor]) -> float:
+def _total_variation(side: FitSide, generated: Mapping[str, Tensor]) -> float:
     names = [variable.name for variable in side.layout.variables]
     sizes = [variable.num_levels for variable in side.layout.variables]
     parts = [list(range(len(sizes)))]
     if side.held.cells() > side.held.rows and len(sizes) > 2:
-        compared = {place for place, name in enumerate(names) if name in side.compared}
+        compared = {column for column, name in enumerate(names) if name in side.compared}
         parts = [list(pair) for pair in itertools.combinations(range(len(sizes)), 2) if compared & set(pair)]
     weight = side.held.weight.cpu()
-    found = []
+    distances = []
     for part in parts:
-        own = [sizes[place] for place in part]
-        real = _cells({names[place]: side.held.codes[names[place]] for place in part}, own)
-        fake = _cells({names[place]: made[names[place]] for place in part}, own)
-        p = torch.bincount(real.cpu(), weights=weight, minlength=math.prod(own))
-        q = torch.bincount(fake.cpu(), minlength=math.prod(own)).double() / len(fake)
-        found.append(float((p - q).abs().sum() / 2))
-    return sum(found) / len(found)
+        shape = [sizes[column] for column in part]
+        real = _cells([side.held.codes[names[column]] for column in part], shape)
+        fake = _cells([generated[names[column]] for column in part], shape)
+        p = torch.bincount(real.cpu(), weights=weight, minlength=math.prod(shape))
+        q = torch.bincount(fake.cpu(), minlength=math.prod(shape)).double() / len(fake)
+        distances.append(float((p - q).abs().sum() / 2))
+    return sum(distances) / len(distances)
 
 
-def _cells(codes: Mapping[str, Tensor], sizes: Sequence[int]) -> Tensor:
-    """Number of each row's combination of levels, int64 ``[n]``."""
-    (cell, *others) = codes.values()
-    for code, size in zip(others, sizes[1:], strict=True):
+def _cells(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Index of each row's combination of levels, int64 ``[n]``."""
+    cell = codes[0]
+    for code, size in zip(codes[1:], sizes[1:], strict=True):
         cell = cell * size + code
     return cell

@@ -1,4 +1,4 @@
-"""Which h-nodes can be stepped as one against critics, and what a step of them has to do."""
+"""Which h-nodes can be stacked for training against critics, and the size of their training steps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_CRITIC_WORK", "CriticLoad"]
 
-# numbers in the largest array of a step up to which starting operations costs more than doing them
+# size of the largest array of a step up to which launching operations costs more than executing them
 MOST_CRITIC_WORK = 1 << 19
 
 
 @dataclass(frozen=True)
 class CriticLoad:
-    """What a step of one h-node, or of several stacked, has to do.
+    """Size of one training step of an h-node, or of several stacked ones.
 
     Attributes:
-        shape: Hidden units and layers of all mechanisms that generate, which those of a stack have in common.
+        shape: Hidden units and layers of all generating mechanisms, equal within a stack.
         width: Columns of the widest critic.
         fits: Number of fits.
-        slots: Mechanisms to evaluate, each once for every fit that it generates for.
+        slots: Number of mechanism evaluations: each mechanism once per fit that it generates for.
         config: Settings.
     """
 
@@ -41,10 +41,10 @@ class CriticLoad:
 
     @staticmethod
     def of(dcm: DCM, hnode: HNode, data: Mapping[str, Encoded], config: AdversarialConfig) -> CriticLoad | None:
-        """Load of an h-node; None where it must be trained alone.
+        """Load of an h-node; None if it cannot be stacked.
 
-        It can be stacked if everything that generates is a plain categorical mechanism with categorical parents and no
-        table of its own, no critic looks at an image, and every member is generated for some fit.
+        It can be stacked if all generating mechanisms are plain categorical ones with categorical parents, without
+        tables of offsets, no critic reads images, and every member is generated for some fit.
         """
         shapes: set[tuple[int, int]] = set()
         idle = set(hnode.variables)
@@ -68,16 +68,16 @@ class CriticLoad:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Key by which neighbours differ least in size."""
+        """Sort key that puts h-nodes of similar sizes next to each other."""
         return (self.width, self.fits, self.slots)
 
     @property
     def work(self) -> int:
-        """Numbers in the largest array of a step, of a critic's layer or of the layer of all mechanisms."""
+        """Size of the largest array of a step: a layer of the critics, or a layer of all mechanisms."""
         critics = 3 * self.fits * max(self.config.hidden, self.width)
         return self.config.batch_size * max(critics, self.config.critic_steps * self.shape[0] * self.slots)
 
     def stacked(self, other: CriticLoad) -> CriticLoad:
-        """The load of both in one stack, critics padded to the wider one."""
+        """Load of both in one stack, critics padded to the wider one."""
         width = max(self.width, other.width)
         return replace(self, width=width, fits=self.fits + other.fits, slots=self.slots + other.slots)

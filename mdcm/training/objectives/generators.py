@@ -1,4 +1,4 @@
-"""Rows generated for the fits of an h-node, with a gradient in mechanisms and priors."""
+"""Generation of rows for the fits of an h-node, differentiable in mechanisms and priors."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "FitSide", "Generators", "gumbel_", "prepare_mechanisms"]
 
-# a confounder tells a child something if another state would change the child in more than this share of rows
-_MOVED = 0.01
+# a confounder affects a child if another state changes the child in more than this share of rows
+_CHANGED = 0.01
 
 
 @dataclass(frozen=True)
 class FitSide:
-    """One fit as its trainer sees it.
+    """A fit with its rows.
 
     Attributes:
         fit: The fit.
-        generated: Variables that are generated, ancestors before descendants; some may not be in the data.
+        generated: Generated variables, ancestors before descendants; some may not be in the data.
         given: Variables whose values come from the data.
         layout: Columns of the critic.
-        train: Rows to train on.
-        held: Rows to judge by; those to train on where none are held out.
+        train: Training rows.
+        held: Held-out rows; the training rows if none are held out.
     """
 
     fit: Fit
@@ -50,17 +50,17 @@ class FitSide:
 
     @property
     def compared(self) -> list[str]:
-        """Generated variables that the data show."""
+        """Generated variables that the data contain."""
         return [name for name in self.generated if name in self.layout.slices]
 
 
 class Draw(NamedTuple):
-    """Generated rows with the noise behind them: all that is needed to make one variable again.
+    """Generated rows with their noise, from which any variable can be generated again.
 
     Attributes:
-        values: For every fit the values by variable, given ones included; ``n`` rows of each fit.
-        states: States of every confounder, one-hot ``[fits * n, states]`` or codes, the fits one after another.
-        noise: Own noise of every variable, for the rows of those fits that generate it.
+        values: For every fit the values by variable, including given ones, ``n`` rows each.
+        states: States of every confounder, one-hot ``[fits * n, states]`` or codes, the fits concatenated.
+        noise: Own noise of every variable, for the rows of the fits that generate it.
     """
 
     values: list[dict[str, Tensor]]
@@ -69,22 +69,22 @@ class Draw(NamedTuple):
 
 
 class Generators:
-    """Mechanisms and priors that generate the rows of several fits, each variable for all of its fits in one call.
+    """Mechanisms and priors that generate rows of several fits, each variable for all of its fits at once.
 
     Args:
         dcm: The model.
         sides: The fits.
-        members: Variables whose mechanisms are trained; the priors of their confounders are trained too.
+        members: Variables whose mechanisms are trained, together with the priors of their confounders.
 
     Attributes:
-        mechanisms: All mechanisms that generate, by name, in topological order.
-        makers: For every mechanism the places of the fits that generate it.
+        mechanisms: All generating mechanisms, by name, in topological order.
+        makers: For every mechanism the indices of the fits that generate it.
         confounders: Indices of the confounders that are drawn.
         trained: Indices of those whose priors are trained.
         parameters: Parameters of the trained mechanisms, then the trained priors.
-        states: Columns of each confounder's states in the noise of the races.
-        raced: Columns of each categorical variable there.
-        width: Number of those columns.
+        states: Columns of each confounder's states in the Gumbel noise.
+        raced: Columns of each categorical variable in the Gumbel noise.
+        width: Number of columns of the Gumbel noise.
     """
 
     def __init__(self, dcm: DCM, sides: Sequence[FitSide], members: Collection[str]) -> None:
@@ -92,16 +92,16 @@ class Generators:
         self.members = [node for node in dcm.order if node in members]
         self.device = next(dcm.parameters()).device
         self.fits = len(sides)
-        makers = {node: [place for place, side in enumerate(sides) if node in side.generated] for node in dcm.order}
-        self.makers = {node: places for node, places in makers.items() if places}
+        makers = {node: [fit for fit, side in enumerate(sides) if node in side.generated] for node in dcm.order}
+        self.makers = {node: fits for node, fits in makers.items() if fits}
         self.mechanisms: dict[str, Mechanism] = {node: dcm.mechanism(node) for node in self.makers}
         self.confounders = sorted({index for node in self.makers for index in dcm.latents[node]})
         self.trained = sorted({index for node in self.members for index in dcm.latents[node]})
         self.parameters: list[nn.Parameter] = [
-            *(one for node in self.members for one in dcm.mechanism(node).parameters() if one.requires_grad),
+            *(p for node in self.members for p in dcm.mechanism(node).parameters() if p.requires_grad),
             *(dcm.priors[index] for index in self.trained),
         ]
-        # the race of states and of categorical variables is run with one tensor of noise
+        # one noise tensor for the Gumbel-max draws of all states and categorical variables
         sizes = [len(dcm.priors[index]) for index in self.confounders]
         raced = [node for node, mechanism in self.mechanisms.items() if mechanism.noise_kind == "gumbel"]
         spans = _spans([*sizes, *(self.mechanisms[node].noise_size for node in raced)])
@@ -113,12 +113,12 @@ class Generators:
     def draw(
         self, given: Sequence[Mapping[str, Tensor]], race: Tensor, temperature: float, generator: torch.Generator
     ) -> Draw:
-        """Generate rows of every fit, with a gradient.
+        """Generate rows of every fit, differentiably.
 
         Args:
             given: For every fit the values of its given variables, ``n`` rows each; categorical ones one-hot.
             race: Gumbel noise of states and of categorical variables, ``[fits * n, width]``.
-            temperature: Of the softmax whose gradient a draw has.
+            temperature: Temperature of the softmax whose gradient stands for that of a draw.
             generator: Source of all other noise.
         """
         states = self._draw_states(race, temperature)
@@ -147,18 +147,18 @@ class Generators:
         generator: torch.Generator,
     ) -> Draw:
         rows = len(race) // self.fits
-        values: list[dict[str, Tensor]] = [dict(one) for one in given]
-        own: dict[str, Tensor] = {}
+        values: list[dict[str, Tensor]] = [dict(columns) for columns in given]
+        noise: dict[str, Tensor] = {}
         for node, makers in self.makers.items():
             if node in self.raced:
-                own[node] = self._of(node, race[:, self.raced[node]], rows)
+                noise[node] = self._of(node, race[:, self.raced[node]], rows)
             else:
                 size = (len(makers) * rows, self.mechanisms[node].noise_size)
-                own[node] = torch.randn(size, generator=generator, device=self.device)
-            value = self._value(node, values, states, own[node], temperature)
-            for place, fit in enumerate(makers):
-                values[fit][node] = value[place * rows : (place + 1) * rows]
-        return Draw(values, states, own)
+                noise[node] = torch.randn(size, generator=generator, device=self.device)
+            value = self._value(node, values, states, noise[node], temperature)
+            for number, fit in enumerate(makers):
+                values[fit][node] = value[number * rows : (number + 1) * rows]
+        return Draw(values, states, noise)
 
     def _draw_states(self, noise: Tensor, temperature: float) -> dict[int, Tensor]:
         if self._packing is None:
@@ -180,7 +180,7 @@ class Generators:
         noise: Tensor,
         temperature: float | None,
     ) -> Tensor:
-        """A variable for all fits that generate it: codes without a temperature, one-hot rows with one."""
+        """A variable for all fits that generate it: codes without a temperature, one-hot rows with a temperature."""
         mechanism, makers = self.mechanisms[node], self.makers[node]
         rows = len(noise) // len(makers)
         latents = [self._of(node, states[index], rows) for index in self.dcm.latents[node]]
@@ -190,7 +190,7 @@ class Generators:
             return drawn
         if mechanism.variable.kind != "categorical" or type(mechanism).relaxed is not Mechanism.relaxed:
             return mechanism.relaxed(parents, latents, noise, temperature)
-        # one that knows codes alone: it is not trained, and no gradient passes through it
+        # a mechanism that reads codes only: it is not trained, and no gradient passes through it
         codes = {
             parent.name: parents[parent.name].argmax(1) if parent.kind == "categorical" else parents[parent.name]
             for parent in mechanism.parents
@@ -199,7 +199,7 @@ class Generators:
         return nn.functional.one_hot(drawn, mechanism.variable.num_levels).float()
 
     def _of(self, node: str, value: Tensor, rows: int) -> Tensor:
-        """Rows of the fits that generate a variable, of a tensor that holds those of all fits one after another."""
+        """Select the rows of the fits that generate a variable from a tensor of the rows of all fits."""
         makers = self.makers[node]
         if len(makers) == self.fits:
             return value
@@ -208,48 +208,48 @@ class Generators:
     def idle(self, draw: Draw, generator: torch.Generator) -> tuple[str, ...]:
         """Trained confounders that carry no information.
 
-        A confounder is there to make two children depend on each other. Its state is drawn anew, everything else left
-        as it is; if that changes fewer than two of its children, nothing depends through it.
+        A confounder makes two children depend on each other. Its state is redrawn while all else stays the same; if
+        that changes fewer than two of its children, it induces no dependence.
 
         Args:
             draw: Generated rows, from :meth:`sample`.
             generator: Source of the new states.
         """
-        found = []
+        idle = []
         for index in self.trained:
             if index not in self.confounders:
                 continue
             state = draw.states[index]
             other = state[torch.randperm(len(state), generator=generator, device=self.device)]
             children = [node for node in self.members if index in self.dcm.latents[node] and node in self.makers]
-            if sum(self._moves(node, draw, {**draw.states, index: other}) for node in children) < 2:
-                found.append(self.dcm.confounders[index])
-        return tuple(found)
+            if sum(self._changes(node, draw, {**draw.states, index: other}) for node in children) < 2:
+                idle.append(self.dcm.confounders[index])
+        return tuple(idle)
 
-    def _moves(self, node: str, draw: Draw, states: Mapping[int, Tensor]) -> bool:
+    def _changes(self, node: str, draw: Draw, states: Mapping[int, Tensor]) -> bool:
         before = _joined([draw.values[fit][node] for fit in self.makers[node]])
         after = self._value(node, draw.values, states, draw.noise[node], None)
         if self.mechanisms[node].variable.kind == "categorical":
-            return float((before != after).double().mean()) > _MOVED
-        return float((before - after).square().mean()) > _MOVED**2 * float(before.var())
+            return float((before != after).double().mean()) > _CHANGED
+        return float((before - after).square().mean()) > _CHANGED**2 * float(before.var())
 
 
 def gumbel_(uniform: Tensor) -> Tensor:
-    """Gumbel noise in place of numbers that are uniform over multiples of 2^-24 in [0, 1)."""
-    # neither end may become infinite
+    """Turn uniform numbers, multiples of 2^-24 in [0, 1), into Gumbel noise, in place."""
+    # keep the noise finite at both ends
     return uniform.clamp_(2.0**-25, 1 - 2.0**-24).log_().neg_().log_().neg_()
 
 
 def prepare_mechanisms(
     dcm: DCM, hnode: HNode, data: Mapping[str, Encoded], masks: Mapping[str, NDArray[np.bool_]]
 ) -> None:
-    """Let the mechanisms of an h-node measure scales and frequencies on rows that show them and all of their parents.
+    """Initialise scales and frequencies of the mechanisms of an h-node on rows that contain a variable and its parents.
 
     Args:
         dcm: The model.
-        hnode: Whose mechanisms are prepared; those with an image among their columns, or in no data set, are not.
+        hnode: The h-node; mechanisms that involve images or have no such rows are left as they are.
         data: Data sets by name.
-        masks: For every data set of the h-node's fits which rows are held out.
+        masks: Mask of the held-out rows of every data set of the h-node's fits.
     """
     device = next(dcm.parameters()).device
     for node in hnode.variables:
@@ -259,15 +259,15 @@ def prepare_mechanisms(
             for fit in hnode.fits
             if node in fit.variables
             for name in fit.datasets
-            if all(one in data[name] for one in needed) and node not in data[name].do
+            if all(column in data[name] for column in needed) and node not in data[name].do
         }
-        if not rows or any(dcm.schema[one].kind == "image" for one in needed):
+        if not rows or any(dcm.schema[column].kind == "image" for column in needed):
             continue
         values = {}
-        for one in needed:
-            parts = [np.asarray(data[name][one])[kept] for name, kept in rows.items()]
-            values[one] = torch.from_numpy(np.concatenate(parts)).to(device)
-        dcm.mechanism(node).prepare({one: values[one] for one in needed[1:]}, values[node])
+        for column in needed:
+            parts = [np.asarray(data[name][column])[kept] for name, kept in rows.items()]
+            values[column] = torch.from_numpy(np.concatenate(parts)).to(device)
+        dcm.mechanism(node).prepare({parent: values[parent] for parent in needed[1:]}, values[node])
 
 
 def _spans(sizes: Sequence[int]) -> list[slice]:

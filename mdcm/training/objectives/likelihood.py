@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LETTERS = "abcdefghijklmnopqstuvwxyzABCDEFGHIJKLMNOPQSTUVWXYZ"
-# below this, a state's share of a row counts as this much: the slope of a logarithm there would overflow float32
+# lower bound of a state's share of a row: the derivative of the logarithm below it would overflow float32
 _TINY = 1e-35
 
 
@@ -62,7 +62,7 @@ def elimination_order(scopes: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def largest_clique(scopes: Sequence[Sequence[int]]) -> int:
-    """Most indices that meet in one step of :func:`elimination_order`, the one summed out included; 0 without any."""
+    """Largest number of indices in one step of :func:`elimination_order`, including the one summed out; 0 for none."""
     remaining = [set(scope) for scope in scopes if scope]
     largest = max((len(scope) for scope in remaining), default=0)
     for index in elimination_order(scopes):
@@ -125,14 +125,14 @@ def contract(
     return torch.stack(logs).sum(0) if len(logs) > 1 else logs[0]
 
 
-def _weighted(values: Tensor, prior: Tensor, place: int) -> Tensor:
-    """A factor times the prior of the index at that place of its scope."""
-    after = values.dim() - 2 - place
+def _weighted(values: Tensor, prior: Tensor, axis: int) -> Tensor:
+    """A factor times the prior of the index at a position of its scope."""
+    after = values.dim() - 2 - axis
     if prior.dim() == 1:
         return values * prior.view(-1, *(1,) * after)
     groups, states = prior.shape
     grouped = values.view(groups, len(values) // groups, *values.shape[1:])
-    return (grouped * prior.view(groups, *(1,) * (1 + place), states, *(1,) * after)).view_as(values)
+    return (grouped * prior.view(groups, *(1,) * (1 + axis), states, *(1,) * after)).view_as(values)
 
 
 def _einsum(scopes: tuple[tuple[int, ...], tuple[int, ...]], out: tuple[int, ...], a: Tensor, b: Tensor) -> Tensor:
@@ -143,12 +143,12 @@ def _einsum(scopes: tuple[tuple[int, ...], tuple[int, ...]], out: tuple[int, ...
 
 @dataclass(frozen=True)
 class MemberRows:
-    """What one variable's factor needs to know of the rows.
+    """Rows as the factor of one variable reads them.
 
     Attributes:
         parents: Values of the parents, one entry per configuration: ``[p]`` each.
         configs: Number of configurations p.
-        config: Configuration of each row, int64 ``[n]``; the identity where configurations are not shared.
+        config: Configuration of each row, int64 ``[n]``; the identity if configurations are not shared.
         value: Code of the variable itself, int64 ``[n]``.
     """
 
@@ -160,14 +160,14 @@ class MemberRows:
 
 @dataclass(frozen=True)
 class ComponentRows:
-    """Rows of a c-component and its parents, with equal rows merged where everything is discrete.
+    """Rows of a c-component and its parents, with equal rows merged if everything is discrete.
 
     Attributes:
-        members: Each variable's own view of the rows.
-        weight: Share of the data that each row stands for, float32 ``[n]``, sums to one.
+        members: The rows as each variable reads them.
+        weight: Share of each row in the total weight, float32 ``[n]``, sums to one.
         rows: Number of rows before merging.
-        total: Sum of the weights of these rows before they were made shares.
-        merged: The merged row of every row, int64; None where none are merged.
+        total: Sum of the weights before normalisation.
+        merged: Merged row of every row, int64; None if rows are not merged.
     """
 
     members: Mapping[str, MemberRows]
@@ -184,13 +184,13 @@ class ComponentRows:
         *,
         share: bool = True,
     ) -> ComponentRows:
-        """Find the distinct parent configurations and, where everything is discrete, the distinct rows.
+        """Find the distinct parent configurations and, if everything is discrete, the distinct rows.
 
         Args:
             mechanisms: Mechanisms of the members.
             values: Values of members and parents, ``n`` rows each.
             weight: Weight of each row, or None for equal weights.
-            share: False evaluates every row on its own; for measurements.
+            share: False for no sharing of configurations and rows, which benchmarks use.
         """
         count = len(values[next(iter(mechanisms))])
         weights = torch.ones(count, dtype=torch.float64) if weight is None else weight.double()
@@ -217,11 +217,11 @@ class ComponentRows:
         return len(self.weight)
 
     def merged_rows(self) -> tuple[NDArray[np.int64], int]:
-        """The merged row of every row, and the number of merged rows."""
+        """Merged row of every row, and the number of merged rows."""
         return (np.arange(self.rows) if self.merged is None else self.merged.numpy()), len(self)
 
     def to(self, device: torch.device) -> ComponentRows:
-        """The same rows on a device."""
+        """Copy of the rows on a device."""
         members = {
             name: MemberRows(
                 {parent: value.to(device) for parent, value in member.parents.items()},
@@ -234,7 +234,7 @@ class ComponentRows:
         return ComponentRows(members, self.weight.to(device), self.rows, self.total)
 
     def select(self, rows: Tensor) -> ComponentRows:
-        """The given rows, with only the configurations that they use."""
+        """Some of the rows, with the configurations that they use."""
         members = {}
         for name, member in self.members.items():
             config, configs, parents = member.config[rows], member.configs, dict(member.parents)
@@ -250,15 +250,15 @@ def distinct_rows(columns: Mapping[str, Tensor], rows: int) -> tuple[dict[str, T
     """The distinct rows of a table of codes, in lexicographic order of the columns as given.
 
     Args:
-        columns: Codes by name, int64 ``[rows]`` each; perhaps none, which makes all rows one.
+        columns: Codes by name, int64 ``[rows]`` each; without columns all rows are equal.
         rows: Number of rows.
 
     Returns:
-        Columns of the distinct rows, and for each row the place of its own, int64 ``[rows]``.
+        Columns of the distinct rows, and the distinct row of each row, int64 ``[rows]``.
 
     Example:
-        >>> columns, place = distinct_rows({"A": torch.tensor([1, 0, 1]), "B": torch.tensor([0, 2, 0])}, 3)
-        >>> columns["B"].tolist(), place.tolist()
+        >>> columns, inverse = distinct_rows({"A": torch.tensor([1, 0, 1]), "B": torch.tensor([0, 2, 0])}, 3)
+        >>> columns["B"].tolist(), inverse.tolist()
         ([2, 0], [1, 0, 1])
     """
     if not columns:
@@ -266,24 +266,23 @@ def distinct_rows(columns: Mapping[str, Tensor], rows: int) -> tuple[dict[str, T
     arrays = [column.numpy() for column in columns.values()]
     sizes = [int(array.max(initial=0)) + 1 for array in arrays]
     if math.prod(sizes) < 2**62 and all(int(array.min(initial=0)) >= 0 for array in arrays):
-        # one number per row sorts ten times as fast as a row of numbers
+        # one integer key per row sorts ten times as fast as a row of codes
         key = np.zeros(rows, dtype=np.int64)
         for array, size in zip(arrays, sizes, strict=True):
             key = key * size + array
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     else:
         _, first, inverse = np.unique(np.stack(arrays, 1), axis=0, return_index=True, return_inverse=True)
-    found = {name: torch.from_numpy(array[first]) for name, array in zip(columns, arrays, strict=True)}
-    return found, torch.from_numpy(inverse.reshape(-1))
+    distinct = {name: torch.from_numpy(array[first]) for name, array in zip(columns, arrays, strict=True)}
+    return distinct, torch.from_numpy(inverse.reshape(-1))
 
 
 class ComponentLikelihood(nn.Module):
     """Log of the c-factor of a c-component at data rows, differentiable in all of its mechanisms and priors.
 
-    Rows that hold only some of the members have the c-factor of these: the others are not looked at, and the
-    confounders are shared all the same. With ``draws`` the sum over the confounders' states is not exact but the mean
-    over so many joint states drawn from the priors, the same ones for every row; its logarithm is biased low by
-    O(1 / draws).
+    Rows with only some of the members have the c-factor of these members. With ``draws`` the exact sum over the states
+    of confounders is replaced by a mean over joint states drawn from the priors, the same for all rows; its logarithm
+    is biased low by O(1 / draws).
 
     Args:
         mechanisms: Mechanisms of the members, by name; every one has a density.
@@ -307,9 +306,9 @@ class ComponentLikelihood(nn.Module):
         self.draws = draws
         self.generator = torch.Generator()
         self._orders = {tuple(self.latents): self.order}
-        # registered so that parameters() sees each of them once
-        self._modules_seen = nn.ModuleList(mechanisms.values())
-        self._priors_seen = nn.ParameterList(priors)
+        # registered so that parameters() yields each parameter once
+        self._registered_mechanisms = nn.ModuleList(mechanisms.values())
+        self._registered_priors = nn.ParameterList(priors)
 
     def _order_of(self, names: tuple[str, ...]) -> tuple[int, ...]:
         if names not in self._orders:
@@ -317,11 +316,11 @@ class ComponentLikelihood(nn.Module):
         return self._orders[names]
 
     def factor(self, name: str, rows: ComponentRows) -> tuple[Tensor, Tensor | None]:
-        """One member's factor at each row, as the log of its largest entry and its entries divided by that.
+        """Factor of one member at each row, as the log of its largest entry and all entries divided by that.
 
         Returns:
-            Log of the largest entry over the states, ``[n]``, and the entries ``[n, s_1, ..., s_d]`` in [0, 1]; None
-            instead of these for a member without confounders, whose only entry is the largest.
+            Log of the largest entry over the states, ``[n]``, and the scaled entries ``[n, s_1, ..., s_d]`` in [0, 1];
+            None instead of these for a member without confounders, which has only one entry.
 
         Raises:
             TypeError: If the member's mechanism has no density.
@@ -334,7 +333,7 @@ class ComponentLikelihood(nn.Module):
             entries = mechanism.log_table(given, float_pixels(member.value))
             if not self.latents[name]:
                 return entries, None
-            # a density has no bound, so each row is scaled on its own
+            # densities are unbounded, so each row has its own scale
             top = entries.detach().flatten(1).amax(1)
             return top, (entries - top.view(-1, *(1,) * (entries.dim() - 1))).exp()
         parents = {parent: float_pixels(value) for parent, value in member.parents.items()}
@@ -390,16 +389,16 @@ class ComponentLikelihood(nn.Module):
             log_prior = prior.log_softmax(0)
             share = log_prior.detach().exp().cpu()
             drawn = torch.multinomial(share, self.draws, replacement=True, generator=self.generator).to(prior.device)
-            # a weight that is 1, whose gradient is that of the prior
+            # a weight of 1 whose gradient is that of the prior
             total = total + (log_prior - log_prior.detach())[drawn]
             states.append(drawn)
         parts: Tensor = total
         for name in names:
-            own = [states[index] for index in self.latents[name]]
-            parts = parts + self._at_states(name, rows.members[name], own)
+            latents = [states[index] for index in self.latents[name]]
+            parts = parts + self._at_states(name, rows.members[name], latents)
         return parts.logsumexp(1) - math.log(self.draws)
 
     def loss(self, rows: ComponentRows) -> Tensor:
-        """Negative mean log-likelihood per data row, a scalar; the rows' weights need not sum to one."""
+        """Negative mean log-likelihood per data row, a scalar; weights need not sum to one."""
         loss: Tensor = -(self(rows) * rows.weight).sum() / rows.weight.sum()
         return loss

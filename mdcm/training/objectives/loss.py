@@ -1,6 +1,6 @@
-"""The objective of everything that has a loss: stacked weights, moments and averages, stepped by AdamW.
+"""Objective of training problems with a loss: stacked weights, moments and averages, and steps of AdamW.
 
-Every tensor of the state has the modules as its first axis; one h-node alone is a stack of one.
+Every tensor of the state has the modules as its first axis; a single h-node is a stack of one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mdcm.errors import MdcmError
 from mdcm.kernels import graphs
 from mdcm.text.documents import listed, mapping, record, sequence, whole
 from mdcm.training.config import TrainConfig
-from mdcm.training.expectation import Fitted
-from mdcm.training.losses import Losses
+from mdcm.training.expectation import ComponentTables
+from mdcm.training.losses import HeldOutLosses
 from mdcm.training.objectives.problems import Problem, assign
 from mdcm.training.optimizer import adamw_step
-from mdcm.training.polish import Polished, Polisher
+from mdcm.training.table_fitting import FittedTables, TableFitter
 from mdcm.training.trainer import Snapshot, check_modules
 
 __all__ = ["Growth", "LossObjective"]
 
-# from the weights that held-out rows favoured, and what came of them as tables, to the modules that need more states,
-# and what the records of modules say of the question
-Growth = Callable[[Sequence[Tensor], Sequence[Polished | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
+# from the best weights and the tables chosen for them to the modules that need more states, and entries of the modules'
+# records
+Growth = Callable[[Sequence[Tensor], Sequence[FittedTables | None]], tuple[list[int], Mapping[int, dict[str, Any]]]]
 
 _HEADER = record(
     {
@@ -40,40 +40,40 @@ _STATE = ("average", "moments", "squares", "initial", "kept")
 
 
 class LossObjective:
-    """Minimises the losses of a problem, with averaged weights, and makes tables of networks where these are better.
+    """Minimise the losses of a problem, with averaged weights, and replace networks by tables where these are better.
 
     Args:
-        problem: What is minimised.
-        names: H-node and fits of every module, as errors name them.
-        held: Held-out rows of every module as a mask, all None where nothing is held out.
+        problem: The training problem.
+        names: H-node and fits of every module, for error messages.
+        held_out: Mask of the held-out rows of every module; all None if no rows are held out.
         config: Settings.
-        growth: Told the weights that held-out rows favoured, says of which modules the confounders need more states.
-        polisher: Turns weights into tables; None where they stay networks.
+        growth: Test for modules whose confounders need more states, or None.
+        fitter: Fitter that replaces networks by tables; None if they stay networks.
 
     Attributes:
-        tables: Tables of modules; of those that have them before the end, networks are not trained on all rows.
-        tests: For every module what its record says of tables and states.
+        tables: Tables of modules; a module with tables is not trained on all rows.
+        tests: Entries of every module's record about tables and states.
     """
 
     def __init__(
         self,
         problem: Problem,
         names: Sequence[str],
-        held: Sequence[Tensor | None],
+        held_out: Sequence[Tensor | None],
         config: TrainConfig,
         growth: Growth | None = None,
-        polisher: Polisher | None = None,
+        fitter: TableFitter | None = None,
     ) -> None:
-        self.problem, self.growth, self.polisher = problem, growth, polisher
-        self.names, self.held = tuple(names), tuple(held)
+        self.problem, self.growth, self.fitter = problem, growth, fitter
+        self.names, self.held_out = tuple(names), tuple(held_out)
         self.everything = config.refit
         self.schedule = problem.schedule
         self.steps = self.schedule.steps
         self.checks, self.patience = config.checks, config.patience
-        self.validated = held[0] is not None
+        self.validated = held_out[0] is not None
         self.refits = self.validated and config.refit and problem.refit
         self.grown: Sequence[int] = []
-        self.tables: dict[int, Fitted] = {}
+        self.tables: dict[int, ComponentTables] = {}
         self.tests: dict[int, dict[str, Any]] = {}
         self.initial = [weight.clone() for weight in problem.weights]
         self.kept = [weight.clone() for weight in self.initial]
@@ -100,13 +100,13 @@ class LossObjective:
         self.squares = [torch.zeros_like(average) for average in self.average]
 
     def _set_rows(self) -> None:
-        # what was captured goes through the tensors of before
+        # a captured graph refers to the previous tensors
         self._captured = None
-        held = [self.held[module] for module in self.modules]
+        held_out = [self.held_out[module] for module in self.modules]
         if self._all:
-            self.problem.set_training([None] * len(held))
+            self.problem.set_training([None] * len(held_out))
             return
-        masks = [mask for mask in held if mask is not None]
+        masks = [mask for mask in held_out if mask is not None]
         self.problem.set_training([(~mask).nonzero().squeeze(1) for mask in masks])
         self.problem.set_validation([mask.nonzero().squeeze(1) for mask in masks])
 
@@ -124,9 +124,9 @@ class LossObjective:
     # ---- steps
 
     def step(self, done: int, most: int) -> int:
-        """One step, or where several can be captured as one graph of a device, so many at once.
+        """Take one step, or several at once if they can be captured as one CUDA graph.
 
-        Steps can be captured where the loss is the same function at every step, so that only rates change.
+        Steps can be captured if the loss is the same function at every step, so that only rates change.
         """
         device = self.problem.device
         if not (self.problem.repeats and graphs.possible(device)):
@@ -142,7 +142,7 @@ class LossObjective:
         return count
 
     def _take(self, losses: Tensor, rate: float | Tensor, averaging: float | Tensor, counts: Tensor) -> Tensor:
-        """One step along the gradient of some losses, after so many; the losses without it."""
+        """Take one step along the gradient of some losses; the detached losses."""
         problem = self.problem
         for parameter in problem.parameters:
             parameter.grad = None
@@ -153,7 +153,7 @@ class LossObjective:
             adamw_step(weights, grads, *moments, rate, self.schedule.betas, problem.decays)
             problem.constrain()
             if isinstance(averaging, Tensor):
-                # as one operation it would ask the device for the number
+                # torch._foreach_lerp_ would copy the weight to the CPU
                 for average, weight in zip(self.average, weights, strict=True):
                     average.lerp_(weight, averaging)
             else:
@@ -166,7 +166,7 @@ class LossObjective:
         Raises:
             MdcmError: If a loss or an averaged weight is not finite.
         """
-        # the loss is that before the step, and a gradient can be infinite where the loss is not
+        # the loss is from before the step, and a gradient can be infinite where the loss is finite
         finite = self._losses.isfinite()
         for average in self.average:
             finite = finite & average.isfinite().unsqueeze(-1).flatten(1).all(1)
@@ -182,17 +182,17 @@ class LossObjective:
 
     # ---- held-out rows
 
-    def validate(self) -> list[Losses]:
+    def validate(self) -> list[HeldOutLosses]:
         """Losses of the averaged weights on held-out rows."""
         weights = self.problem.weights
-        own = [weight.clone() for weight in weights]
+        current = [weight.clone() for weight in weights]
         assign(weights, self.average)
         results = self.problem.validate()
-        assign(weights, own)
+        assign(weights, current)
         return results
 
-    def validation(self, module: int, tensor: Tensor) -> Losses:
-        """The validation that these losses of rows are from."""
+    def validation(self, module: int, tensor: Tensor) -> HeldOutLosses:
+        """Restore the validation of a module from its losses."""
         return self.problem.validation(self.modules.index(module), tensor.to(self.problem.device))
 
     @torch.no_grad()
@@ -204,7 +204,7 @@ class LossObjective:
 
     @contextmanager
     def showing_kept(self) -> Iterator[None]:
-        """Put the best weights into the model for a while."""
+        """Context in which the model has the best weights."""
         weights = [weight.clone() for weight in self.problem.weights]
         self.problem.store(self.kept)
         try:
@@ -214,38 +214,38 @@ class LossObjective:
 
     @property
     def finished(self) -> Collection[int]:
-        """Modules that need no training on all rows: tables, and those that are trained anew."""
+        """Modules that need no training on all rows: those with tables, and those that have grown."""
         return {*self.grown, *self.tables}
 
     def conclude(self) -> dict[int, float]:
-        """Make tables of the networks that are better off with them, and ask which modules need more states."""
-        polished: list[Polished | None] = []
-        if self.polisher is not None:
-            polished = self.polisher.choose(self.kept)
-            self.tests = {module: table.to_json() for module, table in enumerate(polished) if table is not None}
+        """Fit tables, and test which modules need more states; held-out losses of the modules with tables."""
+        fitted: list[FittedTables | None] = []
+        if self.fitter is not None:
+            fitted = self.fitter.choose(self.kept)
+            self.tests = {module: table.to_json() for module, table in enumerate(fitted) if table is not None}
         if self.growth is not None:
-            self.grown, asked = self.growth(self.kept, polished)
-            for module, test in asked.items():
+            self.grown, tests = self.growth(self.kept, fitted)
+            for module, test in tests.items():
                 self.tests[module] = {**self.tests.get(module, {}), **test}
         losses: dict[int, float] = {}
-        if self.polisher is not None:
-            stay = [None if module in self.grown else table for module, table in enumerate(polished)]
-            self.tables = self.polisher.refit(stay, everything=self.everything)
-            losses = {module: table.losses.mean for module, table in enumerate(stay) if table is not None}
+        if self.fitter is not None:
+            chosen = [None if module in self.grown else table for module, table in enumerate(fitted)]
+            self.tables = self.fitter.refit(chosen, everything=self.everything)
+            losses = {module: table.losses.mean for module, table in enumerate(chosen) if table is not None}
         return losses
 
     # ---- the end
 
     def finish(self) -> None:
-        """Put the best weights into the mechanisms: tables where there are any, calibrated networks elsewhere."""
-        if self.polisher is not None:
-            self.tables |= self.polisher.calibrate(self.kept, self._calibrations())
+        """Put the best weights into the mechanisms: tables where there are any, else calibrated networks."""
+        if self.fitter is not None:
+            self.tables |= self.fitter.calibrate(self.kept, self._calibrations())
         self.problem.store(self.kept)
-        if self.polisher is not None:
-            self.polisher.store(self.tables)
+        if self.fitter is not None:
+            self.fitter.store(self.tables)
 
     def _calibrations(self) -> dict[int, float]:
-        """Pseudo-counts of the calibration of every module that held-out rows leave its network."""
+        """Calibration pseudo-counts of every module that keeps its network."""
         return {
             module: math.inf if test["calibration"] is None else test["calibration"]
             for module, test in self.tests.items()
@@ -253,13 +253,13 @@ class LossObjective:
         }
 
     def summary(self, module: int) -> dict[str, Any]:
-        """What the record of a module says of its tables and of more states."""
+        """Entries of a module's record about tables and states."""
         return self.tests.get(module, {})
 
     # ---- checkpoints
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to go on."""
+        """State of the objective."""
         header = {
             "grown": list(self.grown),
             "tests": [[module, test] for module, test in self.tests.items()],
@@ -267,7 +267,7 @@ class LossObjective:
         }
         tensors = {f"{name}.{k}": tensor for name, group in self._groups().items() for k, tensor in enumerate(group)}
         for module, table in self.tables.items():
-            tensors |= {f"table.{module}.{k}": own for k, own in enumerate(table.tables)}
+            tensors |= {f"table.{module}.{k}": member for k, member in enumerate(table.tables)}
             tensors |= {f"prior.{module}.{k}": prior for k, prior in enumerate(table.priors)}
         return header, tensors
 
@@ -275,7 +275,7 @@ class LossObjective:
         return {"weights": self.problem.weights, **{name: getattr(self, name) for name in _STATE}}
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor], modules: Sequence[int]) -> None:
-        """Go on from a snapshot, with these modules."""
+        """Restore a snapshot, with these modules in training."""
         _HEADER(header, "job.objective")
         check_modules("objective.grown", header["grown"], len(self.names))
         for name in ("tests", "tables"):
@@ -283,7 +283,7 @@ class LossObjective:
         self.grown = [int(module) for module in header["grown"]]
         self.tests = {int(module): dict(test) for module, test in header["tests"]}
         self.tables = {
-            int(module): Fitted(
+            int(module): ComponentTables(
                 tuple(tensors[f"table.{module}.{k}"] for k in range(members)),
                 tuple(tensors[f"prior.{module}.{k}"] for k in range(priors)),
             )
@@ -296,14 +296,14 @@ class LossObjective:
 
 
 class _Captured:
-    """Steps from what lies on the device alone, several of them as one captured graph.
+    """Steps captured as a CUDA graph, which reads only tensors on the device.
 
     Args:
-        objective: What is stepped; this must be made anew when its tensors are others.
-        device: Where it is trained.
+        objective: The objective; when its tensors are replaced, the graph must be captured again.
+        device: Device of the training.
 
     Attributes:
-        together: How many steps are taken in one go.
+        together: Number of steps per launch.
     """
 
     def __init__(self, objective: LossObjective, device: torch.device) -> None:
@@ -318,7 +318,7 @@ class _Captured:
         self.together = self._steps.together
 
     def __call__(self, done: int, count: int) -> Tensor:
-        """So many steps after those that are done; losses before the last of them."""
+        """Take ``count`` steps after those that are done; losses before the last of them."""
         self._clock.set(done, count)
         self._steps(count)
         return self._losses.clone()

@@ -1,4 +1,4 @@
-"""What is minimised for one h-node: a loss over some of its rows, in the parameters of its mechanisms."""
+"""Training problems of h-nodes: losses over some of their rows, as functions of the parameters of mechanisms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mdcm.dcm import DCM, derived_seed
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
 from mdcm.training.config import CPU, Schedule, TrainConfig
-from mdcm.training.losses import FEWEST_ERRORS, Losses, Sample, effective_rows
+from mdcm.training.losses import MIN_ERRORS, HeldOutLosses, HeldOutSample, effective_rows
 from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.training.rows import FitRows
 
@@ -30,29 +30,28 @@ __all__ = [
     "full_batch_schedule",
 ]
 
-# up to this many distinct rows every step sees all of them
+# largest number of distinct rows for which every step sees all of them
 FULL_BATCH_ROWS = 4000
 _EVALUATION_ROWS = 2048
 _STEPS = 400
 _BATCHED_STEPS = 400
-_READING_STEPS = 800
-# standard errors by which a look may be worse than the best one and still be as good, at the most: with two, a few
-# dozen held-out rows would excuse any overfitting, and with the fewest, a third, chance stops a fit early that has
-# nothing to overfit
-_MOST_ERRORS = 2.0
-# rows for each distinct one at which a whole standard error is allowed
-_ROWS_PER_CELL = 20
+_IMAGE_STEPS = 800
+# largest tolerance of early stopping, in standard errors: a larger one would excuse overfitting on a few dozen held-out
+# rows, and with MIN_ERRORS chance stops a fit early that has nothing to overfit
+_MAX_ERRORS = 2.0
+# rows per distinct row for which the tolerance is one standard error
+_ROWS_PER_ERROR = 20
 
 
 class Problem(Protocol):
-    """Modules whose losses are minimised side by side; every tensor has the modules as its first axis.
+    """Losses of modules that are trained side by side; every tensor has the modules as its first axis.
 
     Attributes:
-        schedule: Of the optimiser.
-        parameters: What is trained.
+        schedule: Schedule of the optimiser.
+        parameters: Trained parameters.
         decays: Weight decay of each parameter.
         refit: Whether to train again on all rows.
-        device: Where the parameters are.
+        device: Device of the parameters.
         repeats: Whether the losses are the same function of the parameters at every step.
     """
 
@@ -68,35 +67,35 @@ class Problem(Protocol):
         """Views of the parameters, ``[M, ...]``, without gradient."""
 
     def set_training(self, rows: Sequence[Tensor | None]) -> None:
-        """Train every module on these rows of its own from now on; None means all of them."""
+        """Set the training rows of every module; None stands for all rows."""
 
     def set_validation(self, rows: Sequence[Tensor]) -> None:
-        """Validate every module on these rows of its own from now on."""
+        """Set the held-out rows of every module."""
 
     def losses(self, step: int) -> Tensor:
         """Training losses of one step, ``[M]``."""
 
-    def validate(self) -> list[Losses]:
+    def validate(self) -> list[HeldOutLosses]:
         """Losses of every module on its held-out rows, without gradients."""
 
-    def validation(self, index: int, loss: Tensor) -> Losses:
-        """Losses of a module's held-out rows that :meth:`validate` gave before."""
+    def validation(self, index: int, loss: Tensor) -> HeldOutLosses:
+        """Restore an earlier result of :meth:`validate` for one module."""
 
     def constrain(self) -> None:
         """Project the parameters onto their constraints, after a step."""
 
     def narrow(self, indices: Sequence[int]) -> None:
-        """Train only these modules from now on; rows must be set anew."""
+        """Train only these modules from now on; training and validation rows must be set again."""
 
     def restart(self) -> None:
         """Train all modules again."""
 
     def store(self, weights: Sequence[Tensor]) -> None:
-        """Put weights of all modules, those no longer trained included, into their mechanisms."""
+        """Write weights of all modules, including finished ones, into their mechanisms."""
 
 
 class SingleProblem(ABC):
-    """One h-node by itself, whose mechanisms are trained where they are: a stack of one module."""
+    """One h-node by itself, trained directly in the parameters of its mechanisms: a stack of one module."""
 
     schedule: Schedule
     parameters: list[nn.Parameter]
@@ -105,36 +104,36 @@ class SingleProblem(ABC):
     device: torch.device
     # batches and noise differ from step to step
     repeats = False
-    # of the held-out rows, and the standard errors allowed on them
-    sample: Sample
+    # the held-out rows, and the tolerance of validations on them
+    sample: HeldOutSample
     errors: float
 
     @abstractmethod
-    def begin(self, rows: Tensor | None) -> None:
-        """Train on these rows of the h-node from now on; None means all of them."""
+    def train_on(self, rows: Tensor | None) -> None:
+        """Set the training rows of the h-node; None stands for all rows."""
 
     @abstractmethod
     def loss(self, step: int) -> Tensor:
         """Training loss of one step, a scalar."""
 
     @abstractmethod
-    def hold(self, rows: Tensor) -> None:
-        """Validate on these rows from now on."""
+    def validate_on(self, rows: Tensor) -> None:
+        """Set the held-out rows of the h-node."""
 
     @abstractmethod
-    def evaluate(self) -> Losses:
+    def evaluate(self) -> HeldOutLosses:
         """Losses on the held-out rows, without gradients."""
 
     @abstractmethod
     def distinct(self, values: Tensor) -> Tensor:
-        """Values of held-out rows, fit by fit, as :meth:`evaluate` has them: one for all rows that are equal."""
+        """Values of held-out rows, fit by fit, with equal rows merged as by :meth:`evaluate`."""
 
     @abstractmethod
     def move(self, device: torch.device) -> None:
-        """Put the parameters on a device."""
+        """Move the parameters to a device."""
 
     def constrain(self) -> None:  # noqa: B027
-        """Leave the parameters as they are: they have no constraints."""
+        """No constraints."""
 
     @property
     def weights(self) -> list[Tensor]:
@@ -142,41 +141,41 @@ class SingleProblem(ABC):
         return [parameter.detach()[None] for parameter in self.parameters]
 
     def set_training(self, rows: Sequence[Tensor | None]) -> None:
-        """Train on these rows from now on; None means all of them."""
-        self.begin(rows[0])
+        """Set the training rows; None stands for all rows."""
+        self.train_on(rows[0])
 
     def set_validation(self, rows: Sequence[Tensor]) -> None:
-        """Validate on these rows from now on."""
-        self.hold(rows[0])
+        """Set the held-out rows."""
+        self.validate_on(rows[0])
 
     def losses(self, step: int) -> Tensor:
         """Training loss of one step, ``[1]``."""
         return self.loss(step).view(1)
 
-    def validate(self) -> list[Losses]:
+    def validate(self) -> list[HeldOutLosses]:
         """Losses on the held-out rows, without gradients."""
         return [self.evaluate()]
 
-    def validation(self, index: int, loss: Tensor) -> Losses:
-        """Losses of the held-out rows that :meth:`validate` gave before."""
-        return Losses(loss, self.sample, self.errors)
+    def validation(self, index: int, loss: Tensor) -> HeldOutLosses:
+        """Restore an earlier result of :meth:`validate`."""
+        return HeldOutLosses(loss, self.sample, self.errors)
 
     def narrow(self, indices: Sequence[int]) -> None:
-        """Keep the one module that there is."""
+        """Keep the only module."""
         assert list(indices) == [0]
 
     def restart(self) -> None:  # noqa: B027
-        """Go on where the parameters are."""
+        """Keep the parameters."""
 
     def store(self, weights: Sequence[Tensor]) -> None:
-        """Put weights, ``[1, ...]``, into the mechanisms."""
+        """Write weights, ``[1, ...]``, into the mechanisms."""
         assign(self.weights, weights)
         self.constrain()
 
 
 @torch.no_grad()
 def assign(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy numbers, shape by shape."""
+    """Copy tensors; RuntimeError if shapes differ."""
     for target, source in zip(targets, sources, strict=True):
         if target.shape != source.shape:
             raise RuntimeError(f"a tensor has the shape {list(source.shape)}, not {list(target.shape)}")
@@ -184,13 +183,13 @@ def assign(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 
 def errors_allowed(rows: float, distinct: int) -> float:
-    """Standard errors by which a look may be worse: more where so few distinct rows leave little to overfit.
+    """Tolerance of early stopping, in standard errors: larger if few distinct rows leave little to overfit.
 
     Example:
         >>> errors_allowed(100, 50), errors_allowed(1000, 50), errors_allowed(100_000, 50)
         (0.3333333333333333, 1.0, 2.0)
     """
-    return min(max(rows / max(distinct, 1) / _ROWS_PER_CELL, FEWEST_ERRORS), _MOST_ERRORS)
+    return min(max(rows / max(distinct, 1) / _ROWS_PER_ERROR, MIN_ERRORS), _MAX_ERRORS)
 
 
 def full_batch_schedule(config: TrainConfig) -> Schedule:
@@ -215,8 +214,8 @@ class ComponentProblem(SingleProblem):
         fits: The rows of every fit; each adds the c-factor of its own variables at its own rows.
         config: Settings.
         seed: Seed of batches and draws.
-        draws: Joint states of the confounders that are drawn per step; None for the exact sum.
-        device: Where to train; the mechanisms are moved there.
+        draws: Number of joint states of the confounders to draw per step; None for the exact sum.
+        device: Device of the training; the mechanisms are moved there.
 
     Raises:
         TypeError: If a mechanism has no density.
@@ -237,15 +236,14 @@ class ComponentProblem(SingleProblem):
         used = sorted({index for name in members for index in dcm.latents[name]})
         latents = {name: [used.index(index) for index in dcm.latents[name]] for name in members}
         self.likelihood = ComponentLikelihood(self.mechanisms, latents, [dcm.priors[index] for index in used], draws)
-        self.confounders = {dcm.confounders[index]: place for place, index in enumerate(used)}
         self.parameters = list(self.likelihood.parameters())
         self.tabular = all(isinstance(mechanism, Categorical) for mechanism in self.mechanisms.values())
         self.fits = tuple(fits)
         self.seed = seed
-        self.seeing = any(parent.kind == "image" for m in self.mechanisms.values() for parent in m.parents)
+        self.reads_images = any(parent.kind == "image" for m in self.mechanisms.values() for parent in m.parents)
         self.schedule = full_batch_schedule(config)
-        rows = sum(len(fit.place) for fit in fits)
-        if self.seeing:
+        rows = sum(len(fit.index) for fit in fits)
+        if self.reads_images:
             self.schedule = replace(
                 self.schedule,
                 batch_size=config.batch_size or 400,
@@ -253,29 +251,29 @@ class ComponentProblem(SingleProblem):
                 weight_decay=1e-3,
             )
         elif not self.tabular:
-            # sums of densities over states are costly, and learn as much from a sample of the rows
-            own = [one.training_defaults(rows) for one in self.mechanisms.values() if not isinstance(one, Categorical)]
+            # sums of densities over states are costly, and a batch of rows is as informative
+            defaults = [m.training_defaults(rows) for m in self.mechanisms.values() if not isinstance(m, Categorical)]
             self.schedule = replace(
                 self.schedule,
-                steps=config.max_steps or max(int(one["steps"]) for one in own),
-                batch_size=config.batch_size or min(int(one["batch_size"]) for one in own),
-                learning_rate=config.learning_rate or min(float(one["learning_rate"]) for one in own),
+                steps=config.max_steps or max(int(own["steps"]) for own in defaults),
+                batch_size=config.batch_size or min(int(own["batch_size"]) for own in defaults),
+                learning_rate=config.learning_rate or min(float(own["learning_rate"]) for own in defaults),
                 weight_decay=1e-3,
             )
         self.decays = decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
-        self._lean()
+        self._break_symmetry(len(used))
         self.generator = torch.Generator()
-        self.begin(None)
-        # another reading of images, or of as many categorical rows, costs more than a tenth of them is worth
-        self.refit = not self.seeing and (self._full_batch or not self.tabular)
-        if config.max_steps is None and not self._full_batch and (self.tabular or self.seeing):
-            # a step that sees a sample of the rows teaches less than one that sees them all
-            steps = _READING_STEPS if self.seeing else _BATCHED_STEPS
+        self.train_on(None)
+        # with images or batches, training again costs more than the held-out tenth of the rows is worth
+        self.refit = not self.reads_images and (self._full_batch or not self.tabular)
+        if config.max_steps is None and not self._full_batch and (self.tabular or self.reads_images):
+            # a step on a batch gains less than one on all rows
+            steps = _IMAGE_STEPS if self.reads_images else _BATCHED_STEPS
             self.schedule = replace(self.schedule, steps=steps)
-        worth = effective_rows(fit.mass() for fit in self.fits)
-        self.errors = errors_allowed(worth, sum(len(part) for part in self.parts))
-        if not self.tabular and not self.seeing:
-            self.errors = min(float(one["errors"]) for one in own)
+        effective = effective_rows(fit.mass() for fit in self.fits)
+        self.errors = errors_allowed(effective, sum(len(part) for part in self.parts))
+        if not self.tabular and not self.reads_images:
+            self.errors = min(float(own["errors"]) for own in defaults)
         for name, mechanism in self.mechanisms.items():
             values = next((fit.values for fit in fits if name in fit.variables), None)
             if values is not None:
@@ -283,26 +281,26 @@ class ComponentProblem(SingleProblem):
                     {parent.name: float_pixels(values[parent.name]) for parent in mechanism.parents},
                     float_pixels(values[name]),
                 )
-        # after what is measured on the rows, which happens where they are
+        # after initial measurements, which are made on the device of the rows
         self.move(device)
 
     def move(self, device: torch.device) -> None:
-        """Put the parameters on a device."""
+        """Move the parameters to a device."""
         self.likelihood.to(device)
 
     @property
     def _full_batch(self) -> bool:
         rows = sum(len(part) for part in self.parts)
-        return rows <= max(self.schedule.batch_size, FULL_BATCH_ROWS if self.tabular and not self.seeing else 0)
+        return rows <= max(self.schedule.batch_size, FULL_BATCH_ROWS if self.tabular and not self.reads_images else 0)
 
-    def _lean(self) -> None:
-        """Let every confounder start with one child that it nearly determines, where a child can."""
-        leaning: set[str] = set()
-        for confounder in range(len(self.confounders)):
+    def _break_symmetry(self, confounders: int) -> None:
+        """Initialise one child per confounder to be nearly determined by it, where its mechanism can be."""
+        determined: set[str] = set()
+        for confounder in range(confounders):
             for name, latents in self.likelihood.latents.items():
-                follows = confounder in latents and name not in leaning
-                if follows and self.mechanisms[name].follow(latents.index(confounder)):
-                    leaning.add(name)
+                free = confounder in latents and name not in determined
+                if free and self.mechanisms[name].follow(latents.index(confounder)):
+                    determined.add(name)
                     break
 
     def _parts(self, rows: Tensor | None) -> list[ComponentRows]:
@@ -318,8 +316,8 @@ class ComponentProblem(SingleProblem):
             parts.append(ComponentRows.build({name: self.mechanisms[name] for name in fit.variables}, values, weight))
         return parts
 
-    def begin(self, rows: Tensor | None) -> None:
-        """Train on these rows from now on; None means all of them."""
+    def train_on(self, rows: Tensor | None) -> None:
+        """Set the training rows; None stands for all rows."""
         self.parts = self._parts(rows)
         self.shares = _shares(self.parts)
         self.cumulative = [part.weight.double().cumsum(0) for part in self.parts]
@@ -331,48 +329,47 @@ class ComponentProblem(SingleProblem):
         self.likelihood.generator.manual_seed(derived_seed(self.seed, "draws", step))
         if self._full_batch:
             return _total([self.likelihood.loss(part) for part in self.parts], self.shares)
-        # one draw from each of as many equal shares of the weight: the rows are sorted, so a batch is spread evenly
-        # over the whole table
+        # stratified batches: one row from each of equal shares of the weight of the sorted rows
         self.generator.manual_seed(derived_seed(self.seed, step))
         losses = []
         for part, share, cumulative in zip(self.parts, self.shares, self.cumulative, strict=True):
             size = max(1, round(self.schedule.batch_size * share))
-            at = (torch.arange(size) + torch.rand(size, generator=self.generator, dtype=torch.float64)) / size
-            chosen = torch.searchsorted(cumulative, at * cumulative[-1]).clamp_max(len(part) - 1)
+            quantiles = (torch.arange(size) + torch.rand(size, generator=self.generator, dtype=torch.float64)) / size
+            chosen = torch.searchsorted(cumulative, quantiles * cumulative[-1]).clamp_max(len(part) - 1)
             losses.append(-self.likelihood(part.select(chosen).to(self.device)).mean())
         return _total(losses, self.shares)
 
-    def hold(self, rows: Tensor) -> None:
-        """Validate on these rows from now on."""
-        self.held = self._parts(rows)
-        seen = [(fit, fit.local(rows)) for fit in self.fits]
-        fits, chosen = zip(*((fit, own) for fit, own in seen if own is None or len(own)), strict=True)
-        merged = [part.merged_rows() for part in self.held]
-        self.sample = Sample.build(fits, chosen, merged)
+    def validate_on(self, rows: Tensor) -> None:
+        """Set the held-out rows."""
+        self.held_out = self._parts(rows)
+        pairs = [(fit, fit.local(rows)) for fit in self.fits]
+        fits, chosen = zip(*((fit, local) for fit, local in pairs if local is None or len(local)), strict=True)
+        merged = [part.merged_rows() for part in self.held_out]
+        self.sample = HeldOutSample.build(fits, chosen, merged)
 
     def distinct(self, values: Tensor) -> Tensor:
-        """Values of held-out rows, fit by fit, as :meth:`evaluate` has them: one for all rows that are equal."""
-        parts = torch.split(values, [part.rows for part in self.held])
-        first = [np.unique(part.merged_rows()[0], return_index=True)[1] for part in self.held]
+        """Values of held-out rows, fit by fit, with equal rows merged as by :meth:`evaluate`."""
+        parts = torch.split(values, [part.rows for part in self.held_out])
+        first = [np.unique(part.merged_rows()[0], return_index=True)[1] for part in self.held_out]
         return torch.cat([part[torch.from_numpy(rows)] for part, rows in zip(parts, first, strict=True)])
 
     @torch.no_grad()
-    def evaluate(self) -> Losses:
+    def evaluate(self) -> HeldOutLosses:
         """Losses on the held-out rows, without gradients."""
-        # the same draws at every look, so that looks differ by the weights alone
+        # the same draws in every validation, so that only the weights differ
         self.likelihood.generator.manual_seed(derived_seed(self.seed, "evaluate"))
         losses = [
             -self.likelihood(part.select(chosen).to(self.device))
-            for part in self.held
+            for part in self.held_out
             for chosen in torch.split(torch.arange(len(part)), _EVALUATION_ROWS)
         ]
-        return Losses(torch.cat(losses), self.sample, self.errors)
+        return HeldOutLosses(torch.cat(losses), self.sample, self.errors)
 
 
 def decays(
     parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float, rows: int
 ) -> list[float]:
-    """Weight decay of each parameter: of a mechanism with a density its own, of any other the given one."""
+    """Weight decay of each parameter: the mechanism's own for mechanisms other than categorical, else ``otherwise``."""
     own: dict[nn.Parameter, float] = {}
     for mechanism in mechanisms:
         if not isinstance(mechanism, Categorical):
@@ -382,7 +379,7 @@ def decays(
 
 
 def _shares(parts: Sequence[ComponentRows]) -> list[float]:
-    """Share of the whole weight that each fit's rows have."""
+    """Share of each fit's rows in the total weight."""
     total = sum(part.total for part in parts)
     return [part.total / total for part in parts]
 
@@ -398,10 +395,10 @@ class ConditionalProblem(SingleProblem):
 
     Args:
         mechanism: The mechanism.
-        fit: The rows that it is learned from.
+        fit: The rows of the fit.
         config: Settings.
         seed: Seed of batches and of the loss's own noise.
-        device: Where to train; the mechanism is moved there, and the rows of every step are.
+        device: Device of the training; the mechanism is moved there, and so are the rows of every step.
     """
 
     def __init__(
@@ -414,8 +411,8 @@ class ConditionalProblem(SingleProblem):
         self.decays = decays(self.parameters, [mechanism], 0.0, len(self.value))
         self.fit = fit
         self.seed = seed
-        # a network that shows or reads images takes minutes, and what a tenth of the rows adds to it is small
-        self.refit = not any(one.kind == "image" for one in (mechanism.variable, *mechanism.parents))
+        # training again with images takes minutes, and the held-out tenth of the rows adds little
+        self.refit = not any(v.kind == "image" for v in (mechanism.variable, *mechanism.parents))
         defaults = mechanism.training_defaults(len(self.value))
         self.schedule = Schedule(
             steps=config.max_steps or int(defaults["steps"]),
@@ -433,14 +430,14 @@ class ConditionalProblem(SingleProblem):
         self.move(device)
 
     def move(self, device: torch.device) -> None:
-        """Put the parameters on a device."""
+        """Move the parameters to a device."""
         self.mechanism.to(device)
 
-    def begin(self, rows: Tensor | None) -> None:
-        """Train on these rows from now on; None means all of them."""
+    def train_on(self, rows: Tensor | None) -> None:
+        """Set the training rows; None stands for all rows."""
         local = self.fit.local(rows)
-        self.chosen = torch.arange(len(self.value)) if local is None else local
-        self.probability = None if self.fit.weight is None else self.fit.weight[self.chosen]
+        self.training = torch.arange(len(self.value)) if local is None else local
+        self.probability = None if self.fit.weight is None else self.fit.weight[self.training]
 
     def _losses(self, rows: Tensor) -> Tensor:
         parents = {name: float_pixels(value[rows].to(self.device)) for name, value in self.inputs.items()}
@@ -451,26 +448,26 @@ class ConditionalProblem(SingleProblem):
         self.generator.manual_seed(derived_seed(self.seed, step))
         size = self.schedule.batch_size
         if self.probability is None:
-            picked = torch.randint(len(self.chosen), (size,), generator=self.generator)
+            positions = torch.randint(len(self.training), (size,), generator=self.generator)
         else:
-            picked = torch.multinomial(self.probability, size, replacement=True, generator=self.generator)
-        return self._losses(self.chosen[picked]).mean()
+            positions = torch.multinomial(self.probability, size, replacement=True, generator=self.generator)
+        return self._losses(self.training[positions]).mean()
 
-    def hold(self, rows: Tensor) -> None:
-        """Validate on these rows from now on."""
-        held = self.fit.local(rows)
-        assert held is not None
-        self.held = held
-        self.sample = Sample.build([self.fit], [held])
+    def validate_on(self, rows: Tensor) -> None:
+        """Set the held-out rows."""
+        held_out = self.fit.local(rows)
+        assert held_out is not None
+        self.held_out = held_out
+        self.sample = HeldOutSample.build([self.fit], [held_out])
 
     def distinct(self, values: Tensor) -> Tensor:
-        """Values of held-out rows, as they are: no two of them are taken for equal."""
+        """Values of held-out rows, unchanged, because equal rows are not merged."""
         return values
 
     @torch.no_grad()
-    def evaluate(self) -> Losses:
+    def evaluate(self) -> HeldOutLosses:
         """Losses on the held-out rows, without gradients."""
-        # the same noise at every look, so that looks differ by the weights alone
+        # the same noise in every validation, so that only the weights differ
         self.generator.manual_seed(derived_seed(self.seed, "evaluate"))
-        losses = torch.cat([self._losses(part) for part in torch.split(self.held, _EVALUATION_ROWS)])
-        return Losses(losses, self.sample, self.errors)
+        losses = torch.cat([self._losses(part) for part in torch.split(self.held_out, _EVALUATION_ROWS)])
+        return HeldOutLosses(losses, self.sample, self.errors)

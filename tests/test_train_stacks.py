@@ -12,7 +12,7 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-from mdcm.training import Bank, ComponentProblem, FitRows, Module, StackLoad, TrainConfig
+from mdcm.training import ComponentProblem, DiscreteModule, FitRows, ModuleStack, StackLoad, TrainConfig
 from mdcm.training.grouping import MOST_WORK, group
 
 
@@ -39,7 +39,7 @@ def made(text, levels, rows=300, seed=0):
             FitRows(tuple(members), values, None, torch.arange(rows)),
             FitRows(tuple(members[-1:]), half, weight, rows + torch.arange(rows // 2)),
         ]
-        modules.append(Module(dcm, members, fits))
+        modules.append(DiscreteModule(dcm, members, fits))
         problems.append(ComponentProblem(dcm, members, fits, TrainConfig(), 0))
     return dcm, modules, problems
 
@@ -54,22 +54,22 @@ def test_losses_and_gradients_are_those_of_each_alone():
     assert len(pairs) == 3
     assert len({modules[place].shape for place in pairs}) == 1
     assert len({modules[place].sizes for place in pairs}) == 3
-    bank = Bank([modules[place] for place in pairs], TrainConfig())
+    module_stack = ModuleStack([modules[place] for place in pairs], TrainConfig())
     rng = np.random.default_rng(0)
     rows = [None, *(torch.from_numpy(np.flatnonzero(rng.random(450) < 0.7)) for _ in pairs[1:])]
-    bank.set_training(rows)
-    losses = bank.losses(1)
+    module_stack.set_training(rows)
+    losses = module_stack.losses(1)
     losses.sum().backward()
     for m, place in enumerate(pairs):
         problem = problems[place]
-        problem.begin(rows[m])
+        problem.train_on(rows[m])
         dcm.zero_grad()
         alone = problem.loss(1)
         alone.backward()
         # sums over some hundred rows of terms of size one
         assert float(losses[m].detach()) == pytest.approx(float(alone.detach()), rel=1e-5)
         module = modules[place]
-        stacked = iter(bank.parameters)
+        stacked = iter(module_stack.parameters)
         for mechanism, latents in zip(module.mechanisms, module.latents, strict=True):
             own = [next(stacked) for _ in range(2 + len(latents) + 2 * mechanism.layers)]
             wanted = (
@@ -90,13 +90,13 @@ def test_losses_and_gradients_are_those_of_each_alone():
 
 def test_held_out_losses_are_those_of_each_alone():
     _, modules, problems = made(PAIRS, LEVELS)
-    bank = Bank([module for module in modules if len(module.members) == 2], TrainConfig())
+    module_stack = ModuleStack([module for module in modules if len(module.members) == 2], TrainConfig())
     held = torch.arange(0, 450, 3)
-    bank.set_validation([held] * 3)
-    found = bank.validate()
+    module_stack.set_validation([held] * 3)
+    found = module_stack.validate()
     alone = [problem for problem in problems if len(problem.mechanisms) == 2]
     for losses, problem in zip(found, alone, strict=True):
-        problem.hold(held)
+        problem.validate_on(held)
         wanted = problem.evaluate()
         assert losses.mean == pytest.approx(wanted.mean, rel=1e-5)
         assert losses.sample.rows == wanted.sample.rows
@@ -106,20 +106,20 @@ def test_held_out_losses_are_those_of_each_alone():
 
 def test_what_a_bank_stores_is_what_it_was_given():
     dcm, modules, _ = made(PAIRS, LEVELS)
-    bank = Bank([module for module in modules if len(module.members) == 2], TrainConfig())
+    module_stack = ModuleStack([module for module in modules if len(module.members) == 2], TrainConfig())
     before = {name: tensor.clone() for name, tensor in dcm.state_dict().items()}
-    bank.store([parameter.detach() for parameter in bank.parameters])
+    module_stack.store([parameter.detach() for parameter in module_stack.parameters])
     assert all(torch.equal(before[name], tensor) for name, tensor in dcm.state_dict().items())
 
 
 def test_narrowed_banks_have_the_losses_of_those_that_are_left():
     _, modules, _ = made(PAIRS, LEVELS)
-    bank = Bank([module for module in modules if len(module.members) == 2], TrainConfig())
-    bank.set_training([None] * 3)
-    whole = bank.losses(1).detach()
-    bank.narrow([1])
-    bank.set_training([None])
-    torch.testing.assert_close(bank.losses(1).detach(), whole[1:2], rtol=1e-5, atol=0)
+    module_stack = ModuleStack([module for module in modules if len(module.members) == 2], TrainConfig())
+    module_stack.set_training([None] * 3)
+    whole = module_stack.losses(1).detach()
+    module_stack.narrow([1])
+    module_stack.set_training([None])
+    torch.testing.assert_close(module_stack.losses(1).detach(), whole[1:2], rtol=1e-5, atol=0)
 
 
 def test_training_together_gives_the_weights_of_training_alone():
