@@ -21,7 +21,7 @@ from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.planning import DatasetSpec, plan
 from mdcm.scm import random_discrete
 from mdcm.training import AdversarialConfig, TrainConfig
-from mdcm.training.objectives.comparison import Check, compare
+from mdcm.training.objectives.comparison import Distances, compare
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critics import Critics
 from mdcm.training.objectives.generators import gumbel_
@@ -364,7 +364,7 @@ class TestJudging:
         _, setting = front_door(400)
         problem = setting.problem("X", "Y", config=AdversarialConfig(steps=60, checks=60, patience=4))
         distances = iter([0.5, 0.3, *[0.4] * 60])
-        problem.check = lambda: Check((next(distances),), ())
+        problem.check = lambda: Distances((next(distances),), ())
         trainer = trainer_of([problem])
         trainer.train()
         assert (trainer.kept_step, trainer.step) == ([2], 6)

@@ -17,7 +17,7 @@ from mdcm.errors import MdcmError
 from mdcm.mechanisms import Categorical, Mechanism
 from mdcm.training import AdversarialConfig
 from mdcm.training.grouping import group
-from mdcm.training.objectives.comparison import Check
+from mdcm.training.objectives.comparison import Distances
 from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK, CriticLoad
 from mdcm.training.objectives.critics import Critics
 
@@ -126,7 +126,7 @@ class TestEnds:
         every = problems(setting, AdversarialConfig(steps=24, batch_size=8, checks=24, patience=2), level=0)
         for problem, last in zip(every, at, strict=True):
             distances = iter([*np.linspace(0.5, 0.2, last), *[0.6] * 40])
-            problem.check = lambda p=problem, d=distances: Check((next(d),) * len(p.sides), ())
+            problem.check = lambda p=problem, d=distances: Distances((next(d),) * len(p.sides), ())
         return every
 
     def test_each_is_finished_by_itself_and_the_rest_is_packed_anew(self, double):
@@ -201,7 +201,7 @@ class TestEnds:
         for problem, validations in zip(every, at, strict=True):
             # those that were taken already
             rest = iter([*np.linspace(0.5, 0.2, validations), *[0.6] * 40][stop:])
-            problem.check = lambda p=problem, rest=rest: Check((next(rest),) * len(p.sides), ())
+            problem.check = lambda p=problem, rest=rest: Distances((next(rest),) * len(p.sides), ())
         again.train()
         assert equal(whole.weights(), fresh.weights())
 

@@ -16,7 +16,7 @@ from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.graph import ADMG
 from mdcm.identification import identify, plugin
 from mdcm.identification.plugin import _samples as samples
-from mdcm.identification.tables import Tables, _small_gamma
+from mdcm.identification.tables import SourceTables, _small_gamma
 from mdcm.planning import DatasetSpec
 from mdcm.scm import DiscreteSCM, random_discrete
 
@@ -466,13 +466,13 @@ class TestWork:
     def test_has_fewer_samples_and_the_same_value(self, monkeypatch):
         estimand, table = self.wide(2)
         drawn = []
-        resampled = Tables.resampled
+        resampled = SourceTables.resampled
 
         def counted(self, replicates, seed, at_once):
             drawn.append(replicates)
             return resampled(self, replicates, seed, at_once)
 
-        monkeypatch.setattr(Tables, "resampled", counted)
+        monkeypatch.setattr(SourceTables, "resampled", counted)
         free = estimand.estimate(table, replicates=100)
         few = estimand.estimate(table, replicates=100, most_work=10_000)
         assert drawn[0] == 100

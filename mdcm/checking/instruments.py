@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdcm.checking.sources import Outcome, columns_of, levels_of
+from mdcm.checking.sources import CheckOutcome, columns_of, levels_of
 from mdcm.checking.statistics import FEWEST_UNITS, effective_rows, excess_test, score_test, sum_test
 from mdcm.data import encode
 from mdcm.graph import ADMG
@@ -272,7 +272,7 @@ class Instruments:
         ]
         self.count = len(self._triples)
 
-    def outcome(self, number: int) -> Outcome:
+    def outcome(self, number: int) -> CheckOutcome:
         """Outcome of one of the ``count`` tests."""
         z, x, y = self._triples[number]
         variables = {name: self._schema[name] for name in (z, x, y)}
@@ -282,7 +282,7 @@ class Instruments:
             (codes[name],), texts[name] = levels_of(variable, [values[name]])
         result = instrumental_test(codes[z], codes[x], codes[y], self._dataset.weights, self._dataset.groups)
         if result is None:
-            return Outcome(untested=f"that {z} acts on {y} only through {x}{self._where}")
+            return CheckOutcome(untested=f"that {z} acts on {y} only through {x}{self._where}")
         inequality = result.pop("inequality")
         terms = []
         for level, event in inequality.events:
@@ -293,7 +293,7 @@ class Instruments:
             terms.append(f"P({' or '.join(parts)} | {texts[z][level]})")
         detail = f"{' + '.join(terms)} = {inequality.sum:.3f} against at most {inequality.bound}"
         names = {"dataset": str(self._dataset.name), "x": x, "y": y, "given": (z,)}
-        return Outcome({"kind": "instrument", **names, **result, "detail": detail})
+        return CheckOutcome({"kind": "instrument", **names, **result, "detail": detail})
 
 
 def _any_of(name: str, texts: Sequence[str]) -> str:

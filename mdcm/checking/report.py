@@ -14,7 +14,7 @@ import pandas as pd
 
 from mdcm.checking.independences import implies_nothing
 from mdcm.checking.instruments import Instruments
-from mdcm.checking.sources import Across, Kind, Outcome, Within, columns_of
+from mdcm.checking.sources import Across, CheckOutcome, Kind, Within, columns_of
 from mdcm.data import Dataset, validate
 from mdcm.data.inference import Schema
 from mdcm.data.levels import listing
@@ -217,7 +217,7 @@ def check(
     order: Iterable[int] = range(total)
     if total > max_tests:
         order = np.random.default_rng(seed).permutation(total).tolist()
-    outcomes: list[Outcome] = []
+    outcomes: list[CheckOutcome] = []
     tested = 0
     if progress:
         from mdcm.progress import counted

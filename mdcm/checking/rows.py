@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Codes = NDArray[np.int64]
 
-__all__ = ["Rows"]
+__all__ = ["EncodedRows"]
 
 # largest number of levels with an indicator in a residual test, and fewest rows of such a level; others are pooled
 _MOST_LEVELS = 6
@@ -46,7 +46,7 @@ class _Learner:
     moderators: Floats
 
 
-class Rows:
+class EncodedRows:
     """Columns of a table, encoded, with the weights and groups of its rows.
 
     Args:

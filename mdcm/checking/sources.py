@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mdcm.checking.independences import Separators
-from mdcm.checking.rows import Rows
+from mdcm.checking.rows import EncodedRows
 from mdcm.checking.statistics import FEWEST_UNITS, excess_test, score_test
 from mdcm.data import Dataset, decode, encode
 from mdcm.data.variables import Variable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Codes = NDArray[np.int64]
 
-__all__ = ["Across", "Kind", "Outcome", "Within", "columns_of", "levels_of", "regimes"]
+__all__ = ["Across", "CheckOutcome", "Kind", "Within", "columns_of", "levels_of", "regimes"]
 
 Kind = Literal["independence", "instrument", "invariance", "consistency"]
 
@@ -35,7 +35,7 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """Outcome of one test: a row of the table, or the reason why there is none.
 
     Attributes:
@@ -64,23 +64,23 @@ class Within:
         kept = columns_of(dataset, schema)
         self._separators = Separators(graph, kept, dataset.do)
         variables = {name: schema[name] for name in kept}
-        self._rows = Rows(encode(dataset, variables), variables, dataset.weights, dataset.groups)
+        self._rows = EncodedRows(encode(dataset, variables), variables, dataset.weights, dataset.groups)
         self.count = len(kept) * (len(kept) - 1) // 2
 
-    def outcome(self, number: int) -> Outcome:
+    def outcome(self, number: int) -> CheckOutcome:
         """Outcome of one of the ``count`` tests."""
         earlier, later = _pair(number)
         independence = self._separators.independence(earlier, later)
         if independence is None:
             if self._separators.adjacent(earlier, later):
-                return Outcome()
+                return CheckOutcome()
             nodes, columns = self._separators.graph.nodes, self._separators.columns
-            return Outcome(inseparable=f"{nodes[columns[earlier]]} and {nodes[columns[later]]}{self._where}")
+            return CheckOutcome(inseparable=f"{nodes[columns[earlier]]} and {nodes[columns[later]]}{self._where}")
         result = self._rows.test(independence)
         if result is None:
-            return Outcome(untested=f"{independence}{self._where}")
+            return CheckOutcome(untested=f"{independence}{self._where}")
         names = {"dataset": self._name, "x": independence.x, "y": independence.y, "given": independence.given}
-        return Outcome({"kind": "independence", **names, **result, "detail": ""})
+        return CheckOutcome({"kind": "independence", **names, **result, "detail": ""})
 
 
 def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[ADMG, str]:
@@ -155,7 +155,7 @@ class Across:
         self._compared = [name for name in self._free if schema[name].size is None] if comparable else []
         self.count = len(self._free) + len(self._compared)
 
-    def outcome(self, number: int) -> Outcome:
+    def outcome(self, number: int) -> CheckOutcome:
         """Outcome of one of the ``count`` tests."""
         if number < len(self._free):
             return self._invariance(self._free[number])
@@ -169,7 +169,7 @@ class Across:
         return Separators(graph, [name, *self._columns], ()), name
 
     @functools.cached_property
-    def _rows(self) -> Rows:
+    def _rows(self) -> EncodedRows:
         _, name = self._separators
         variables = {column: self._schema[column] for column in self._columns}
         parts = [encode(dataset, variables) for dataset in self._datasets]
@@ -182,25 +182,25 @@ class Across:
         if any(dataset.groups is not None for dataset in self._datasets):
             first, second = (_groups(dataset) for dataset in self._datasets)
             groups = np.concatenate([first, second + int(first.max()) + 1])
-        return Rows(values, {**variables, name: Variable(name, "categorical", levels=(0, 1))}, weights, groups)
+        return EncodedRows(values, {**variables, name: Variable(name, "categorical", levels=(0, 1))}, weights, groups)
 
-    def _invariance(self, y: str) -> Outcome:
+    def _invariance(self, y: str) -> CheckOutcome:
         separators, name = self._separators
         nodes = separators.graph.nodes
         position = separators.columns.index(nodes.index(y))
         indicator = separators.columns.index(nodes.index(name))
         independence = separators.independence(min(indicator, position), max(indicator, position))
         if independence is None:
-            return Outcome()
+            return CheckOutcome()
         result = self._rows.test(independence)
         if result is None:
-            return Outcome(untested=f"{independence} of {self._label}")
+            return CheckOutcome(untested=f"{independence} of {self._label}")
         names = {"dataset": self._label, "x": name, "y": y, "given": independence.given}
-        return Outcome({"kind": "invariance", **names, **result, "detail": ""})
+        return CheckOutcome({"kind": "invariance", **names, **result, "detail": ""})
 
     # ---- consistency
 
-    def _consistency(self, y: str) -> Outcome:
+    def _consistency(self, y: str) -> CheckOutcome:
         variable = self._schema[y]
         encoded = [encode(dataset, {y: variable})[y] for dataset in self._datasets]
         (seen, other), labels = levels_of(variable, encoded)
@@ -211,12 +211,12 @@ class Across:
                 if best is None or test["log_p"] < best[0]:
                     best = (test["log_p"], {**test, "detail": self._detail(y, text, arm.setting, shares)})
         if best is None:
-            return Outcome(untested=f"{y} of {self._label}, under the targets that only one of them sets")
+            return CheckOutcome(untested=f"{y} of {self._label}, under the targets that only one of them sets")
         log_p, row = best
         names = {"dataset": self._label, "x": ", ".join(self._set), "y": y, "given": ()}
         # Bonferroni's correction for the choice of the smallest p
         log_p += math.log(len(self._arms) * len(labels))
-        return Outcome({"kind": "consistency", **names, **row, "log_p": min(0.0, log_p)})
+        return CheckOutcome({"kind": "consistency", **names, **row, "log_p": min(0.0, log_p)})
 
     @functools.cached_property
     def _arms(self) -> list[_Arm]:

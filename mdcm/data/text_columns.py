@@ -31,7 +31,7 @@ _AMOUNT = re.compile(
 )
 
 
-class Source(Protocol):
+class NamedDataset(Protocol):
     """The parts of a dataset that messages name."""
 
     name: str | None
@@ -41,7 +41,7 @@ class Source(Protocol):
         """The dataset in words."""
 
 
-def explain_text(name: str, dataset: Source, column: pd.Series[Any]) -> None:
+def explain_text(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> None:
     """Warn about levels that are texts but look like numbers, dates or amounts."""
     texts = pd.Series(column.unique(), dtype=object)
     numeric = pd.to_numeric(texts, errors="coerce").notna()
@@ -94,7 +94,7 @@ def _is_picture(text: object) -> bool:
     return isinstance(text, str) and text.lower().endswith((".png", ".jpg", ".jpeg"))
 
 
-def refuse_names(name: str, dataset: Source, column: pd.Series[Any]) -> None:
+def refuse_names(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> None:
     """Refuse strings that look like identifiers or free text: too many distinct values, or nearly all distinct."""
     distinct = column.nunique()
     if distinct > _MAX_STRINGS:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdcm.identification.estimand import Formula
-    from mdcm.identification.tables import Source, Tables
+    from mdcm.identification.tables import SourceTables, TableSource
 
 __all__ = ["AnyFormula", "Combination", "Pieces", "Signed", "Unwritten"]
 
@@ -42,11 +42,11 @@ class AnyFormula(Protocol):
         """Formula of the probability of the condition; None without one or if it is not identified."""
 
     @property
-    def sources(self) -> Sequence[Source]:
+    def sources(self) -> Sequence[TableSource]:
         """All sources."""
 
     @property
-    def used(self) -> list[Source]:
+    def used(self) -> list[TableSource]:
         """Sources whose probabilities the formula uses."""
 
     @property
@@ -57,13 +57,13 @@ class AnyFormula(Protocol):
     def asked_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
 
-    def cost(self, data: Tables) -> Cost:
+    def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
 
-    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+    def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identification.evaluation.columns`."""
 
-    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+    def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """Description of the condition without rows that matters most in a row of the answer."""
 
     def text(self, *, latex: bool) -> str:
@@ -143,12 +143,12 @@ class Combination:
         return Combination(language.Query("P", self.query.given, self.query.do), bottom, None, self.exhaustive)
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[TableSource]:
         """All sources."""
         return list(dict.fromkeys(source for part in self.parts for source in part.sources))
 
     @property
-    def used(self) -> list[Source]:
+    def used(self) -> list[TableSource]:
         """Sources whose probabilities the formula uses."""
         return list(dict.fromkeys(source for part in self.parts for source in part.used))
 
@@ -162,14 +162,14 @@ class Combination:
         """Names of the variables of the columns."""
         return frozenset(term.variable for term in self._terms).union(self.exhaustive)
 
-    def cost(self, data: Tables) -> Cost:
+    def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
         costs = [part.cost(data) for part in self.parts]
         return Cost(
             max(cost.largest for cost in costs), sum(cost.cells for cost in costs), sum(cost.reads for cost in costs)
         )
 
-    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+    def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identification.evaluation.columns`.
 
         Raises:
@@ -202,7 +202,7 @@ class Combination:
         return Columns(low, high, is_zero, levels)
 
     def _sum(
-        self, signed: Sequence[Signed], data: Tables, free: Collection[int], shape: Sequence[int]
+        self, signed: Sequence[Signed], data: SourceTables, free: Collection[int], shape: Sequence[int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         samples = [] if data.replicates is None else [data.replicates]
         low, high, size = (np.zeros([*samples, *shape]) for _ in range(3))
@@ -217,7 +217,7 @@ class Combination:
         rounding = size * ROUNDING
         return np.where(np.abs(low) <= rounding, 0.0, low), np.where(np.abs(high) <= rounding, 0.0, high)
 
-    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+    def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """Description of a condition without rows that matters in a row of the answer."""
         return next((reason for part in self.parts if (reason := part.reason(data, row)) is not None), None)
 
@@ -276,12 +276,12 @@ class Pieces:
         return Pieces(query, self.place, self.levels, [part for part in conditions if part is not None])
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[TableSource]:
         """All sources."""
         return list(dict.fromkeys(source for formula in self.formulas for source in formula.sources))
 
     @property
-    def used(self) -> list[Source]:
+    def used(self) -> list[TableSource]:
         """Sources whose probabilities the formula uses."""
         return list(dict.fromkeys(source for formula in self.formulas for source in formula.used))
 
@@ -295,14 +295,14 @@ class Pieces:
         """Names of the variables of the columns."""
         return frozenset().union(*(formula.asked_variables for formula in self.formulas))
 
-    def cost(self, data: Tables) -> Cost:
+    def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
         costs = [formula.cost(data) for formula in self.formulas]
         return Cost(
             max(cost.largest for cost in costs), sum(cost.cells for cost in costs), sum(cost.reads for cost in costs)
         )
 
-    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+    def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identification.evaluation.columns`.
 
         Raises:
@@ -325,7 +325,7 @@ class Pieces:
         levels[self.place] = [level for piece in pieces for level in piece.levels[self.place]]
         return Columns(low, high, is_zero, levels)
 
-    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+    def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """Description of a condition without rows that matters in a row of the answer."""
         label = self.labels[self.place]
         for level, formula in zip(self.levels, self.formulas, strict=True):
@@ -380,8 +380,8 @@ class Unwritten:
     def __init__(self, query: language.Query, example: Combination) -> None:
         self.query = query
         self._example = example
-        self.sources: list[Source] = example.sources
-        self.used: list[Source] = example.used
+        self.sources: list[TableSource] = example.sources
+        self.used: list[TableSource] = example.used
         self.variables: frozenset[str] = example.variables
         self.asked_variables: frozenset[str] = example.asked_variables
 
@@ -390,7 +390,7 @@ class Unwritten:
         """Names of the columns."""
         return [term.label for term in (*self.query.do, *self.query.given, *self.query.outcomes)]
 
-    def cost(self, data: Tables) -> Cost:
+    def cost(self, data: SourceTables) -> Cost:
         """Refuse, since there are no values.
 
         Raises:
@@ -398,7 +398,7 @@ class Unwritten:
         """
         raise QueryError(f"{self.query}: the rule is not a table of levels, so its estimand cannot be evaluated")
 
-    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+    def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
         """Refuse, since there are no values.
 
         Raises:
@@ -406,7 +406,7 @@ class Unwritten:
         """
         raise QueryError(f"{self.query}: the rule is not a table of levels, so its estimand cannot be evaluated")
 
-    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+    def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """None."""
         return None
 

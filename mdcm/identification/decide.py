@@ -12,11 +12,11 @@ from mdcm import _core
 from mdcm import query as language
 from mdcm.errors import GraphError, PlanError, QueryError
 from mdcm.graph import ADMG
-from mdcm.identification.estimand import Estimand, Formula, Term
+from mdcm.identification.estimand import Estimand, Formula, FormulaTerm
 from mdcm.identification.picture import draw
 from mdcm.identification.question import Question, Symbol, as_text
 from mdcm.identification.reduction import Reduction, Rules
-from mdcm.identification.tables import Source
+from mdcm.identification.tables import TableSource
 from mdcm.identification.witness import Hedge, InconsistentFactor, UnknownFactor, Witness, roots_of
 from mdcm.planning import DatasetSpec, Kind
 from mdcm.planning.pooling import Domain, checked, domains_of, pooled
@@ -335,7 +335,7 @@ class _View:
 
     graph: ADMG
     groups: list[_core.DatasetGroup]
-    sources: tuple[Source, ...]
+    sources: tuple[TableSource, ...]
     specs: tuple[DatasetSpec, ...]
     members: tuple[tuple[int, ...], ...]
     domains: Mapping[str, Domain]
@@ -351,7 +351,7 @@ class _View:
         for group in members:
             names = tuple(specs[j].name for j in group)
             targets = tuple(sorted(specs[group[0]].do))
-            sources.append(Source(names, targets, shown))
+            sources.append(TableSource(names, targets, shown))
         domains = domains_of(specs, kinds, levels)
         return cls(graph, groups, tuple(sources), specs, tuple(map(tuple, members)), domains)
 
@@ -399,13 +399,13 @@ class _Attempt:
         settings = {symbol for world in q.worlds for _, symbol, _ in world if symbol >= 0}
         return Formula(self.query, q.asked, self.view.sources, self._terms, condition, settings)
 
-    def _terms(self) -> tuple[list[Term], Callable[[int], Symbol]]:
+    def _terms(self) -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
         try:
             terms = self.core.terms()
         except _core.ExpressionTooLarge as error:
             raise QueryError(f"{error}, too many to construct it") from None
         formula_terms = [
-            Term(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
+            FormulaTerm(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
             for kind, source, symbols, given, done, operands in terms
         ]
         nodes = self.view.graph.nodes

@@ -14,7 +14,7 @@ from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.identification.evaluation import Columns, Cost, columns, cost, evaluate, unseen_condition
 from mdcm.identification.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identification.question import Asked, Symbol, as_text
-from mdcm.identification.tables import Source, Tables
+from mdcm.identification.tables import SourceTables, TableSource
 from mdcm.text.advice import warn
 from mdcm.text.limits import seeded
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mdcm.identification.combination import AnyFormula
 
-__all__ = ["Estimand", "Formula", "Term"]
+__all__ = ["Estimand", "Formula", "FormulaTerm"]
 
 # longest text in characters; shared subexpressions are repeated at every use
 _LONGEST_TEXT = 100_000
@@ -34,7 +34,7 @@ _LEAST_RATIO = 8
 
 
 @dataclass(frozen=True)
-class Term:
+class FormulaTerm:
     """A term of a formula; operands are indices of earlier terms.
 
     Attributes:
@@ -72,8 +72,8 @@ class Formula:
         self,
         query: language.Query,
         asked: Sequence[Asked],
-        sources: Sequence[Source],
-        find: Callable[[], tuple[list[Term], Callable[[int], Symbol]]],
+        sources: Sequence[TableSource],
+        find: Callable[[], tuple[list[FormulaTerm], Callable[[int], Symbol]]],
         condition: Callable[[], Formula | None] = lambda: None,
         settings: Iterable[int] = (),
     ) -> None:
@@ -89,12 +89,12 @@ class Formula:
         self._open = frozenset(outcomes if self.is_partition else ())
 
     @cached_property
-    def _content(self) -> tuple[tuple[Term, ...], Callable[[int], Symbol]]:
+    def _content(self) -> tuple[tuple[FormulaTerm, ...], Callable[[int], Symbol]]:
         terms, symbol = self._find()
         return tuple(terms), symbol
 
     @property
-    def terms(self) -> tuple[Term, ...]:
+    def terms(self) -> tuple[FormulaTerm, ...]:
         """The terms; the last one is the formula."""
         return self._content[0]
 
@@ -117,7 +117,7 @@ class Formula:
         summed = {s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols}
         fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in summed}
 
-        def find() -> tuple[list[Term], Callable[[int], Symbol]]:
+        def find() -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
             return list(self.terms), lambda number: fixed.get(number) or self.symbol(number)
 
         formula = Formula(self.query, self.asked, self.sources, find)
@@ -125,7 +125,7 @@ class Formula:
         return formula
 
     @property
-    def used(self) -> list[Source]:
+    def used(self) -> list[TableSource]:
         """Sources whose probabilities the formula uses."""
         numbers = {s for term in self.terms for s in ((term.source,) if term.kind != "cases" else term.given) if s >= 0}
         return [self.sources[number] for number in sorted(numbers)]
@@ -152,17 +152,17 @@ class Formula:
         """Names of the variables of the columns."""
         return frozenset(self.names(column.symbol for column in self.asked))
 
-    def cost(self, data: Tables) -> Cost:
+    def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
         return cost(self, data)
 
-    def columns(self, data: Tables, free: Collection[int] = ()) -> Columns:
+    def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
         """Values by the columns of the answer; see :func:`mdcm.identification.evaluation.columns`."""
         if self not in data.evaluated:
             data.evaluated[self] = evaluate(self, data)
         return columns(self, data.evaluated[self], data, free)
 
-    def reason(self, data: Tables, row: Mapping[str, Hashable]) -> str | None:
+    def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """Description of the condition without rows that matters most in a row of the answer."""
         condition = unseen_condition(self, data, row)
         if condition is None:
@@ -386,14 +386,14 @@ class Estimand:
         asked = [formula.asked_variables for formula in self._formulas]
         return self.variables.union(*asked, *(condition.variables for condition in conditions if condition is not None))
 
-    def _tables(self, data: Any, weights: Any) -> Tables:
+    def _tables(self, data: Any, weights: Any) -> SourceTables:
         sources = dict.fromkeys(source for formula in self._formulas for source in formula.sources)
         conditions = [formula.condition for formula in self._formulas]
         sources.update(
             dict.fromkeys(source for condition in conditions if condition is not None for source in condition.used)
         )
         used = dict.fromkeys(source for formula in self._formulas for source in formula.used)
-        return Tables(data, tuple(sources), tuple(used), weights, self._levels)
+        return SourceTables(data, tuple(sources), tuple(used), weights, self._levels)
 
     def _with_warnings(self, estimate: Estimate) -> Estimate:
         single = is_sum(self.query) or self.query.query.is_number
@@ -514,7 +514,7 @@ class _Writer:
             return text
         return rf"\left[{text}\right]" if latex else f"[{text}]"
 
-    def _probability(self, term: Term, env: Mapping[int, str]) -> str:
+    def _probability(self, term: FormulaTerm, env: Mapping[int, str]) -> str:
         conditions = [self._name(s, env) for s in term.given]
         if term.set:
             conditions.insert(0, f"do({', '.join(self._name(s, env) for s in term.set)})")

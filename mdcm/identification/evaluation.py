@@ -21,8 +21,8 @@ from mdcm.identification.question import as_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mdcm.identification.estimand import Formula, Term
-    from mdcm.identification.tables import Tables
+    from mdcm.identification.estimand import Formula, FormulaTerm
+    from mdcm.identification.tables import SourceTables
 
 __all__ = ["ROUNDING", "SAMPLES", "Bounds", "Columns", "Cost", "columns", "cost", "evaluate", "unseen_condition"]
 
@@ -113,7 +113,7 @@ class Cost(NamedTuple):
             )
 
 
-def cost(formula: Formula, data: Tables) -> Cost:
+def cost(formula: Formula, data: SourceTables) -> Cost:
     """Cost of evaluating a formula, computed without tables."""
     sizes = _Sizes(formula, data)
     scopes: list[list[tuple[Hashable, ...]]] = []
@@ -161,7 +161,7 @@ def cost(formula: Formula, data: Tables) -> Cost:
 class _Sizes(dict[Hashable, int]):
     """Number of levels of symbols, looked up when needed."""
 
-    def __init__(self, formula: Formula, data: Tables) -> None:
+    def __init__(self, formula: Formula, data: SourceTables) -> None:
         super().__init__()
         self._formula, self._data = formula, data
 
@@ -176,7 +176,7 @@ class _Sizes(dict[Hashable, int]):
 
 def evaluate(
     formula: Formula,
-    data: Tables,
+    data: SourceTables,
     fill: Mapping[int, NDArray[np.float64]] | None = None,
     known: dict[int, Bounds] | None = None,
 ) -> Bounds:
@@ -218,7 +218,7 @@ def evaluate(
 
 
 def _value(
-    formula: Formula, term: Term, operands: list[Bounds], data: Tables, fill: NDArray[np.float64] | None
+    formula: Formula, term: FormulaTerm, operands: list[Bounds], data: SourceTables, fill: NDArray[np.float64] | None
 ) -> Bounds:
     if term.kind == "probability":
         scope, table, _ = _conditional(formula, term, data)
@@ -250,14 +250,14 @@ def _value(
     return _quotient(operands[0], operands[1])
 
 
-def _codes(formula: Formula, symbols: Iterable[int], data: Tables) -> dict[int, int]:
+def _codes(formula: Formula, symbols: Iterable[int], data: SourceTables) -> dict[int, int]:
     """Codes of the fixed symbols."""
     fixed = {s: formula.symbol(s) for s in symbols if formula.is_fixed(s)}
     return {s: data.code(symbol.variable, symbol.value) for s, symbol in fixed.items()}
 
 
 def _conditional(
-    formula: Formula, term: Term, data: Tables
+    formula: Formula, term: FormulaTerm, data: SourceTables
 ) -> tuple[tuple[int, ...], NDArray[np.float64], dict[int, int]]:
     """A probability at its fixed symbols: symbols of its axes, table, and codes of the fixed symbols."""
     codes = _codes(formula, (*term.set, *term.given, *term.symbols), data)
@@ -270,7 +270,7 @@ def _conditional(
     return factor.variables, factor.table, codes  # type: ignore[return-value]
 
 
-def _factor(symbols: tuple[int, ...], table: NDArray[np.float64], data: Tables) -> Factor:
+def _factor(symbols: tuple[int, ...], table: NDArray[np.float64], data: SourceTables) -> Factor:
     return Factor((SAMPLES, *symbols) if data.is_sample else symbols, table)
 
 
@@ -309,7 +309,9 @@ def _any(operand: Bounds, symbols: Sequence[int], weight: Factor) -> Bounds:
     return Bounds(*results)
 
 
-def _cases(formula: Formula, term: Term, operands: list[Bounds], inside: list[set[int]], data: Tables) -> Bounds:
+def _cases(
+    formula: Formula, term: FormulaTerm, operands: list[Bounds], inside: list[set[int]], data: SourceTables
+) -> Bounds:
     scope = list(dict.fromkeys(s for operand in operands for s in operand.scope()))
     shape = [data.replicates or 1 if s == SAMPLES else len(data.levels(formula.symbol(s).variable)) for s in scope]
     check_size(math.prod(shape), _LARGEST)
@@ -399,7 +401,7 @@ class Columns:
         return np.zeros(self.low.shape, dtype=bool) if self.high is self.low else ~_is_known(self.low, self.high)
 
 
-def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int] = ()) -> Columns:
+def columns(formula: Formula, bounds: Bounds, data: SourceTables, free: Collection[int] = ()) -> Columns:
     """Values of a formula by the columns of its answer, preceded by an axis of bootstrap samples if there are any.
 
     Args:
@@ -450,7 +452,9 @@ def columns(formula: Formula, bounds: Bounds, data: Tables, free: Collection[int
     return Columns(low, high, table == 0, shown)
 
 
-def unseen_condition(formula: Formula, data: Tables, row: Mapping[str, Hashable]) -> tuple[int, dict[str, int]] | None:
+def unseen_condition(
+    formula: Formula, data: SourceTables, row: Mapping[str, Hashable]
+) -> tuple[int, dict[str, int]] | None:
     """Condition without rows that matters most in a row of the answer: source and codes by variable.
 
     Found by bisection over the unknown cells of a term: those matter whose removal reduces the upper bound.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdcm.identification.combination import AnyFormula
-    from mdcm.identification.tables import Tables
+    from mdcm.identification.tables import SourceTables
 
 __all__ = ["MOST_UNSEEN", "Estimate", "Part", "estimate_of", "is_sum", "part_of", "with_error"]
 
@@ -84,7 +84,7 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN) -> Part:
+def part_of(formula: AnyFormula, data: SourceTables, most_unseen: float = MOST_UNSEEN) -> Part:
     """Plug-in estimate of a single query.
 
     If conditions with weight have no rows, the known probabilities are normalised to sum to one, unless too much of
@@ -132,7 +132,7 @@ def part_of(formula: AnyFormula, data: Tables, most_unseen: float = MOST_UNSEEN)
     return Part(formula.query, values, unseen, impossible, spread, labels, levels)
 
 
-def _columns_if_available(formula: AnyFormula, data: Tables) -> Columns | None:
+def _columns_if_available(formula: AnyFormula, data: SourceTables) -> Columns | None:
     """Columns of a condition; None if the data lack variables of it or its cost is too high."""
     try:
         formula.cost(data).check()
@@ -166,7 +166,7 @@ def _numbers(formula: AnyFormula, levels: Sequence[Hashable]) -> NDArray[np.floa
     return np.array(levels, dtype=np.float64)
 
 
-def notes_on(formula: AnyFormula, part: Part, data: Tables, explains: bool) -> list[str]:
+def notes_on(formula: AnyFormula, part: Part, data: SourceTables, explains: bool) -> list[str]:
     """Remarks on the estimate of a query, a sentence each; ``explains`` names a condition without rows."""
     notes = []
     if part.impossible.any():
@@ -220,7 +220,7 @@ def _percent(share: float) -> str:
 def estimate_of(
     formulas: Sequence[AnyFormula],
     expression: language.Expression,
-    data: Tables,
+    data: SourceTables,
     most_unseen: float = MOST_UNSEEN,
     *,
     explains: bool = True,
@@ -257,7 +257,7 @@ def with_error(
     estimate: Estimate,
     formulas: Sequence[AnyFormula],
     expression: language.Expression,
-    data: Tables,
+    data: SourceTables,
     replicates: int,
     seed: int,
 ) -> Estimate:
@@ -285,7 +285,9 @@ def with_error(
     return replace(estimate, stderr=pd.Series(spread, index=estimate.values.index, name="stderr"), notes=notes)
 
 
-def _samples(formulas: Sequence[AnyFormula], expression: language.Expression, data: Tables) -> NDArray[np.float64]:
+def _samples(
+    formulas: Sequence[AnyFormula], expression: language.Expression, data: SourceTables
+) -> NDArray[np.float64]:
     """Values of an expression in bootstrap samples, ``[r, values]``."""
     parts = [part_of(formula, data, 1.0).values.reshape(data.replicates or 1, -1) for formula in formulas]
     if not is_sum(expression):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mdcm.identification.estimand import Formula
     from mdcm.identification.evaluation import Bounds
 
-__all__ = ["Source", "Tables"]
+__all__ = ["SourceTables", "TableSource"]
 
 # largest number of cell indices, one per row and term, to cache between bootstrap samples
 _MOST_CELLS_KEPT = 1 << 25
@@ -29,7 +29,7 @@ _MOST_PACKED = 1 << 40
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """Data sets that set the same variables and observe the same variables.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Part:
         return self.weights if self.count is None else self.weights * self.count
 
 
-class Tables:
+class SourceTables:
     """Discrete tables by source.
 
     Args:
@@ -86,8 +86,8 @@ class Tables:
     def __init__(
         self,
         data: Any,
-        sources: Sequence[Source],
-        used: Collection[Source],
+        sources: Sequence[TableSource],
+        used: Collection[TableSource],
         weights: Any = None,
         levels: Mapping[str, Sequence[Hashable]] | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Tables:
         self.replicates: int | None = None
         self.evaluated: dict[Formula, Bounds] = {}
         self._parts: list[_Part] = []
-        self._members: dict[Source, list[int]] = {}
+        self._members: dict[TableSource, list[int]] = {}
         if isinstance(data, pd.DataFrame | pd.Series) and len(used) > 1:
             needed = " and ".join(map(str, used))
             raise DataError(f"the estimand needs data of {needed}, and one table was given")
@@ -122,7 +122,7 @@ class Tables:
         self._rng: np.random.Generator | None = None
         self._drawn: dict[Hashable, NDArray[np.float64]] = {}
 
-    def compressed(self, names: Collection[str]) -> Tables:
+    def compressed(self, names: Collection[str]) -> SourceTables:
         """The same tables with rows merged that are equal in some columns.
 
         Args:
@@ -131,7 +131,7 @@ class Tables:
         # determine levels from all rows before merging
         for name in filter(self.has, names):
             self.levels(name)
-        base = object.__new__(Tables)
+        base = object.__new__(SourceTables)
         base.__dict__ = {**self.__dict__, "_codes": {}, "_cells": {}, "_parts": [], "evaluated": {}}
         for part in self._parts:
             columns = [name for name in part.frame.columns if name in names]
@@ -159,7 +159,7 @@ class Tables:
             # raised again when the column is used
             return pd.factorize(frame[name], use_na_sentinel=False)[0]
 
-    def resampled(self, replicates: int, seed: int, batch: int) -> Iterator[Tables]:
+    def resampled(self, replicates: int, seed: int, batch: int) -> Iterator[SourceTables]:
         """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight with mean one.
 
         Conditional probabilities are drawn with one additional row spread over the levels, so that a few equal rows do
@@ -171,7 +171,7 @@ class Tables:
             batch: Largest number of samples per batch.
 
         Yields:
-            Tables of the same rows in a batch of samples.
+            SourceTables of the same rows in a batch of samples.
 
         References:
             Rubin (1981), The Bayesian bootstrap.
@@ -179,7 +179,7 @@ class Tables:
         rng = np.random.default_rng(seed)
         for start in range(0, replicates, batch):
             size = min(batch, replicates - start)
-            other = object.__new__(Tables)
+            other = object.__new__(SourceTables)
             fresh = {"replicates": size, "_rng": rng, "_drawn": {}, "_parts": [], "evaluated": {}}
             other.__dict__ = {**self.__dict__, **fresh}
             for part in self._parts:
@@ -243,7 +243,9 @@ class Tables:
             shown = ", ".join(map(str, levels[:10]))
             raise DataError(f"{name}={value} does not occur; its levels are {shown}", column=name) from None
 
-    def counts(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.float64]:
+    def counts(
+        self, source: TableSource, names: Sequence[str], at: Mapping[str, int] | None = None
+    ) -> NDArray[np.float64]:
         """Total weight of every combination of levels, one axis per name, over the rows with the codes ``at``."""
         shape = [len(self.levels(name)) for name in names]
         size = math.prod(shape)
@@ -255,14 +257,16 @@ class Tables:
                 row += np.bincount(cells, weights=weights, minlength=size + 1)[:size]
         return total.reshape(shape if self.replicates is None else [self.replicates, *shape])
 
-    def has_rows(self, source: Source, names: Sequence[str], at: Mapping[str, int] | None = None) -> NDArray[np.bool_]:
+    def has_rows(
+        self, source: TableSource, names: Sequence[str], at: Mapping[str, int] | None = None
+    ) -> NDArray[np.bool_]:
         """Whether every combination of levels has rows with the codes ``at``; the same in all samples."""
         occupied = self.counts(source, names, at) > 0
         return occupied if self.replicates is None else occupied[0]
 
     def conditional(
         self,
-        source: Source,
+        source: TableSource,
         given: Sequence[str],
         names: Sequence[str],
         done: Sequence[str] = (),
@@ -297,7 +301,7 @@ class Tables:
             self._drawn[key] = share
         return share
 
-    def _row_weight(self, source: Source) -> NDArray[np.float64]:
+    def _row_weight(self, source: TableSource) -> NDArray[np.float64]:
         """Mean weight of a row in every sample, ``[r, 1]``."""
         parts = [self._parts[k] for k in self._members[source]]
         rows = sum(part.weights.shape[-1] if part.count is None else float(part.count.sum()) for part in parts)
@@ -305,7 +309,7 @@ class Tables:
         return np.asarray(total / rows)
 
     def _cell_indices(
-        self, source: Source, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
+        self, source: TableSource, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
     ) -> NDArray[np.int64]:
         """Index of every row's cell in the table over ``names``; ``size`` for rows with other codes than ``at``."""
         key = (id(self._parts[k].frame), names, at)
@@ -321,7 +325,7 @@ class Tables:
             self._cells[key] = cells
         return self._cells[key]
 
-    def _coded(self, source: Source | None, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
+    def _coded(self, source: TableSource | None, frame: pd.DataFrame, name: str) -> NDArray[np.intp]:
         # the id of the frame is unique while this object holds it
         key = (id(frame), name)
         if key not in self._codes:
@@ -383,7 +387,7 @@ def _has_categories(column: pd.Series[Any]) -> bool:
 _Matches = list[tuple[int, Any, Any, Any, Any]]
 
 
-def _find(data: Any, source: Source) -> _Matches:
+def _find(data: Any, source: TableSource) -> _Matches:
     """All tables of a source."""
     import pandas as pd
 

@@ -25,7 +25,7 @@ from mdcm.mechanisms import float_pixels
 from mdcm.mechanisms.placement import log_density
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
 from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, elimination_order
-from mdcm.sampling.tables import Tables
+from mdcm.sampling.tables import NetworkTables
 from mdcm.sampling.worlds import Network, Node, Units, copied
 
 __all__ = ["Abduction", "EvidenceError", "check_evidence"]
@@ -194,7 +194,7 @@ class Abduction:
             and all(self.network.nodes[number].rule is None for number in self._base)
         ):
             return None
-        tables = Tables(self.network, self.evidence, self.cases)
+        tables = NetworkTables(self.network, self.evidence, self.cases)
         scopes = [tables.scope(number) for number in nodes]
         latents = sorted({index for number in nodes for index in self.dcm.latents[self.network.nodes[number].variable]})
         order = elimination_order(scopes, (), tables.sizes)

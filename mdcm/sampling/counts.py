@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mdcm.data import Encoded, Schema
 
-__all__ = ["MOST_KEPT", "MOST_KNOTS", "RowTable", "Rows", "countable", "quantile_knots"]
+__all__ = ["MOST_KEPT", "MOST_KNOTS", "CountedRows", "RowTable", "countable", "quantile_knots"]
 
 # quantiles to which numbers are rounded: far more than the neighbourhoods in which rows are counted
 _KNOTS = 512
@@ -75,7 +75,7 @@ class RowTable:
 
 
 @dataclass(frozen=True)
-class Rows:
+class CountedRows:
     """Rows of a data set, or tables of the columns that were fitted together.
 
     Attributes:
@@ -92,7 +92,7 @@ class Rows:
     _projections: dict[tuple[str, ...], RowTable] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, encoded: Encoded, schema: Schema, knots: Mapping[str, NDArray[np.float32]]) -> Rows:
+    def of(cls, encoded: Encoded, schema: Schema, knots: Mapping[str, NDArray[np.float32]]) -> CountedRows:
         """Rows of an encoded data set, numbers rounded to their knots."""
         names = [name for name in encoded if countable(schema, name)]
         columns = [

@@ -24,7 +24,7 @@ from torch import Tensor
 from mdcm.dcm import one_thread
 from mdcm.mechanisms import Categorical
 from mdcm.sampling.messages import Order, RowFactor, eliminate, elimination_order
-from mdcm.sampling.tables import Tables, scaled
+from mdcm.sampling.tables import NetworkTables, scaled
 from mdcm.sampling.worlds import Network
 
 __all__ = ["Posterior", "common_noise", "event_probability", "posterior"]
@@ -79,7 +79,7 @@ def posterior(
     closure = network.closure([*targets, *evidence])
     if any(network.nodes[number].rule is not None for number in closure):
         return None
-    tables = Tables(network, evidence, rows)
+    tables = NetworkTables(network, evidence, rows)
     groups = _groups(tables, closure)
     if groups is None or not all(_is_summable(tables, number) for number in targets):
         return None
@@ -94,7 +94,7 @@ def posterior(
     parts = []
     shared: dict[int, tuple[RowFactor, Tensor]] = {}
     for start in range(0, rows, batch):
-        part = Tables(network, evidence, min(batch, rows - start), start=start, shared=shared)
+        part = NetworkTables(network, evidence, min(batch, rows - start), start=start, shared=shared)
         parts.append(_eliminated(part, groups, targets, order, shape))
     return Posterior(torch.cat([table for table, _ in parts]), torch.cat([log_total for _, log_total in parts]))
 
@@ -130,7 +130,7 @@ def event_probability(
     return Posterior(share.clamp_max(1.0), given.log_evidence)
 
 
-def _groups(tables: Tables, closure: Sequence[int]) -> list[tuple[int, ...]] | None:
+def _groups(tables: NetworkTables, closure: Sequence[int]) -> list[tuple[int, ...]] | None:
     """Nodes by factor: the copies of a variable share one. None if a factor has no closed form."""
     copies: dict[str, list[int]] = {}
     for number in closure:
@@ -148,15 +148,15 @@ def _groups(tables: Tables, closure: Sequence[int]) -> list[tuple[int, ...]] | N
     return list(map(tuple, copies.values()))
 
 
-def _is_summable(tables: Tables, number: int) -> bool:
+def _is_summable(tables: NetworkTables, number: int) -> bool:
     return tables.dcm.schema[tables.network.nodes[number].variable].kind == "categorical"
 
 
-def _scope(tables: Tables, group: tuple[int, ...]) -> tuple[Hashable, ...]:
+def _scope(tables: NetworkTables, group: tuple[int, ...]) -> tuple[Hashable, ...]:
     return tuple(dict.fromkeys(axis for number in group for axis in tables.scope(number)))
 
 
-def _cells(tables: Tables, group: tuple[int, ...]) -> int:
+def _cells(tables: NetworkTables, group: tuple[int, ...]) -> int:
     """Cells per row in the computation of a factor."""
     if len(group) == 1:
         return tables.cells(group[0])
@@ -166,7 +166,7 @@ def _cells(tables: Tables, group: tuple[int, ...]) -> int:
 
 
 def _eliminated(
-    tables: Tables, groups: Sequence[tuple[int, ...]], targets: Sequence[int], order: Order, shape: Sequence[int]
+    tables: NetworkTables, groups: Sequence[tuple[int, ...]], targets: Sequence[int], order: Order, shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Distribution of the targets, ``[n, K_1, ..., K_t]``, and the log probability of the evidence, ``[n]``."""
     pool: list[RowFactor] = []
@@ -190,7 +190,7 @@ def _eliminated(
 
 
 def _spread(
-    tables: Tables, share: Tensor, targets: Sequence[int], keep: Sequence[Hashable], shape: Sequence[int]
+    tables: NetworkTables, share: Tensor, targets: Sequence[int], keep: Sequence[Hashable], shape: Sequence[int]
 ) -> Tensor:
     """Distribution of the targets, some of them known or repeated, from that of the distinct free nodes."""
     if [("value", number) for number in targets] == list(keep):
@@ -209,7 +209,7 @@ def _spread(
     return result
 
 
-def _pair(tables: Tables, first: int, second: int) -> tuple[RowFactor, Tensor]:
+def _pair(tables: NetworkTables, first: int, second: int) -> tuple[RowFactor, Tensor]:
     """Joint factor of the two copies of a variable, which share their noise."""
     (first_axes, log_p), (second_axes, log_q) = tables.levels(first), tables.levels(second)
     outer = tuple(dict.fromkeys((*first_axes, *second_axes)))

@@ -13,7 +13,7 @@ from mdcm.query import Expression, Query
 from mdcm.sampling.requests import Request
 from mdcm.sampling.samples import Samples
 from mdcm.sampling.support import Support
-from mdcm.sampling.verdicts import Question, question
+from mdcm.sampling.verdicts import RequestedDistribution, question
 from mdcm.text.advice import warn
 from mdcm.text.limits import MOST_SAMPLES, seeded
 from mdcm.text.printable import quoted
@@ -275,7 +275,7 @@ class Sampler:
             warn("; ".join(warnings))
         return request
 
-    def _refusal(self, asked: Question) -> tuple[Identification | None, str] | None:
+    def _refusal(self, asked: RequestedDistribution) -> tuple[Identification | None, str] | None:
         """The decision that the distribution is not identified, or None if undecided, with an explanation."""
         for expression, do in asked.parts:
             try:

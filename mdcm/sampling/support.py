@@ -41,7 +41,7 @@ from mdcm.data import encode
 from mdcm.dcm import one_thread
 from mdcm.errors import LowSupportError
 from mdcm.sampling.abduction import Abduction, EvidenceError
-from mdcm.sampling.counts import Rows, RowTable, countable, quantile_knots
+from mdcm.sampling.counts import CountedRows, RowTable, countable, quantile_knots
 from mdcm.sampling.draws import Draws
 from mdcm.sampling.strata import Column, Overlap, overlaps
 
@@ -140,7 +140,7 @@ class Support:
     """
 
     def __init__(
-        self, graph: ADMG, schema: Schema, rows: Sequence[Rows], knots: Mapping[str, NDArray[np.float32]]
+        self, graph: ADMG, schema: Schema, rows: Sequence[CountedRows], knots: Mapping[str, NDArray[np.float32]]
     ) -> None:
         self.graph = graph
         self.schema = schema
@@ -159,13 +159,13 @@ class Support:
         """Counts of encoded data sets."""
         encoded = [encode(dataset, schema) for dataset in datasets]
         knots = quantile_knots(schema, encoded)
-        return cls(graph, schema, [Rows.of(dataset, schema, knots) for dataset in encoded], knots)
+        return cls(graph, schema, [CountedRows.of(dataset, schema, knots) for dataset in encoded], knots)
 
     def compact(self) -> Support:
         """The same reduced for a file: counts of the columns that were fitted together."""
         return Support(self.graph, self.schema, [self._compacted(rows) for rows in self.rows], self.knots)
 
-    def _compacted(self, rows: Rows) -> Rows:
+    def _compacted(self, rows: CountedRows) -> CountedRows:
         free = set(self.graph.nodes) - rows.do
         scopes: dict[frozenset[str], None] = {}
         done: set[str] = set()
@@ -175,7 +175,9 @@ class Support:
                 done |= members
                 scopes[rows.columns.intersection({*members, *self.graph.parents(members)})] = None
         tables = [rows.table([name for name in self.graph.nodes if name in scope]) for scope in scopes]
-        return Rows(rows.do, rows.columns, rows.size, tuple(table.thinned() for table in tables if table is not None))
+        return CountedRows(
+            rows.do, rows.columns, rows.size, tuple(table.thinned() for table in tables if table is not None)
+        )
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Contents of a file: plain JSON values, and arrays by name."""
@@ -225,7 +227,7 @@ class Support:
                 if (codes < 0).any() or (codes >= most).any() or not (np.isfinite(counts) & (counts > 0)).all():
                     raise ValueError("its counts refer to values that its variables do not have")
                 tables.append(RowTable(tuple(names), codes, counts))
-            rows.append(Rows(do, columns, size, tuple(tables)))
+            rows.append(CountedRows(do, columns, size, tuple(tables)))
         return cls(graph, schema, rows, knots)
 
     def _joined(self, name: str, among: Collection[str]) -> set[str]:
@@ -242,7 +244,7 @@ class Support:
 
     def _families(
         self, network: Network, targets: Collection[int], evidence: Collection[int]
-    ) -> list[dict[_Family, list[Rows]]]:
+    ) -> list[dict[_Family, list[CountedRows]]]:
         """Families to compare, with their data sets, for every variable on which the answer depends."""
         nodes = network.nodes
         closure = set(network.closure([*targets, *evidence]))
@@ -250,15 +252,15 @@ class Support:
         above = self.graph.ancestors({nodes[number].variable for number in closure})
         worlds = list(network.worlds)
         factual = network.world({})
-        families: list[dict[_Family, list[Rows]]] = []
+        families: list[dict[_Family, list[CountedRows]]] = []
         done: set[int] = set()
         for world in worlds:
             for name, number in world.items():
                 if number not in closure or number in done or not network.is_natural(world, name):
                     continue
                 done.add(number)
-                by_family: dict[_Family, list[Rows]] = {}
-                backup: dict[_Family, list[Rows]] = {}
+                by_family: dict[_Family, list[CountedRows]] = {}
+                backup: dict[_Family, list[CountedRows]] = {}
                 for rows in self.rows:
                     if name not in rows.columns or name in rows.do:
                         continue
@@ -272,7 +274,13 @@ class Support:
         return families
 
     def _family(
-        self, network: Network, world: Mapping[str, int], name: str, above: set[str], rows: Rows, with_value: bool
+        self,
+        network: Network,
+        world: Mapping[str, int],
+        name: str,
+        above: set[str],
+        rows: CountedRows,
+        with_value: bool,
     ) -> tuple[_Family, bool]:
         """Family in which to compare P(v | b), for a variable in a world and the rows of a data set."""
         before = self._order[name]
@@ -363,7 +371,7 @@ class Support:
     def _compared(
         self,
         network: Network,
-        families: Sequence[Mapping[_Family, Sequence[Rows]]],
+        families: Sequence[Mapping[_Family, Sequence[CountedRows]]],
         drawable: Collection[int],
         values: Mapping[int, NDArray[Any]],
         weights: NDArray[np.float64],
@@ -440,7 +448,7 @@ class Support:
         self,
         network: Network,
         family: _Family,
-        rows: Sequence[Rows],
+        rows: Sequence[CountedRows],
         values: Mapping[int, NDArray[Any]],
         weights: NDArray[np.float64],
         evidence: Mapping[int, Tensor],

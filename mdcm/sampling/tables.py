@@ -16,10 +16,10 @@ from mdcm.sampling.messages import RowFactor
 if TYPE_CHECKING:
     from mdcm.sampling.worlds import Network
 
-__all__ = ["Tables", "scaled"]
+__all__ = ["NetworkTables", "scaled"]
 
 
-class Tables:
+class NetworkTables:
     """Tables of a network's nodes: P(value | parents, states of confounders), sliced at set and observed values.
 
     The axes are named ``("value", node)`` for the value of a node that is neither set nor observed, and

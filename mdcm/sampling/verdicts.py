@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mdcm.data import Schema, Variable
     from mdcm.graph import ADMG
 
-__all__ = ["Question", "question", "rule_of"]
+__all__ = ["RequestedDistribution", "question", "rule_of"]
 
 # largest numbers of values set by row, and of combinations of natural values, to identify one by one
 _MOST_VALUES = 32
@@ -28,7 +28,7 @@ _MOST_COMBINATIONS = 256
 
 
 @dataclass(frozen=True)
-class Question:
+class RequestedDistribution:
     """Distribution of a request for rows, as queries.
 
     Attributes:
@@ -49,7 +49,7 @@ def question(
     do: Mapping[str, Any],
     given: Mapping[str, Any],
     evidence: Mapping[str, Any] | None,
-) -> Question | None:
+) -> RequestedDistribution | None:
     """Distribution of rows, as queries; None without interventions and evidence, or if no variable is random.
 
     With a function f of the natural value, the query is counterfactual: the outcome had f(x) been set in the units
@@ -93,7 +93,7 @@ def question(
         if 1 < len(several) <= _MOST_VALUES:
             open_[name] = several
     by_rule = f" with {', '.join(rules)} set by a rule" if rules else ""
-    return Question(f"{expression}{by_rule}", ((expression, open_),))
+    return RequestedDistribution(f"{expression}{by_rule}", ((expression, open_),))
 
 
 def rule_of(variable: Variable, function: Callable[[Any], Any]) -> dict[Any, Any] | None:
@@ -118,7 +118,7 @@ def _of_units(
     do: Mapping[str, Any],
     given: Mapping[str, Any],
     evidence: Mapping[str, Any],
-) -> Question | None:
+) -> RequestedDistribution | None:
     """Counterfactual query given evidence, with a part for every natural value of variables set by a rule."""
     seen = {name: _value(schema, name, value) for name, value in evidence.items()}
     known_rules = {name: rule_of(schema[name], value) for name, value in do.items() if callable(value)}
@@ -162,7 +162,7 @@ def _of_units(
         parts.append((Expression(((1, Query("P", (*outcomes, *natural), (), known)),)), {}))
         shown = shown or str(Expression(((1, Query("P", outcomes, (), known)),)))
     by_rule = f" with {', '.join(rules)} set by a rule" if rules else ""
-    return Question(f"{shown}{by_rule}", tuple(parts), math.prod(map(len, choices)) <= _MOST_COMBINATIONS)
+    return RequestedDistribution(f"{shown}{by_rule}", tuple(parts), math.prod(map(len, choices)) <= _MOST_COMBINATIONS)
 
 
 def _choices(

@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from mdcm.text.documents import listed, record, whole
-from mdcm.training.objectives.comparison import Check
-from mdcm.training.objectives.critic_problem import AdversarialProblem, Losses
+from mdcm.training.objectives.comparison import Distances
+from mdcm.training.objectives.critic_problem import AdversarialProblem, StepLosses
 from mdcm.training.objectives.critic_stack import Stack
 from mdcm.training.trainer import Snapshot, check_modules
 
@@ -53,7 +53,7 @@ class AdversarialObjective:
         self.modules: Sequence[int] = range(len(problems))
         self.packed: list[int] = []
         self.stack: Stack | None = None
-        self._losses: dict[int, Losses] = {}
+        self._losses: dict[int, StepLosses] = {}
 
     def start(self, modules: Sequence[int], *, everything: bool) -> None:
         """Train these modules; problems are made with their initial weights."""
@@ -102,7 +102,7 @@ class AdversarialObjective:
 
     # ---- held-out rows
 
-    def validate(self) -> list[Check]:
+    def validate(self) -> list[Distances]:
         """How rows of the averaged weights compare with held-out ones."""
         checks = []
         for module in self.modules:
@@ -111,12 +111,12 @@ class AdversarialObjective:
             checks.append(self.problems[module].check())
         return checks
 
-    def validation(self, module: int, tensor: Tensor) -> Check:
+    def validation(self, module: int, tensor: Tensor) -> Distances:
         """The comparison that these distances are from."""
         problem = self.problems[module]
         if tensor.shape != (len(problem.sides),):
             raise ValueError(f"job.best.{module} must have {len(problem.sides):,} distances, not {list(tensor.shape)}")
-        return Check(tuple(tensor.tolist()), (), problem.tolerance)
+        return Distances(tuple(tensor.tolist()), (), problem.tolerance)
 
     def keep(self, module: int) -> None:
         """Remember the averaged weights of a module as the best so far."""

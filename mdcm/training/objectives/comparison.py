@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mdcm.training.objectives.generators import FitSide
     from mdcm.training.pooled_rows import Reader
 
-__all__ = ["Check", "compare"]
+__all__ = ["Distances", "compare"]
 
 # rows of each side in an energy distance, which is quadratic in them
 ENERGY_ROWS = 1_000
@@ -26,7 +26,7 @@ _RARE = 0.02
 
 
 @dataclass(frozen=True)
-class Check:
+class Distances:
     """Distances of generated rows to held-out ones.
 
     Attributes:
@@ -50,7 +50,7 @@ class Check:
         """The distances, float64 ``[fits]``."""
         return torch.tensor(self.distances, dtype=torch.float64)
 
-    def worse_than(self, other: Check) -> bool:
+    def worse_than(self, other: Distances) -> bool:
         """Whether the mean distance is larger than another one by more than the tolerance."""
         # written so that NaN counts as worse
         return not self.mean <= other.mean + self.tolerance
@@ -67,7 +67,7 @@ def compare(
     held_out: Sequence[Tensor],
     readers: Mapping[str, Reader],
     tolerance: float = 0.0,
-) -> Check:
+) -> Distances:
     """Compare generated rows with held-out ones.
 
     Args:
@@ -90,7 +90,7 @@ def compare(
                 counts = torch.bincount(values[variable.name], minlength=variable.num_levels)
                 codes = ((real > _RARE) & (counts == 0)).nonzero().flatten().tolist()
                 missing |= {(variable.name, variable.levels[code]): None for code in codes}
-    return Check(tuple(distances), tuple(missing), tolerance)
+    return Distances(tuple(distances), tuple(missing), tolerance)
 
 
 def _energy_distance(

@@ -38,9 +38,9 @@ from mdcm.mechanisms.encoder import train_encoder
 from mdcm.mechanisms.representations import ProbeGap, encode_images, probe_gap
 from mdcm.text.advice import advice
 from mdcm.training.adversarial_config import AdversarialConfig
-from mdcm.training.objectives.comparison import ENERGY_ROWS, Check, compare
+from mdcm.training.objectives.comparison import ENERGY_ROWS, Distances, compare
 from mdcm.training.objectives.critics import Critics
-from mdcm.training.objectives.generators import Draw, FitSide, Generators, gumbel_, prepare_mechanisms
+from mdcm.training.objectives.generators import FitSide, GeneratedRows, Generators, gumbel_, prepare_mechanisms
 from mdcm.training.objectives.problems import assign
 from mdcm.training.optimizer import adamw_step
 from mdcm.training.pooled_rows import Layout, PooledRows, Reader
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.planning import Fit, HNode
 
-__all__ = ["AdversarialProblem", "Losses", "generated_and_given", "pixels"]
+__all__ = ["AdversarialProblem", "StepLosses", "generated_and_given", "pixels"]
 
 _CHECK_ROWS = 20_000
 # standard errors by which a look may be worse than the best one and still be taken for as good
@@ -62,7 +62,7 @@ QUANTILE, SHARE, RACES = range(3)
 CRITIC, GENERATOR = "critic", "generator"
 
 
-class Losses(NamedTuple):
+class StepLosses(NamedTuple):
     """Losses of one step.
 
     Attributes:
@@ -315,7 +315,7 @@ class AdversarialProblem:
             [side.layout.pack(one, self.readers) for side, one in zip(self.sides, draw.values, strict=True)]
         )
 
-    def step(self, step: int) -> Losses:
+    def step(self, step: int) -> StepLosses:
         """One step: the critics as often as the settings say, then the generators.
 
         Args:
@@ -345,7 +345,7 @@ class AdversarialProblem:
             moments = (self.moments, self.squares, self.counts)
             adamw_step(self.parameters, grads, *moments, config.learning_rate * rate, config.betas)
             torch._foreach_lerp_(self.average, list(self.parameters), config.averaging(step))
-        return Losses(critic, losses)
+        return StepLosses(critic, losses)
 
     def _gradients(
         self, batch: _Batch, temperature: float, fits: Sequence[int] | None = None
@@ -398,7 +398,7 @@ class AdversarialProblem:
 
     # ---- judging
 
-    def check(self) -> Check:
+    def check(self) -> Distances:
         """Compare rows of the averaged weights with held-out rows, with the same noise at every look."""
         with torch.no_grad(), self.holding(self.average):
             draw, held = self._judged_rows()
@@ -411,7 +411,7 @@ class AdversarialProblem:
             self.generator.manual_seed(derived_seed(self.seed, "idle"))
             return self.generators.idle(draw, self.generator)
 
-    def _judged_rows(self) -> tuple[Draw, list[Tensor]]:
+    def _judged_rows(self) -> tuple[GeneratedRows, list[Tensor]]:
         self.generator.manual_seed(derived_seed(self.seed, "validation"))
         held, given = [], []
         size = _CHECK_ROWS if all(side.layout.categorical for side in self.sides) else ENERGY_ROWS

@@ -33,7 +33,7 @@ from mdcm.training.objectives.critic_problem import (
     RACES,
     SHARE,
     AdversarialProblem,
-    Losses,
+    StepLosses,
     stratified,
 )
 from mdcm.training.objectives.critics import Critics
@@ -343,7 +343,7 @@ class Stack:
 
     # ---- a step
 
-    def step(self, step: int, count: int = 1) -> list[Losses]:
+    def step(self, step: int, count: int = 1) -> list[StepLosses]:
         """Steps of every problem, each the critics as often as the settings say, then the generators.
 
         Args:
@@ -362,7 +362,7 @@ class Stack:
         self._check(step, count)
         sizes = [len(problem.sides) for problem in self.problems]
         both = (torch.split(one[count - 1].clone(), sizes) for one in (self._critic_losses, self._losses))
-        return [Losses(*own) for own in zip(*both, strict=True)]
+        return [StepLosses(*own) for own in zip(*both, strict=True)]
 
     def _take(self, number: int) -> None:
         """One step, of that number among those that are taken in one go: it may be captured."""

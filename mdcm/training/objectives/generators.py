@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mdcm.planning import Fit, HNode
     from mdcm.training.pooled_rows import Layout, PooledRows
 
-__all__ = ["Draw", "FitSide", "Generators", "gumbel_", "prepare_mechanisms"]
+__all__ = ["FitSide", "GeneratedRows", "Generators", "gumbel_", "prepare_mechanisms"]
 
 # a confounder affects a child if another state changes the child in more than this share of rows
 _CHANGED = 0.01
@@ -54,7 +54,7 @@ class FitSide:
         return [name for name in self.generated if name in self.layout.slices]
 
 
-class Draw(NamedTuple):
+class GeneratedRows(NamedTuple):
     """Generated rows with their noise, from which any variable can be generated again.
 
     Attributes:
@@ -112,7 +112,7 @@ class Generators:
 
     def draw(
         self, given: Sequence[Mapping[str, Tensor]], race: Tensor, temperature: float, generator: torch.Generator
-    ) -> Draw:
+    ) -> GeneratedRows:
         """Generate rows of every fit, differentiably.
 
         Args:
@@ -124,7 +124,7 @@ class Generators:
         states = self._draw_states(race, temperature)
         return self._generate(given, states, race, temperature, generator)
 
-    def sample(self, given: Sequence[Mapping[str, Tensor]], rows: int, generator: torch.Generator) -> Draw:
+    def sample(self, given: Sequence[Mapping[str, Tensor]], rows: int, generator: torch.Generator) -> GeneratedRows:
         """Generate rows of every fit without a gradient; categorical values and states are codes, given ones too.
 
         Args:
@@ -145,7 +145,7 @@ class Generators:
         race: Tensor,
         temperature: float | None,
         generator: torch.Generator,
-    ) -> Draw:
+    ) -> GeneratedRows:
         rows = len(race) // self.fits
         values: list[dict[str, Tensor]] = [dict(columns) for columns in given]
         noise: dict[str, Tensor] = {}
@@ -158,7 +158,7 @@ class Generators:
             value = self._value(node, values, states, noise[node], temperature)
             for number, fit in enumerate(makers):
                 values[fit][node] = value[number * rows : (number + 1) * rows]
-        return Draw(values, states, noise)
+        return GeneratedRows(values, states, noise)
 
     def _draw_states(self, noise: Tensor, temperature: float) -> dict[int, Tensor]:
         if self._packing is None:
@@ -205,7 +205,7 @@ class Generators:
             return value
         return _joined([value[fit * rows : (fit + 1) * rows] for fit in makers])
 
-    def idle(self, draw: Draw, generator: torch.Generator) -> tuple[str, ...]:
+    def idle(self, draw: GeneratedRows, generator: torch.Generator) -> tuple[str, ...]:
         """Trained confounders that carry no information.
 
         A confounder makes two children depend on each other. Its state is redrawn while all else stays the same; if
@@ -226,7 +226,7 @@ class Generators:
                 idle.append(self.dcm.confounders[index])
         return tuple(idle)
 
-    def _changes(self, node: str, draw: Draw, states: Mapping[int, Tensor]) -> bool:
+    def _changes(self, node: str, draw: GeneratedRows, states: Mapping[int, Tensor]) -> bool:
         before = _joined([draw.values[fit][node] for fit in self.makers[node]])
         after = self._value(node, draw.values, states, draw.noise[node], None)
         if self.mechanisms[node].variable.kind == "categorical":
