@@ -27,7 +27,7 @@ from mdcm.experiments.estimates import Sample, answer_distance, estimation_error
 from mdcm.experiments.likelihoods import log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import RATES
 from mdcm.experiments.page import verdict
-from mdcm.experiments.records import METHODS, Bar, Findings, Request
+from mdcm.experiments.records import METHODS, Bar, ExperimentRequest, Findings
 from mdcm.experiments.study import Problem, Size, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
@@ -422,7 +422,7 @@ def found():
     truth = random_discrete(ADMG.from_string("X -> Y; X <-> Y"), levels=2, seed=0)
     samples = (Sample("d1", ("X", "Y"), 400), Sample("d2", ("X", "Y"), 300, {"X": (0, 1)}))
     problem = Problem("tiny", truth, samples, ("P(Y | do(X))",), {"parts": 0.5, "joint": 1e-9, "do": 0.5}, 300.0)
-    return study(problem, Request(seeds=(0, 1)), Size(rows=400, steps=4, repeats=4, lengths=(5,)))
+    return study(problem, ExperimentRequest(seeds=(0, 1)), Size(rows=400, steps=4, repeats=4, lengths=(5,)))
 
 
 class TestStudy:

@@ -121,6 +121,25 @@ def test_facade_loads_only_modules_without_torch():
     assert not loaded & WITH_TORCH
 
 
+def test_no_two_classes_have_one_name():
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    names = {name for name in mdcm.__all__ if not isinstance(getattr(mdcm, name), type(ast))}
+    assert not names & {module_of(path) for path in FILES}
+
+
+def test_there_are_at_most_ten_ranks_and_twenty_two_modules():
+    assert len(TABLE) <= 10
+    assert len({module_of(path) for path in FILES}) <= 22
+
+
 def test_kernels_import_nothing_of_the_package_but_themselves():
     kernels = Path(__file__).parent.parent / "kernels"
     files = sorted(kernels.rglob("*.py"))

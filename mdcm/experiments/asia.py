@@ -11,8 +11,8 @@ import numpy as np
 from mdcm.data import Dataset
 from mdcm.errors import LowSupportError
 from mdcm.experiments.estimates import Sample
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
-from mdcm.experiments.study import Problem, Size, study
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.model import Model, fit
 from mdcm.scm import DiscreteSCM
@@ -67,10 +67,10 @@ def network(noise: float = _NOISE) -> DiscreteSCM:
     return DiscreteSCM(graph, tables, {confounder: [0.5, 0.5]}, levels=dict.fromkeys(_NODES, _LEVELS))
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     truth = network()
-    problem = Problem("", truth, (Sample("d1", _NODES, size.rows),), _EFFECTS)
+    problem = StudyProblem("", truth, (Sample("d1", _NODES, size.rows),), _EFFECTS)
     findings = study(problem, request, size)
     request.stages.expect(1)
     with request.stages.stage("the network as published"):

@@ -19,7 +19,7 @@ from mdcm.data.variables import suggestion
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
-from mdcm.experiments.records import METHODS, Experiment, Request
+from mdcm.experiments.records import METHODS, Experiment, ExperimentRequest
 from mdcm.progress import Stages
 from mdcm.report.page import NO_CHARTS, can_draw, number
 from mdcm.storage.disk import as_path, replacing
@@ -98,7 +98,7 @@ def run_experiment(
     seeds = experiment.seeds[size]
     began, started = time.monotonic(), datetime.now(UTC)
     with stages.open():
-        request = Request(
+        request = ExperimentRequest(
             fast=fast, seeds=seeds, methods=chosen, data=directory, mnist=written, mechanisms=given,
             resolution=resolution, stages=stages,
         )  # fmt: skip

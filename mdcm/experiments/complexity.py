@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 
 from mdcm.experiments.appendix import examples
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.planning import Method, Objective, plan
 from mdcm.report.page import Chart, Line, Picture, Table
@@ -73,7 +73,7 @@ def largest_component(graph: ADMG) -> int:
     return max(len(component) for component in nx.connected_components(hidden))
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     request.stages.expect(len(size.nodes) + len(size.sparse))
     largest: dict[str, dict[int, list[int]]] = {way: {} for way in _WAYS}

@@ -13,7 +13,7 @@ import torch
 
 from mdcm.data import Dataset
 from mdcm.errors import DataError
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
 from mdcm.experiments.xrays import CLASSES, Chest, Rays, StandIn, read_covidx
 from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, Pretrained
@@ -104,7 +104,7 @@ class _Outcome:
         return asdict(self)
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     if request.data is None:
         chest = Chest(size.resolution)
@@ -126,7 +126,7 @@ def _run(request: Request) -> Findings:
 class _Study:
     """Trainings on rows of the stand-in, or on the rows of a directory."""
 
-    def __init__(self, request: Request, size: _Size, chest: Chest | None, rays: Rays | None = None) -> None:
+    def __init__(self, request: ExperimentRequest, size: _Size, chest: Chest | None, rays: Rays | None = None) -> None:
         self.request, self.size, self.chest, self.rays = request, size, chest, rays
         self.outcomes: list[_Outcome] = []
         self.shown: dict[str, NDArray[np.uint8]] = {}

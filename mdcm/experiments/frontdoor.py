@@ -20,7 +20,7 @@ from mdcm.dcm import DCM, MechanismFactory
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.methods import Clock
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained, RectifiedFlow
@@ -189,7 +189,7 @@ def judge_pictures(judge: DigitJudge, images: NDArray[np.uint8], d: int) -> Judg
     return Judgement(intended, flipped, float(((digits != 0) & (digits != 1)).mean()), tuple(named.tolist()))
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     if request.resolution is not None:
         size = replace(size, resolution=request.resolution)
@@ -208,7 +208,7 @@ def _run(request: Request) -> Findings:
 class _Study:
     """All methods on the same data."""
 
-    def __init__(self, scm: FrontDoor, size: _Size, judge: DigitJudge, request: Request) -> None:
+    def __init__(self, scm: FrontDoor, size: _Size, judge: DigitJudge, request: ExperimentRequest) -> None:
         self.scm, self.size, self.judge, self.request = scm, size, judge, request
         self.truth = scm.exact()
         self.outcomes: list[_Outcome] = []

@@ -21,7 +21,7 @@ from mdcm.data import Dataset
 from mdcm.experiments.estimates import read_out
 from mdcm.experiments.likelihoods import adjacent_pairs, log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import Adversarial, train_adversarial
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
@@ -136,7 +136,7 @@ class _Measured:
         return (self.loglik["maximum likelihood"] - self.loglik["auto"]) / self.nodes
 
 
-def _measure(nodes: int, seed: int, size: _Size, request: Request) -> _Measured:
+def _measure(nodes: int, seed: int, size: _Size, request: ExperimentRequest) -> _Measured:
     stages = request.stages
     truth = random_problem(nodes, seed)
     table, heldout = truth.sample(size.rows, seed=2 * seed + 1), truth.sample(size.rows, seed=2 * seed + 2)
@@ -167,7 +167,7 @@ def _peak() -> float:
     return float(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     request.stages.expect(3 * len(size.nodes) * len(request.seeds) + 2 * len(size.compared))
     runs = [_measure(nodes, seed, size, request) for nodes in size.nodes for seed in request.seeds]

@@ -12,8 +12,8 @@ from mdcm.data import Dataset
 from mdcm.experiments.digits import DigitJudge, train_judge
 from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
 from mdcm.experiments.handwriting import DigitPainter, Handwriting, load_handwriting
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
-from mdcm.experiments.study import Problem, Size, study
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.identification import identify
 from mdcm.metrics import frechet_distance, sampling_floor, tv_distance
@@ -146,7 +146,7 @@ def _noisy(name: str, formula: Any) -> NDArray[np.float64]:
     return (1 - _NOISE) * table(formula) + _NOISE * noise
 
 
-def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> Problem:
+def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> StudyProblem:
     """Problem of the seven discrete variables: D1 observed, D2 under do(X1 = 0), D3 under do(X1 = 1).
 
     Args:
@@ -159,10 +159,10 @@ def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> Problem:
         Sample("D3", shown, rows, {"X1": (1,)}),
     )
     ranked = tuple(query for query, _ in QUERIES.values())
-    return Problem("", double_digits(), samples, (*ranked, _SHOWN_ONCE), ranked=ranked)
+    return StudyProblem("", double_digits(), samples, (*ranked, _SHOWN_ONCE), ranked=ranked)
 
 
-def apart(rows: int) -> tuple[Problem, Plan]:
+def apart(rows: int) -> tuple[StudyProblem, Plan]:
     """The two steps of section F.4.2: X1, X2, W and Color as one h-node on D1 to D3, the others on D1 alone.
 
     Digits and stroke are missing in D2 and D3, so that they are trained on D1 alone.
@@ -194,7 +194,7 @@ def equation_57(joint: NDArray[np.float64]) -> NDArray[np.float64]:
     return answer
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     # fails before the training if files are missing
     written = load_handwriting(request.mnist)
@@ -306,7 +306,7 @@ def _grouped(seed: int, size: _Size) -> Findings:
     )  # fmt: skip
 
 
-def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
+def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
     """Train the model with both pictures; judge its answers and its pictures."""
     painter = DigitPainter(written, size.resolution)
     model, real = _trained(discrete, seed, size, painter)
@@ -382,7 +382,7 @@ def _pictures(discrete: Problem, seed: int, size: _Size, written: Handwriting, j
     return Findings(bars=bars, tables=[table, quality], photos=[photo], numbers=numbers)
 
 
-def _trained(discrete: Problem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
+def _trained(discrete: StudyProblem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
     """Train the model of all nine variables; return it with some real pictures and their labels."""
     table = discrete.truth.sample(size.rows, seed=1_000_000 + seed)
     codes = {name: table[name].to_numpy(dtype=np.int64) for name in _OUTCOME}

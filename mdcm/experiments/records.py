@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mdcm.progress import Stages
 from mdcm.report.page import Chart, Photo, Picture, Table
 
-__all__ = ["METHODS", "Bar", "Experiment", "Findings", "Request"]
+__all__ = ["METHODS", "Bar", "Experiment", "ExperimentRequest", "Findings"]
 
 METHODS = ("auto", "adversarial", "joint", "joint-rep")
 
@@ -82,7 +82,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Request:
+class ExperimentRequest:
     """Arguments of a run of an experiment.
 
     Attributes:
@@ -128,7 +128,7 @@ class Experiment:
     Example:
         >>> def run(request):
         ...     return Findings(bars=[Bar("distance", 1.0, 2.0)])
-        >>> Experiment("empty", "Empty", "", "", "", {}, run).run(Request()).bars[0].met
+        >>> Experiment("empty", "Empty", "", "", "", {}, run).run(ExperimentRequest()).bars[0].met
         True
     """
 
@@ -138,7 +138,7 @@ class Experiment:
     summary: str
     paper: str
     sizes: Mapping[str, Any]
-    run: Callable[[Request], Findings]
+    run: Callable[[ExperimentRequest], Findings]
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"full": (0, 1, 2), "fast": (0,)})
     methods: tuple[str, ...] = ()
     data: str = ""

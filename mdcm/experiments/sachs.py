@@ -16,8 +16,8 @@ from mdcm.data import Dataset
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import Adversarial, Trained, train_adversarial, train_auto
-from mdcm.experiments.records import Bar, Experiment, Findings, Request
-from mdcm.experiments.study import Problem, Size, drawings, study
+from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.study import Size, StudyProblem, drawings, study
 from mdcm.graph import ADMG
 from mdcm.metrics import tv_distance
 from mdcm.report.page import Chart, Line, Table
@@ -159,12 +159,12 @@ def best_fit(observed: pd.DataFrame, activated: pd.DataFrame) -> NDArray[np.floa
     return np.asarray((kept + moved)[:, None, None] * filled[0][:, :, None] * filled[1][None])
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     if request.data is not None:
         return _on_data(request, size)
     truth = random_discrete(_graph(), 3, _MODEL_SEED)
-    findings = study(Problem("", truth, _samples(_ROWS["D1"], _ROWS["D2"]), _QUERIES, fitted=False), request, size)
+    findings = study(StudyProblem("", truth, _samples(_ROWS["D1"], _ROWS["D2"]), _QUERIES, fitted=False), request, size)
     findings.notes.insert(
         0, "No data were given: the rows are drawn from a random model of the same graph, in the numbers of the real "
         "ones. Nothing here is about proteins.",
@@ -189,7 +189,7 @@ class _Compared:
         contradictions: Rejected tests of the graph, as text.
     """
 
-    problem: Problem
+    problem: StudyProblem
     observed: pd.DataFrame
     activated: pd.DataFrame
     runs: dict[str, list[Trained]]
@@ -201,7 +201,7 @@ class _Compared:
     contradictions: list[str]
 
 
-def _on_data(request: Request, size: Size) -> Findings:
+def _on_data(request: ExperimentRequest, size: Size) -> Findings:
     assert request.data is not None
     stages = request.stages
     stages.expect(3 + len(request.seeds) * len(request.methods))
@@ -228,7 +228,7 @@ def _on_data(request: Request, size: Size) -> Findings:
             activated, {"plug-in": estimates, _BEST: best, **{name: answered[0] for name, answered in answers.items()}}
         )
         contradictions = [_described_test(row) for row in check(_graph(), data).rejected.to_dict("records")]
-    problem = Problem("", fitted.model, samples, _QUERIES)
+    problem = StudyProblem("", fitted.model, samples, _QUERIES)
     return _findings(
         request, _Compared(problem, observed, activated, runs, answers, estimates, best, floors, cells, contradictions)
     )
@@ -289,7 +289,7 @@ def _held_out(activated: pd.DataFrame, answers: dict[str, dict[str, Any]]) -> li
     return rows
 
 
-def _findings(request: Request, compared: _Compared) -> Findings:
+def _findings(request: ExperimentRequest, compared: _Compared) -> Findings:
     distances = {
         method: {query: [answer_distance(compared.estimates[query], answered[query]) for answered in runs]
                  for query in _QUERIES}

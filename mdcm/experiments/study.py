@@ -13,7 +13,7 @@ import pandas as pd
 
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import RATES, Adversarial, Trained, train_adversarial, train_auto
-from mdcm.experiments.records import Bar, Findings, Request
+from mdcm.experiments.records import Bar, ExperimentRequest, Findings
 from mdcm.identification import identify
 from mdcm.planning import plan
 from mdcm.report.page import Chart, Line, Picture, Table
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mdcm.data import Dataset
 
-__all__ = ["Problem", "Size", "drawings", "study"]
+__all__ = ["Size", "StudyProblem", "drawings", "study"]
 
 _STATED, _AVERAGE = 1.5, 1.2
 # steps of short trainings, for the curve of maximum likelihood over time
@@ -52,7 +52,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Problem:
+class StudyProblem:
     """A true model, the data sets drawn from it, and the queries.
 
     Attributes:
@@ -128,7 +128,7 @@ class _Outcome:
         }  # fmt: skip
 
 
-def study(problem: Problem, request: Request, size: Size) -> Findings:
+def study(problem: StudyProblem, request: ExperimentRequest, size: Size) -> Findings:
     """Run all methods on a problem.
 
     Args:
@@ -142,7 +142,7 @@ def study(problem: Problem, request: Request, size: Size) -> Findings:
 
 
 class _Study:
-    def __init__(self, problem: Problem, request: Request, size: Size) -> None:
+    def __init__(self, problem: StudyProblem, request: ExperimentRequest, size: Size) -> None:
         self.problem, self.request, self.size = problem, request, size
         self.graph, self.levels = problem.truth.graph, problem.truth.levels
         self.right = problem.answers(problem.truth)
@@ -436,7 +436,7 @@ class _Study:
         )  # fmt: skip
 
 
-def drawings(problem: Problem) -> list[Picture]:
+def drawings(problem: StudyProblem) -> list[Picture]:
     """Draw the graph with the first query marked, and the plans of both objectives."""
     graph = problem.truth.graph
     specs = [sample.draw(problem.truth, 0).spec(graph.nodes) for sample in problem.samples]

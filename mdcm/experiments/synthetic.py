@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mdcm.experiments.estimates import Sample
-from mdcm.experiments.records import Experiment, Findings, Request
-from mdcm.experiments.study import Problem, Size, study
+from mdcm.experiments.records import Experiment, ExperimentRequest, Findings
+from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.scm import DiscreteSCM, random_discrete
 
@@ -44,16 +44,16 @@ def seven_variables(levels: int) -> DiscreteSCM:
     return random_discrete(graph, levels, _MODEL_SEED, latent_levels=4, concentration=0.7)
 
 
-def problem(kind: str, rows: int) -> Problem:
+def problem(kind: str, rows: int) -> StudyProblem:
     """The problem with "binary" or "ternary" variables."""
     samples = tuple(
         Sample(name, tuple(node for node in _NODES if node not in hidden), rows) for name, hidden in _HIDDEN.items()
     )
     truth = seven_variables(_LEVELS[kind])
-    return Problem(kind, truth, samples, ("P(Y0, Y1 | do(X0))",), _LIMITS[kind], _SECONDS)
+    return StudyProblem(kind, truth, samples, ("P(Y0, Y1 | do(X0))",), _LIMITS[kind], _SECONDS)
 
 
-def _run(request: Request) -> Findings:
+def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     findings = Findings()
     for kind in _LEVELS:
