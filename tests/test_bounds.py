@@ -368,13 +368,13 @@ class TestGraphs:
             stream.truncate((1 << 26) + 1)
         refused(GraphError, "larger than 64 MiB", mdcm.read_graph, tmp_path / "a.dag")
 
-    def test_places_are_right_in_any_order(self):
+    def test_locations_are_right_in_any_order(self):
         text = "ab\n\ncd\r\ne" * 50
         starts = [0, *(i + 1 for i, letter in enumerate(text) if letter == "\n")]
         rng, lines = np.random.default_rng(0), Lines(text)
         for at in rng.integers(0, len(text) + 1, 500).tolist():
             line = int(np.searchsorted(starts, at, side="right"))
-            assert lines.place(at) == (line, at - starts[line - 1] + 1)
+            assert lines.location(at) == (line, at - starts[line - 1] + 1)
 
 
 HEAD = 'graph: "X -> Y"\ndata: [{path: a.csv}]\n'
@@ -510,7 +510,7 @@ class TestSettings:
         plain = dict.fromkeys(graph.nodes, 1)
         refused(PlanError, "the table of 'A' would have 20,000,000,000 numbers", choose_states, graph, schema, plain,
                 100_000)  # fmt: skip
-        refused(PlanError, "combinations of states; at most 4,194,304", choose_states, graph, schema, plain, 2_000)
+        refused(PlanError, "combinations of states; the limit is 4,194,304", choose_states, graph, schema, plain, 2_000)
         assert set(choose_states(graph, schema, plain, 64).values()) == {64}
 
     def test_images_and_vectors(self):
@@ -530,7 +530,7 @@ class TestJson:
             ("9" * 10**5, "a whole number of thousands of digits"),
             ('{"a": [-' + "9" * 10**5 + "]}", "a whole number of thousands of digits"),
             (b"\xff", "no UTF-8"),
-            ("{", "no JSON"),
+            ("{", "not JSON"),
         ],
     )
     def test_bombs(self, text, message):

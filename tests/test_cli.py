@@ -346,7 +346,8 @@ class TestTrain:
     def test_refuses_a_place_that_is_taken_before_it_trains(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("mdcm.model.fit", None)
         (tmp_path / "notes.txt").write_text("keep me")
-        assert "no run directory: it holds 'notes.txt'" in fail(2, "train", folder / "spec.yaml", "--out", tmp_path)
+        message = fail(2, "train", folder / "spec.yaml", "--out", tmp_path)
+        assert "is not a run directory: it holds 'notes.txt'" in message
         assert (tmp_path / "notes.txt").read_text() == "keep me"
 
     def test_names_the_place_in_the_spec(self, folder, tmp_path):

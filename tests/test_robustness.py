@@ -300,6 +300,6 @@ class TestTables:
         )
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "chapter.tex").write_text("mine")
-        assert "no run directory" in fail(2, "train", tmp_path / "spec.yaml", "--out", tmp_path / "thesis")
+        assert "is not a run directory" in fail(2, "train", tmp_path / "spec.yaml", "--out", tmp_path / "thesis")
         assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
         succeed("train", tmp_path / "spec.yaml", "--out", tmp_path / "run")

@@ -210,13 +210,13 @@ class TestSplit:
 
             monkeypatch.setattr(ComponentProblem, name, called)
 
-        spy("begin")
-        spy("hold")
+        spy("train_on")
+        spy("validate_on")
         patients = np.repeat(np.arange(50), 10)
         mdcm.fit("X -> Y; X <-> Y", Dataset(coins(), groups=patients), config=ALONE)
         # first without the held-out rows, then on all
-        first, second = seen["begin"][-2:]
-        (judged,) = seen["hold"]
+        first, second = seen["train_on"][-2:]
+        (judged,) = seen["validate_on"]
         assert second is None
         assert not set(patients[first]) & set(patients[judged])
         assert sorted([*first.tolist(), *judged.tolist()]) == list(range(500))
