@@ -250,7 +250,7 @@ class TableStack:
         ]
 
     def _extrapolated(self, start: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
-        """SQUAREM extrapolation of two EM steps, of logarithms so that the result are probabilities."""
+        """SQUAREM extrapolation of two EM steps, of logarithms so that the results are probabilities."""
         logs = [[parameter.log() for parameter in position] for position in (start, first, second)]
         steps = [b - a for a, b in zip(logs[0], logs[1], strict=True)]
         turns = [c - b - step for b, c, step in zip(logs[1], logs[2], steps, strict=True)]
