@@ -226,7 +226,7 @@ class _Driver:
             raise _ended() from None
 
     def receive(self) -> tuple[int, Any] | None:
-        """The next result; None where there is no further one.
+        """The next result; None after the last one.
 
         Raises:
             ClusterError: If the process has ended.

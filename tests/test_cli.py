@@ -353,7 +353,7 @@ class TestTrain:
     def test_names_the_place_in_the_spec(self, folder, tmp_path):
         (tmp_path / "s.yaml").write_text("graph: X -> Y\ndata:\n  - {path: a.csv}\ntrain: {max_step: 5}\n")
         message = fail(2, "train", tmp_path / "s.yaml", "--out", tmp_path / "run")
-        assert message.startswith(f"error: {tmp_path}/s.yaml:4:9: train.max_step: there is no such entry")
+        assert message.startswith(f"error: {tmp_path}/s.yaml:4:9: train.max_step: unknown entry")
         assert "did you mean 'max_steps'" in message
         assert "No such file" in fail(2, "train", tmp_path / "none.yaml", "--out", tmp_path / "run")
         assert not (tmp_path / "run").exists()

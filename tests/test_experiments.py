@@ -28,7 +28,7 @@ from mdcm.experiments.likelihoods import log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import RATES
 from mdcm.experiments.page import verdict
 from mdcm.experiments.records import METHODS, Bar, ExperimentRequest, Findings
-from mdcm.experiments.study import Problem, Size, study
+from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
 from mdcm.report.charts import draw_chart
@@ -421,7 +421,7 @@ class TestRuns:
 def found():
     truth = random_discrete(ADMG.from_string("X -> Y; X <-> Y"), levels=2, seed=0)
     samples = (Sample("d1", ("X", "Y"), 400), Sample("d2", ("X", "Y"), 300, {"X": (0, 1)}))
-    problem = Problem("tiny", truth, samples, ("P(Y | do(X))",), {"parts": 0.5, "joint": 1e-9, "do": 0.5}, 300.0)
+    problem = StudyProblem("tiny", truth, samples, ("P(Y | do(X))",), {"parts": 0.5, "joint": 1e-9, "do": 0.5}, 300.0)
     return study(problem, ExperimentRequest(seeds=(0, 1)), Size(rows=400, steps=4, repeats=4, lengths=(5,)))
 
 

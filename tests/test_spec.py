@@ -141,23 +141,22 @@ SLIPS = {
     "unknown entry": (
         "graf: X -> Y\ndata: [{path: obs.csv}]",
         None,
-        "the entry 'graph' is missing\n.*spec.yaml:1:1: graf: there is no such entry; known are .*; "
-        "did you mean 'graph'",
+        "the entry 'graph' is missing\n.*spec.yaml:1:1: graf: unknown entry; known are .*; did you mean 'graph'",
     ),
     "unknown setting": (
         GRAPH_AND_DATA + "train:\n  max_step: 3",
         "4:3",
-        "train.max_step: there is no such entry; known are seed, ensemble, max_steps, .*; did you mean 'max_steps'",
+        "train.max_step: unknown entry; known are seed, ensemble, max_steps, .*; did you mean 'max_steps'",
     ),
     "unknown part of a data set": (
         "graph: X -> Y\ndata:\n  - path: obs.csv\n    DO: [X]",
         "4:5",
-        "data.0.DO: there is no such entry; known are path, do, images",
+        "data.0.DO: unknown entry; known are path, do, images",
     ),
     "unknown part of a variable": (
         GRAPH_AND_DATA + "variables: {X: {levles: [0, 1]}}",
         "3:17",
-        "variables.X.levles: there is no such entry; known are kind, levels, shape, size; did you mean 'levels'",
+        "variables.X.levles: unknown entry; known are kind, levels, shape, size; did you mean 'levels'",
     ),
     "no path": ("graph: X -> Y\ndata:\n  - {do: [X]}", "3:5", "the entry 'data.0.path' is missing"),
     "data set as text": (

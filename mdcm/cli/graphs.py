@@ -248,5 +248,5 @@ def _latex(result: Identification) -> str:
     try:
         return result.estimand.latex()
     except QueryError:
-        # the text says that it is identifiable, and why there is no formula
+        # the text says that it is identifiable, and why its formula is missing
         return str(result)

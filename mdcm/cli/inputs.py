@@ -83,7 +83,7 @@ def spec_of(
     """Read the spec, or make one of a graph and tables.
 
     Raises:
-        BadParameter: If there are no tables, or a spec is given with tables or their options.
+        BadParameter: If neither tables nor a spec are given, or a spec together with tables or their options.
         DataError: If an option is malformed.
         SpecError: If the spec cannot be used.
     """

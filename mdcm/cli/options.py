@@ -47,7 +47,7 @@ def assignments(options: list[str] | None, schema: Schema, flag: str) -> dict[st
 
 
 def _split(option: str, names: Container[str] = ()) -> tuple[str, str | None]:
-    """Split ``NAME=VALUE``; the value is None if there is no sign.
+    """Split ``NAME=VALUE``; the value is None without an equals sign.
 
     A name may contain equals signs and begin or end with spaces; if no known name matches exactly, spaces around it
     are stripped.

@@ -651,7 +651,7 @@ def _problem(detail: ErrorDetails) -> tuple[KeyPath, str]:
     if kind == "extra_forbidden":
         known = _entries(keys[:-1])
         hint = suggestion(str(keys[-1]), known)
-        return keys, f"{name}: there is no such entry; known are {', '.join(known)}{hint}"
+        return keys, f"{name}: unknown entry; known are {', '.join(known)}{hint}"
     if kind == _NO_PATH:
         return keys, f"the entry '{name}.path' is missing (or images, or arrays)"
     if kind == "missing":

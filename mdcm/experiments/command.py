@@ -36,7 +36,7 @@ def load_experiment(name: str) -> Experiment:
     """Import the experiment of that name.
 
     Raises:
-        MdcmError: If there is no such experiment.
+        MdcmError: If the experiment is unknown.
     """
     if name not in NAMES:
         hint = suggestion(name, NAMES) or ""
@@ -76,7 +76,7 @@ def run_experiment(
         Content of ``metrics.json``.
 
     Raises:
-        MdcmError: If there is no such experiment.
+        MdcmError: If the experiment is unknown.
         DataError: If the experiment does not take such data, or they cannot be used.
         PlanError: If the experiment does not compare such a method.
         OSError: If ``out`` cannot be written.
