@@ -1,4 +1,4 @@
-"""Piecewise constant fits to a function of two coordinates: one cut of each, which makes four cells."""
+"""Piecewise constant fits to a function of two coordinates: a cut of each, which makes four cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["best_cut", "cells"]
 
-# candidate cuts of each coordinate in the joint search; rounds of refinement, one coordinate at a time, over all cuts
+# candidate cuts of each coordinate in the joint search; rounds of refinement, alternating between the coordinates, over
+# all cuts
 _CANDIDATES, _ROUNDS = 64, 2
 
 
@@ -22,8 +23,8 @@ def best_cut(first: Floats, second: Floats, values: Floats, weights: Floats) -> 
     """The cut of each of two coordinates that minimizes the weighted sum of squares within the four cells.
 
     Args:
-        first: A coordinate, ``[n]``.
-        second: Another, or the same, which makes three cells of it.
+        first: First coordinate, ``[n]``.
+        second: Second coordinate, ``[n]``; if equal to the first, the cells are three.
         values: Response, ``[n]``.
         weights: Weights of the rows, ``[n]``, positive.
 
@@ -58,15 +59,17 @@ def best_cut(first: Floats, second: Floats, values: Floats, weights: Floats) -> 
     return best[0], best[1], gain
 
 
-def _candidates(column: Floats, most: int) -> Floats:
-    """Candidate cuts of a column: midpoints of neighbouring values, at most ``most``, evenly spaced in order."""
+def _candidates(column: Floats, limit: int) -> Floats:
+    """Candidate cuts of a column: at most ``limit`` midpoints of neighbouring values, evenly spaced by rank."""
     values = np.unique(column)
-    between: Floats = (values[1:] + values[:-1]) / 2
-    return between if len(between) <= most else between[np.linspace(0, len(between) - 1, most).astype(np.int64)]
+    midpoints: Floats = (values[1:] + values[:-1]) / 2
+    if len(midpoints) <= limit:
+        return midpoints
+    return midpoints[np.linspace(0, len(midpoints) - 1, limit).astype(np.int64)]
 
 
 def _best_cut_given(column: Floats, low: NDArray[np.bool_], values: Floats, weights: Floats) -> tuple[float, float]:
-    """The best cut of a column given that of the other (``low``: rows below it), and the gain of both."""
+    """Best cut of a column for a fixed cut of the other (``low``: rows below that cut), and the gain of both."""
     order = np.argsort(column, kind="stable")
     sides = np.stack([low[order], ~low[order]], 1) * weights[order, None]
     gains = _gains(*(terms.cumsum(0).cumsum(1) for terms in (sides, sides * values[order, None])))[:-1, 0]
@@ -79,14 +82,14 @@ def _best_cut_given(column: Floats, low: NDArray[np.bool_], values: Floats, weig
 
 
 def _gains(mass: Floats, sums: Floats) -> Floats:
-    """Sum of squares that four cells explain beyond one mean, per pair of cuts, from cumulative masses and sums."""
-    total, everything = mass[-1, -1], sums[-1, -1]
-    gains = np.full(mass.shape, -everything * everything / total)
+    """Reduction of the sum of squares by four cell means, per pair of cuts, from cumulative masses and sums."""
+    total_mass, total_sum = mass[-1, -1], sums[-1, -1]
+    gains = np.full(mass.shape, -total_sum * total_sum / total_mass)
     for cell_mass, cell_sum in (
         (mass, sums),
         (mass[-1:] - mass, sums[-1:] - sums),
         (mass[:, -1:] - mass, sums[:, -1:] - sums),
-        (total - mass[-1:] - mass[:, -1:] + mass, everything - sums[-1:] - sums[:, -1:] + sums),
+        (total_mass - mass[-1:] - mass[:, -1:] + mass, total_sum - sums[-1:] - sums[:, -1:] + sums),
     ):
         gains += np.where(cell_mass > 0, cell_sum**2 / np.where(cell_mass > 0, cell_mass, 1.0), 0.0)
     return gains

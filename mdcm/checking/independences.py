@@ -1,4 +1,4 @@
-"""Conditional independences that a graph implies, one per separable pair of variables."""
+"""Conditional independences that a graph implies, for each separable pair of variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Independence:
 
     Attributes:
         x: Name of the variable that is earlier in topological order.
-        y: Name of the later one.
+        y: Name of the later variable.
         given: Names of the separating variables, in the order of the graph's nodes.
 
     Example:
@@ -35,7 +35,7 @@ class Independence:
 def implied_independences(
     graph: ADMG, columns: Collection[str] | None = None, *, do: Collection[str] = ()
 ) -> Iterator[Independence]:
-    """One independence per pair of observed variables that the graph separates by observed variables.
+    """Yield an independence for each pair of observed variables that observed variables separate in the graph.
 
     In each pair, y is later in topological order. The separating set consists of those members of y's Markov blanket
     among the ancestors of the pair that a path from x reaches first; it is minimal. In a DAG whose variables are all
@@ -80,10 +80,10 @@ def implied_independences(
 def implies_nothing(graph: ADMG, targets: Collection[str] = ()) -> bool:
     """Whether a sufficient condition shows that a graph allows every distribution of its variables.
 
-    The condition: every variable either has arrows to all later ones in topological order, or shares with the others
-    of these one hidden cause, which can fix its response to its own causes. Then each variable can be any function of
-    all earlier ones. If it fails, the graph usually implies a constraint: an independence, an equality of Verma's kind
-    or an inequality.
+    The condition: every variable either has arrows to all later variables in topological order, or shares a single
+    hidden cause with those to which it has no arrow, and this cause can determine how the variable responds to its
+    parents. Then each variable can be any function of all earlier variables. If the condition fails, the graph usually
+    implies a constraint: an independence, an equality of Verma's kind or an inequality.
 
     Args:
         graph: The graph, of observed variables only, without edges into the targets.
@@ -121,7 +121,7 @@ class Separators:
 
     A set of ancestors m-separates a pair if and only if it blocks every path in that graph, and every separable pair
     is separated by some set of ancestors. The moral graph is never built: two nodes are neighbours if they belong to
-    one family, which is a node with its parents and confounders.
+    the same family, which is a node with its parents and confounders.
     """
 
     def __init__(self, graph: ADMG, columns: Collection[str], do: Collection[str]) -> None:
@@ -137,26 +137,26 @@ class Separators:
             hidden.append(tuple(do))
         n = len(graph.nodes)
         self._families: list[list[int]] = [[v, *parents] for v, parents in enumerate(self._parents)]
-        # families that a node belongs to, each identified by the child
-        self._member: list[list[int]] = [[v] for v in range(n)] + [[] for _ in hidden]
+        # families to which a node belongs, each identified by the child
+        self._families_of: list[list[int]] = [[v] for v in range(n)] + [[] for _ in hidden]
         for v, parents in enumerate(self._parents):
             for parent in parents:
-                self._member[parent].append(v)
+                self._families_of[parent].append(v)
         for k, children in enumerate(hidden, start=n):
             for child in map(graph.index, children):
                 self._families[child].append(k)
-                self._member[k].append(child)
+                self._families_of[k].append(child)
 
     def independence(self, earlier: int, later: int) -> Independence | None:
         """The independence of the pair at two positions of ``columns``; None if it is adjacent or inseparable."""
         x, y = self.columns[earlier], self.columns[later]
         if x in self._parents[y]:
             return None
-        within = self._ancestors(x, y)
-        blanket = self._reach(y, self._observed, within)
+        ancestors = self._ancestors(x, y)
+        blanket = self._reach(y, self._observed, ancestors)
         if x in blanket:
             return None
-        given = sorted(self._reach(x, blanket, within))
+        given = sorted(self._reach(x, blanket, ancestors))
         nodes = self.graph.nodes
         return Independence(nodes[x], nodes[y], tuple(nodes[v] for v in given))
 
@@ -176,12 +176,12 @@ class Separators:
                     pending.append(parent)
         return ancestors
 
-    def _reach(self, start: int, stops: Collection[int], within: set[int]) -> set[int]:
-        """Members of ``stops`` that moral paths from ``start`` reach first."""
+    def _reach(self, start: int, stops: Collection[int], ancestors: set[int]) -> set[int]:
+        """Members of ``stops`` that paths from ``start`` in the moral graph of ``ancestors`` reach first."""
         reached, seen, families, pending = set(), {start}, set(), [start]
         while pending:
-            for family in self._member[pending.pop()]:
-                if family not in within or family in families:
+            for family in self._families_of[pending.pop()]:
+                if family not in ancestors or family in families:
                     continue
                 families.add(family)
                 for v in self._families[family]:

@@ -1,4 +1,4 @@
-"""Instrumental variables, and the inequalities that test them."""
+"""Instrumental variables and the inequalities that test them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
             causes = sorted((graph.parents(x) | graph.siblings(x)) - below, key=position.__getitem__)
             if not outcomes or not causes:
                 continue
-            # the natural value of x, without the arrows out of x, which belong to the value set
+            # without the arrows out of x, which transmit the value set by do(x), x keeps its natural value
             natural = ADMG(
                 graph.nodes, [edge for edge in graph.directed if edge[0] != x], graph.bidirected, dict(graph.latents)
             )
@@ -78,13 +78,13 @@ def instruments(graph: ADMG) -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True, eq=False)
 class Inequality:
-    """An upper bound on the sum of P(event | z) over events of x and y, one event per value z of the instrument.
+    """An upper bound on the sum of P(event | z) over values z of the instrument, each with its event of x and y.
 
     Attributes:
         events: Pairs of a value of the instrument and the event's levels of x and y, bool ``[causes, outcomes]``.
         sum: Sum of the observed shares of the events.
         bound: Upper bound of the sum.
-        comparisons: Number of inequalities of this kind, of which this one has the largest sum.
+        comparisons: Number of inequalities of this kind, among which this has the largest sum.
     """
 
     events: tuple[tuple[int, Flags], ...]
@@ -147,11 +147,11 @@ def bonets_inequalities(shares: Mapping[int, Floats]) -> Iterator[Inequality]:
         for second, third in itertools.combinations([z for z in shares if z != first], 2):
             for cause, other in itertools.permutations(causes, 2):
                 inside = shares[first][cause] > shares[second][cause] + shares[third][cause]
-                parted = shares[second][other] > shares[third][other]
+                inside_other = shares[second][other] > shares[third][other]
                 events = {
                     first: _event(shares, (cause, inside)),
-                    second: _event(shares, (cause, ~inside), (other, parted)),
-                    third: _event(shares, (cause, ~inside), (other, ~parted)),
+                    second: _event(shares, (cause, ~inside), (other, inside_other)),
+                    third: _event(shares, (cause, ~inside), (other, ~inside_other)),
                 }
                 yield _inequality(shares, events, 2, comparisons)
 
@@ -163,7 +163,7 @@ def _counts(shares: Mapping[int, Floats]) -> tuple[list[int], int]:
 
 
 def _event(shares: Mapping[int, Floats], *parts: tuple[int, Flags]) -> Flags:
-    """The event that x has one of some levels and y one of the levels given for it."""
+    """Mask of an event, as a union of parts: a level of x with a set of levels of y."""
     event = np.zeros(next(iter(shares.values())).shape, bool)
     for cause, outcomes in parts:
         event[cause] = outcomes
@@ -178,11 +178,11 @@ def _inequality(shares: Mapping[int, Floats], events: Mapping[int, Flags], bound
 def instrumental_test(
     z: Codes, x: Codes, y: Codes, weights: Floats | None = None, groups: Codes | None = None
 ) -> dict[str, Any] | None:
-    """Test Pearl's inequalities for pairs of values of the instrument, and Bonet's for triples if there are any.
+    """Test Pearl's inequalities for pairs of values of the instrument and, if it has three, Bonet's for triples.
 
-    Whether the sum of two shares exceeds 1 is a comparison of two shares, with an exact test; the sum of three shares
-    is compared with 2 by a score test. The smallest p over all levels and sets is multiplied by their number; if both
-    kinds are tested, each gets half of the level.
+    An exact comparison of two shares tests whether their sum exceeds 1; a score test compares a sum of three shares
+    with 2. The smallest p over all levels and sets is multiplied by their number; if both kinds are tested, each gets
+    half of the significance level.
 
     Args:
         z: Levels of the instrument, ``[n]``. Levels with fewer than 30 rows, or groups, are left out.
@@ -193,7 +193,7 @@ def instrumental_test(
 
     Returns:
         Statistic, degrees of freedom, log p and effect; and the :class:`Inequality` with the smallest p as
-        ``inequality``. None if fewer than two levels of z have enough rows, or y has one level.
+        ``inequality``. None if fewer than two levels of z have enough rows, or y is constant.
 
     References:
         Pearl (1995), On the testability of causal models with latent and instrumental variables; Bonet (2001),
@@ -203,14 +203,15 @@ def instrumental_test(
     units = np.arange(len(z)) if groups is None else groups
     mass = np.ones(len(z)) if weights is None else weights
     rows = {int(level): np.flatnonzero(z == level) for level in np.unique(z)}
-    rows = {level: at for level, at in rows.items() if len(np.unique(units[at])) >= FEWEST_UNITS}
+    rows = {level: indices for level, indices in rows.items() if len(np.unique(units[indices])) >= FEWEST_UNITS}
     levels = int(y.max()) + 1
     if len(rows) < 2 or len(np.unique(y)) < 2:
         return None
     cells = (int(x.max()) + 1) * levels
     shares = {
-        level: np.bincount(x[at] * levels + y[at], mass[at], cells).reshape(-1, levels) / mass[at].sum()
-        for level, at in rows.items()
+        level: np.bincount(x[indices] * levels + y[indices], mass[indices], cells).reshape(-1, levels)
+        / mass[indices].sum()
+        for level, indices in rows.items()
     }
     satisfied: dict[str, Any] = {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
     tests: list[dict[str, Any]] = []
@@ -235,7 +236,7 @@ def _violation(hits: Sequence[Flags], sides: Sequence[tuple[Floats, Codes]], *, 
     if len(hits) > 2:
         return sum_test(
             [float(hit @ weights / weights.sum()) for hit, (weights, _) in zip(hits, sides, strict=True)],
-            # rows of a group count as one
+            # a group counts as a single row
             [effective_rows(np.bincount(groups, weights).astype(np.float64)) for weights, groups in sides],
         )
     first, second = hits
@@ -245,7 +246,7 @@ def _violation(hits: Sequence[Flags], sides: Sequence[tuple[Floats, Codes]], *, 
 
 
 class Instruments:
-    """Instrumental inequalities that a graph implies for one dataset, one per triple of columns.
+    """Instrumental inequalities that a graph implies for a dataset, for each triple of columns.
 
     The cause is categorical. A numeric instrument or outcome is divided at its quartiles.
 
@@ -253,7 +254,7 @@ class Instruments:
         graph: The graph.
         dataset: The rows; edges into its targets are removed from the graph.
         schema: Kinds and levels.
-        several: Whether there are other datasets, so that messages name this one.
+        several: Whether there are several datasets, so that messages name this dataset.
     """
 
     def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
@@ -273,7 +274,7 @@ class Instruments:
         self.count = len(self._triples)
 
     def outcome(self, number: int) -> CheckOutcome:
-        """Outcome of one of the ``count`` tests."""
+        """Run test ``number``, from 0 to ``count - 1``."""
         z, x, y = self._triples[number]
         variables = {name: self._schema[name] for name in (z, x, y)}
         values = encode(self._dataset, variables)
@@ -297,7 +298,7 @@ class Instruments:
 
 
 def _any_of(name: str, texts: Sequence[str]) -> str:
-    """The text of an event that a variable has one of several levels."""
+    """Text of the event that a variable is in a set of levels."""
     if len(texts) == 1:
         return texts[0]
     return f"{name} in {{{', '.join(text.removeprefix(f'{name}=') for text in texts)}}}"

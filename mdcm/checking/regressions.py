@@ -48,7 +48,7 @@ _MOST_FREEDOM = 0.7
 # lower bound of the share kept: rows that determine their own fit carry no information
 _LEAST_KEPT = 0.05
 # scales of the constant and linear features: a coefficient of this size costs as much as a function of size 1
-_CONSTANT, _LINE = 30.0, 3.0
+_CONSTANT, _LINEAR = 30.0, 3.0
 # largest number of units in a leaf, whose residuals are compared with each other
 _LEAF = 8
 
@@ -92,20 +92,20 @@ class Regression:
     """Stagewise ridge regression; features and penalties are chosen for each column by generalised cross-validation.
 
     A stage is a function of all coordinates, a sum of functions of single coordinates, or a function of a pair. The
-    stage that predicts best comes first; each further stage is the one that best predicts the residual. Features are
-    Nyström features of product kernels at randomly drawn rows: the factor of a coordinate is one plus a Gaussian bump
-    of the distance (of a categorical variable, one plus an indicator of equal levels), with width and interaction
-    weight chosen from a few candidates. Bumps fit poorly near a jump, so a stage may also be constant in each of the
-    four cells made by a cut of each of two coordinates, or a function of the fit so far, if that predicts better. Given
-    these choices a fit is linear in the column, so products of residuals of two columns have mean zero if either fit is
-    unbiased, and the share of noise that remains in each residual is known. Fits are deliberately less smooth than
-    those that predict best.
+    stage that predicts best comes first; each further stage best predicts the residual. Features are Nyström features
+    of product kernels at randomly drawn rows: the factor of a coordinate is 1 plus a Gaussian bump of the distance (of
+    a categorical variable, 1 plus an indicator of equal levels), with width and interaction weight chosen from a few
+    candidates. Bumps fit poorly near a jump, so a stage may also be constant in each of the four cells made by a cut of
+    each of two coordinates, or a function of the fit so far, if that predicts better. Given these choices a fit is
+    linear in the column, so products of residuals of two columns have mean zero if either fit is unbiased, and the
+    share of noise that remains in each residual is known. Fits are deliberately less smooth than those that predict
+    best.
 
     Args:
         numbers: Coordinates ``[n, p]``, of about unit variance.
         codes: Levels of categorical variables ``[n, q]``.
         weights: Weights of the rows, or None.
-        groups: Group of each row, from 0, or None; choices use one row per group.
+        groups: Group of each row, from 0, or None; choices use a single row of each group.
 
     Complexity:
         O(n · features²) time and O(n · features) memory per stage, of at most about 300 features.
@@ -119,23 +119,24 @@ class Regression:
 
     def __init__(self, numbers: Floats, codes: Codes, weights: Floats | None, groups: Codes | None) -> None:
         self._columns = [*numbers.T, *codes.T.astype(np.float64)]
-        self._lines = numbers * _LINE
-        self._root = None if weights is None else np.sqrt(weights)
+        self._linear = numbers * _LINEAR
+        self._root_weights = None if weights is None else np.sqrt(weights)
         d = len(self._columns)
         unit_rows = np.arange(len(numbers)) if groups is None else np.unique(groups, return_index=True)[1]
-        self._copies = len(numbers) / len(unit_rows)
+        self._rows_per_unit = len(numbers) / len(unit_rows)
         self._unit_rows = unit_rows[np.random.default_rng(d).permutation(len(unit_rows))]
         self._bases: dict[tuple[tuple[_Kernel, ...], int], _Basis] = {}
 
-        every = tuple(range(d))
+        coordinates = tuple(range(d))
         widths = _WIDTHS if numbers.shape[1] else _WIDTHS[-1:]
-        joint = [(_Kernel(every, width, mix),) for width in widths for mix in (_MIXES if d > 1 else (math.inf,))]
+        mixes = _MIXES if d > 1 else (math.inf,)
+        joint = [(_Kernel(coordinates, width, mix),) for width in widths for mix in mixes]
         self._stages = [_Stage(joint, _CHOICE_ROWS)]
         if d > 1:
-            mains = [tuple(_Kernel((k,), width, math.inf) for k in every) for width in widths]
-            self._stages.append(_Stage(mains, _CHOICE_ROWS))
+            additive = [tuple(_Kernel((k,), width, math.inf) for k in coordinates) for width in widths]
+            self._stages.append(_Stage(additive, _CHOICE_ROWS))
         if 2 < d <= _MOST_PAIRED:
-            for pair in itertools.combinations(every, 2):
+            for pair in itertools.combinations(coordinates, 2):
                 kernels = [(_Kernel(pair, width, math.inf),) for width in _PAIR_WIDTHS]
                 self._stages.append(_Stage(kernels, _PAIR_ROWS))
 
@@ -148,49 +149,49 @@ class Regression:
         return Residuals(values * scale, np.maximum(kept, _LEAST_KEPT))
 
     def _residual(self, column: Floats) -> tuple[Floats, Floats]:
-        whole = left = column if self._root is None else column * self._root
-        kept, step = np.ones(len(column)), self._step(left, left - whole, 0.0)
+        weighted = residual = column if self._root_weights is None else column * self._root_weights
+        kept, step = np.ones(len(column)), self._step(residual, residual - weighted, 0.0)
         for _ in range(_MOST_STEPS):
             if step is None:
                 break
             basis, penalty = step
-            left, share = basis.residual(left, penalty * _UNDERSMOOTHING)
+            residual, share = basis.residual(residual, penalty * _UNDERSMOOTHING)
             kept *= share
-            step = self._step(left, whole - left, _LEAST_GAIN * self._copies / len(column))
-        return left if self._root is None else left / self._root, kept
+            step = self._step(residual, weighted - residual, _LEAST_GAIN * self._rows_per_unit / len(column))
+        return residual if self._root_weights is None else residual / self._root_weights, kept
 
-    def _step(self, left: Floats, fit: Floats, gain: float) -> tuple[_Basis, float] | None:
+    def _step(self, residual: Floats, fit: Floats, gain: float) -> tuple[_Basis, float] | None:
         """The basis that best predicts the residual, and its penalty; None if the error falls by less than ``gain``.
 
         Args:
-            left: Residual of the column, times the roots of the weights.
+            residual: Residual of the column, times the roots of the weights.
             fit: Fit of the column, times the roots of the weights.
             gain: Least share by which the error must fall.
         """
-        bar = float(left @ left) / len(left) * (1 - gain) if gain else math.inf
-        best = self._bump_step(left, bar)
-        for other in (self._cut_step, self._bend_step):
-            least = best[0] if best else bar
-            best = other(left, fit, least * (1 - _LEAST_FREE * self._copies / len(left))) or best
+        bound = float(residual @ residual) / len(residual) * (1 - gain) if gain else math.inf
+        best = self._bump_step(residual, bound)
+        for find_step in (self._cut_step, self._bend_step):
+            least = best[0] if best else bound
+            best = find_step(residual, fit, least * (1 - _LEAST_FREE * self._rows_per_unit / len(residual))) or best
         if best is None:
             return None
         _, basis, penalty = best
-        # repeated rows of a group would make overfitting look like a good fit
-        return basis, penalty * self._copies
+        # repeated rows of a group would hide overfitting
+        return basis, penalty * self._rows_per_unit
 
-    def _bump_step(self, left: Floats, bar: float) -> tuple[float, _Basis, float] | None:
-        """Error, basis and penalty of the best bumps; None if the error is not below ``bar``."""
-        trials = sorted((self._trial(stage, left) for stage in self._stages), key=lambda trial: trial[0])
+    def _bump_step(self, residual: Floats, bound: float) -> tuple[float, _Basis, float] | None:
+        """Error, basis and penalty of the best bumps; None if the error is not below ``bound``."""
+        trials = sorted((self._trial(stage, residual) for stage in self._stages), key=lambda trial: trial[0])
         for _, kernels, penalty in trials[:_TRIED]:
             basis = self._basis(kernels)
-            error, penalty_of_all = basis.choice(left)
-            if error < bar:
-                return error, basis, penalty if self._copies > 1 else penalty_of_all
+            error, penalty_of_all = basis.choice(residual)
+            if error < bound:
+                return error, basis, penalty if self._rows_per_unit > 1 else penalty_of_all
         return None
 
-    def _bend_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
-        """The same for a function of the fit so far; normal scores make additive functions functions of a sum."""
-        root = np.ones(len(left)) if self._root is None else self._root
+    def _bend_step(self, residual: Floats, fit: Floats, bound: float) -> tuple[float, _Basis, float] | None:
+        """The same for a function of the fit so far; normal scores turn additive functions into functions of a sum."""
+        root = np.ones(len(residual)) if self._root_weights is None else self._root_weights
         value = fit / root
         spread = float(value.std())
         if spread == 0:
@@ -200,34 +201,34 @@ class Regression:
         best: tuple[float, _Basis, float] | None = None
         for width in _PAIR_WIDTHS:
             bumps = np.exp(-(((value[:, None] - centers) / width) ** 2) / 2)
-            features = np.hstack([np.full((len(left), 1), _CONSTANT), value[:, None] * _LINE, bumps])
+            features = np.hstack([np.full((len(residual), 1), _CONSTANT), value[:, None] * _LINEAR, bumps])
             basis = _Basis(features * root[:, None])
-            error, penalty = basis.choice(left)
-            if error < (best[0] if best else bar):
+            error, penalty = basis.choice(residual)
+            if error < (best[0] if best else bound):
                 best = error, basis, penalty
         return best
 
-    def _cut_step(self, left: Floats, fit: Floats, bar: float) -> tuple[float, _Basis, float] | None:
+    def _cut_step(self, residual: Floats, fit: Floats, bound: float) -> tuple[float, _Basis, float] | None:
         """The same for two cuts; ``fit`` is not used."""
-        rows, numbers = self._unit_rows, range(self._lines.shape[1])
-        root = np.ones(len(left)) if self._root is None else self._root
-        values, weights = (left / root)[rows], root[rows] ** 2
+        rows, numbers = self._unit_rows, range(self._linear.shape[1])
+        root = np.ones(len(residual)) if self._root_weights is None else self._root_weights
+        values, weights = (residual / root)[rows], root[rows] ** 2
         best: tuple[float, _Basis, float] | None = None
         pairs = itertools.combinations(numbers, 2) if len(numbers) > 1 else ((k, k) for k in numbers)
         for a, b in pairs if len(numbers) <= _MOST_PAIRED else ():
             first, second = self._columns[a], self._columns[b]
             *cuts, gain = best_cut(first[rows], second[rows], values, weights)
-            if float(values @ (weights * values)) - gain >= bar * len(rows):
+            if float(values @ (weights * values)) - gain >= bound * len(rows):
                 continue
             basis = _Basis(cells(first, second, (cuts[0], cuts[1])) * root[:, None])
-            error, penalty = basis.choice(left)
-            if error < min(bar, best[0] if best else math.inf):
+            error, penalty = basis.choice(residual)
+            if error < min(bound, best[0] if best else math.inf):
                 best = error, basis, penalty
         return best
 
-    def _trial(self, stage: _Stage, left: Floats) -> tuple[float, tuple[_Kernel, ...], float]:
+    def _trial(self, stage: _Stage, residual: Floats) -> tuple[float, tuple[_Kernel, ...], float]:
         """The smallest error of a stage on a sample, relative to the residual there, with its kernels and penalty."""
-        sample = left[self._unit_rows[: stage.rows]]
+        sample = residual[self._unit_rows[: stage.rows]]
         scores = [(*self._basis(kernels, stage.rows).choice(sample), kernels) for kernels in stage.choices]
         error, penalty, kernels = min(scores, key=lambda score: score[0])
         return error * len(sample) / max(float(sample @ sample), 1e-300), kernels, penalty
@@ -235,22 +236,22 @@ class Regression:
     def _basis(self, kernels: tuple[_Kernel, ...], most_rows: int = 0) -> _Basis:
         """Features of all rows, or of the first ``most_rows`` rows used for choices."""
         if (kernels, most_rows) not in self._bases:
-            rows = self._unit_rows[:most_rows] if most_rows else np.arange(len(self._lines))
+            rows = self._unit_rows[:most_rows] if most_rows else np.arange(len(self._linear))
             candidates = self._unit_rows[:most_rows] if most_rows else self._unit_rows
             most = min(_CHOICE_CENTERS if most_rows else _CENTERS, len(candidates) // 3)
             parts = [np.full((len(rows), 1), _CONSTANT)]
             if len(kernels[0].coordinates) == 1:
-                parts.append(self._lines[rows])
+                parts.append(self._linear[rows])
             parts += [self._bumps(rows, candidates, kernel, max(most // len(kernels), 2)) for kernel in kernels]
             features = np.hstack(parts)
-            basis = _Basis(features if self._root is None else features * self._root[rows, None])
+            basis = _Basis(features if self._root_weights is None else features * self._root_weights[rows, None])
             self._bases[kernels, most_rows] = basis
         return self._bases[kernels, most_rows]
 
     def _bumps(self, rows: Codes, candidates: Codes, kernel: _Kernel, most: int) -> Floats:
         """Nyström features of a kernel, centred at some of the candidate rows."""
         if len(kernel.coordinates) == 1:
-            # for one coordinate, half of the centres are spread evenly over the rows and half over the values
+            # for a single coordinate, half of the centres are spread evenly over the rows and half over the values
             order = candidates[np.argsort(self._columns[kernel.coordinates[0]][candidates], kind="stable")]
             values = self._columns[kernel.coordinates[0]][order]
             even = np.searchsorted(values, np.linspace(values[0], values[-1], most // 2))
@@ -264,18 +265,18 @@ class Regression:
     def _kernel(self, rows: Codes, others: Codes, kernel: _Kernel) -> Floats:
         product: Floats = np.ones((len(rows), len(others)))
         for k in kernel.coordinates:
-            ends = self._columns[k][rows][:, None], self._columns[k][others]
-            if k < self._lines.shape[1]:
-                bump = np.exp(-(((ends[0] - ends[1]) / kernel.width) ** 2) / 2)
+            first, second = self._columns[k][rows][:, None], self._columns[k][others]
+            if k < self._linear.shape[1]:
+                bump = np.exp(-(((first - second) / kernel.width) ** 2) / 2)
             else:
-                bump = (ends[0] == ends[1]).astype(np.float64)
+                bump = (first == second).astype(np.float64)
             product *= bump if kernel.mix == math.inf else (1 + kernel.mix * bump) / (1 + kernel.mix)
         return product
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A product over coordinates of Gaussian bumps, or of one plus ``mix`` times these, normalized."""
+    """A product over coordinates of Gaussian bumps, or of 1 plus ``mix`` times these, normalized."""
 
     coordinates: tuple[int, ...]
     width: float
@@ -304,8 +305,8 @@ class _Basis:
         squares, n = (self._vectors.T @ column) ** 2, len(column)
         shrunk = self._values / (self._values + _PENALTIES[:, None])
         freedom = shrunk.sum(axis=1)
-        left = column @ column - (1 - (1 - shrunk) ** 2) @ squares
-        errors = np.where(freedom < _MOST_FREEDOM * n, left / n / np.maximum(1 - freedom / n, 1e-9) ** 2, np.inf)
+        remaining = column @ column - (1 - (1 - shrunk) ** 2) @ squares
+        errors = np.where(freedom < _MOST_FREEDOM * n, remaining / n / np.maximum(1 - freedom / n, 1e-9) ** 2, np.inf)
         best = int(np.argmin(errors))
         return float(errors[best]), float(_PENALTIES[best])
 

@@ -125,35 +125,34 @@ def check(
 ) -> Check:
     """Test the statements that a graph implies about data, with Holm's correction over all tests.
 
-    For every dataset: one independence per pair of variables that the graph separates, and the inequality of every
+    For every dataset: an independence for each pair of variables that the graph separates, and the inequality of every
     instrument. For every two datasets: given variables that separate a variable from all targets of either, it has the
-    same distribution in both; and if one sets T in addition, P(T=t, Y=y) in the other is at most P(Y=y | do(T=t)). The
-    latter holds for every graph, so its rejection means that the datasets come from different populations, or that
-    the experiment did more than do() describes.
+    same distribution in both; and if an experiment sets T in addition, P(T=t, Y=y) without it is at most
+    P(Y=y | do(T=t)). The latter holds for every graph, so its rejection means that the datasets come from different
+    populations, or that the experiment did more than do() describes.
 
-    No rejection does not prove the graph: other graphs imply the same, and a superfluous edge is never detected. Not
-    tested, and named in the notes if relevant: other inequalities and the equalities between interventions (Verma's)
-    that hidden causes imply; images; variables without a column; statements with too few rows.
+    The absence of rejections does not prove the graph: other graphs imply the same statements, and no test detects a
+    superfluous edge. Not tested, and named in the notes if relevant: other inequalities and the equalities between
+    interventions (Verma's) that hidden causes imply; images; variables without a column; statements with too few rows.
 
     Categorical pairs given categorical variables: the sum over strata of Pearson's statistic with less weight for rare
     levels, compared with a scaled χ² distribution of the same mean and variance given the margins; both are exact, so
-    sparse strata are harmless. Other pairs: a continuous variable is replaced by its normal scores, a vector by those
-    of its entries, a categorical one by indicators of its levels. Both are regressed on ``given`` by a stagewise kernel
-    regression with cross-validated widths, which can learn oscillations and interactions, and residuals are compared
-    with those of neighbours. Products of residuals (for continuous variables also of a cosine of their ranks, which
-    detects changes of spread, and products of residuals times a separating variable, which detect changes of sign) have
-    mean zero if the independence holds and the regressions can express the means. No test can hold its level for every
+    sparse strata are harmless. Other pairs: continuous variables and the entries of vectors become normal scores,
+    categorical variables become indicators of their levels. A stagewise kernel regression on ``given`` with
+    cross-validated widths, which can learn oscillations and interactions, gives residuals, which are compared with
+    those of neighbours. Products of residuals (for continuous variables also of a cosine of their ranks, which detects
+    changes of spread, and products of residuals times a separating variable, which detect changes of sign) have mean
+    zero if the independence holds and the regressions can express the means. No test can hold its level for every
     regression function: jumps along curves, and interactions of many variables, need many rows to be learnt. Weights
-    and groups of rows enter the regressions and the covariance of the products, so these pairs are always tested by
-    residuals. Frequencies in two datasets are compared by Fisher's exact test, with weights or groups by a score test;
-    a continuous variable is divided at its quartiles. An instrument of a categorical cause is tested by pairs of its
-    values, and by triples with a score test.
+    and groups of rows enter the regressions and the covariance of the products, so with them all independences are
+    tested by residuals. Fisher's exact test compares frequencies in two datasets, or a score test if there are weights
+    or groups; a continuous variable is divided at its quartiles. An instrument of a categorical cause is tested by
+    pairs of its values, and by triples with a score test.
 
     Args:
         graph: The graph, its text, or a networkx digraph (hidden nodes as in :meth:`ADMG.from_networkx`).
-        data: One table or dataset, or several, tested one by one and pairwise. A dataset under do() is tested on the
-            graph without edges into its targets. Variables without a column count as hidden; so do images, which are
-            not tested.
+        data: A table, a dataset or several, tested individually and pairwise. A dataset under do() is tested on the
+            graph without edges into its targets. Variables without a column and images count as hidden.
         level: Probability of any rejection if the graph is true and the data are valid.
         variables: Kinds and levels that override those inferred from the columns, as in :meth:`Schema.infer`.
         max_tests: Largest number of tests. If there are more, a random sample is drawn: a missing edge also breaks
@@ -163,8 +162,8 @@ def check(
         dropna: Whether rows with missing values are left out instead of refused, in every dataset.
 
     Returns:
-        The tests, in order of log p. If one edge is missing, its pair usually comes first, because information that
-        passes through it is smaller.
+        The tests, in order of log p. If a single edge is missing, its pair usually comes first, because pairs that
+        depend only through this edge share less information.
 
     Raises:
         DataError: If the data cannot be used.
@@ -172,7 +171,7 @@ def check(
         ValueError: If level is not in (0, 1) or max_tests is not positive.
 
     Warns:
-        UserWarning: About columns that are ignored or constant, and levels in one dataset only.
+        UserWarning: If columns are ignored or constant, or a level occurs in a single dataset only.
 
     Complexity:
         O(rows log rows) per test of categorical variables, O(rows · coefficients²) per test by residuals; memory of
@@ -233,27 +232,27 @@ def check(
     inseparable = [outcome.inseparable for outcome in outcomes if outcome.inseparable]
     if inseparable:
         notes.append(
-            f"no set of observed variables separates {_some(inseparable, 'pair')} without an edge, so the graph "
+            f"no set of observed variables separates {_examples(inseparable, 'pair')} without an edge, so the graph "
             "implies no independence of them"
         )
     cuts = [
         graph.intervene(dataset.do).latent_projection(columns_of(dataset, schema), shared=True) for dataset in datasets
     ]
     saturated = [implies_nothing(cut, dataset.do) for cut, dataset in zip(cuts, datasets, strict=True)]
-    if any(cut.confounders and not nothing for cut, nothing in zip(cuts, saturated, strict=True)):
+    if any(cut.confounders and not is_saturated for cut, is_saturated in zip(cuts, saturated, strict=True)):
         tested_here = any(instruments.count for instruments in inequalities)
-        apart = " other than an instrument's" if tested_here else ", such as an instrument's"
+        which = " other than an instrument's" if tested_here else ", such as an instrument's"
         notes.append(
-            f"hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities{apart}"
+            f"hidden causes can imply more, which is not tested: equalities of Verma's kind, and inequalities{which}"
         )
     untested = [outcome.untested for outcome in outcomes if outcome.untested]
     if untested:
         noun = "independence" if all(" ⊥ " in text for text in untested) else "statement"
-        notes.append(f"too few rows, or too little variation, to test {_some(untested, noun)}")
+        notes.append(f"too few rows, or too little variation, to test {_examples(untested, noun)}")
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
     all_observed = all(len(cut) == len(graph) for cut in cuts)
-    nothing = not rows and not several and all_observed and all(saturated)
-    return Check(_ranked(rows, level), level, tuple(notes), nothing)
+    unconstrained = not rows and not several and all_observed and all(saturated)
+    return Check(_ranked(rows, level), level, tuple(notes), unconstrained)
 
 
 def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
@@ -267,9 +266,10 @@ def _notes_on_columns(graph: ADMG, schema: Schema) -> list[str]:
     return notes
 
 
-def _some(items: Sequence[str], noun: str, most: int = 3) -> str:
-    more = f", ... ({len(items):,} in all)" if len(items) > most else ""
-    return f"the {noun}{'s' if len(items) > 1 else ''} {'; '.join(items[:most])}{more}"
+def _examples(items: Sequence[str], noun: str, limit: int = 3) -> str:
+    """The first few items with their noun, for a note."""
+    more = f", ... ({len(items):,} in all)" if len(items) > limit else ""
+    return f"the {noun}{'s' if len(items) > 1 else ''} {'; '.join(items[:limit])}{more}"
 
 
 def _ranked(tests: list[dict[str, Any]], level: float) -> pd.DataFrame:

@@ -33,7 +33,7 @@ _ROWS_PER_PRODUCT = 10
 # cache sizes: residuals of variables, and regressions
 _MOST_KEPT, _MOST_LEARNERS = 256, 4
 _MOST_MODERATORS = 3
-# residual variance, of 1 before, below which a variable counts as determined by others
+# residual share of the variance below which a variable counts as determined by others
 _DETERMINED = 1e-8
 
 
@@ -66,8 +66,8 @@ class EncodedRows:
         self._values, self._variables = values, variables
         self._weights = None if weights is None else weights / weights.mean()
         self._groups = groups
-        self._first = next(iter(values.values()))
-        self._units = len(self._first) if groups is None else int(groups.max()) + 1
+        self._num_rows = len(next(iter(values.values())))
+        self._num_units = self._num_rows if groups is None else int(groups.max()) + 1
         self._scores: dict[str, Floats] = {}
         self._residuals_of: dict[tuple[str, tuple[str, ...]], Residuals | None] = {}
         self._learners: dict[tuple[str, ...], _Learner] = {}
@@ -82,7 +82,7 @@ class EncodedRows:
 
     def _strata(self, given: Sequence[str]) -> Codes:
         """Index of each row's combination of values."""
-        strata = np.zeros(len(self._first), dtype=np.int64)
+        strata = np.zeros(self._num_rows, dtype=np.int64)
         for name in given:
             strata = strata * self._variables[name].num_levels + self._values[name]
             # relabelling keeps the indices below rows · levels
@@ -90,7 +90,7 @@ class EncodedRows:
         return strata
 
     def _residual_test(self, independence: Independence) -> dict[str, Any] | None:
-        if self._units < FEWEST_UNITS:
+        if self._num_units < FEWEST_UNITS:
             return None
         sides = [self._residuals(name, independence.given) for name in (independence.x, independence.y)]
         if sides[0] is None or sides[1] is None:
@@ -98,12 +98,12 @@ class EncodedRows:
         learner = self._learner(independence.given)
         moderators = learner.moderators
         num_products = sides[0].values.shape[1] * sides[1].values.shape[1] + moderators.shape[1]
-        if self._units < _ROWS_PER_PRODUCT * num_products:
+        if self._num_units < _ROWS_PER_PRODUCT * num_products:
             return None
         return covariance_test(sides[0], sides[1], learner.near, moderators, self._weights, self._groups)
 
     def _residuals(self, name: str, given: tuple[str, ...]) -> Residuals | None:
-        """Residuals of a variable given others, and of a cosine of their ranks; None if there is nothing to test."""
+        """Residuals of a variable given others, and of a cosine of their ranks; None if they cannot be tested."""
         key = (name, given)
         if key not in self._residuals_of:
             while len(self._residuals_of) >= _MOST_KEPT:
@@ -114,7 +114,7 @@ class EncodedRows:
     def _fresh_residuals(self, name: str, given: tuple[str, ...]) -> Residuals | None:
         columns = self._contrasts(name)
         if not columns.size:
-            # one level, apart from rare ones
+            # constant, apart from rare levels
             return None
         learner = self._learner(given).regression
         if learner is None:
@@ -139,7 +139,7 @@ class EncodedRows:
         return self._learners[given]
 
     def _fresh_learner(self, given: tuple[str, ...]) -> _Learner:
-        rows, most = len(self._first), self._units // _ROWS_PER_FEATURE
+        rows, most = self._num_rows, self._num_units // _ROWS_PER_FEATURE
         codes = [self._values[name] for name in given if self._variables[name].kind == "categorical"]
         if len(codes) == len(given):
             strata = self._strata(given)
@@ -165,14 +165,14 @@ class EncodedRows:
         return self._scores[name]
 
     def _indicators(self, name: str) -> Floats:
-        """Indicators of all frequent levels but one; rare levels are pooled."""
+        """Indicators of the frequent levels; the others are pooled, with the last frequent level if they are few."""
         codes = self._values[name]
         counts = np.bincount(codes, minlength=self._variables[name].num_levels)
-        shown = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= _RARE_LEVEL]
-        shown = shown[:_MOST_LEVELS]
-        if len(codes) - counts[shown].sum() < _RARE_LEVEL:
-            shown = shown[:-1]
-        return np.asarray((codes[:, None] == np.array(shown, dtype=np.int64)).astype(np.float64))
+        frequent = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= _RARE_LEVEL]
+        frequent = frequent[:_MOST_LEVELS]
+        if len(codes) - counts[frequent].sum() < _RARE_LEVEL:
+            frequent = frequent[:-1]
+        return np.asarray((codes[:, None] == np.array(frequent, dtype=np.int64)).astype(np.float64))
 
     def _contrasts(self, name: str) -> Floats:
         """Columns of a variable to regress on others: normal scores, or indicators of levels."""

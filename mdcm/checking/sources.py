@@ -1,4 +1,4 @@
-"""Numbered tests of the statements that a graph implies for one dataset, and for two."""
+"""Numbered tests of the statements that a graph implies for a dataset or a pair of datasets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """Outcome of one test: a row of the table, or the reason why there is none.
+    """Outcome of a test: a row of the table, or the reason why there is no row.
 
     Attributes:
         row: Kind, names and statistics; the logarithm of p as ``log_p``.
@@ -50,13 +50,13 @@ class CheckOutcome:
 
 
 class Within:
-    """Independences that a graph implies for one dataset, one per pair of columns.
+    """Independences that a graph implies for a dataset, for each pair of columns.
 
     Args:
         graph: The graph.
         dataset: The rows; edges into its targets are removed from the graph.
         schema: Kinds and levels.
-        several: Whether there are other datasets, so that messages name this one.
+        several: Whether there are several datasets, so that messages name this dataset.
     """
 
     def __init__(self, graph: ADMG, dataset: Dataset, schema: Schema, *, several: bool) -> None:
@@ -68,7 +68,7 @@ class Within:
         self.count = len(kept) * (len(kept) - 1) // 2
 
     def outcome(self, number: int) -> CheckOutcome:
-        """Outcome of one of the ``count`` tests."""
+        """Run test ``number``, from 0 to ``count - 1``."""
         earlier, later = _pair(number)
         independence = self._separators.independence(earlier, later)
         if independence is None:
@@ -84,12 +84,12 @@ class Within:
 
 
 def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[ADMG, str]:
-    """The graph of the pooled rows of two datasets, with a node for the choice of the dataset (regime indicator).
+    """The graph of the pooled rows of two datasets, with a regime indicator: a node for the choice of the dataset.
 
     A variable that is separated from this node given others has the same conditional distribution in both datasets.
-    The node points to every target of either dataset, because how it was set, or whether it was, differs between them.
-    Only a variable that both set loses its causes. The joint choice of several targets opens no path that the node's
-    arrows to them do not open.
+    The node has an arrow to every target of either dataset, because the datasets differ in whether and how they set it.
+    Only targets of both datasets lose their parents. The joint choice of several targets opens no path that the
+    arrows from the node do not open.
 
     Args:
         graph: The graph.
@@ -97,7 +97,7 @@ def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[A
         second: Targets of the second.
 
     Returns:
-        The graph, and the name of the node, which is the first of its nodes.
+        The graph, and the name of the node, which comes first in the graph.
 
     References:
         Dawid (2002), Influence diagrams for causal modelling and inference (regime indicators);
@@ -123,14 +123,14 @@ def regimes(graph: ADMG, first: Sequence[str], second: Sequence[str]) -> tuple[A
 class Across:
     """Statements about two datasets, for any way in which their targets differ.
 
-    Invariance: given variables that separate it from the choice of the dataset, a variable has the same distribution
-    in both. Consistency, if one dataset sets all targets of the other and more: a unit whose natural value is T=t has
-    the same outcome under do(T=t), so P(T=t, Y=y) is at most P(Y=y | do(T=t)) in every graph.
+    Invariance: given variables that separate it from the regime indicator, a variable has the same distribution in
+    both datasets. Consistency, if the targets of a dataset include those of the other and more: a unit whose natural
+    value is T=t has the same outcome under do(T=t), so P(T=t, Y=y) is at most P(Y=y | do(T=t)) in every graph.
 
     Args:
         graph: The graph.
-        first: Rows of one dataset.
-        second: Rows of another.
+        first: First dataset.
+        second: Second dataset.
         schema: Kinds and levels.
 
     References:
@@ -156,7 +156,7 @@ class Across:
         self.count = len(self._free) + len(self._compared)
 
     def outcome(self, number: int) -> CheckOutcome:
-        """Outcome of one of the ``count`` tests."""
+        """Run test ``number``, from 0 to ``count - 1``."""
         if number < len(self._free):
             return self._invariance(self._free[number])
         return self._consistency(self._compared[number - len(self._free)])
@@ -203,11 +203,11 @@ class Across:
     def _consistency(self, y: str) -> CheckOutcome:
         variable = self._schema[y]
         encoded = [encode(dataset, {y: variable})[y] for dataset in self._datasets]
-        (seen, other), labels = levels_of(variable, encoded)
+        (observational, experimental), labels = levels_of(variable, encoded)
         best: tuple[float, dict[str, Any]] | None = None
         for arm in self._arms:
             for level, text in enumerate(labels):
-                shares, test = arm.compare(seen == level, other == level)
+                shares, test = arm.compare(observational == level, experimental == level)
                 if best is None or test["log_p"] < best[0]:
                     best = (test["log_p"], {**test, "detail": self._detail(y, text, arm.setting, shares)})
         if best is None:
@@ -261,7 +261,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One setting of an experiment, and the comparable rows of the other dataset.
+    """A setting of an experiment, and the comparable rows of the other dataset.
 
     Attributes:
         setting: Codes of the targets.
@@ -275,9 +275,11 @@ class _Arm:
     less: _Side
     more: _Side
 
-    def compare(self, seen: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[tuple[float, float], dict[str, Any]]:
+    def compare(
+        self, observational: NDArray[np.bool_], experimental: NDArray[np.bool_]
+    ) -> tuple[tuple[float, float], dict[str, Any]]:
         """Share of rows with the setting and the event, share of the event under the setting, and their test."""
-        hits = (self.natural & seen)[self.less.rows], other[self.more.rows]
+        hits = (self.natural & observational)[self.less.rows], experimental[self.more.rows]
         sides = (self.less, self.more)
         shares = [float(np.average(events, weights=side.weights)) for events, side in zip(hits, sides, strict=True)]
         if all(side.plain for side in sides):
@@ -301,7 +303,7 @@ def columns_of(dataset: Dataset, schema: Schema) -> list[str]:
 
 
 def levels_of(variable: Variable, values: Sequence[NDArray[Any]]) -> tuple[list[Codes], list[str]]:
-    """Codes of a variable in each dataset, and labels; a number is divided at the quartiles of the last dataset."""
+    """Codes of a variable in each dataset, and labels; numbers are divided at the quartiles of the last dataset."""
     name = variable.name
     if variable.kind == "categorical":
         return list(values), [f"{name}={level}" for level in variable.levels or ()]
@@ -322,6 +324,6 @@ def _groups(dataset: Dataset) -> Codes:
 
 
 def _pair(number: int) -> tuple[int, int]:
-    """The number-th pair (earlier, later) in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    """Pair (earlier, later) with index ``number`` in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
     later = (1 + math.isqrt(8 * number + 1)) // 2
     return number - later * (later - 1) // 2, later

@@ -34,7 +34,7 @@ _HALVINGS = 200
 
 
 def products(a: Floats, b: Floats) -> Floats:
-    """All products of a column of ``a`` and one of ``b``, ``[n, p · q]``."""
+    """All products of a column of ``a`` with a column of ``b``, ``[n, p · q]``."""
     return np.asarray((a[:, :, None] * b[:, None, :]).reshape(len(a), -1))
 
 
@@ -84,7 +84,7 @@ def table_test(x: Codes, y: Codes, strata: Codes) -> dict[str, Any] | None:
 
 
 class _Margin:
-    """Levels of one variable in each stratum, as a kernel: the level's weight for rows of equal level, else 0.
+    """Levels of a variable in each stratum, as a kernel: the level's weight for rows of equal level, else 0.
 
     Attributes:
         weights: Weights of the levels, ``[strata, levels]``.
@@ -129,8 +129,8 @@ def covariance_test(
     """Test whether products of residuals have mean zero: Hotelling's statistic, over groups if rows have them.
 
     Args:
-        x: Residuals of one variable.
-        y: Residuals of the other.
+        x: Residuals of the first variable.
+        y: Residuals of the second variable.
         near: Leaves of the units. If given, residuals of y are compared with those of neighbours, so that common bias
             of the two regressions cancels.
         moderators: Functions of the separating variables, ``[n, c]``; the product of the first two columns is also
@@ -140,7 +140,7 @@ def covariance_test(
     """
     n, p = x.values.shape
     compared = y.values if near is None else leaf_centred(y.values, near, groups)
-    # corrects the variance for the degrees of freedom of the fits
+    # correct the variance for the degrees of freedom of the fits
     inflation = 1 / np.sqrt(products(x.kept, y.kept))
 
     def by_unit(scores: Floats) -> Floats:
@@ -163,8 +163,8 @@ def covariance_test(
     direction = mean @ white
     if near is not None:
         # neighbours share the bias of both regressions; as much of it may remain between neighbours
-        missed = by_unit(products(x.values, y.values - compared)).mean(axis=0) @ white
-        direction -= missed * np.clip(direction @ missed / max(missed @ missed, _TINY), 0, 1)
+        bias = by_unit(products(x.values, y.values - compared)).mean(axis=0) @ white
+        direction -= bias * np.clip(direction @ bias / max(bias @ bias, _TINY), 0, 1)
     squared = units * float(direction @ direction)
     log_p = log_f_tail(squared * (units - rank) / (rank * (units - 1)), rank, units - rank)
     both = np.hstack([x.values, y.values])
@@ -180,7 +180,7 @@ def covariance_test(
 
 
 def excess_test(hits: int, rows: int, other_hits: int, other_rows: int) -> dict[str, Any]:
-    """Fisher's exact test, one-sided: whether one share exceeds another.
+    """Fisher's one-sided exact test of whether the first of two shares exceeds the second.
 
     The p-value is 1 if the first share is not larger. The effect is the information of the difference in nats per row.
     """
@@ -188,9 +188,7 @@ def excess_test(hits: int, rows: int, other_hits: int, other_rows: int) -> dict[
     first, second, both = hits / rows, other_hits / other_rows, total / n
     if first <= second:
         return {"test": "fisher", "statistic": 0.0, "dof": 1.0, "log_p": 0.0, "effect": 0.0}
-    deviance = 2 * (
-        rows * _relative(first, both) + other_rows * _relative(second, both)
-    )  # fmt: skip
+    deviance = 2 * (rows * _relative_entropy(first, both) + other_rows * _relative_entropy(second, both))
     return {
         "test": "fisher",
         "statistic": deviance,
@@ -220,8 +218,8 @@ def score_test(*sides: tuple[NDArray[np.bool_], Floats, Codes]) -> dict[str, Any
         units += len(parts)
     squared = (first - second) ** 2 / variance
     share = masses[0] / sum(masses)
-    information = share * _relative(first, both) + (1 - share) * _relative(second, both)
-    # one tail of the normal distribution is half of the tail of chi-squared
+    information = share * _relative_entropy(first, both) + (1 - share) * _relative_entropy(second, both)
+    # the upper tail of the normal distribution is half of the tail of chi-squared
     log_p = log_gamma_tail(0.5, squared / 2) - math.log(2)
     return {**no_excess, "statistic": squared, "log_p": log_p, "effect": max(0.0, information - 1 / (2 * units))}
 
@@ -253,16 +251,16 @@ def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
     References:
         Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
     """
-    missing, number = 1 - np.array(shares), np.array(sizes, dtype=np.float64)
+    complements, number = 1 - np.array(shares), np.array(sizes, dtype=np.float64)
     low, high = 0.0, 1.0
-    while _likeliest(missing, number, high).sum() < 1:
+    while _penalized_estimate(complements, number, high).sum() < 1:
         high *= 2
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _likeliest(missing, number, middle).sum() < 1 else (low, middle)
-    estimate = _likeliest(missing, number, high)
-    squared = float((1 - missing.sum()) ** 2 / (estimate * (1 - estimate) / number).sum())
-    information = sum(n * _relative(p, q) for n, p, q in zip(number, missing, estimate, strict=True))
+        low, high = (middle, high) if _penalized_estimate(complements, number, middle).sum() < 1 else (low, middle)
+    estimate = _penalized_estimate(complements, number, high)
+    squared = float((1 - complements.sum()) ** 2 / (estimate * (1 - estimate) / number).sum())
+    information = sum(n * _relative_entropy(p, q) for n, p, q in zip(number, complements, estimate, strict=True))
     information /= float(number.sum())
     return {
         "test": "score",
@@ -273,13 +271,13 @@ def sum_test(shares: Sequence[float], sizes: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _likeliest(shares: Floats, sizes: Floats, multiplier: float) -> Floats:
+def _penalized_estimate(shares: Floats, sizes: Floats, multiplier: float) -> Floats:
     """Probabilities that maximize the log-likelihood plus a positive multiplier times their sum."""
     lead = multiplier - sizes
     return np.asarray((lead + np.sqrt(lead**2 + 4 * multiplier * sizes * shares)) / (2 * multiplier))
 
 
-def _relative(p: float, q: float) -> float:
+def _relative_entropy(p: float, q: float) -> float:
     """Relative entropy of two Bernoulli distributions."""
     return sum(a * math.log(a / b) for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
 
