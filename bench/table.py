@@ -48,11 +48,11 @@ def read() -> dict[str, Run]:
     return {name: run for name, run in runs.items() if "experiment" in run}
 
 
-# ---- bars
+# ---- criteria
 
 
-def met(bar: Run, value: float) -> bool:
-    return value <= bar["limit"] if bar["relation"] == "<=" else value >= bar["limit"]
+def met(row: Run, value: float) -> bool:
+    return value <= row["limit"] if row["relation"] == "<=" else value >= row["limit"]
 
 
 def outcomes(run: Run) -> Iterator[tuple[str, Run]]:
@@ -77,7 +77,7 @@ def by_method(run: Run) -> dict[str, dict[str, list[Run]]]:
 
 
 def measured(run: Run, what: str, suffix: str, own: list[Run]) -> float | None:
-    """What a bar of `auto` measures, of the trainings of another method; None where only `auto` is measured so."""
+    """What a criterion of `auto` measures, of the trainings of another method; None if it is of `auto` alone."""
     what = what.removesuffix(suffix)
     average = what.endswith(", on average")
     if run["experiment"] == "frontdoor":
@@ -97,18 +97,18 @@ def measured(run: Run, what: str, suffix: str, own: list[Run]) -> float | None:
 
 
 def held_to(run: Run, method: str) -> tuple[int, int]:
-    """How many of the bars of `auto` a method reaches, and of how many."""
+    """How many of the criteria of `auto` a method meets, and of how many."""
     reached = judged = 0
-    for bar in run["bars"]:
+    for row in run["criteria"]:
         for suffix, own in by_method(run)[method].items():
-            if not bar["what"].startswith("auto, ") or not bar["what"].endswith(suffix) or not bar["judged"]:
+            if not row["what"].startswith("auto, ") or not row["what"].endswith(suffix) or not row["judged"]:
                 continue
-            value = measured(run, bar["what"].removeprefix("auto, "), suffix, own)
+            value = measured(run, row["what"].removeprefix("auto, "), suffix, own)
             if value is not None:
-                if method == "auto" and abs(value - bar["value"]) > 1e-9:
-                    raise SystemExit(f"{run['command']}: {bar['what']} is {bar['value']}, and {value} by its trainings")
+                if method == "auto" and abs(value - row["value"]) > 1e-9:
+                    raise SystemExit(f"{run['command']}: {row['what']} is {row['value']}, and {value} by its trainings")
                 judged += 1
-                reached += met(bar, value)
+                reached += met(row, value)
     return reached, judged
 
 
@@ -118,20 +118,20 @@ def compares(run: Run) -> bool:
 
 def rows(runs: dict[str, Run]) -> Iterator[str]:
     for run in runs.values():
-        judged = [bar for bar in run["bars"] if bar["judged"]]
-        missed = [bar for bar in judged if not bar["met"]]
+        judged = [row for row in run["criteria"] if row["judged"]]
+        missed = [row for row in judged if not row["met"]]
 
-        def share(bar: Run) -> float:
-            if bar["value"] is None:
+        def share(row: Run) -> float:
+            if row["value"] is None:
                 return float("inf")
-            ratio = bar["value"] / bar["limit"] if bar["limit"] else float(bar["value"] > 0)
-            return ratio if bar["relation"] == "<=" else 1 / max(ratio, 1e-9)
+            ratio = row["value"] / row["limit"] if row["limit"] else float(row["value"] > 0)
+            return ratio if row["relation"] == "<=" else 1 / max(ratio, 1e-9)
 
-        shown = missed or [max((bar for bar in judged if bar["relation"] == "<="), key=share)]
+        shown = missed or [max((row for row in judged if row["relation"] == "<="), key=share)]
         said = "; ".join(
-            f"{bar['what']}: {number(bar['value'])} {'≤' if bar['relation'] == '<=' else '≥'} {number(bar['limit'])}"
-            + ("" if bar["met"] else " **missed**")
-            for bar in shown
+            f"{row['what']}: {number(row['value'])} {'≤' if row['relation'] == '<=' else '≥'} {number(row['limit'])}"
+            + ("" if row["met"] else " **missed**")
+            for row in shown
         ).replace("|", "\\|")
         reached = f"{len(judged) - len(missed)} of {len(judged)}"
         others = [method for method in by_method(run) if method != "auto"] if compares(run) else []
@@ -179,12 +179,12 @@ def judged_critics(runs: dict[str, Run]) -> str:
     named = [
         f"`{run['experiment']}`"
         for run in runs.values()
-        if any(bar["judged"] and bar["what"].startswith(("adversarial, ", "joint")) for bar in run["bars"])
+        if any(row["judged"] and row["what"].startswith(("adversarial, ", "joint")) for row in run["criteria"])
         and compares(run)
     ]
     return (
-        f"Bars hold `auto` to limits; critics are judged in {listed(named)} alone, by limits of their own. The next "
-        "column says how many of the bars of `auto` they reach, by the same limits."
+        f"Criteria hold `auto` to limits; critics are judged in {listed(named)} alone, by limits of their own. The "
+        "next column says how many of the criteria of `auto` they meet, by the same limits."
     )
 
 
@@ -236,18 +236,20 @@ def resolutions(runs: dict[str, Run]) -> str:
 
 
 def missed(runs: dict[str, Run]) -> str:
-    """What the bars that were missed are about."""
+    """What the criteria that were missed are about."""
     sachs, data = runs["sachs"], runs["sachs-data"]
     query = "P(Akt | do(PKA=2))"
     plug_in = statistics.mean(one[query] for one in sachs["numbers"]["problem"]["plug_in"].values())
-    auto = next(bar["value"] for bar in sachs["bars"] if bar["what"] == f"auto, {query}, on average")
-    beside = max(bar["value"] for bar in data["bars"] if bar["what"].endswith(", to the best fit of the graph"))
-    mek = next(bar["value"] for bar in data["bars"] if bar["what"] == "auto, P(Mek | do(PKA=2)), to the plug-in")
+    auto = next(row["value"] for row in sachs["criteria"] if row["what"] == f"auto, {query}, on average")
+    beside = max(row["value"] for row in data["criteria"] if row["what"].endswith(", to the best fit of the graph"))
+    mek = next(row["value"] for row in data["criteria"] if row["what"] == "auto, P(Mek | do(PKA=2)), to the plug-in")
     names = [
-        f"`{run['command']}`" for run in runs.values() if any(not bar["met"] and bar["judged"] for bar in run["bars"])
+        f"`{run['command']}`"
+        for run in runs.values()
+        if any(row["judged"] and not row["met"] for row in run["criteria"])
     ]
     if sorted(names) != sorted(f"`{run['command']}`" for run in (sachs, data)):
-        raise SystemExit(f"bars are missed in {listed(names)}: say here why")
+        raise SystemExit(f"criteria are not met in {listed(names)}: say here why")
     return (
         f"The two that are missed: over the three data sets of `sachs` the plug-in estimate of {query} is off by as "
         f"much as the model, {plug_in:.4f} against {auto:.4f}; and no model of the graph fits both tables of real "
@@ -298,7 +300,7 @@ def wrapped(text: str) -> str:
 def results() -> str:
     runs = read()
     head = [
-        "| command | bars reached | critics, by the bars of `auto` | nearest to its limit, or missed | time |",
+        "| command | criteria met | critics, by the criteria of `auto` | nearest to its limit, or missed | time |",
         "|---|---|---|---|---|",
     ]
     side = ["| experiment | method | a training takes | fitted distribution | answers |", "|---|---|---|---|---|"]
@@ -419,12 +421,12 @@ def item(text: str) -> str:
 
 def missed_in_short(runs: dict[str, Run]) -> str:
     """How many limits were reached, and which were not, with the number beside the limit."""
-    judged = [(run, bar) for run in runs.values() for bar in run["bars"] if bar["judged"]]
+    judged = [(run, row) for run in runs.values() for row in run["criteria"] if row["judged"]]
     lost = [
-        f"{bar['what'].removeprefix('auto, ').removesuffix(', on average')} in `{run['command']}` "
-        f"({number(bar['value'])}, limit {number(bar['limit'])})"
-        for run, bar in judged
-        if not bar["met"]
+        f"{row['what'].removeprefix('auto, ').removesuffix(', on average')} in `{run['command']}` "
+        f"({number(row['value'])}, limit {number(row['limit'])})"
+        for run, row in judged
+        if not row["met"]
     ]
     said = f"- {len(judged) - len(lost)} of {len(judged)} limits that were set for the experiments are reached. "
     return item(f"{said}Missed: {listed(lost)}." if lost else f"{said}None is missed.")

@@ -97,11 +97,11 @@ class TestSecond:
         assert order([("20 21 22", "17 18 19")]) <= training_order(planned)
 
 
-class TestBars:
+class TestCriteria:
     def test_all_are_reached(self):
-        bars = appendix.examples().bars
-        assert len(bars) == 4
-        assert all(bar.met and bar.judged and bar.value == 0 for bar in bars)
+        criteria = appendix.examples().criteria
+        assert len(criteria) == 4
+        assert all(criterion.met and criterion.judged and criterion.value == 0 for criterion in criteria)
 
     @pytest.mark.parametrize(
         ("name", "graph", "missed"),
@@ -114,7 +114,7 @@ class TestBars:
     )
     def test_another_graph_misses_what_it_changes(self, name, graph, missed, monkeypatch):
         monkeypatch.setattr(appendix, name, graph)
-        assert [bar.what for bar in appendix.examples().bars if not bar.met] == missed
+        assert [criterion.what for criterion in appendix.examples().criteria if not criterion.met] == missed
 
     def test_plans_by_the_sets_as_printed_differ(self):
         """Their Algorithm 2 adds all parents, and all of the graph's middle is then one h-node."""

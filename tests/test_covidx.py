@@ -163,7 +163,7 @@ class TestFolder:
         assert record["command"] == (
             "mdcm experiment covidx --fast --data DIR --mechanism X=test_covidx:given --method auto"
         )
-        assert record["bars"] == [], "nothing is known of the truth"
+        assert record["criteria"] == [], "nothing is known of the truth"
         (outcome,) = record["numbers"]["outcomes"]
         assert -1 <= outcome["effect"] <= 1
         assert not any("stand-in" in note for note in record["notes"])

@@ -1,4 +1,4 @@
-"""The paper's experiments as commands: exact truths, honest bars, and a report that needs nothing but itself."""
+"""The paper's experiments as commands: exact truths, honest criteria, and a report that needs nothing but itself."""
 
 import functools
 import gzip
@@ -27,7 +27,7 @@ from mdcm.experiments.estimates import Sample, answer_distance, estimation_error
 from mdcm.experiments.likelihoods import log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import RATES
 from mdcm.experiments.page import verdict
-from mdcm.experiments.records import METHODS, Bar, ExperimentRequest, Findings
+from mdcm.experiments.records import METHODS, Criterion, ExperimentRequest, Findings
 from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
@@ -68,27 +68,27 @@ def metrics(folder):
 # ---- records
 
 
-class TestBars:
+class TestCriteria:
     @pytest.mark.parametrize(
         ("value", "limit", "relation", "met"),
         [(0.1, 0.1, "<=", True), (0.11, 0.1, "<=", False), (1.0, 1.0, ">=", True), (0.0, 1.0, ">=", False)],
     )
-    def test_bar_is_met_on_the_right_side_of_its_limit(self, value, limit, relation, met):
-        assert Bar("x", value, limit, relation).met is met
+    def test_criterion_is_met_on_the_right_side_of_its_limit(self, value, limit, relation, met):
+        assert Criterion("x", value, limit, relation).met is met
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("relation", ["<=", ">="])
     def test_what_could_not_be_measured_is_missed(self, value, relation):
-        bar = Bar("x", value, 0.0, relation)
-        assert not bar.met
-        assert bar.to_json()["value"] is None
+        criterion = Criterion("x", value, 0.0, relation)
+        assert not criterion.met
+        assert criterion.to_json()["value"] is None
 
     def test_one_miss_among_the_judged_is_a_miss(self):
-        assert verdict([Bar("a", 0, 1), Bar("b", 2, 1)]) == ("missed", "1 of 2 missed")
+        assert verdict([Criterion("a", 0, 1), Criterion("b", 2, 1)]) == ("missed", "1 of 2 missed")
 
     def test_what_is_not_judged_does_not_count(self):
-        assert verdict([Bar("a", 0, 1), Bar("b", 2, 1, judged=False)])[0] == "met"
-        assert verdict([Bar("b", 2, 1, judged=False)])[0] == "open"
+        assert verdict([Criterion("a", 0, 1), Criterion("b", 2, 1, judged=False)])[0] == "met"
+        assert verdict([Criterion("b", 2, 1, judged=False)])[0] == "open"
 
     @pytest.mark.parametrize(
         ("value", "shown"),
@@ -270,7 +270,7 @@ class TestLarge:
         assert (len(graph.nodes), len(graph.directed), len(graph.bidirected)) == (30, 60, 10)
         assert max(len(graph.parents(node)) for node in graph.nodes) <= 4
 
-    def test_a_model_without_edges_fails_both_bars(self):
+    def test_a_model_without_edges_fails_both_criteria(self):
         truth = large.random_problem(12, seed=0)
         table, heldout = truth.sample(20_000, seed=1), truth.sample(20_000, seed=2)
         models = {"best": maximum_likelihood(truth, table), "none": large.independent(truth, table)}
@@ -355,7 +355,7 @@ class TestRuns:
     @named(*command.NAMES)
     def test_metrics_are_complete(self, runs, name):
         found = metrics(runs(name)[0])
-        for key in ("machine", "versions", "seeds", "settings", "stages", "bars", "tables", "command", "started"):
+        for key in ("machine", "versions", "seeds", "settings", "stages", "criteria", "tables", "command", "started"):
             assert found[key], key
         assert (found["experiment"], found["size"]) == (name, "fast")
         assert {"python", "torch", "numpy", "mdcm"} <= set(found["versions"])
@@ -363,23 +363,24 @@ class TestRuns:
         assert bool(found["methods"]) == (name not in WITHOUT_TRAINING)
 
     @named(*command.NAMES)
-    def test_bars_are_judged_by_their_numbers_and_decide_the_exit_code(self, runs, name):
+    def test_criteria_are_judged_by_their_numbers_and_decide_the_exit_code(self, runs, name):
         folder, result = runs(name)
         found = metrics(folder)
-        for bar in found["bars"]:
-            value = math.nan if bar["value"] is None else bar["value"]
-            assert bar["met"] == (value <= bar["limit"] if bar["relation"] == "<=" else value >= bar["limit"])
-        met = all(bar["met"] for bar in found["bars"] if bar["judged"])
+        for criterion in found["criteria"]:
+            value = math.nan if criterion["value"] is None else criterion["value"]
+            limit = criterion["limit"]
+            assert criterion["met"] == (value <= limit if criterion["relation"] == "<=" else value >= limit)
+        met = all(criterion["met"] for criterion in found["criteria"] if criterion["judged"])
         assert found["met"] == met
         assert result.code == (0 if met else 1)
-        for bar in found["bars"]:
-            assert bar["what"] in result.out
+        for criterion in found["criteria"]:
+            assert criterion["what"] in result.out
 
     @named("asia", "sachs", "synthetic")
     def test_likelihood_reaches_its_floors_at_the_small_size(self, runs, name):
-        bars = [bar for bar in metrics(runs(name)[0])["bars"] if bar["what"].startswith("auto")]
-        assert bars
-        assert all(bar["met"] for bar in bars), [bar for bar in bars if not bar["met"]]
+        criteria = [row for row in metrics(runs(name)[0])["criteria"] if row["what"].startswith("auto")]
+        assert criteria
+        assert all(row["met"] for row in criteria), [row for row in criteria if not row["met"]]
 
     @named("asia", "sachs", "synthetic")
     def test_all_methods_are_compared(self, runs, name):
@@ -409,7 +410,7 @@ class TestRuns:
             command.run_experiment("complexity", tmp_path, fast=True)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
-    def test_a_missed_bar_ends_with_one(self, tmp_path, monkeypatch):
+    def test_a_missed_criterion_ends_with_one(self, tmp_path, monkeypatch):
         monkeypatch.setattr(complexity, "_SAFE_LIMIT", 1.0)
         result = call("experiment", "complexity", "--fast", "--out", tmp_path)
         assert result.code == 1
@@ -442,14 +443,14 @@ class TestStudy:
         assert sorted(runs) == sorted(itertools.product([*METHODS, "joint, equal time"], (0, 1)))
 
     def test_full_run_judges_training_against_critics(self, found):
-        bars = {bar.what: bar for bar in found.bars}
-        assert all(bar.judged for bar in bars.values())
-        assert not bars["adversarial, all variables, tiny"].met
-        assert bars["adversarial, time of a training, tiny"].met
+        criteria = {criterion.what: criterion for criterion in found.criteria}
+        assert all(criterion.judged for criterion in criteria.values())
+        assert not criteria["adversarial, all variables, tiny"].met
+        assert criteria["adversarial, time of a training, tiny"].met
 
     def test_averages_are_over_the_seeds(self, found):
         outcomes = [one for one in found.numbers["tiny"]["outcomes"] if one["method"] == "auto"]
-        average = next(bar for bar in found.bars if "on average" in bar.what)
+        average = next(criterion for criterion in found.criteria if "on average" in criterion.what)
         assert average.value == pytest.approx(np.mean([one["answered"]["P(Y | do(X))"] for one in outcomes]))
 
     def test_an_answer_is_compared_by_its_own_table(self, found):
@@ -630,8 +631,8 @@ class TestReport:
     def test_page_says_what_was_measured_on_what(self, runs, name):
         folder, _ = runs(name)
         text, found = (folder / "report.html").read_text(), metrics(folder)
-        for bar in found["bars"]:
-            assert bar["what"].replace("<", "&lt;") in text
+        for criterion in found["criteria"]:
+            assert criterion["what"].replace("<", "&lt;") in text
         assert found["versions"]["torch"] in text
         assert found["command"] in text
         assert found["verdict"] in text
@@ -677,7 +678,8 @@ class TestReport:
     def test_text_of_an_experiment_is_escaped(self, runs):
         found = metrics(runs("complexity")[0])
         nasty = '<b onclick="x">&'
-        page = command.render_page({**found, "title": nasty}, Findings(notes=[nasty], bars=[Bar(nasty, 1, 2)]))
+        findings = Findings(notes=[nasty], criteria=[Criterion(nasty, 1, 2)])
+        page = command.render_page({**found, "title": nasty}, findings)
         assert nasty not in page
         assert Page(page).faults == []
 

@@ -222,10 +222,10 @@ class TestSideBySide:
                 assert sum(seen["colours"]) == pytest.approx(1)
 
     def test_without_flips_the_effect_is_not_determined(self, record):
-        (bar,) = [one for one in record["bars"] if one["what"].startswith("without flips")]
+        (criterion,) = [one for one in record["criteria"] if one["what"].startswith("without flips")]
         (table,) = [one for one in record["tables"] if one["title"].startswith("Without flips")]
         losses = {row[0]: row[-1] for row in table["rows"] if row[-1] is not None}
-        assert bar["value"] == pytest.approx(losses["without one"] - losses["with a confounder"])
+        assert criterion["value"] == pytest.approx(losses["without one"] - losses["with a confounder"])
         # the picture tells D, so that what is seen and what is set are different questions
         exact = FrontDoor(8, flip=0.0).exact()
         assert min(tv_distance(exact.do[d], exact.conditional[d]) for d in (0, 1)) > 0.15

@@ -183,13 +183,13 @@ class TestMnist:
 @pytest.mark.filterwarnings("ignore:.* (is not determined|is not shown|the answer rests|of the answer|no row of)")
 def test_fast_run(tmp_path, mnist):
     record = run_experiment("mnist2", tmp_path / "run", fast=True, methods=["auto"], mnist=mnist)
-    assert record["met"], record["bars"]
+    assert record["met"], record["criteria"]
     assert record["command"] == "mdcm experiment mnist2 --fast --mnist DIR --method auto"
-    bars = {bar["what"]: bar for bar in record["bars"]}
-    ranks = bars["auto, queries whose 3 most probable outcomes are the true ones"]
+    criteria = {criterion["what"]: criterion for criterion in record["criteria"]}
+    ranks = criteria["auto, queries whose 3 most probable outcomes are the true ones"]
     assert ranks["value"] >= 3
     assert not ranks["judged"]
-    assert bars["in two steps by hand, P(Y1, Y2, Thick | do(X1))"]["judged"]
+    assert criteria["in two steps by hand, P(Y1, Y2, Thick | do(X1))"]["judged"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert len(page) < 5_000_000

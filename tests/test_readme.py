@@ -125,8 +125,8 @@ class TestShortTable:
         said = " ".join(table.missed_in_short(runs).split())
         assert "P(Akt | do(PKA=2)) in `mdcm experiment sachs` (0.0270, limit 0.0248)" in said
         for run in runs.values():
-            for bar in run["bars"]:
-                bar["met"] = True
+            for criterion in run["criteria"]:
+                criterion["met"] = True
         assert table.missed_in_short(runs).endswith("are reached. None is missed.")
 
     def test_coverage_names_both_kinds_of_intervals(self, table):
@@ -136,7 +136,7 @@ class TestShortTable:
 
 
 class TestCritics:
-    """What the methods that are shown beside `auto` reach of its bars."""
+    """What the methods that are shown beside `auto` reach of its criteria."""
 
     def test_counts_of_asia_are_those_of_the_definition(self, table, runs):
         run = runs["asia"]
@@ -152,19 +152,19 @@ class TestCritics:
 
     @pytest.mark.parametrize("name", ["asia", "covidx", "frontdoor", "mnist2", "sachs", "synthetic"])
     def test_auto_reaches_what_its_run_says(self, table, runs, name):
-        bars = [bar for bar in runs[name]["bars"] if bar["what"].startswith("auto, ")]
-        assert table.held_to(runs[name], "auto") == (sum(bar["met"] for bar in bars), len(bars))
+        criteria = [criterion for criterion in runs[name]["criteria"] if criterion["what"].startswith("auto, ")]
+        assert table.held_to(runs[name], "auto") == (sum(criterion["met"] for criterion in criteria), len(criteria))
 
     @pytest.mark.parametrize(("name", "what"), [("asia", 1), ("frontdoor", 5), ("synthetic", 0), ("covidx", 0)])
-    def test_a_bar_that_is_not_that_of_its_trainings_is_noticed(self, table, runs, name, what):
-        runs[name]["bars"][what]["value"] += 1e-6
+    def test_a_criterion_that_is_not_that_of_its_trainings_is_noticed(self, table, runs, name, what):
+        runs[name]["criteria"][what]["value"] += 1e-6
         with pytest.raises(SystemExit, match="by its trainings"):
             list(table.rows(runs))
 
     def test_only_synthetic_judges_them(self, table, runs):
         assert "critics are judged in `synthetic` alone" in table.judged_critics(runs)
-        for bar in runs["asia"]["bars"][:1]:
-            runs["asia"]["bars"].append({**bar, "what": "adversarial, worst data set"})
+        for criterion in runs["asia"]["criteria"][:1]:
+            runs["asia"]["criteria"].append({**criterion, "what": "adversarial, worst data set"})
         assert "critics are judged in `asia` and `synthetic` alone" in table.judged_critics(runs)
 
 
@@ -200,9 +200,9 @@ class TestWords:
         with pytest.raises(SystemExit, match="as near as the best fit"):
             table.behind_best(run)
 
-    def test_a_bar_that_is_missed_anew_must_be_explained(self, table, runs):
+    def test_a_criterion_that_is_missed_anew_must_be_explained(self, table, runs):
         table.missed(runs)
-        runs["asia"]["bars"][0]["met"] = False
+        runs["asia"]["criteria"][0]["met"] = False
         with pytest.raises(SystemExit, match="say here why"):
             table.missed(runs)
 

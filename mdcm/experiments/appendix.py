@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from mdcm.experiments.records import Bar, Findings
+from mdcm.experiments.records import Criterion, Findings
 from mdcm.graph import ADMG
 from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.report.page import Picture, Table
@@ -109,7 +109,7 @@ def examples() -> Findings:
     """Plan both graphs, the second also with a data set under do(17), and compare with the paper.
 
     Example:
-        >>> all(bar.met for bar in examples().bars)
+        >>> all(criterion.met for criterion in examples().criteria)
         True
     """
     first, second = (plan(graph, objective="adversarial") for graph in (FIRST, SECOND))
@@ -119,11 +119,15 @@ def examples() -> Findings:
     of_first = sum(number for fit, number in counted if fit.where == "E.1")
     arrows = training_order(second) ^ order(_ORDER)
     return Findings(
-        bars=[
-            Bar("Appendix E.1, three distributions", of_first, 0, unit="variables", note="that differ from the text's"),
-            Bar("Appendix E.2, training order", len(arrows), 0, unit="arrows", note="that differ from the h-graph's"),
+        criteria=[
+            Criterion(
+                "Appendix E.1, three distributions", of_first, 0, unit="variables", note="that differ from the text's"
+            ),
+            Criterion(
+                "Appendix E.2, training order", len(arrows), 0, unit="arrows", note="that differ from the h-graph's"
+            ),
             *(
-                Bar(f"Appendix E.2, {fit.where}", number, 0, unit="variables", note="that differ")
+                Criterion(f"Appendix E.2, {fit.where}", number, 0, unit="variables", note="that differ")
                 for fit, number in counted
                 if fit.where != "E.1"
             ),

@@ -11,7 +11,7 @@ import numpy as np
 from mdcm.data import Dataset
 from mdcm.errors import LowSupportError
 from mdcm.experiments.estimates import Sample
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.model import Model, fit
@@ -91,8 +91,8 @@ def _published(rows: int, seed: int) -> Findings:
     model = fit(graph, Dataset(table, name="d1"), variables=variables, config=TrainConfig(max_steps=60), seed=seed)
     messages = {query: _support_message(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
     return Findings(
-        bars=[
-            Bar(
+        criteria=[
+            Criterion(
                 f"the network as published, {query}: warnings", float(bool(text)), 1.0, ">=", unit="warnings",
                 note="no row has lung = yes with either = no, which the answer has to state",
             )

@@ -103,7 +103,7 @@ def run_experiment(
             resolution=resolution, stages=stages,
         )  # fmt: skip
         findings = experiment.run(request)
-    kind, text = verdict(findings.bars)
+    kind, text = verdict(findings.criteria)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "experiment": experiment.name,
@@ -127,7 +127,7 @@ def run_experiment(
         "data": None if directory is None else directory.name,
         "met": kind != "missed",
         "verdict": text,
-        "bars": [bar.to_json() for bar in findings.bars],
+        "criteria": [criterion.to_json() for criterion in findings.criteria],
         "tables": [asdict(table) for table in findings.tables],
         "charts": [asdict(chart) for chart in findings.charts],
         "numbers": findings.numbers,
@@ -155,11 +155,11 @@ def render(record: Mapping[str, Any]) -> str:
         record: Result of :func:`run_experiment`.
     """
     lines = [f"{record['title']} ({record['command']}, {record['seconds']:.1f} s)", ""]
-    width = max((len(bar["what"]) for bar in record["bars"]), default=0)
-    for bar in record["bars"]:
-        state = ("met" if bar["met"] else "missed") if bar["judged"] else "not judged"
-        sign = "<=" if bar["relation"] == "<=" else ">="
-        lines.append(f"{bar['what']:<{width}}  {number(bar['value']):>9} {sign} {number(bar['limit']):<9} {state}")
+    width = max((len(row["what"]) for row in record["criteria"]), default=0)
+    for row in record["criteria"]:
+        state = ("met" if row["met"] else "missed") if row["judged"] else "not judged"
+        sign = "<=" if row["relation"] == "<=" else ">="
+        lines.append(f"{row['what']:<{width}}  {number(row['value']):>9} {sign} {number(row['limit']):<9} {state}")
     lines += ["", f"{record['verdict']}."]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 
 from mdcm.experiments.appendix import examples
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.planning import Method, Objective, plan
 from mdcm.report.page import Chart, Line, Picture, Table
@@ -91,19 +91,19 @@ def _run(request: ExperimentRequest) -> Findings:
     means = {way: [mean(by_nodes[nodes]) for nodes in size.nodes] for way, by_nodes in largest.items()}
     last = size.nodes[-1]
     findings = Findings(
-        bars=[
-            Bar(
+        criteria=[
+            Criterion(
                 f"adversarial, trained together at {last} nodes", means["adversarial"][-1], _SAFE_LIMIT,
                 unit="mechanisms", note=f"mean over {size.graphs} graphs; joint training has {last}",
             ),
-            Bar(
+            Criterion(
                 "likelihood, beyond the largest c-component", float(max(
                     abs(ours - component)
                     for nodes in size.nodes
                     for ours, component in zip(largest["likelihood"][nodes], components[nodes], strict=True)
                 )), 0.0, unit="mechanisms", note="worst graph; c-components found by another algorithm",
             ),
-            Bar(
+            Criterion(
                 f"time to plan {size.sparse[-1]:,} nodes", max(row["adversarial ms"] for row in sparse),
                 _MILLISECONDS, unit="ms", judged=not request.fast, note="adversarial, graph at hand",
             ),

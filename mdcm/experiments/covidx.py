@@ -13,7 +13,7 @@ import torch
 
 from mdcm.data import Dataset
 from mdcm.errors import DataError
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.experiments.xrays import CLASSES, Chest, Rays, StandIn, read_covidx
 from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, Pretrained
@@ -216,10 +216,10 @@ class _Study:
         return [outcome for outcome in self.outcomes if outcome.label == label]
 
     def findings(self) -> Findings:
-        """Bars, curves, tables and pictures."""
+        """Criteria, curves, tables and pictures."""
         identification = identify(_GRAPH, "P(N | do(C))")
         return Findings(
-            bars=self._bars(), charts=[self._curves(label) for label in self.request.methods],
+            criteria=self._criteria(), charts=[self._curves(label) for label in self.request.methods],
             tables=[self._effects(), self._table()],
             pictures=[
                 Picture("The graph", identification.to_svg(), f"{_GRAPH}. P(N | do(C)) = {identification.estimand}."),
@@ -256,18 +256,19 @@ class _Study:
         )
         return notes
 
-    def _bars(self) -> list[Bar]:
+    def _criteria(self) -> list[Criterion]:
         runs = self._of("auto")
         if self.chest is None or not runs:
             return []
         errors = [abs(run.effect - self.chest.effect()) for run in runs]
         judged = not self.request.fast
         note = f"true effect {self.chest.effect():.4f}, found {runs[0].effect:.4f}; seed {runs[0].seed}"
-        bars = [Bar("auto, effect of C on N, distance to the truth", errors[0], _EFFECT, judged=judged, note=note)]
+        what = "auto, effect of C on N, distance to the truth"
+        criteria = [Criterion(what, errors[0], _EFFECT, judged=judged, note=note)]
         if len(runs) > 1:
             note = f"mean over {len(runs)} seeds, worst {max(errors):.4f}"
-            bars.append(Bar("auto, the same on average", mean(errors), _EFFECT, judged=judged, note=note))
-        return bars
+            criteria.append(Criterion("auto, the same on average", mean(errors), _EFFECT, judged=judged, note=note))
+        return criteria
 
     def _curves(self, label: str) -> Chart:
         run = self._of(label)[0]

@@ -20,7 +20,7 @@ from mdcm.dcm import DCM, MechanismFactory
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
 from mdcm.experiments.methods import Clock
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.identification import identify
 from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained, RectifiedFlow
@@ -313,9 +313,10 @@ class _Study:
         return [outcome for outcome in self.outcomes if outcome.label == label]
 
     def findings(self) -> Findings:
-        """Bars, curves, tables and pictures."""
+        """Criteria, curves, tables and pictures."""
         return Findings(
-            bars=self._bars(), charts=[self._curves(), self._effects()], tables=[self._answers(), self._pictures()],
+            criteria=self._criteria(), charts=[self._curves(), self._effects()],
+            tables=[self._answers(), self._pictures()],
             pictures=self._drawings(), photos=[self._photo()],
             notes=[
                 f"Pictures have {self.size.resolution} x {self.size.resolution} pixels. The full size of the paper's "
@@ -330,26 +331,27 @@ class _Study:
             numbers={"outcomes": [outcome.to_json() for outcome in self.outcomes], "truth": self.truth.do.tolist()},
         )  # fmt: skip
 
-    def _bars(self) -> list[Bar]:
+    def _criteria(self) -> list[Criterion]:
         runs = self._of("auto")
         if not runs:
             return []
         note = f"mean over {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
 
-        def bar(what: str, values: Sequence[float], limit: float, unit: str = "TVD") -> Bar:
+        def criterion(what: str, values: Sequence[float], limit: float, unit: str = "TVD") -> Criterion:
             worst = f", worst {max(values):.4f}" if len(values) > 1 else ""
-            return Bar(f"auto, {what}", mean(values), limit, unit=unit, note=note + worst, judged=not self.request.fast)
+            judged = not self.request.fast
+            return Criterion(f"auto, {what}", mean(values), limit, unit=unit, note=note + worst, judged=judged)
 
         flip = self.scm.flip
         digits = [max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in run.judged) for run in runs]
         colours = [max(max(abs(share - 1 / 3) for share in j.colours) for j in run.judged) for run in runs]
-        bars = [bar("P(D, A)", [run.joint[0] for run in runs], _JOINT)]
+        criteria = [criterion("P(D, A)", [run.joint[0] for run in runs], _JOINT)]
         for d in (0, 1):
-            bars.append(bar(f"P(A | do(D={d})) with real pictures", [run.real[d] for run in runs], _REAL))
-            bars.append(bar(f"P(A | do(D={d})) with its own", [run.generated[d] for run in runs], _GENERATED))
-        bars.append(bar("share of each digit against the mechanism", digits, _SHOWN, "share"))
-        bars.append(bar("share of each colour against the mechanism", colours, _SHOWN, "share"))
-        return bars
+            criteria.append(criterion(f"P(A | do(D={d})) with real pictures", [run.real[d] for run in runs], _REAL))
+            criteria.append(criterion(f"P(A | do(D={d})) with its own", [run.generated[d] for run in runs], _GENERATED))
+        criteria.append(criterion("share of each digit against the mechanism", digits, _SHOWN, "share"))
+        criteria.append(criterion("share of each colour against the mechanism", colours, _SHOWN, "share"))
+        return criteria
 
     def _curves(self) -> Chart:
         first = self.request.seeds[0]
@@ -479,7 +481,7 @@ def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
     rows.append(["naive: P(A | D)", *truth.conditional.ravel().tolist(), far, None])
     names = [f"A={a}, D={d}" for d in (0, 1) for a in range(3)]
     return Findings(
-        bars=[Bar(
+        criteria=[Criterion(
             "without flips: what a confounder adds to the likelihood of fresh rows", gap, _GAP, unit="nats per row",
             note="the data do not tell the two models apart, and so do not determine the effect", judged=judged,
         )],

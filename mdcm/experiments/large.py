@@ -21,7 +21,7 @@ from mdcm.data import Dataset
 from mdcm.experiments.estimates import read_out
 from mdcm.experiments.likelihoods import adjacent_pairs, log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import Adversarial, train_adversarial
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.model import fit
@@ -177,23 +177,23 @@ def _run(request: ExperimentRequest) -> Findings:
             with request.stages.stage(f"cost of {way}"):
                 costs.append(_cost(way, nodes, size, apart=not request.fast))
     by_size = {nodes: [run for run in runs if run.nodes == nodes] for nodes in size.nodes}
-    bars = []
+    criteria = []
     for nodes, group in by_size.items():
         worst = max(group, key=lambda run: run.ratio)
-        bars.append(Bar(
+        criteria.append(Criterion(
             f"{nodes} variables, mean TVD of adjacent pairs", worst.tvd["auto"], _TVD_LIMIT * worst.tvd["floor"],
             judged=size.longest is None,
             note=f"{_TVD_LIMIT} times the sampling floor; worst of seeds {_listed(group)}; without edges "
             f"{worst.tvd['no edges']:.4f}",
         ))  # fmt: skip
         gap = max(group, key=lambda run: run.gap)
-        bars.append(Bar(
+        criteria.append(Criterion(
             f"{nodes} variables, held-out log-likelihood behind the best fit", gap.gap * nodes, _NATS_LIMIT * nodes,
             unit="nats per row", note=f"{_NATS_LIMIT} nats per variable; worst of seeds {_listed(group)}; without "
             f"edges {(gap.loglik['maximum likelihood'] - gap.loglik['no edges']):.2f}",
         ))  # fmt: skip
     return Findings(
-        bars=bars,
+        criteria=criteria,
         charts=[_quality(by_size), *([_costs(costs)] if len(size.compared) > 1 else [])],
         tables=[_runs_table(runs), _costs_table(costs, size)],
         pictures=_pictures(size.nodes[0]),

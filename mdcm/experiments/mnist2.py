@@ -12,7 +12,7 @@ from mdcm.data import Dataset
 from mdcm.experiments.digits import DigitJudge, train_judge
 from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
 from mdcm.experiments.handwriting import DigitPainter, Handwriting, load_handwriting
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.identification import identify
@@ -237,16 +237,16 @@ def _derived(truth: DiscreteSCM) -> Findings:
     estimand = identify(truth.graph, query, levels=truth.levels).estimand
     assert estimand is not None
     ours = float(np.abs(np.asarray(estimand.evaluate(exact)).reshape(right.shape) - right).max())
-    bars = [
-        Bar("equation (57) on exact P(V), largest difference to the counterfactual", theirs, 1e-12),
-        Bar("the estimand found here, likewise", ours, 1e-12, note=str(estimand)),
+    criteria = [
+        Criterion("equation (57) on exact P(V), largest difference to the counterfactual", theirs, 1e-12),
+        Criterion("the estimand found here, likewise", ours, 1e-12, note=str(estimand)),
     ]
     rows: list[list[Any]] = []
     for name, (text, paper) in QUERIES.items():
         top = ", ".join(f"{outcome} {share:.3f}" for outcome, share in _top(_exact(truth, text), _TOP))
         rows.append([name, top, paper])
     table = Table("Most probable outcomes", ["query", "exactly, with probabilities", "in the paper"], rows, _KEY)
-    return Findings(bars=bars, tables=[table])
+    return Findings(criteria=criteria, tables=[table])
 
 
 _KEY = (
@@ -283,21 +283,21 @@ def _grouped(seed: int, size: _Size) -> Findings:
     for query, distance, floor in zip(discrete.queries, distances, floors, strict=True):
         rows.append([query, distance, floor, "estimation"])
     steps = "; ".join(str(step) for hnode in made.hnodes for step in hnode.fits)
-    bars = [
-        Bar(
+    criteria = [
+        Criterion(
             f"in two steps by hand, {query}", distance, 1.5 * floor,
             note=f"1.5 times the estimation floor; seed {seed}; "
             + ("digits and stroke trained on D1 alone" if query == _SHOWN_ONCE else "step 1 as one h-node"),
         )
         for query, distance, floor in zip(discrete.queries, distances, floors, strict=True)
     ]  # fmt: skip
-    bars.append(Bar(
+    criteria.append(Criterion(
         f"in two steps by hand, queries whose {_TOP} most probable outcomes are the true ones",
         discrete.agreeing(right, answers), len(discrete.ranked), ">=", unit="queries", note=f"seed {seed}",
         judged=size is _FULL,
     ))  # fmt: skip
     return Findings(
-        bars=bars,
+        criteria=criteria,
         tables=[Table(
             f"Trained in the two steps of section F.4.2: {{{', '.join(_GROUP)}}} as one, the others on D1 alone",
             ["distribution", "TVD", "floor", "kind of floor"], rows, f"By likelihood; seed {seed}. {steps}.",
@@ -347,8 +347,8 @@ def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriti
         judge.describe(_like(drawn, painter, seed + 1)), judge.describe(_like(drawn, painter, seed))
     )
     kinds = ("digit", "colour", "stroke")
-    bars = [
-        Bar(
+    criteria = [
+        Criterion(
             f"pictures that show the {kind} they are of", judged[kind], _RIGHT, ">=", unit="share",
             note="judged by the classifier", judged=size is _FULL,
         )
@@ -379,7 +379,7 @@ def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriti
         + ".",
     )
     numbers = {"pictures": {"right": judged, "frechet": distance, "frechet_floor": floor, "rows": size.rows}}
-    return Findings(bars=bars, tables=[table, quality], photos=[photo], numbers=numbers)
+    return Findings(criteria=criteria, tables=[table, quality], photos=[photo], numbers=numbers)
 
 
 def _trained(discrete: StudyProblem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdcm.experiments.records import Bar, Findings
+from mdcm.experiments.records import Criterion, Findings
 from mdcm.report.page import Table, charts, document, facts, number, photos, pictures, section, table
 from mdcm.text.printable import escaped
 
@@ -26,9 +26,9 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     size = "fast size: smaller than the limits are for" if record["size"] == "fast" else "full size"
     head = (
         f'<p class="kicker">{escaped(where)} · {escaped(size)}</p>\n<h1>{escaped(record["title"])}</h1>\n'
-        f"{_verdict(findings.bars)}\n<p>{escaped(record['summary'])}</p>"
+        f"{_verdict(findings.criteria)}\n<p>{escaped(record['summary'])}</p>"
     )
-    parts = [section("Limits and results", _bars(findings.bars))] if findings.bars else []
+    parts = [section("Limits and results", _criteria(findings.criteria))] if findings.criteria else []
     if findings.charts:
         parts.append(section("In pictures", charts(findings.charts)))
     if findings.pictures:
@@ -49,10 +49,10 @@ def render_page(record: Mapping[str, Any], findings: Findings) -> str:
     )
 
 
-def verdict(bars: Sequence[Bar]) -> tuple[str, str]:
+def verdict(criteria: Sequence[Criterion]) -> tuple[str, str]:
     """CSS class and sentence about the number of judged limits that are met."""
-    judged = [bar for bar in bars if bar.judged]
-    missed = sum(not bar.met for bar in judged)
+    judged = [criterion for criterion in criteria if criterion.judged]
+    missed = sum(not criterion.met for criterion in judged)
     if not judged:
         return "open", "Nothing is judged at this size"
     if missed:
@@ -60,31 +60,32 @@ def verdict(bars: Sequence[Bar]) -> tuple[str, str]:
     return "met", f"All {len(judged)} reached" if len(judged) > 1 else "Reached"
 
 
-def _verdict(bars: Sequence[Bar]) -> str:
-    kind, text = verdict(bars)
+def _verdict(criteria: Sequence[Criterion]) -> str:
+    kind, text = verdict(criteria)
     return f'<p class="verdict {kind}">{escaped(text)}</p>'
 
 
-def _bars(bars: Sequence[Bar]) -> str:
+def _criteria(criteria: Sequence[Criterion]) -> str:
     items = []
-    for bar in bars:
-        kind = "open" if not bar.judged else "met" if bar.met else "missed"
+    for criterion in criteria:
+        kind = "open" if not criterion.judged else "met" if criterion.met else "missed"
         state = {"met": "✓ reached", "missed": "✗ missed", "open": "not judged"}[kind]
         # the limit is at 70 % of the track; longer bars are cut off
-        scale = 0.7 / bar.limit if bar.limit > 0 else 0.0
-        width = 100 * min(1.0, bar.value * scale) if bar.value == bar.value and scale else 0.0
+        scale = 0.7 / criterion.limit if criterion.limit > 0 else 0.0
+        width = 100 * min(1.0, criterion.value * scale) if criterion.value == criterion.value and scale else 0.0
         track = (
             f'<span class="track" aria-hidden="true"><span class="fill {kind}" style="width:{width:.1f}%"></span>'
             '<span class="limit" style="left:70%"></span></span>'
             if scale
             else ""
         )
-        bound = "at most" if bar.relation == "<=" else "at least"
-        note = f'<span class="note">{escaped(bar.note)}</span>' if bar.note else ""
+        bound = "at most" if criterion.relation == "<=" else "at least"
+        note = f'<span class="note">{escaped(criterion.note)}</span>' if criterion.note else ""
         items.append(
-            f'<li class="bar"><span class="what">{escaped(bar.what)}</span><span class="state {kind}">{state}</span>'
-            f'{track}<span class="numbers">{number(bar.value)}, limit {bound} {number(bar.limit)} '
-            f"({escaped(bar.unit)})</span>{note}</li>"
+            f'<li class="bar"><span class="what">{escaped(criterion.what)}</span>'
+            f'<span class="state {kind}">{state}</span>'
+            f'{track}<span class="numbers">{number(criterion.value)}, limit {bound} {number(criterion.limit)} '
+            f"({escaped(criterion.unit)})</span>{note}</li>"
         )
     return f'<div class="card"><ul class="bars">{"".join(items)}</ul></div>'
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from mdcm.progress import Stages
 from mdcm.report.page import Chart, Photo, Picture, Table
 
-__all__ = ["METHODS", "Bar", "Experiment", "ExperimentRequest", "Findings"]
+__all__ = ["METHODS", "Criterion", "Experiment", "ExperimentRequest", "Findings"]
 
 METHODS = ("auto", "adversarial", "joint", "joint-rep")
 
 
 @dataclass(frozen=True)
-class Bar:
+class Criterion:
     """A measured quantity with its limit.
 
     Attributes:
@@ -57,7 +57,7 @@ class Findings:
     """Results of an experiment.
 
     Attributes:
-        bars: Quantities with limits.
+        criteria: Quantities with limits.
         charts: Curves and bar charts.
         tables: Tables.
         pictures: Drawings of graphs and plans.
@@ -66,7 +66,7 @@ class Findings:
         numbers: All other results as plain JSON values.
     """
 
-    bars: list[Bar] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Findings:
 
     def extend(self, other: Findings) -> None:
         """Append the results of another part of the experiment."""
-        for name in ("bars", "charts", "tables", "pictures", "photos", "notes"):
+        for name in ("criteria", "charts", "tables", "pictures", "photos", "notes"):
             getattr(self, name).extend(getattr(other, name))
         self.numbers.update(other.numbers)
 
@@ -127,8 +127,8 @@ class Experiment:
 
     Example:
         >>> def run(request):
-        ...     return Findings(bars=[Bar("distance", 1.0, 2.0)])
-        >>> Experiment("empty", "Empty", "", "", "", {}, run).run(ExperimentRequest()).bars[0].met
+        ...     return Findings(criteria=[Criterion("distance", 1.0, 2.0)])
+        >>> Experiment("empty", "Empty", "", "", "", {}, run).run(ExperimentRequest()).criteria[0].met
         True
     """
 

@@ -16,7 +16,7 @@ from mdcm.data import Dataset
 from mdcm.errors import DataError
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import Adversarial, Trained, train_adversarial, train_auto
-from mdcm.experiments.records import Bar, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
 from mdcm.experiments.study import Size, StudyProblem, drawings, study
 from mdcm.graph import ADMG
 from mdcm.metrics import tv_distance
@@ -295,15 +295,15 @@ def _findings(request: ExperimentRequest, compared: _Compared) -> Findings:
                  for query in _QUERIES}
         for method, runs in compared.answers.items()
     }  # fmt: skip
-    bars = [
-        Bar(f"auto, {query}, to the plug-in", values[0], 1.5 * compared.floors[query],
+    criteria = [
+        Criterion(f"auto, {query}, to the plug-in", values[0], 1.5 * compared.floors[query],
             note=f"1.5 times the estimation floor; seed {request.seeds[0]}")
         for query, values in distances.get("auto", {}).items()
     ]  # fmt: skip
     nearest = {query: answer_distance(compared.estimates[query], compared.best[query]) for query in _QUERIES}
     first = compared.answers["auto"][0] if "auto" in compared.answers else {}
-    bars += [
-        Bar(f"auto, {query}, to the best fit of the graph", answer_distance(compared.best[query], answer),
+    criteria += [
+        Criterion(f"auto, {query}, to the best fit of the graph", answer_distance(compared.best[query], answer),
             1.5 * compared.floors[query], note=f"1.5 times the estimation floor; seed {request.seeds[0]}; the best fit "
             f"is {nearest[query]:.3f} from the plug-in estimate")
         for query, answer in first.items()
@@ -328,7 +328,7 @@ def _findings(request: ExperimentRequest, compared: _Compared) -> Findings:
     observed, other = compared.problem.samples
     beyond = _beyond(compared.observed, compared.estimates[_QUERIES[0]])
     return Findings(
-        bars=bars,
+        criteria=criteria,
         charts=[Chart(
             "Distance of the answers to the plug-in estimate", "", "TVD, mean over seeds", lines,
             "Groups of bars, one per query: " + "; ".join(
@@ -343,7 +343,7 @@ def _findings(request: ExperimentRequest, compared: _Compared) -> Findings:
                   "since the true one is unknown."),
             Table("Answers against the activated cells",
                   ["query", "answer", "TVD", "2.5 %", "97.5 %"], compared.cells,
-                  f"Bootstrap of the {len(compared.activated):,} cells. No bar: Erk and Akt of these cells were not "
+                  f"Bootstrap of the {len(compared.activated):,} cells. No limit: Erk and Akt of these cells were not "
                   f"trained on, and only {high:.0%} of them have PKA at its top level."),
             Table("What it took", ["method", "trained together", "steps", "seconds, mean"], time),
         ],

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in
 from mdcm.experiments.methods import RATES, Adversarial, Trained, train_adversarial, train_auto
-from mdcm.experiments.records import Bar, ExperimentRequest, Findings
+from mdcm.experiments.records import Criterion, ExperimentRequest, Findings
 from mdcm.identification import identify
 from mdcm.planning import plan
 from mdcm.report.page import Chart, Line, Picture, Table
@@ -251,7 +251,7 @@ class _Study:
         labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
         queries = self.problem.queries
         return Findings(
-            bars=[*self._auto_bars(), *self._adversarial_bars()],
+            criteria=[*self._auto_criteria(), *self._adversarial_criteria()],
             charts=[self._convergence(), *([self._answer_chart()] if queries else [])],
             tables=[
                 self._fitted_table(labels), *([self._answered_table(labels)] if queries else []),
@@ -270,9 +270,9 @@ class _Study:
             },
         )  # fmt: skip
 
-    def _auto_bars(self) -> list[Bar]:
+    def _auto_criteria(self) -> list[Criterion]:
         runs = self._of("auto")
-        bars = []
+        criteria = []
         for name in self.targets if runs and self.problem.fitted else ():
             # the floor is an expectation: about half of all data sets exceed it, whatever model is fitted
             values = [run.fitted[name]["tvd"] for run in runs]
@@ -280,32 +280,32 @@ class _Study:
             if len(runs) > 1:
                 note = f"sampling floor; mean over {len(runs)} seeds, worst {max(values):.4f}"
             floor = runs[0].fitted[name]["floor"]
-            bars.append(Bar(self.problem.titled(f"auto, {name}"), mean(values), floor, note=note))
+            criteria.append(Criterion(self.problem.titled(f"auto, {name}"), mean(values), floor, note=note))
         for query, floor in zip(self.problem.queries, self.floors.tolist(), strict=True):
             if not runs:
                 break
-            bars.append(Bar(
+            criteria.append(Criterion(
                 self.problem.titled(f"auto, {query}"), runs[0].answered[query], _STATED * floor,
                 note=f"{_STATED} times the estimation floor; seed {runs[0].seed}",
             ))  # fmt: skip
             if len(runs) > 1:
                 average = mean(run.answered[query] for run in runs)
                 estimate = mean(by_query[query] for by_query in self.estimates.values())
-                bars.append(Bar(
+                criteria.append(Criterion(
                     self.problem.titled(f"auto, {query}, on average"), average, _AVERAGE * floor,
                     note=f"{_AVERAGE} times the estimation floor; mean over {len(runs)} seeds; plug-in estimate of the "
                     f"same data {estimate:.4f}",
                 ))  # fmt: skip
         if runs and self.problem.ranked:
-            bars.append(Bar(
+            criteria.append(Criterion(
                 self.problem.titled(f"auto, queries whose {_RANKS} most probable outcomes are the true ones"),
                 min(run.agreeing for run in runs), len(self.problem.ranked), ">=", unit="queries", note=_seeds(runs),
                 # ranks a sixth apart are within a standard error of the few rows of a fast run
                 judged=not self.request.fast,
             ))  # fmt: skip
-        return bars
+        return criteria
 
-    def _adversarial_bars(self) -> list[Bar]:
+    def _adversarial_criteria(self) -> list[Criterion]:
         runs = self._of("adversarial")
         limits, judged = self.problem.limits, not self.request.fast
         if not runs or not limits:
@@ -317,17 +317,19 @@ class _Study:
             "do": max(max(run.answered.values()) for run in runs),
         }
         words = {"parts": "worst data set", "joint": "all variables", "do": "worst answer"}
-        bars = [
-            Bar(self.problem.titled(f"adversarial, {words[key]}"), values[key], limit, judged=judged, note=_seeds(runs))
+        criteria = [
+            Criterion(
+                self.problem.titled(f"adversarial, {words[key]}"), values[key], limit, judged=judged, note=_seeds(runs)
+            )
             for key, limit in limits.items()
         ]
         if self.problem.seconds:
             seconds = mean(run.trained.seconds for run in runs)
-            bars.append(Bar(
+            criteria.append(Criterion(
                 self.problem.titled("adversarial, time of a training"), seconds, self.problem.seconds, unit="s",
                 judged=judged, note=f"wall-clock, one thread; mean over {len(runs)} seeds",
             ))  # fmt: skip
-        return bars
+        return criteria
 
     def _convergence(self) -> Chart:
         floor = self.outcomes[0].fitted[self.tracked]["floor"]
