@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from mdcm.data.levels import Level
 from mdcm.data.variables import Variable
 from mdcm.elimination import Factor, aligned, check_size, contract
 from mdcm.errors import DataError, QueryError
+from mdcm.graph.worlds import ParallelWorlds
 from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class DiscreteSCM:
         self.graph = graph
         self.priors = _checked_priors(graph, priors or {})
         self._order = graph.topological_order()
-        self._parents = {node: tuple(sorted(graph.parents(node), key=graph.index)) for node in graph.nodes}
+        self._parents = {node: tuple(sorted(graph.parents(node), key=graph.index)) for node in self._order}
         self._latents: dict[str, tuple[str, ...]] = {
             node: tuple(name for name, children in graph.confounders if node in children) for node in graph.nodes
         }
@@ -196,13 +196,11 @@ class DiscreteSCM:
             [1.0, 0.0]
         """
         names = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
-        network = _Worlds(self)
-        settings = {name: _Ref(name, code=self._code(name, value)) for name, value in do.items()}
-        refs = [network.ref(self._known(name), settings) for name in names]
-        seen = [
-            (network.ref(self._known(name), {}), self._code(name, value)) for name, value in (evidence or {}).items()
-        ]
-        array = network.probabilities(refs, seen)
+        network = _Network(self)
+        world = network.world_of({name: network.code(name, self._code(name, value)) for name, value in do.items()})
+        actual = network.world_of({})
+        seen = [(actual[self._known(name)], self._code(name, value)) for name, value in (evidence or {}).items()]
+        array = network.probabilities([world[self._known(name)] for name in names], seen)
         return pd.Series(array.ravel(), index=_index(names, [self.levels[name] for name in names]), name="probability")
 
     def answer(self, query: str | language.Expression) -> pd.Series[float] | float:
@@ -277,11 +275,11 @@ class DiscreteSCM:
         values = []
         for chosen in itertools.product(*choices):
             codes = [self._code(term.variable, level) for term, level in zip(conditions, chosen, strict=True)]
-            do = {term.variable: _Ref(term.variable, code) for term, code in zip(query.do, codes, strict=False)}
-            network = _Worlds(self)
-            refs = [network.of_term(term, do) for term in query.outcomes]
+            network = _Network(self)
+            do = {term.variable: network.code(term.variable, code) for term, code in zip(query.do, codes, strict=False)}
+            targets = [network.of_term(term, do) for term in query.outcomes]
             given = [network.of_term(term, do) for term in query.given]
-            array = network.probabilities(refs, list(zip(given, codes[len(do) :], strict=True)))
+            array = network.probabilities(targets, list(zip(given, codes[len(do) :], strict=True)))
             if query.kind == "E":
                 array = array @ self._numbers(expression, query.outcomes[0])
             else:
@@ -423,108 +421,75 @@ def random_discrete(
     return DiscreteSCM(graph, tables, priors)
 
 
-@dataclass(frozen=True)
-class _Ref:
-    """A variable in a world: set to a code, or a node of the network."""
-
-    variable: str
-    code: int | None = None
-    node: int | None = None
-
-
-class _Worlds:
-    """Network of a query's parallel worlds, with equal variables merged.
-
-    Copies of a variable with the same parent nodes or codes are merged to one node, since they are the same function of
-    the same arguments. The world without settings is the actual world.
-    """
+class _Network(ParallelWorlds[int]):
+    """Parallel worlds of a query to an exact model; constants are codes of levels."""
 
     def __init__(self, model: DiscreteSCM) -> None:
+        super().__init__(model._parents)
         self.model = model
-        self.names: list[str] = []
-        self.parents: list[tuple[_Ref, ...]] = []
-        self._known: dict[tuple[str, tuple[_Ref, ...]], _Ref] = {}
-        self._worlds: dict[frozenset[tuple[str, _Ref]], dict[str, _Ref]] = {}
 
-    def ref(self, name: str, settings: Mapping[str, _Ref]) -> _Ref:
-        """The variable in the world with these settings."""
-        world = self._worlds.get(frozenset(settings.items()))
-        if world is None:
-            world = self._worlds[frozenset(settings.items())] = dict(settings)
-            for variable in self.model._order:
-                if variable not in settings:
-                    parents = tuple(world[parent] for parent in self.model._parents[variable])
-                    world[variable] = self._function(variable, parents)
-        return world[name]
+    def code(self, name: str, code: int) -> int:
+        """Node of a variable that is set to a level."""
+        return self.constant(name, code, key=code)
 
-    def of_term(self, term: language.Term, do: Mapping[str, _Ref]) -> _Ref:
-        """The variable of a query's term, in its world."""
-        settings = dict(do)
+    def of_term(self, term: language.Term, do: Mapping[str, int]) -> int:
+        """Node of a query's term, in its world."""
+        fixed = dict(do)
         for setting in term.world:
             name = setting.variable
             if setting.value is None:
-                settings[name] = self.of_term(setting, do)
+                fixed[name] = self.of_term(setting, do)
             else:
-                settings[name] = _Ref(name, self.model._code(name, self.model._choices(setting)[0]))
-        return self.ref(term.variable, settings)
+                fixed[name] = self.code(name, self.model._code(name, self.model._choices(setting)[0]))
+        return self.world_of(fixed)[term.variable]
 
-    def _function(self, name: str, parents: tuple[_Ref, ...]) -> _Ref:
-        ref = self._known.get((name, parents))
-        if ref is None:
-            ref = self._known[name, parents] = _Ref(name, node=len(self.names))
-            self.names.append(name)
-            self.parents.append(parents)
-        return ref
+    def probabilities(self, targets: Sequence[int], evidence: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        """P(targets | evidence), with one axis per target.
 
-    def probabilities(self, refs: Sequence[_Ref], evidence: Sequence[tuple[_Ref, int]]) -> NDArray[np.float64]:
-        """P(refs | evidence), with one axis per ref.
+        Args:
+            targets: Nodes.
+            evidence: Pairs of a node and the code of its level.
 
         Raises:
             QueryError: If the evidence has probability zero.
         """
-        seen: dict[int, int] = {}
+        # set and observed nodes have all their weight on one level
+        known: dict[int, int] = {}
         possible = True
-        for ref, code in evidence:
-            known = ref.code if ref.node is None else seen.setdefault(ref.node, code)
-            possible = possible and known == code
-        free = list(dict.fromkeys(ref.node for ref in refs if ref.node is not None and ref.node not in seen))
-        table, _ = contract(self._factors([*free, *seen], seen), free)
+        for number, code in evidence:
+            constant = self.nodes[number].constant
+            possible &= (known.setdefault(number, code) if constant is None else constant) == code
+        observed = tuple(known)
+        known |= {number: node.constant for number, node in enumerate(self.nodes) if node.constant is not None}
+        free = list(dict.fromkeys(number for number in targets if number not in known))
+        table, _ = contract(self._factors(self.closure([*free, *observed]), known), free)
         total = table.sum()
         if not possible or total <= 0:
             raise QueryError("the condition has probability zero, so nothing follows from it")
-        # a node may occur twice among refs, and a set or observed variable has all its weight on one level
-        check_size(math.prod(len(self.model.levels[ref.variable]) for ref in refs))
-        result = np.zeros([len(self.model.levels[ref.variable]) for ref in refs])
+        shape = [len(self.model.levels[self.nodes[number].variable]) for number in targets]
+        check_size(math.prod(shape))
+        result = np.zeros(shape)
+        # a node may occur several times among the targets
         cells = dict(zip(free, np.indices(table.shape), strict=True))
-        index = tuple(ref.code if ref.node is None else seen.get(ref.node, cells.get(ref.node)) for ref in refs)
-        result[index] = table / total
+        result[tuple(known[number] if number in known else cells[number] for number in targets)] = table / total
         return result
 
-    def _factors(self, targets: Sequence[int], seen: Mapping[int, int]) -> list[Factor]:
+    def _factors(self, needed: Sequence[int], known: Mapping[int, int]) -> list[Factor]:
         """A factor per variable over its nodes in all worlds, and the distributions of the confounders."""
-        needed = set(targets)
-        stack = list(needed)
-        while stack:
-            parents = {ref.node for ref in self.parents[stack.pop()] if ref.node is not None}
-            stack += parents - needed
-            needed |= parents
-        copies: dict[str, list[int]] = {}
-        for node in sorted(needed):
-            copies.setdefault(self.names[node], []).append(node)
         factors = []
         latents: dict[str, None] = {}
-        for name, nodes in copies.items():
+        for name, numbers in self.copies(needed).items():
             latents.update(dict.fromkeys(self.model._latents[name]))
-            factors.append(self._factor(name, nodes, seen))
+            factors.append(self._factor(name, numbers, known))
         return [*factors, *(Factor((latent,), self.model.priors[latent]) for latent in latents)]
 
-    def _factor(self, name: str, nodes: Sequence[int], seen: Mapping[int, int]) -> Factor:
-        if len(nodes) == 1:
-            return self._sliced(self.model.tables[name], nodes[0], seen)
+    def _factor(self, name: str, numbers: Sequence[int], known: Mapping[int, int]) -> Factor:
+        if len(numbers) == 1:
+            return self._sliced(self.model.tables[name], numbers[0], known)
         upper = self.model._upper[name]
         lower = np.concatenate([np.zeros_like(upper[..., :1]), upper[..., :-1]], axis=-1)
-        lowers = [self._sliced(lower, node, seen) for node in nodes]
-        uppers = [self._sliced(upper, node, seen) for node in nodes]
+        lowers = [self._sliced(lower, number, known) for number in numbers]
+        uppers = [self._sliced(upper, number, known) for number in numbers]
         # all copies have the same uniform noise: their joint event is the intersection of their intervals
         scope = tuple(dict.fromkeys(variable for factor in uppers for variable in factor.variables))
         sizes = {name: n for factor in uppers for name, n in zip(factor.variables, factor.table.shape, strict=True)}
@@ -535,15 +500,12 @@ class _Worlds:
         # equal bounds may differ by rounding; set these widths to 0, since conditioning would amplify them
         return Factor(scope, np.where(width > _ROUNDING, width, 0.0))
 
-    def _sliced(self, table: NDArray[np.float64], node: int, seen: Mapping[int, int]) -> Factor:
+    def _sliced(self, table: NDArray[np.float64], number: int, known: Mapping[int, int]) -> Factor:
         """A table of the node's variable, sliced at set and observed values of its parents and itself."""
-        latents = self.model._latents[self.names[node]]
-        axes: list[tuple[int | str | None, int | None]] = []
-        axes += [(ref.node, ref.code if ref.node is None else seen.get(ref.node)) for ref in self.parents[node]]
-        axes += [(latent, None) for latent in latents]
-        axes.append((node, seen.get(node)))
-        scope = tuple(variable for variable, code in axes if code is None)
-        return Factor(scope, table[tuple(slice(None) if code is None else code for _, code in axes)])
+        node = self.nodes[number]
+        axes = (*node.parents, *self.model._latents[node.variable], number)
+        scope = tuple(axis for axis in axes if axis not in known)
+        return Factor(scope, table[tuple(known.get(axis, slice(None)) for axis in axes)])  # type: ignore[call-overload]
 
 
 def _index(names: Sequence[str], levels: Sequence[Sequence[Level]]) -> pd.Index[Any]:

@@ -19,7 +19,7 @@ from mdcm.sampling.settings import (
 from mdcm.sampling.support import FEWEST_ROWS, MOST_CASES, MOST_UNSEEN, Basis, Support
 from mdcm.sampling.verdicts import rule_of
 from mdcm.sampling.weights import effective_size, largest_share, systematic
-from mdcm.sampling.worlds import Network, Node, Units
+from mdcm.sampling.worlds import Network, Units
 from mdcm.sampling.writing import Written, write_samples
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "Draws",
     "EvidenceError",
     "Network",
-    "Node",
     "Posterior",
     "Request",
     "Rule",

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from mdcm import kernels
 from mdcm.errors import QueryError
+from mdcm.graph.worlds import Node
 from mdcm.mechanisms import float_pixels
 from mdcm.mechanisms.placement import log_density
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
 from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, elimination_order
 from mdcm.sampling.tables import NetworkTables
-from mdcm.sampling.worlds import Network, Node, Units, copied
+from mdcm.sampling.worlds import Network, Units
 
 __all__ = ["Abduction", "EvidenceError", "check_evidence"]
 
@@ -64,7 +65,7 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
             world in which its parents differ.
     """
     dcm = network.dcm
-    twice = copied(network, network.closure([*evidence, *targets]))
+    twice = network.repeated(network.closure([*evidence, *targets]))
     earlier: set[str] = set()
     for number in network.closure(evidence):
         node = network.nodes[number]
@@ -125,13 +126,13 @@ class Abduction:
         self._component = _components(self.dcm.latents.values(), len(self.dcm.confounders))
         targets = list(targets)
         check_evidence(network, evidence, targets)
-        self._twice = copied(network, network.closure([*evidence, *targets]))
+        self._twice = network.repeated(network.closure([*evidence, *targets]))
         self._exact = self._contraction()
         self.is_exact = self._exact is not None
         base = set(self._base) if self.is_exact else set()
         remaining = [number for number in self.order if number not in base]
         # constant weights: all ancestors of the evidence are observed themselves, in one world only
-        self.is_equal = not copied(network, self.order) and all(
+        self.is_equal = not network.repeated(self.order) and all(
             number in self.evidence or network.nodes[number].constant is not None for number in remaining
         )
         # last evidence of every component conditioned on by weighting, on a variable whose noise it determines
@@ -313,7 +314,7 @@ class Abduction:
         value = self.evidence.get(number)
         return value if value is None or len(value) == 1 else units.in_all_rows(value)
 
-    def _draw(self, number: int, node: Node, units: Units, message: _Message) -> None:
+    def _draw(self, number: int, node: Node[Tensor], units: Units, message: _Message) -> None:
         """Sample an unobserved variable given the observed variables of its component so far."""
         latents, mechanism = self.dcm.latents[node.variable], self.dcm.mechanism(node.variable)
         needs_inverse = node.variable in self._twice and not mechanism.can_abduct

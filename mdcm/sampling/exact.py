@@ -132,11 +132,7 @@ def event_probability(
 
 def _groups(tables: NetworkTables, closure: Sequence[int]) -> list[tuple[int, ...]] | None:
     """Nodes by factor: the copies of a variable share one. None if a factor has no closed form."""
-    copies: dict[str, list[int]] = {}
-    for number in closure:
-        node = tables.network.nodes[number]
-        if not node.is_set:
-            copies.setdefault(node.variable, []).append(number)
+    copies = tables.network.copies(closure)
     for name, numbers in copies.items():
         mechanism = tables.dcm.mechanism(name)
         if not mechanism.has_density or not all(n in tables.evidence or _is_summable(tables, n) for n in numbers):

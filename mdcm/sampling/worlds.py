@@ -1,124 +1,49 @@
-"""Network of a query's parallel worlds, with equal variables merged, and the values of its nodes by row."""
+"""Parallel worlds of a query to a model, and the values of their nodes by row."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mdcm.graph.worlds import Node, ParallelWorlds
 from mdcm.mechanisms import float_pixels
 from mdcm.mechanisms.placement import abducted, drawn
-from mdcm.sampling.settings import Rule, Setting
+from mdcm.sampling.settings import Setting
 
 if TYPE_CHECKING:
     from mdcm.dcm import DCM
     from mdcm.mechanisms import Mechanism
 
-__all__ = ["Network", "Node", "Units"]
+__all__ = ["Network", "Units"]
 
 
-@dataclass(frozen=True)
-class Node:
-    """A variable in all worlds in which it has the same parents.
-
-    Attributes:
-        variable: Its name.
-        parents: Nodes of its parents, in the order of the mechanism; for a rule, the node of the natural value.
-        constant: Value to which it is set, one or one per row, or None.
-        rule: Function of the natural value by which it is set, or None.
-    """
-
-    variable: str
-    parents: tuple[int, ...] = ()
-    constant: Tensor | None = None
-    rule: Rule | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the value is set rather than computed by a mechanism."""
-        return self.constant is not None or self.rule is not None
-
-
-class Network:
-    """Nodes of all worlds of a query.
-
-    Copies of a variable with the same parent nodes are merged to one node, since they are the same function of the
-    same arguments. Nodes are numbered with parents before children and worlds in the order of their creation.
+class Network(ParallelWorlds[Tensor]):
+    """Parallel worlds of a model; constants are one value or one per row.
 
     Args:
         dcm: The model.
     """
 
     def __init__(self, dcm: DCM) -> None:
+        super().__init__({name: dcm.parents(name) for name in dcm.order})
         self.dcm = dcm
-        self.nodes: list[Node] = []
-        self._known: dict[object, int] = {}
-        self._worlds: dict[object, dict[str, int]] = {}
 
     def world(self, settings: Mapping[str, Setting]) -> Mapping[str, int]:
         """Node of every variable in the world with these settings; the actual world has none."""
-        fixed = {
-            name: setting if isinstance(setting, int) else self._constant(name, setting)
-            for name, setting in settings.items()
-            if isinstance(setting, int | Tensor)
-        }
-        rules = {name: setting for name, setting in settings.items() if not isinstance(setting, int | Tensor)}
-        key = frozenset(fixed.items()), frozenset((name, id(rule)) for name, rule in rules.items())
-        world = self._worlds.get(key)
-        if world is None:
-            world = self._worlds[key] = dict(fixed)
-            for variable in self.dcm.order:
-                if variable in fixed:
-                    continue
-                parents = tuple(world[parent] for parent in self.dcm.parents(variable))
-                world[variable] = self._add((variable, parents), Node(variable, parents))
-                if variable in rules:
-                    natural = world[variable]
-                    node = Node(variable, (natural,), rule=rules[variable])
-                    world[variable] = self._add((variable, natural, id(rules[variable])), node)
-        return world
-
-    @property
-    def worlds(self) -> Iterable[Mapping[str, int]]:
-        """Node of every variable, by world, in the order of their creation."""
-        return self._worlds.values()
-
-    def is_natural(self, world: Mapping[str, int], name: str) -> bool:
-        """Whether the value of a variable in a world is computed by its mechanism there."""
-        node = self.nodes[world[name]]
-        return not node.is_set and node.parents == tuple(world[parent] for parent in self.dcm.parents(name))
-
-    def natural(self, world: Mapping[str, int], name: str) -> int:
-        """Node of the natural value of a variable in a world: its value if it were not set there."""
-        parents = tuple(world[parent] for parent in self.dcm.parents(name))
-        return self._add((name, parents), Node(name, parents))
-
-    def _constant(self, name: str, value: Tensor) -> int:
-        # an array with one value per row is identified by its id, since the node keeps it alive
-        key = (name, value.numpy().tobytes()) if len(value) == 1 else (name, id(value), "rows")
-        return self._add(key, Node(name, constant=value))
-
-    def _add(self, key: object, node: Node) -> int:
-        number = self._known.get(key)
-        if number is None:
-            number = self._known[key] = len(self.nodes)
-            self.nodes.append(node)
-        return number
-
-    def closure(self, nodes: Iterable[int], done: Collection[int] = ()) -> list[int]:
-        """Nodes and their ancestors, without those in ``done``, parents first."""
-        needed: set[int] = set()
-        pending = list(nodes)
-        while pending:
-            number = pending.pop()
-            if number in needed or number in done:
-                continue
-            needed.add(number)
-            pending.extend(self.nodes[number].parents)
-        return sorted(needed)
+        fixed, rules = {}, {}
+        for name, setting in settings.items():
+            if isinstance(setting, int):
+                fixed[name] = setting
+            elif isinstance(setting, Tensor):
+                # an array with one value per row is identified by its id, since the node keeps it alive
+                key = setting.numpy().tobytes() if len(setting) == 1 else id(setting)
+                fixed[name] = self.constant(name, setting, key=key)
+            else:
+                rules[name] = setting
+        return self.world_of(fixed, rules)
 
 
 class Units:
@@ -220,7 +145,7 @@ class Units:
                 parents, noise = self.parents(node), self.own_noise(node.variable)
                 self.set_value(number, drawn(self.mechanism(node), parents, self.latents(node.variable), noise))
 
-    def _is_common(self, node: Node) -> bool:
+    def _is_common(self, node: Node[Tensor]) -> bool:
         """Whether a node that is not yet computed has the same value in all cases."""
         for index in self.dcm.latents[node.variable]:
             self.state(index)
@@ -228,14 +153,15 @@ class Units:
             index in self._common_states for index in self.dcm.latents[node.variable]
         )
 
-    def setting(self, node: Node) -> Tensor:
+    def setting(self, node: Node[Tensor]) -> Tensor:
         """Value of a node that is set."""
         if node.rule is not None:
-            return node.rule(self.values[node.parents[0]])
+            value: Tensor = node.rule(self.values[node.parents[0]])
+            return value
         assert node.constant is not None
         return float_pixels(self.in_all_rows(node.constant))
 
-    def _again(self, node: Node) -> Tensor:
+    def _again(self, node: Node[Tensor]) -> Tensor:
         """Value of a variable in a further world; rows whose parents are all equal keep the earlier value."""
         result: Tensor | None = None
         open_rows = torch.ones(len(self), dtype=torch.bool)
@@ -264,11 +190,11 @@ class Units:
         value = drawn(self.mechanism(node), picked, [state[chosen] for state in latents], noise[chosen])
         return result.index_copy(0, chosen, value)
 
-    def mechanism(self, node: Node) -> Mechanism:
+    def mechanism(self, node: Node[Tensor]) -> Mechanism:
         """Mechanism of a node's variable."""
         return self.dcm.mechanism(node.variable)
 
-    def parents(self, node: Node) -> dict[str, Tensor]:
+    def parents(self, node: Node[Tensor]) -> dict[str, Tensor]:
         """Values of a node's parents by name."""
         names = self.dcm.parents(node.variable)
         return {name: self.values[number] for name, number in zip(names, node.parents, strict=True)}
@@ -315,14 +241,3 @@ class Units:
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:
     return mask.view(-1, *(1,) * (value.ndim - 1))
-
-
-def copied(network: Network, nodes: Sequence[int]) -> set[str]:
-    """Variables of which several nodes occur among the given nodes."""
-    seen: set[str] = set()
-    twice: set[str] = set()
-    for number in nodes:
-        node = network.nodes[number]
-        if not node.is_set:
-            (twice if node.variable in seen else seen).add(node.variable)
-    return twice
