@@ -44,7 +44,8 @@ from run import conditions  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import mdcm  # noqa: E402
-from mdcm.sampling.messages import Order, RowFactor, eliminate, elimination_order  # noqa: E402
+from mdcm.elimination import Elimination, elimination  # noqa: E402
+from mdcm.sampling.messages import RowFactor, eliminate  # noqa: E402
 from mdcm.scm import DiscreteSCM, random_discrete  # noqa: E402
 
 if TYPE_CHECKING:
@@ -152,9 +153,9 @@ def effect_of(scm: DiscreteSCM, asked: Problem) -> NDArray[np.float64]:
         factors.append(RowFactor(axes, table))
     cut: list[str] = []
 
-    def order(cut: Sequence[str]) -> Order:
+    def order(cut: Sequence[str]) -> Elimination[Hashable]:
         scopes = [[name for name in factor.scope if name not in cut] for factor in factors]
-        return elimination_order(scopes, [asked.effect], sizes)
+        return elimination(scopes, [asked.effect], sizes)
 
     while order(cut).largest > LARGEST:
         cut.append(min((name for name in scm.priors if name not in cut), key=lambda name: order([*cut, name]).cells))
@@ -234,7 +235,7 @@ class Tables:
         for name in latents:
             leaves[name] = self.priors[name].expand(self.count, HIDDEN).clone().requires_grad_()
             factors.append(RowFactor((name,), leaves[name]))
-        order_ = elimination_order([factor.scope for factor in factors], (), sizes)
+        order_ = elimination([factor.scope for factor in factors], (), sizes)
         found = eliminate(factors, order_, sizes, rows=self.count, draws=False).log_total.sum()
         slopes = torch.autograd.grad(found, list(leaves.values()))
         for (name, leaf), slope in zip(leaves.items(), slopes, strict=True):

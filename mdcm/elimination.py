@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -33,7 +33,9 @@ Node = TypeVar("Node", bound=Hashable)
 LARGEST = 1 << 26
 # number of factors after which a product is rescaled
 _OFTEN = 16
-# cached elimination orders: many tables have the same shape
+# cells of an order for which no cheaper one is sought
+_CHEAP = 1 << 13
+# cached elimination orders: many products have the same shape
 _REMEMBERED = 512
 
 
@@ -49,47 +51,65 @@ class Factor(NamedTuple):
     table: NDArray[np.float64]
 
 
-class Elimination(NamedTuple):
+class Elimination(NamedTuple, Generic[Node]):
     """Order and cost of summing variables out of factors, computed without tables.
 
     Attributes:
         order: The variables in the order in which they are summed out.
+        keep: Variables that remain.
         scopes: Variables of the remaining factors.
         largest: Cells of the largest intermediate table.
         cells: Cells of all intermediate tables.
     """
 
-    order: tuple[Hashable, ...]
-    scopes: tuple[tuple[Hashable, ...], ...]
+    order: tuple[Node, ...]
+    keep: tuple[Node, ...]
+    scopes: tuple[tuple[Node, ...], ...]
     largest: int
     cells: int
 
 
-def elimination(
-    scopes: Sequence[Sequence[Hashable]], variables: Collection[Hashable], sizes: Mapping[Hashable, int]
-) -> Elimination:
-    """Order and cost of summing ``variables`` out of factors over ``scopes``.
+def elimination(scopes: Sequence[Sequence[Node]], keep: Iterable[Node], sizes: Mapping[Node, int]) -> Elimination[Node]:
+    """Order and cost of summing all variables but some out of a product of factors.
+
+    The order is that of minimal fill, or, if that is expensive and the other is cheaper, that of the smallest tables.
 
     Args:
         scopes: The variables of every factor.
-        variables: Variables to sum over; each must occur in a scope.
+        keep: Variables that remain.
         sizes: Number of values by variable.
+
+    Example:
+        >>> elimination([("a",), ("a", "b"), ("b", "c")], ["c"], {"a": 2, "b": 3, "c": 5}).order
+        ('a', 'b')
     """
-    pool = tuple(map(tuple, scopes))
-    names = dict.fromkeys(name for scope in pool for name in scope)
-    return _elimination(pool, frozenset(variables), tuple(sizes[name] for name in names))
+    pool, kept = tuple(map(tuple, scopes)), tuple(keep)
+    names = dict.fromkeys([*(name for scope in pool for name in scope), *kept])
+    return cast("Elimination[Node]", _elimination(pool, kept, tuple(sizes[name] for name in names)))
 
 
 @lru_cache(_REMEMBERED)
 def _elimination(
-    scopes: tuple[tuple[Hashable, ...], ...], variables: frozenset[Hashable], shape: tuple[int, ...]
-) -> Elimination:
+    scopes: tuple[tuple[Hashable, ...], ...], keep: tuple[Hashable, ...], shape: tuple[int, ...]
+) -> Elimination[Hashable]:
     """Cached result; ``shape`` holds the sizes of the names in order of first occurrence."""
-    names = dict.fromkeys(name for scope in scopes for name in scope)
+    names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
     sizes = dict(zip(names, shape, strict=True))
-    order = min_fill_order(scopes, set(names) - variables, sizes)
+    result = _costed(scopes, keep, sizes, min_fill_order(scopes, keep, sizes))
+    if result.cells <= _CHEAP:
+        return result
+    other = _costed(scopes, keep, sizes, min_size_order(scopes, keep, sizes))
+    return min(result, other, key=lambda candidate: candidate.cells)
+
+
+def _costed(
+    scopes: tuple[tuple[Hashable, ...], ...],
+    keep: tuple[Hashable, ...],
+    sizes: Mapping[Hashable, int],
+    order: Sequence[Hashable],
+) -> Elimination[Hashable]:
     pool = list(scopes)
-    largest = cells = 1
+    largest, cells = 1, 0
     for variable in order:
         touching = [scope for scope in pool if variable in scope]
         pool = [scope for scope in pool if variable not in scope]
@@ -97,7 +117,7 @@ def _elimination(
         size = sizes[variable] * math.prod(sizes[name] for name in neighbours)
         largest, cells = max(largest, size), cells + size
         pool.append(neighbours)
-    return Elimination(tuple(order), tuple(pool), largest, cells)
+    return Elimination(tuple(order), keep, tuple(pool), largest, cells)
 
 
 def eliminate(
@@ -125,8 +145,9 @@ def eliminate(
     sizes = _sizes(factors)
     # drop axes of size 1, since the number of axes of a table is limited
     pool = [_without(factor, {name for name in variables if sizes[name] == 1}) for factor in factors]
-    variables = [name for name in variables if sizes[name] > 1]
-    steps = elimination([factor.variables for factor in pool], variables, sizes)
+    summed = {name for name in variables if sizes[name] > 1}
+    keep = [name for name, size in sizes.items() if size > 1 and name not in summed]
+    steps = elimination([factor.variables for factor in pool], keep, sizes)
     check_size(steps.largest, largest)
     scale = 0.0
     for variable in steps.order:

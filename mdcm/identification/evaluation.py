@@ -140,8 +140,8 @@ def cost(formula: Formula, data: SourceTables) -> Cost:
             scope_list = [() if constant else tuple(s for s in term.symbols if not formula.is_fixed(s))]
         elif term.kind in {"sum", "any"}:
             inside = [*operands[0], *([tuple(term.symbols)] if term.kind == "any" else [])]
-            present = {s for scope in inside for s in scope}
-            steps = elimination(inside, [s for s in term.symbols if s in present], sizes)
+            present = dict.fromkeys(s for scope in inside for s in scope)
+            steps = elimination(inside, [s for s in present if s not in term.symbols], sizes)
             largest, cells = max(largest, steps.largest), cells + steps.cells
             scope_list = list(steps.scopes)
         else:
@@ -153,7 +153,8 @@ def cost(formula: Formula, data: SourceTables) -> Cost:
     asked = {column.symbol for column in formula.asked}
     constants = {s for s in asked if formula.symbol(s).value is not None}
     last = [tuple(s for s in scope if s not in constants) for scope in scopes[-1]]
-    steps = elimination(last, {s for scope in last for s in scope} - asked, sizes)
+    remaining = {s for scope in last for s in scope}
+    steps = elimination(last, [s for s in asked if s in remaining], sizes)
     add_table([s for s in asked - constants if s in sizes])
     return Cost(max(largest, steps.largest), cells + steps.cells, reads)
 

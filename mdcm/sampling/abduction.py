@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from mdcm import kernels
+from mdcm.elimination import elimination
 from mdcm.errors import QueryError
 from mdcm.graph.worlds import Node
 from mdcm.mechanisms import float_pixels
 from mdcm.mechanisms.placement import log_density
 from mdcm.sampling.densities import has_density, level_probabilities, value_density
-from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate, elimination_order
+from mdcm.sampling.messages import Eliminated, RowFactor, draw_index, eliminate
 from mdcm.sampling.tables import NetworkTables
 from mdcm.sampling.worlds import Network, Units
 
@@ -166,7 +167,7 @@ class Abduction:
                 sizes["value", number] = variable.num_levels
                 scope = (*latents, ("value", number))
             earlier = scopes.setdefault(component, [])
-            if elimination_order([*earlier, scope], (), sizes).largest > _ROW_LARGEST:
+            if elimination([*earlier, scope], (), sizes).largest > _ROW_LARGEST:
                 closing.setdefault(component, number)
             earlier.append(latents)
         return closing
@@ -198,9 +199,9 @@ class Abduction:
         tables = NetworkTables(self.network, self.evidence, self.cases)
         scopes = [tables.scope(number) for number in nodes]
         latents = sorted({index for number in nodes for index in self.dcm.latents[self.network.nodes[number].variable]})
-        order = elimination_order(scopes, (), tables.sizes)
+        steps = elimination(scopes, (), tables.sizes)
         # sampling needs all tables
-        if self.cases * max(order.cells, *map(tables.cells, nodes)) > _LARGEST:
+        if self.cases * max(steps.cells, *map(tables.cells, nodes)) > _LARGEST:
             return None
         pool, log_scale = [], torch.zeros(1, dtype=torch.float64)
         for number in nodes:
@@ -209,7 +210,7 @@ class Abduction:
             log_scale = log_scale + scale
         for index in latents:
             pool.append(RowFactor((("state", index),), self.dcm.priors[index].double().softmax(0)[None]))
-        eliminated = eliminate(pool, order, tables.sizes, rows=self.cases)
+        eliminated = eliminate(pool, steps, tables.sizes, rows=self.cases)
         return Eliminated(eliminated.buckets, eliminated.rest, eliminated.log_scale + log_scale)
 
     def _can_tabulate(self, number: int) -> bool:
@@ -401,14 +402,15 @@ class _Message:
 
     def _eliminated(self, keep: tuple[Hashable, ...]) -> Iterable[tuple[Eliminated, int, int]]:
         rows = len(self.units)
-        order = elimination_order([factor.scope for factor in self._factors], keep, self._sizes)
-        size = max(1, _ROW_CELLS // order.largest)
+        steps = elimination([factor.scope for factor in self._factors], keep, self._sizes)
+        kept = math.prod(self._sizes[name] for name in keep)
+        size = max(1, _ROW_CELLS // max(steps.largest, kept))
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             factors = [
                 RowFactor(scope, table if len(table) == 1 else table[start:stop]) for scope, table in self._factors
             ]
-            yield eliminate(factors, order, self._sizes, rows=stop - start), start, stop - start
+            yield eliminate(factors, steps, self._sizes, rows=stop - start), start, stop - start
 
 
 def _state_uniform(units: Units, index: int) -> Tensor:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from mdcm.dcm import one_thread
+from mdcm.elimination import Elimination, elimination
 from mdcm.mechanisms import Categorical
-from mdcm.sampling.messages import Order, RowFactor, eliminate, elimination_order
+from mdcm.sampling.messages import RowFactor, eliminate
 from mdcm.sampling.tables import NetworkTables, scaled
 from mdcm.sampling.worlds import Network
 
@@ -85,17 +86,17 @@ def posterior(
         return None
     keep = tuple(dict.fromkeys(("value", number) for number in targets if not tables.is_known(number)))
     scopes = [_scope(tables, group) for group in groups]
-    order = elimination_order(scopes, keep, tables.sizes)
+    steps = elimination(scopes, keep, tables.sizes)
     shape = [tables.num_levels(number) for number in targets]
-    largest = max(order.largest, math.prod(shape), *(_cells(tables, group) for group in groups))
-    if largest > _LARGEST or order.cells * rows > _MOST:
+    largest = max(steps.largest, math.prod(shape), *(_cells(tables, group) for group in groups))
+    if largest > _LARGEST or steps.cells * rows > _MOST:
         return None
     batch = _batch(rows, _LARGEST // largest)
     parts = []
     shared: dict[int, tuple[RowFactor, Tensor]] = {}
     for start in range(0, rows, batch):
         part = NetworkTables(network, evidence, min(batch, rows - start), start=start, shared=shared)
-        parts.append(_eliminated(part, groups, targets, order, shape))
+        parts.append(_eliminated(part, groups, targets, steps, shape))
     return Posterior(torch.cat([table for table, _ in parts]), torch.cat([log_total for _, log_total in parts]))
 
 
@@ -162,7 +163,11 @@ def _cells(tables: NetworkTables, group: tuple[int, ...]) -> int:
 
 
 def _eliminated(
-    tables: NetworkTables, groups: Sequence[tuple[int, ...]], targets: Sequence[int], order: Order, shape: Sequence[int]
+    tables: NetworkTables,
+    groups: Sequence[tuple[int, ...]],
+    targets: Sequence[int],
+    steps: Elimination[Hashable],
+    shape: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Distribution of the targets, ``[n, K_1, ..., K_t]``, and the log probability of the evidence, ``[n]``."""
     pool: list[RowFactor] = []
@@ -177,12 +182,12 @@ def _eliminated(
         kind, index = cast("tuple[str, int]", axis)
         if kind == "state":
             pool.append(RowFactor((axis,), priors[index].double().softmax(0)[None]))
-    eliminated = eliminate(pool, order, tables.sizes, rows=tables.rows, draws=False)
+    eliminated = eliminate(pool, steps, tables.sizes, rows=tables.rows, draws=False)
     table = eliminated.rest.expand(tables.rows, *eliminated.rest.shape[1:])
     total = table.flatten(1).sum(1) if table.ndim > 1 else table
     safe = torch.where(total > 0, total, torch.ones_like(total))
     share = table / safe.view(-1, *(1,) * (table.ndim - 1))
-    return _spread(tables, share, targets, order.keep, shape), total.log() + eliminated.log_scale + log_scale
+    return _spread(tables, share, targets, steps.keep, shape), total.log() + eliminated.log_scale + log_scale
 
 
 def _spread(

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mdcm.elimination import min_fill_order, min_size_order
+from mdcm.elimination import Elimination
 
-__all__ = ["Eliminated", "Order", "RowFactor", "draw_index", "eliminate", "elimination_order"]
-
-# cells of an order for which no other is looked for
-_CHEAP = 1 << 13
-# cached elimination orders: queries that differ only in values have the same order
-_REMEMBERED = 512
+__all__ = ["Eliminated", "RowFactor", "draw_index", "eliminate"]
 
 
 class RowFactor(NamedTuple):
@@ -91,77 +84,19 @@ def draw_index(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-@dataclass(frozen=True)
-class Order:
-    """Order in which variables are summed out of a product, and its cost, known before any computation.
-
-    Attributes:
-        variables: The variables in that order.
-        keep: Variables that remain, in the order of the result's axes.
-        largest: Cells of the largest table per row.
-        cells: Cells of all tables per row.
-    """
-
-    variables: tuple[Hashable, ...]
-    keep: tuple[Hashable, ...]
-    largest: int
-    cells: int
-
-
-def elimination_order(
-    scopes: Sequence[Sequence[Hashable]], keep: Sequence[Hashable], sizes: Mapping[Hashable, int]
-) -> Order:
-    """Min-fill elimination order, or where it is dear that of the smallest tables if it is cheaper, with its sizes.
-
-    Args:
-        scopes: Axes of the factors.
-        keep: Variables that remain.
-        sizes: Number of values of every variable.
-    """
-    pool = tuple(map(tuple, scopes))
-    names = dict.fromkeys([*(name for scope in pool for name in scope), *keep])
-    return _elimination_order(pool, tuple(keep), tuple(sizes[name] for name in names))
-
-
-@lru_cache(_REMEMBERED)
-def _elimination_order(
-    scopes: tuple[tuple[Hashable, ...], ...], keep: tuple[Hashable, ...], shape: tuple[int, ...]
-) -> Order:
-    """Cached order; ``shape`` holds the sizes of the names in order of first occurrence."""
-    names = dict.fromkeys([*(name for scope in scopes for name in scope), *keep])
-    sizes = dict(zip(names, shape, strict=True))
-    order = _costed(scopes, keep, sizes, min_fill_order(scopes, set(keep), sizes))
-    if order.cells <= _CHEAP:
-        return order
-    other = _costed(scopes, keep, sizes, min_size_order(scopes, set(keep), sizes))
-    return min(order, other, key=lambda one: one.cells)
-
-
-def _costed(
-    scopes: Sequence[Sequence[Hashable]],
-    keep: tuple[Hashable, ...],
-    sizes: Mapping[Hashable, int],
-    order: Sequence[Hashable],
-) -> Order:
-    pool = [set(scope) for scope in scopes]
-    tables = []
-    for variable in order:
-        union: set[Hashable] = set().union(*(scope for scope in pool if variable in scope))
-        pool = [scope for scope in pool if variable not in scope]
-        pool.append(union - {variable})
-        tables.append(math.prod(sizes[name] for name in union))
-    tables.append(math.prod(sizes[name] for name in keep))
-    return Order(tuple(order), keep, max(tables), sum(tables))
-
-
 def eliminate(
-    factors: Sequence[RowFactor], order: Order, sizes: Mapping[Hashable, int], *, rows: int = 1, draws: bool = True
+    factors: Sequence[RowFactor],
+    steps: Elimination[Hashable],
+    sizes: Mapping[Hashable, int],
+    *,
+    rows: int = 1,
+    draws: bool = True,
 ) -> Eliminated:
     """Sum variables out of a product, one at a time, with rescaling against underflow.
 
     Args:
         factors: The factors.
-        order: From :func:`elimination_order`.
+        steps: From :func:`mdcm.elimination.elimination`.
         sizes: Number of values of every variable.
         rows: Number of rows of the result.
         draws: Whether to keep the tables from which the variables are sampled.
@@ -175,7 +110,7 @@ def eliminate(
     pool = list(factors)
     log_scale = torch.zeros(rows, dtype=torch.float64)
     buckets = []
-    for variable in order.variables:
+    for variable in steps.order:
         touching = [factor for factor in pool if variable in factor.scope]
         pool = [factor for factor in pool if variable not in factor.scope]
         scope = tuple(dict.fromkeys(name for factor in touching for name in factor.scope if name != variable))
@@ -188,7 +123,7 @@ def eliminate(
         table, scale = _rescaled(summed)
         log_scale = log_scale + scale
         pool.append(RowFactor(scope, table))
-    rest, scale = _rescaled(_product(pool, order.keep, sizes))
+    rest, scale = _rescaled(_product(pool, steps.keep, sizes))
     return Eliminated(tuple(buckets), rest, log_scale + scale)
 
 

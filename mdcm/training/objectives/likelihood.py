@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mdcm.elimination import min_fill_order
+from mdcm.elimination import Elimination, elimination
 from mdcm.mechanisms.base import Mechanism, float_pixels
 from mdcm.mechanisms.categorical import Categorical
 
@@ -56,22 +56,18 @@ def elimination_order(scopes: Sequence[Sequence[int]]) -> tuple[int, ...]:
         >>> elimination_order([(0,), (0, 1), (1, 2), (2,)])
         (0, 1, 2)
     """
-    indices = sorted({index for scope in scopes for index in scope})
-    # in the order of the indices, and of equal sizes, so that ties are broken by the smaller one
-    return tuple(min_fill_order([*((index,) for index in indices), *scopes], (), dict.fromkeys(indices, 2)))
+    return _elimination(scopes).order
 
 
 def largest_clique(scopes: Sequence[Sequence[int]]) -> int:
     """Largest number of indices in one step of :func:`elimination_order`, including the one summed out; 0 for none."""
-    remaining = [set(scope) for scope in scopes if scope]
-    largest = max((len(scope) for scope in remaining), default=0)
-    for index in elimination_order(scopes):
-        bucket = [scope for scope in remaining if index in scope]
-        union = set().union(*bucket)
-        largest = max(largest, len(union))
-        remaining = [scope for scope in remaining if index not in scope]
-        remaining.append(union - {index})
-    return largest
+    return _elimination(scopes).largest.bit_length() - 1
+
+
+def _elimination(scopes: Sequence[Sequence[int]]) -> Elimination[int]:
+    indices = sorted({index for scope in scopes for index in scope})
+    # in the order of the indices, and of equal sizes, so that ties are broken by the smaller one
+    return elimination([*((index,) for index in indices), *map(sorted, scopes)], (), dict.fromkeys(indices, 2))
 
 
 def contract(
