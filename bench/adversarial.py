@@ -31,7 +31,7 @@ from mdcm.mechanisms import Categorical
 from mdcm.metrics import tv_distance
 from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 
 __all__ = ["ADVERSARIAL"]

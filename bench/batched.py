@@ -20,8 +20,11 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
-from mdcm.training import ComponentProblem, DiscreteModule, FitRows, ModuleStack, StackLoad, TrainConfig
+from mdcm.training.config import TrainConfig
 from mdcm.training.grouping import group
+from mdcm.training.objectives.problems import ComponentProblem
+from mdcm.training.rows import FitRows
+from mdcm.training.stacking import DiscreteModule, ModuleStack, StackLoad
 
 __all__ = ["BATCHED"]
 

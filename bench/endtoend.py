@@ -26,7 +26,7 @@ from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
 from mdcm.model import Model
 from mdcm.planning import plan
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 __all__ = ["END_TO_END"]
 

@@ -18,7 +18,7 @@ from mdcm.data import Dataset, Schema, encode
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.planning import DatasetSpec, plan
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.grouping import group
 from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK, CriticLoad
 from mdcm.training.objectives.critic_problem import AdversarialProblem

@@ -60,7 +60,7 @@ def _images() -> Any:
 
 def _critics(**options: Any) -> dict[str, Any]:
     try:
-        from mdcm.training import AdversarialConfig
+        from mdcm.training.adversarial_config import AdversarialConfig
     except ImportError:
         from mdcm.objectives.adversarial import AdversarialConfig
     import mdcm

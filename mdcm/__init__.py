@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mdcm.report import write_report
     from mdcm.sampling import Samples
     from mdcm.sampling.answers import Answer
-    from mdcm.training import AdversarialConfig, TrainConfig
+    from mdcm.training.adversarial_config import AdversarialConfig
+    from mdcm.training.config import TrainConfig
 
 __version__ = "0.1.0"
 
@@ -78,8 +79,8 @@ _HOME = {
     "Check": "checking",
     "check": "checking",
     "Dataset": "data",
-    "AdversarialConfig": "training",
-    "TrainConfig": "training",
+    "AdversarialConfig": "training.adversarial_config",
+    "TrainConfig": "training.config",
     "fit": "model",
     "Model": "model",
     "load": "model",

@@ -20,7 +20,8 @@ from mdcm.mechanisms import Categorical, Mechanism
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.planning import DatasetSpec, plan
 from mdcm.scm import random_discrete
-from mdcm.training import AdversarialConfig, TrainConfig
+from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.config import TrainConfig
 from mdcm.training.objectives.comparison import Distances, compare
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critics import Critics

@@ -19,7 +19,7 @@ from mdcm.mechanisms import Categorical, ImageGenerator, Implicit, Mechanism, tr
 from mdcm.mechanisms.representations import encode_images, probe_gap, restore_encoders
 from mdcm.planning import DatasetSpec, plan
 from mdcm.storage import run_directory as rundir
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives.critic_load import CriticLoad
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 

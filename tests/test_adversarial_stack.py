@@ -15,7 +15,7 @@ import mdcm
 from mdcm.data import Dataset
 from mdcm.errors import MdcmError
 from mdcm.mechanisms import Categorical, Mechanism
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.grouping import group
 from mdcm.training.objectives.comparison import Distances
 from mdcm.training.objectives.critic_load import MOST_CRITIC_WORK, CriticLoad

@@ -13,7 +13,7 @@ import mdcm.model.model
 from mdcm import PlanError, TrainConfig
 from mdcm.data import Dataset
 from mdcm.kernels import graphs
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives.critic_problem import AdversarialProblem
 from mdcm.training.objectives.critic_stack import Stack
 from mdcm.training.objectives.problems import ConditionalProblem

@@ -17,8 +17,8 @@ from mdcm.data import Encoded
 from mdcm.dcm import derived_seed
 from mdcm.model.answering import Answering
 from mdcm.sampling.answers import student_interval, student_quantile
-from mdcm.training import resampled
 from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.bootstrap import resampled
 
 BRIEF = mdcm.TrainConfig(max_steps=60)
 DOOR = mdcm.ADMG.from_string("X -> Z; Z -> Y; X <-> Y")
@@ -104,7 +104,9 @@ def model():
 class TestMembers:
     def test_a_member_is_what_training_on_its_weights_gives(self, model):
         """Trained by hand: the rows as they are, with the weights and the seed of the member, alone."""
-        from mdcm.training import TrainingContext, TrainingData, train
+        from mdcm.training.ensemble_member import TrainingContext
+        from mdcm.training.jobs import TrainingData
+        from mdcm.training.scheduler import train
 
         data = {"d1": mdcm.data.encode(model.data[0], model.schema)}
         seed = derived_seed(model.seed, "member", 3)

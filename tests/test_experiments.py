@@ -34,7 +34,7 @@ from mdcm.model import fit
 from mdcm.report.charts import draw_chart
 from mdcm.report.page import Chart, Line, Picture, number, pictures
 from mdcm.scm import random_discrete
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 SACHS = Path(__file__).parents[2] / "shared" / "data" / "sachs"
 WITHOUT_TRAINING = {"complexity"}

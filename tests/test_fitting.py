@@ -20,7 +20,7 @@ from mdcm import (
 )
 from mdcm.mechanisms import ImageGenerator
 from mdcm.scm import DiscreteSCM
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.objectives import critic_problem
 
 

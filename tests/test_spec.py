@@ -15,7 +15,7 @@ from PIL import Image
 from mdcm.cli.spec import DataEntry, SpecError, TrainEntry, dataset_names, read_spec
 from mdcm.data import Dataset, Schema, validate
 from mdcm.errors import DataError, GraphError, MdcmError
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 
 @pytest.fixture

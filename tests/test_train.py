@@ -31,9 +31,11 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import Mechanism
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.text.limits import RANGES
-from mdcm.training import ComponentProblem, FitRows, TrainConfig, choose_states, held_out, needs_draws
+from mdcm.training.config import TrainConfig
+from mdcm.training.confounders import choose_states, needs_draws
 from mdcm.training.objectives.likelihood import ComponentRows
-from mdcm.training.objectives.problems import FULL_BATCH_ROWS
+from mdcm.training.objectives.problems import FULL_BATCH_ROWS, ComponentProblem
+from mdcm.training.rows import FitRows, held_out
 
 BRIEF = TrainConfig(max_steps=30, checks=3)
 ALONE = TrainConfig(max_steps=30, checks=3, batch_modules=False)

@@ -17,7 +17,8 @@ from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.query import parse
 from mdcm.scm import random_discrete
-from mdcm.training import ComponentProblem, fit_rows, held_out_rows
+from mdcm.training.objectives.problems import ComponentProblem
+from mdcm.training.rows import fit_rows, held_out_rows
 
 F7 = "X0 -> W0; X0 -> W1; X1 -> W1; X2 -> W1; W0 -> Y0; W1 -> Y0; W1 -> Y1; X0 <-> Y0; X1 <-> X2; X2 <-> Y1"
 SACHS = "PKA -> Mek; PKA -> Erk; PKA -> Akt; Mek -> Erk; Erk -> Akt; PKA <-> Mek"

@@ -18,8 +18,9 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import Mechanism
 from mdcm.metrics import energy_distance, sampling_floor
 from mdcm.scm import random_discrete
-from mdcm.training import ComponentProblem, FitRows
 from mdcm.training.normal_confounders import grid
+from mdcm.training.objectives.problems import ComponentProblem
+from mdcm.training.rows import FitRows
 
 
 class Gaussian(Mechanism):

@@ -9,8 +9,10 @@ import torch
 
 import mdcm
 from mdcm.data import Encoded
-from mdcm.training import FitRows, HeldOutLosses, HeldOutSample, TrainConfig, resampled
-from mdcm.training.losses import effective_rows
+from mdcm.training.bootstrap import resampled
+from mdcm.training.config import TrainConfig
+from mdcm.training.losses import HeldOutLosses, HeldOutSample, effective_rows
+from mdcm.training.rows import FitRows
 from mdcm.training.rows import fit_rows as rows_of_fits
 
 DRAWS = 4000

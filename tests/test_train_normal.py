@@ -16,7 +16,7 @@ from mdcm.dcm import DCM
 from mdcm.errors import PlanError
 from mdcm.graph import ADMG
 from mdcm.mechanisms import Flow, Mechanism
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 from mdcm.training.normal_confounders import NormalProblem, _strata, grid, normal_states
 from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.training.rows import FitRows

@@ -14,7 +14,7 @@ from napkins import NAPKINS, model_effect
 import mdcm
 from mdcm.data import Variable
 from mdcm.mechanisms import Categorical, Flow
-from mdcm.training import poor_fit_warnings
+from mdcm.training.fit_warnings import poor_fit_warnings
 from mdcm.training.normal_confounders import NormalProblem
 from mdcm.training.objectives.problems import ComponentProblem
 from mdcm.training.reference import is_behind, regression_losses

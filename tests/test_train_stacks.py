@@ -12,8 +12,11 @@ from mdcm.data import Schema, Variable
 from mdcm.dcm import DCM
 from mdcm.graph import ADMG
 from mdcm.scm import random_discrete
-from mdcm.training import ComponentProblem, DiscreteModule, FitRows, ModuleStack, StackLoad, TrainConfig
+from mdcm.training.config import TrainConfig
 from mdcm.training.grouping import MOST_WORK, group
+from mdcm.training.objectives.problems import ComponentProblem
+from mdcm.training.rows import FitRows
+from mdcm.training.stacking import DiscreteModule, ModuleStack, StackLoad
 
 
 def made(text, levels, rows=300, seed=0):

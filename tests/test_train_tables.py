@@ -18,8 +18,9 @@ from mdcm.graph import ADMG
 from mdcm.mechanisms import Categorical
 from mdcm.scm import DiscreteSCM, random_discrete
 from mdcm.storage.checkpoints import Checkpoints
-from mdcm.training import TrainConfig, poor_fit_warnings
+from mdcm.training.config import TrainConfig
 from mdcm.training.expectation import ComponentTables, TableStack
+from mdcm.training.fit_warnings import poor_fit_warnings
 from mdcm.training.rows import fit_rows
 from mdcm.training.stacking import DiscreteModule, ModuleStack
 from mdcm.training.table_fitting import TableFitter, frequencies

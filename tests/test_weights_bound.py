@@ -15,7 +15,7 @@ from mdcm.model import files
 from mdcm.storage import run_directory
 from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import MODEL, WEIGHTS
-from mdcm.training import AdversarialConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 BRIEF = mdcm.TrainConfig(max_steps=3)
 CRITICS = mdcm.TrainConfig(max_steps=2, adversarial=AdversarialConfig(checks=1, hidden=8, batch_size=16))

@@ -6,12 +6,21 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -38,13 +47,13 @@ from mdcm.storage.disk import as_path
 from mdcm.text.advice import addressing
 from mdcm.text.limits import LARGEST_SEED, MOST, MOST_PIXELS
 from mdcm.text.printable import quoted
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
     from pydantic_core import ErrorDetails
 
-    from mdcm.training import TrainConfig
 
 __all__ = ["DataEntry", "Spec", "SpecError", "TrainEntry", "VariableEntry", "dataset_names", "read_spec"]
 
@@ -214,7 +223,7 @@ class VariableEntry(_Entry):
         return self
 
 
-class TrainEntry(_Entry):
+class _TrainEntry(_Entry):
     """Settings of the training: seed, size of the ensemble, and the settings of :class:`mdcm.TrainConfig`.
 
     Attributes:
@@ -224,20 +233,6 @@ class TrainEntry(_Entry):
 
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     ensemble: int = Field(default=0, ge=0, le=MOST["ensemble"])
-    max_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    confounder: Literal["exact", "monte-carlo", "gaussian"] = "exact"
-    confounder_states: int | None = None
-    draws: int = 256
-    holdout: float = 0.1
-    refit: bool = True
-    checks: int = 30
-    patience: int = 6
-    max_minutes: float | None = None
-    checkpoint_seconds: float = 60.0
-    adversarial: dict[str, Any] | None = None
-    batch_modules: bool = True
 
     def config(self) -> TrainConfig:
         """The settings without seed and ensemble.
@@ -245,10 +240,18 @@ class TrainEntry(_Entry):
         Raises:
             ValueError: If a setting is out of range.
         """
-        # torch takes a second to load, and typos are reported without it
-        from mdcm.training import TrainConfig
-
         return TrainConfig.from_json(self.model_dump(exclude={"seed", "ensemble"}))
+
+
+if TYPE_CHECKING:
+    TrainEntry = _TrainEntry
+else:
+    _TYPES = get_type_hints(TrainConfig) | {"adversarial": dict[str, Any] | None}
+    TrainEntry = create_model(
+        "TrainEntry",
+        __base__=_TrainEntry,
+        **{entry.name: (_TYPES[entry.name], entry.default) for entry in fields(TrainConfig)},
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mdcm.experiments.study import Size, StudyProblem, study
 from mdcm.graph import ADMG
 from mdcm.model import Model, fit
 from mdcm.scm import DiscreteSCM
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 __all__ = ["EXPERIMENT", "network"]
 

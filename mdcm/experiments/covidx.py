@@ -21,8 +21,8 @@ from mdcm.metrics import tv_distance
 from mdcm.model import Model, fit
 from mdcm.report.image_grid import grid_png
 from mdcm.report.page import Chart, Line, Photo, Picture, Table
-from mdcm.training import TrainConfig
 from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

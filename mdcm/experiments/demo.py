@@ -26,7 +26,7 @@ from mdcm.report.image_grid import grid_png
 from mdcm.storage.disk import as_path, replacing
 from mdcm.storage.run_directory import is_finished, refuse_taken, reserve
 from mdcm.text.advice import advice
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 __all__ = ["Result", "render", "run"]
 

@@ -29,7 +29,8 @@ from mdcm.model import Model, fit
 from mdcm.planning import Plan, plan
 from mdcm.report.image_grid import grid_png
 from mdcm.report.page import Chart, Line, Photo, Picture, Table
-from mdcm.training import AdversarialConfig, TrainConfig
+from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.config import TrainConfig
 from mdcm.training.objectives.critic_problem import pixels
 from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 

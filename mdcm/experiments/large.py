@@ -28,7 +28,7 @@ from mdcm.model import fit
 from mdcm.planning import Objective, plan
 from mdcm.report.page import Chart, Line, Picture, Table
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd

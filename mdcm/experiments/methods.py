@@ -12,7 +12,8 @@ from mdcm.experiments.estimates import read_out
 from mdcm.mechanisms import Categorical
 from mdcm.model import fit
 from mdcm.planning import Plan, plan
-from mdcm.training import AdversarialConfig, TrainConfig
+from mdcm.training.adversarial_config import AdversarialConfig
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from mdcm.data import Dataset

@@ -22,7 +22,7 @@ from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.report.image_grid import grid_png
 from mdcm.report.page import Photo, Picture, Table
 from mdcm.scm import DiscreteSCM
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,7 +26,7 @@ from mdcm.sampling.counts import MOST_KEPT, MOST_KNOTS
 from mdcm.storage.run_directory import MODEL, MOST_WEIGHTS, WEIGHTS, read_run, write_run
 from mdcm.text.advice import advice
 from mdcm.text.documents import either, flag, listed, mapping, number, one_of_kinds, optional, record, text, whole
-from mdcm.training import TrainConfig
+from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,18 +34,14 @@ from mdcm.storage.run_directory import (
 )
 from mdcm.text.advice import advice, warn
 from mdcm.text.limits import check_ensemble, seeded
-from mdcm.training import (
-    Progress,
-    TrainConfig,
-    TrainingContext,
-    TrainingData,
-    kept_weights_warning,
-    poor_fit_warnings,
-    train,
-    training_device,
-)
+from mdcm.training.config import TrainConfig
+from mdcm.training.devices import training_device
+from mdcm.training.ensemble_member import TrainingContext
 from mdcm.training.fidelity import misfits, variables_to_compare
-from mdcm.training.fit_warnings import misfit_warnings
+from mdcm.training.fit_warnings import kept_weights_warning, misfit_warnings, poor_fit_warnings
+from mdcm.training.jobs import TrainingData
+from mdcm.training.scheduler import train
+from mdcm.training.trainer import Progress
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -31,7 +31,13 @@ from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import locked
 from mdcm.text.advice import warn
 from mdcm.text.limits import check_ensemble, seeded
-from mdcm.training import Progress, TrainConfig, TrainingContext, TrainingData, resampled, train, training_device
+from mdcm.training.bootstrap import resampled
+from mdcm.training.config import TrainConfig
+from mdcm.training.devices import training_device
+from mdcm.training.ensemble_member import TrainingContext
+from mdcm.training.jobs import TrainingData
+from mdcm.training.scheduler import train
+from mdcm.training.trainer import Progress
 
 __all__ = ["Model", "checksum", "load", "progress_bars"]
 

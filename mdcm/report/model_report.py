@@ -25,7 +25,7 @@ from mdcm.storage.run_directory import replacing
 from mdcm.text.advice import warn
 from mdcm.text.limits import seeded
 from mdcm.text.printable import escaped
-from mdcm.training import poor_fit_warnings
+from mdcm.training.fit_warnings import poor_fit_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

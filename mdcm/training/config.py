@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-import torch
-
 from mdcm.text.limits import flag, ranged, real, whole
 from mdcm.text.printable import quoted
 from mdcm.training.adversarial_config import AdversarialConfig
 
-__all__ = ["CPU", "Confounder", "Schedule", "TrainConfig"]
+__all__ = ["Confounder", "Schedule", "TrainConfig"]
 
 Confounder = Literal["exact", "gaussian", "monte-carlo"]
-CPU = torch.device("cpu")
 # the last learning rate: above zero, so that too short a schedule still makes progress
 _LOWEST_RATE = 1e-6
 

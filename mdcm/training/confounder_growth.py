@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mdcm.dcm import derived_seed
-from mdcm.training.config import CPU, TrainConfig
+from mdcm.training.config import TrainConfig
+from mdcm.training.devices import CPU
 from mdcm.training.fidelity import misfits
 from mdcm.training.losses import HeldOutLosses, effective_rows
 from mdcm.training.objectives.problems import full_batch_schedule

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from mdcm.errors import PlanError
-from mdcm.training.config import CPU
 
 if TYPE_CHECKING:
     from mdcm.data import Schema
     from mdcm.planning import Plan
 
-__all__ = ["training_device"]
+__all__ = ["CPU", "training_device"]
+
+CPU = torch.device("cpu")
 
 
 def training_device(name: str, plan: Plan, schema: Schema) -> torch.device:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdcm.training.config import CPU
+from mdcm.training.devices import CPU
 from mdcm.training.losses import HeldOutLosses, HeldOutSample
 from mdcm.training.objectives.likelihood import contract, elimination_order
 from mdcm.training.stacking import DiscreteModule

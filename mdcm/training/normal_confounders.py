@@ -30,7 +30,8 @@ from mdcm.dcm import DCM, derived_seed
 from mdcm.errors import PlanError
 from mdcm.mechanisms import Categorical, Flow, Mechanism
 from mdcm.mechanisms.regression import least_squares, mean_and_spread
-from mdcm.training.config import CPU, Schedule, TrainConfig
+from mdcm.training.config import Schedule, TrainConfig
+from mdcm.training.devices import CPU
 from mdcm.training.factor_models import Equation, Moments, fit_linear_factors
 from mdcm.training.losses import HeldOutLosses, HeldOutSample
 from mdcm.training.objectives.problems import SingleProblem, decays

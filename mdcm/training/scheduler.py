@@ -27,8 +27,8 @@ from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import CHECKPOINTS, remove_checkpoints
 from mdcm.text.advice import warn
 from mdcm.text.printable import quoted
-from mdcm.training.config import CPU
 from mdcm.training.confounder_growth import growth_of_numbers, has_full_length, more_states_gain
+from mdcm.training.devices import CPU
 from mdcm.training.ensemble_member import EnsembleMember, TrainingContext
 from mdcm.training.fingerprints import training_fingerprint
 from mdcm.training.grouping import group

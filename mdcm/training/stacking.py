@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from mdcm.dcm import DCM
 from mdcm.mechanisms import Categorical
 from mdcm.mechanisms.categorical import ParentInput
-from mdcm.training.config import CPU, TrainConfig
+from mdcm.training.config import TrainConfig
+from mdcm.training.devices import CPU
 from mdcm.training.losses import HeldOutLosses, HeldOutSample, effective_rows
 from mdcm.training.objectives.likelihood import contract, distinct_rows, elimination_order
 from mdcm.training.objectives.problems import FULL_BATCH_ROWS, errors_allowed, full_batch_schedule

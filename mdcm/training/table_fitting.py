@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdcm.dcm import derived_seed
-from mdcm.training.config import CPU
+from mdcm.training.devices import CPU
 from mdcm.training.expectation import MIN_PROBABILITY, ComponentTables, TableStack
 from mdcm.training.losses import HeldOutLosses
 from mdcm.training.objectives.likelihood import distinct_rows

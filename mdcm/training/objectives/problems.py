@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mdcm.dcm import DCM, derived_seed
 from mdcm.mechanisms import Categorical, Mechanism, float_pixels
-from mdcm.training.config import CPU, Schedule, TrainConfig
+from mdcm.training.config import Schedule, TrainConfig
+from mdcm.training.devices import CPU
 from mdcm.training.losses import MIN_ERRORS, HeldOutLosses, HeldOutSample, effective_rows
 from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRows
 from mdcm.training.rows import FitRows
