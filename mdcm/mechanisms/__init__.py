@@ -1,4 +1,4 @@
-"""Mechanisms: one generator per variable."""
+"""Mechanisms: the generators of variables."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ _TYPES: dict[str, _Factory] = {
 
 
 def from_config(config: Mapping[str, Any]) -> _Factory | None:
-    """Constructor of the mechanism that :meth:`Mechanism.config` described; None for a type that is not known here."""
+    """Return the constructor of a built-in mechanism with this :meth:`Mechanism.config`; None for any other type."""
     kind = _TYPES.get(str(config.get("type")))
     rest = {key: value for key, value in config.items() if key not in ("type", "encoders")}
     return None if kind is None else encoded(partial(kind, **rest), config)
 
 
 def encoded(make: _Factory, config: Mapping[str, Any]) -> _Factory:
-    """Constructor of a mechanism that reads images through encoders, if the one of this description did."""
+    """Return a constructor that also restores the image encoders named in a configuration, if there are any."""
     if not config.get("encoders"):
         return make
 
-    def made(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
+    def construct(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
         mechanism = make(variable, parents, latents)
         restore_encoders(mechanism, config["encoders"])
         return mechanism
 
-    return made
+    return construct

@@ -1,4 +1,4 @@
-"""What every mechanism is: a function from parents, confounder noise and own noise to a value."""
+"""Base class of mechanisms: functions from parents, confounder states and exogenous noise to a value."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mdcm.errors import MdcmError
 __all__ = ["Mechanism", "check_depth", "check_finite", "edge_padding", "float_pixels"]
 
 NoiseKind = Literal["gumbel", "normal", "none"]
-_MOST_LAYERS = 1000
+_MAX_LAYERS = 1000
 
 
 def float_pixels(value: Tensor) -> Tensor:
-    """Pixels as mechanisms see them, float32 in [-1, 1], from uint8; any other tensor as it is."""
+    """Convert uint8 pixels to float32 in [-1, 1]; return any other tensor unchanged."""
     return value.float() / 127.5 - 1.0 if value.dtype == torch.uint8 else value
 
 
-def check_depth(**numbers: int) -> None:
-    """Refuse more layers than anybody means: a description read from a file must not build modules without end.
+def check_depth(**depths: int) -> None:
+    """Reject implausible depths, so that a configuration from a file cannot build an unbounded number of modules.
 
     Raises:
-        ValueError: If a number is above 1,000.
+        ValueError: If a depth is above 1,000.
     """
-    for name, number in numbers.items():
-        if number > _MOST_LAYERS:
-            raise ValueError(f"{name} must be at most {_MOST_LAYERS:,}, not {number:,}")
+    for name, depth in depths.items():
+        if depth > _MAX_LAYERS:
+            raise ValueError(f"{name} must be at most {_MAX_LAYERS:,}, not {depth:,}")
 
 
 def edge_padding(sizes: Sequence[int], multiple: int) -> tuple[int, int, int, int]:
-    """Pixels to add left, right, above and below, so that height and width are multiples of a number.
+    """Padding (left, right, top, bottom) that makes height and width multiples of a number.
 
     Example:
         >>> edge_padding((28, 32), 8)
@@ -47,43 +47,41 @@ def edge_padding(sizes: Sequence[int], multiple: int) -> tuple[int, int, int, in
 
 
 def check_finite(variable: Variable, numbers: Tensor, what: str = "values", *, impossible: bool = False) -> Tensor:
-    """Numbers that the mechanism of a variable gave, if they are finite.
+    """Return the output of a variable's mechanism if all of it is finite.
 
     Args:
         variable: The variable.
-        numbers: ``n`` rows; whole numbers are always finite.
-        what: What they are, for the message.
-        impossible: Whether minus infinity, the log probability of what cannot be, is right.
+        numbers: Output, ``n`` rows of any dtype.
+        what: Description of the output for the error message.
+        impossible: Whether to accept minus infinity, the log probability of an impossible value.
 
     Returns:
-        The same numbers.
+        The same tensor.
 
     Raises:
-        MdcmError: If one is not; an argmax would silently make level 0 of it.
+        MdcmError: If a number is not finite; an argmax would silently turn it into level 0.
 
     Example:
         >>> check_finite(Variable("Y", "continuous"), torch.tensor([0.5, -1.0])).tolist()
         [0.5, -1.0]
     """
-    if not numbers.is_floating_point():
+    if not numbers.is_floating_point() or not numbers.numel():
         return numbers
-    if not numbers.numel():
-        return numbers
-    # a number that is none makes both ends such
+    # aminmax propagates NaN to both ends
     low, high = (float(end) for end in numbers.detach().aminmax())
     if not (high < math.inf if impossible else -math.inf < low and high < math.inf):
         raise MdcmError(
-            f"the mechanism of {variable.name!r} gave {what} that are not finite; a value that is set or given may "
-            "be far outside of what it was trained on, or its weights are damaged"
+            f"the mechanism of {variable.name!r} gave {what} that are not finite; an intervened or observed value may "
+            "be far outside the training data, or the weights are damaged"
         )
     return numbers
 
 
 class Mechanism(nn.Module, ABC):
-    """The function ``v = f(parents, u, e)`` of one variable of a deep causal generative model.
+    """The function ``v = f(parents, u, e)`` of a variable of a deep causal generative model.
 
     Values are tensors over rows: int64 codes ``[n]`` for a categorical variable, float32 ``[n]`` for a continuous
-    one, float32 ``[n, c, h, w]`` in [-1, 1] for an image. A subclass implements :meth:`forward` and
+    variable, float32 ``[n, c, h, w]`` in [-1, 1] for an image. A subclass implements :meth:`forward` and
     :meth:`conditional_loss`; with a tractable density it also implements :meth:`log_prob` and sets ``has_density``.
 
     Args:
@@ -92,11 +90,11 @@ class Mechanism(nn.Module, ABC):
         latents: Number of states of each latent confounder that points into the variable, in a fixed order.
 
     Attributes:
-        noise_kind: Distribution of the mechanism's own noise.
+        noise_kind: Distribution of the exogenous noise.
         noise_size: Number of noise values per row.
         has_density: Whether :meth:`log_prob` is available.
-        needs_critic: Whether there is no loss of its own, so that only adversarial training can fit it.
-        encoders: Shapes of the encoders through which images among the parents are read, by name.
+        needs_critic: Whether :meth:`conditional_loss` is unavailable, so that only adversarial training can fit it.
+        encoders: Configurations of the encoders that read image parents, by parent.
 
     References:
         Rahman & Kocaoglu (2024), Definition 4.1.
@@ -136,7 +134,7 @@ class Mechanism(nn.Module, ABC):
     @property
     @abstractmethod
     def noise_size(self) -> int:
-        """Number of values of own noise per row."""
+        """Number of noise values per row."""
 
     @abstractmethod
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
@@ -145,7 +143,7 @@ class Mechanism(nn.Module, ABC):
         Args:
             parents: Value of every parent by name, ``n`` rows each.
             latents: State of every latent confounder of the variable, int64 ``[n]`` each.
-            noise: Own noise, float32 ``[n, noise_size]`` distributed as ``noise_kind`` says.
+            noise: Exogenous noise, float32 ``[n, noise_size]`` with the distribution ``noise_kind``.
 
         Returns:
             Values of the variable, ``n`` rows.
@@ -153,12 +151,12 @@ class Mechanism(nn.Module, ABC):
 
     @abstractmethod
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss per row, ``[n]``, minimal in expectation at P(variable | parents); for a variable without confounders.
+        """Loss per row, ``[n]``, minimal in expectation at P(variable | parents), for a variable without confounders.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.
             value: Observed values of the variable, ``n`` rows.
-            generator: Source of the randomness that the loss needs, if any.
+            generator: Random number generator, for losses that are random.
         """
 
     def log_prob(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor) -> Tensor:
@@ -170,14 +168,14 @@ class Mechanism(nn.Module, ABC):
         raise TypeError(f"the mechanism of {self.variable.name!r} ({type(self).__name__}) has no density")
 
     def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
-        """Log density of ``value`` at every combination of confounder states, for sums over them.
+        """Log density of ``value`` at every combination of confounder states.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.
             value: Observed values of the variable, ``n`` rows.
 
         Returns:
-            ``[n, s_1, ..., s_d]`` in nats, one axis per confounder; ``[n]`` without any.
+            ``[n, s_1, ..., s_d]`` in nats for d confounders; ``[n]`` without confounders.
 
         Raises:
             TypeError: If the mechanism has no tractable density.
@@ -187,36 +185,35 @@ class Mechanism(nn.Module, ABC):
         rows, combinations = len(value), math.prod(self.latents)
         states = torch.cartesian_prod(*(torch.arange(size, device=value.device) for size in self.latents))
         states = states.reshape(combinations, len(self.latents)).repeat(rows, 1)
-        wide = {name: parent.repeat_interleave(combinations, 0) for name, parent in parents.items()}
-        found = self.log_prob(wide, list(states.T), value.repeat_interleave(combinations, 0))
-        return found.view(rows, *self.latents)
+        repeated = {name: parent.repeat_interleave(combinations, 0) for name, parent in parents.items()}
+        log_prob = self.log_prob(repeated, list(states.T), value.repeat_interleave(combinations, 0))
+        return log_prob.view(rows, *self.latents)
 
     def relaxed(
         self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
     ) -> Tensor:
-        """Generate the variable so that a loss can be differentiated through it.
+        """Generate the variable differentiably.
 
-        Categorical parents come as float ``[n, levels]``, of which one entry is 1, states of confounders likewise as
-        ``[n, states]``, and a categorical variable is returned so (straight-through: the value is hard, its gradient
-        that of the softmax). Everything else is as in :meth:`forward`, which is what this is unless a subclass says
-        otherwise.
+        Categorical parents are one-hot floats ``[n, levels]``, confounder states one-hot floats ``[n, states]``, and a
+        categorical variable is returned one-hot (straight-through: a hard value with the gradient of the softmax).
+        Otherwise as :meth:`forward`, which is the default implementation.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.
             latents: State of every latent confounder of the variable.
-            noise: Own noise.
-            temperature: Of the softmax, positive.
+            noise: Exogenous noise, float32 ``[n, noise_size]``.
+            temperature: Temperature of the softmax, positive.
         """
         return self.forward(parents, latents, noise)
 
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
-        """Own noise with which :meth:`forward` gives ``value``, drawn from its posterior.
+        """Draw noise from its posterior given ``value``, so that :meth:`forward` returns ``value`` for it.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.
             latents: State of every latent confounder of the variable.
             value: Observed values, ``n`` rows.
-            fresh: Noise of the prior, ``[n, noise_size]``: the source of randomness where the posterior has any.
+            fresh: Noise from the prior, ``[n, noise_size]``, the source of randomness.
 
         Returns:
             Noise, ``[n, noise_size]``.
@@ -232,31 +229,31 @@ class Mechanism(nn.Module, ABC):
         return type(self).abduct is not Mechanism.abduct
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
-        """Set what is measured on the training rows rather than learned, such as scales; called before training."""
+        """Set quantities that are measured on the training rows, such as scales; called before training."""
 
     def decaying(self) -> list[nn.Parameter]:
-        """Parameters that weight decay pulls towards zero while the variable is trained; all, unless said otherwise."""
+        """Parameters subject to weight decay; all of them by default."""
         return list(self.parameters())
 
     def follow(self, confounder: int) -> bool:
-        """Start as a variable that one of its confounders nearly determines.
+        """Initialise the variable to be nearly determined by one of its confounders.
 
-        What two children share is found faster from there: the other one has only to be regressed on the states.
+        The dependence between two children is learned faster from there: the other child is regressed on the states.
 
         Args:
-            confounder: Place of the confounder among those of the variable.
+            confounder: Position of the confounder in ``latents``.
 
         Returns:
-            Whether the mechanism has such a start.
+            Whether the mechanism supports this initialisation.
         """
         return False
 
     def state_weights(self) -> list[nn.Parameter]:
-        """What each state of each confounder adds to the first layer, ``[s, hidden]`` each; none if that is no sum."""
+        """Embedding of the states of each confounder in the first layer, ``[s, hidden]`` each; empty by default."""
         return []
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
-        """Optimiser settings that suit :meth:`conditional_loss` of this mechanism on so many rows, by name."""
+        """Default optimiser settings for training on this number of rows, by name."""
         return {
             "steps": 1000,
             "batch_size": 256,
@@ -265,10 +262,10 @@ class Mechanism(nn.Module, ABC):
             "betas": (0.9, 0.999),
             "ema": 0.99,
             "warmup": 30,
-            # standard errors by which a look at held-out rows may be worse than the best one and still be as good
+            # standard errors within which a validation loss counts as equal to the best
             "errors": 1 / 3,
         }
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Architecture as plain JSON values, enough to build the same mechanism again."""
+        """Architecture as plain JSON values, sufficient to rebuild the mechanism."""

@@ -1,4 +1,4 @@
-"""Mechanism of a categorical variable: a small network to logits, and a Gumbel race for the value."""
+"""Mechanism of a categorical variable: logits from a small network, the value by the Gumbel-max trick."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from mdcm.mechanisms.inputs import ParentInput
 
 __all__ = ["Categorical", "ParentInput", "winning_noise"]
 
-# so many rows of a small network cost less than the lookups of a block of rows
+# a small network on this many rows costs less than the lookups of a block of rows
 _FEW_COMBINATIONS = 1024
-# columns among which the largest is looked for one by one
+# number of columns up to which comparing columns beats argmax
 _FEW_COLUMNS = 16
 
 
 class Categorical(Mechanism):
     """``v = argmax_k(logits_k(parents, u) + g_k)`` with standard Gumbel noise g, one per level.
 
-    Each confounder is finite: its states enter the first layer through an embedding of their own. Because parents
-    and states only meet after the first layer's sum, logits are computed once per distinct parent configuration and
-    combination of states, and then looked up per row.
+    Each confounder is finite: its states are embedded and added to the first layer. Because parents and states only
+    meet in that sum, logits are computed once per distinct combination of parents and states, and looked up per row.
 
-    A network generalises from one combination of parents and states to others, but reaches probabilities near 0 and 1,
-    and tables without a pattern, slowly. A mechanism may therefore have a table of its own, a number that is added to
-    every logit (:meth:`set_table`).
+    A network generalises between combinations of parents and states, but is slow to learn probabilities near 0 and 1
+    and tables without a pattern. A mechanism may therefore add a table of offsets to the logits (:meth:`set_table`).
 
     Args:
         variable: A categorical variable with K levels.
@@ -40,11 +38,11 @@ class Categorical(Mechanism):
         latents: Number of states of each of its confounders.
         hidden: Width of the hidden layers.
         layers: Number of hidden layers, at least 1.
-        table: Whether there is a table from the beginning, of zeros.
+        table: Whether to start with a table of zero offsets.
 
     Attributes:
-        offsets: Added to the logits of every combination of parents and states, ``[c, K]``, the last one running
-            fastest; ``[0, K]`` where there is nothing to add.
+        offsets: Added to the logits at every combination of parents and states, ``[c, K]``, the last of them varying
+            fastest; ``[0, K]`` without a table.
 
     Example:
         >>> import torch
@@ -88,12 +86,12 @@ class Categorical(Mechanism):
         self.register_buffer("offsets", torch.zeros(self.combinations if table else 0, self.levels))
 
     def state_weights(self) -> list[nn.Parameter]:
-        """What each state of each confounder adds to the first layer, ``[s, hidden]`` each."""
+        """Embedding of the states of each confounder in the first layer, ``[s, hidden]`` each."""
         return list(self.states)
 
     @property
     def noise_size(self) -> int:
-        """One Gumbel number per level."""
+        """Number of levels: each has a Gumbel variate."""
         return self.levels
 
     @property
@@ -102,7 +100,7 @@ class Categorical(Mechanism):
         return all(parent.kind == "categorical" for parent in self.parents)
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
-        """Measure the scales of continuous parents, and start from the variable's own frequencies."""
+        """Measure the scales of continuous parents and initialise the output bias at the marginal log frequencies."""
         for module, parent in zip(self.inputs, self.parents, strict=True):
             assert isinstance(module, ParentInput)
             module.prepare(parents[parent.name])
@@ -113,15 +111,16 @@ class Categorical(Mechanism):
 
     @property
     def combinations(self) -> int:
-        """Combinations of parents and states; of a tabular mechanism alone."""
+        """Number of combinations of parents and states of a tabular mechanism."""
         return math.prod([*(parent.num_levels for parent in self.parents), *self.latents])
 
     @torch.no_grad()
     def set_table(self, logs: Tensor) -> None:
-        """Have these probabilities at every combination of parents and states, whatever the network says.
+        """Replace the network by a table of log probabilities.
 
         Args:
-            logs: Logarithms of the probabilities, ``[c, K]``, the last parent or state running fastest.
+            logs: Log probabilities at every combination of parents and states, ``[c, K]``, the last parent or state
+                varying fastest.
         """
         self.out.weight.zero_()
         self.out.bias.zero_()
@@ -134,12 +133,12 @@ class Categorical(Mechanism):
             and stored.shape[1:] == (self.levels,)
             and (len(stored) in (0, self.combinations if self.tabular else 0))
         ):
-            # there is a table or none, which only the weights tell
+            # only the stored weights tell whether there is a table
             self.offsets = self.offsets.new_zeros(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def context(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
-        """Parents' share of the first layer, ``[rows, hidden]``."""
+        """Contribution of the parents and the bias to the first layer, ``[rows, hidden]``."""
         total = self.bias.expand(rows, self.hidden)
         for module, parent in zip(self.inputs, self.parents, strict=True):
             total = total + module(parents[parent.name])
@@ -153,7 +152,7 @@ class Categorical(Mechanism):
         return logits
 
     def table(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
-        """Log probabilities for every row of parents and combination of confounder states.
+        """Log probabilities at every row of parents and combination of confounder states.
 
         Args:
             parents: Value of every parent by name, ``rows`` each.
@@ -171,22 +170,22 @@ class Categorical(Mechanism):
             first = first + weight.view(len(weight), *(1,) * after, self.hidden)
         logits = self._head(first)
         if len(self.offsets):
-            own = self.offsets.view(-1, *self.latents, self.levels)
-            logits = logits + own.index_select(0, self._number(parents, (), rows))
+            offsets = self.offsets.view(-1, *self.latents, self.levels)
+            logits = logits + offsets.index_select(0, self._combination_index(parents, (), rows))
         return logits.log_softmax(-1)
 
-    def _number(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
-        """Number of each row's combination of parents and, where they are given, states."""
+    def _combination_index(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
+        """Index of each row's combination of parents and, where given, states, int64 ``[rows]``."""
         columns = [*(parents[parent.name] for parent in self.parents), *latents]
         sizes = [*(parent.num_levels for parent in self.parents), *self.latents]
-        number = torch.zeros(rows, dtype=torch.int64, device=self.bias.device)
+        index = torch.zeros(rows, dtype=torch.int64, device=self.bias.device)
         for column, size in zip(columns, sizes, strict=False):
-            # one-hot rows come from variables and states that are relaxed
-            number = number * size + (column.argmax(-1) if column.is_floating_point() else column)
-        return number
+            # relaxed variables and states are one-hot
+            index = index * size + (column.argmax(-1) if column.is_floating_point() else column)
+        return index
 
-    def _every_combination(self, sizes: Sequence[int]) -> Tensor:
-        """Logits at all combinations of parents and states, the last one running fastest."""
+    def _all_logits(self, sizes: Sequence[int]) -> Tensor:
+        """Logits at all combinations of parents and states, the last of them varying fastest."""
         first = self.bias.expand(1, self.hidden)
         weights = [module.weight for module in self.inputs if isinstance(module, ParentInput)]
         for weight, size in zip([*weights, *self.states], sizes, strict=True):
@@ -199,8 +198,8 @@ class Categorical(Mechanism):
     def logits(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
         """Logits of each row at given confounder states, ``[rows, K]``.
 
-        Where there are few combinations of parents and states the network sees each of them once, whatever the number
-        of rows: so a row's logits do not depend on how many others there are.
+        With few combinations of parents and states, the network is evaluated once at each, so that the logits of a
+        row do not depend on the number of rows.
         """
         columns = [*(parents[parent.name] for parent in self.parents), *latents]
         sizes = [*(parent.num_levels for parent in self.parents if parent.levels), *self.latents]
@@ -209,25 +208,25 @@ class Categorical(Mechanism):
             and math.prod(sizes) <= _FEW_COMBINATIONS
             and not any(column.is_floating_point() for column in columns)
         ):
-            return F.embedding(self._number(parents, latents, rows), self._every_combination(sizes))
+            return F.embedding(self._combination_index(parents, latents, rows), self._all_logits(sizes))
         first = self.context(parents, rows)
         for weight, state in zip(self.states, latents, strict=True):
-            # one-hot states carry the gradient of the prior that they were drawn from
+            # one-hot states carry the gradient of their prior
             first = first + (state @ weight if state.is_floating_point() else F.embedding(state, weight))
         logits = self._head(first)
-        return logits + self.offsets[self._number(parents, latents, rows)] if len(self.offsets) else logits
+        return logits + self.offsets[self._combination_index(parents, latents, rows)] if len(self.offsets) else logits
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """Codes of the winning levels, int64 ``[n]``; see the base class."""
+        """Codes of the levels with the largest perturbed logit, int64 ``[n]``; see the base class."""
         logits = check_finite(self.variable, self.logits(parents, latents, len(noise)), "logits")
         return winners(logits + noise)
 
     def relaxed(
         self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], noise: Tensor, temperature: float
     ) -> Tensor:
-        """One-hot rows of the winning levels, float ``[n, K]``, with the gradient of the softmax.
+        """One-hot values, float ``[n, K]``, with the gradient of the softmax.
 
-        The level is the one that :meth:`forward` gives for the same noise; parents may come as codes or one-hot.
+        The level is that of :meth:`forward` for the same noise; parents may be codes or one-hot.
 
         Raises:
             ValueError: If the temperature is not positive.
@@ -240,7 +239,7 @@ class Categorical(Mechanism):
         return kernels.gumbel_softmax(logits, packing, temperature, noise)
 
     def log_table(self, parents: Mapping[str, Tensor], value: Tensor) -> Tensor:
-        """Log probability of each row's code at every combination of states; see the base class."""
+        """Log probability of each code at every combination of states; see the base class."""
         table = self.table(parents, len(value))
         code = value.view(-1, *(1,) * (table.ndim - 1)).expand(*table.shape[:-1], 1)
         return table.gather(-1, code).squeeze(-1)
@@ -251,10 +250,10 @@ class Categorical(Mechanism):
         return table.gather(-1, value[:, None]).squeeze(-1)
 
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
-        """Gumbel noise given the level that won, drawn exactly; see the base class.
+        """Gumbel noise given the observed level, drawn exactly; see the base class.
 
-        With p the levels' probabilities and unit exponential clocks E = exp(-fresh), the race is memoryless: the
-        winner's clock becomes p_v E_v, any other one E_j + p_j E_v. The winner's own fresh clock has no other part.
+        With probabilities p and unit exponential clocks E = exp(-fresh), the race is memoryless: the clock of the
+        observed level v becomes p_v E_v, that of any other level j becomes E_j + p_j E_v.
 
         Args:
             parents: Value of every parent by name, ``n`` rows each.
@@ -269,7 +268,7 @@ class Categorical(Mechanism):
         return winning_noise(logits, value, fresh)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
-        """Negative log probability of each row; see the base class."""
+        """Negative log probability of each row, ``[n]``; see the base class."""
         return -self.log_prob(parents, (), value)
 
     def config(self) -> dict[str, Any]:
@@ -279,30 +278,30 @@ class Categorical(Mechanism):
 
 
 def winners(scores: Tensor) -> Tensor:
-    """Column of the largest number of every row, int64 ``[n]``; of equal ones the first, as argmax has it.
+    """Index of the first maximum of every row, int64 ``[n]``.
 
-    For few columns one comparison of columns after another is many times faster than argmax over short rows.
+    With few columns, comparing them in sequence is many times faster than argmax over short rows.
     """
     if scores.shape[-1] > _FEW_COLUMNS:
         return scores.argmax(-1)
     first, *others = scores.t().contiguous()
     best, index = first, torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-    for number, column in enumerate(others, 1):
-        index.masked_fill_(column > best, number)
+    for position, column in enumerate(others, 1):
+        index.masked_fill_(column > best, position)
         best = torch.maximum(best, column)
     return index
 
 
 def winning_noise(logits: Tensor, value: Tensor, fresh: Tensor) -> Tensor:
-    """Gumbel noise ``[n, K]`` with which each row's observed level wins; see :meth:`Categorical.abduct`."""
-    chosen = torch.arange(logits.shape[-1], device=logits.device) == value[:, None]
-    own = fresh.gather(-1, value[:, None])
-    shared = logits.log_softmax(-1) - own
-    noise = -torch.where(chosen, shared, torch.logaddexp(-fresh, shared))
-    # rounding may let another level reach the winner, whose noise is then raised to just above it
+    """Gumbel noise ``[n, K]`` from its posterior given each row's level; see :meth:`Categorical.abduct`."""
+    observed = torch.arange(logits.shape[-1], device=logits.device) == value[:, None]
+    winner = fresh.gather(-1, value[:, None])
+    shared = logits.log_softmax(-1) - winner
+    noise = -torch.where(observed, shared, torch.logaddexp(-fresh, shared))
+    # rounding may lift another level up to the observed level, whose noise is then raised to just above it
     score = logits + noise
-    top = score.masked_fill(chosen, -torch.inf).amax(-1, keepdim=True)
+    top = score.masked_fill(observed, -torch.inf).amax(-1, keepdim=True)
     logit = logits.gather(-1, value[:, None])
     limits = torch.finfo(score.dtype)
     above = top + torch.maximum(top.abs(), logit.abs()).mul(4 * limits.eps).clamp_min(limits.tiny)
-    return torch.where(chosen & (score <= top), above - logit, noise)
+    return torch.where(observed & (score <= top), above - logit, noise)

@@ -1,4 +1,4 @@
-"""Mechanism of an image without confounders: a denoising diffusion model on the U-Net and schedulers of diffusers."""
+"""Mechanism of an image without confounders: a denoising diffusion model built on the diffusers library."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mdcm.mechanisms.inversion import invert
 __all__ = ["Diffusion", "denoise_backwards", "diffusers_part", "sampling_steps"]
 
 _TIMES = 1000
-_MOST_GROWTH = 4
-# attention heads of diffusers have this many channels, and normalisation as many groups
-_HEAD = 8
+_MAX_GROWTH = 4
+# channels per attention head, and number of normalisation groups
+_GROUP = 8
 
-# the network's output for noisy images at one time
+# output of the denoising network for noisy images at a time step
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
 def diffusers_part(name: str) -> Any:
-    """A class of diffusers by name, imported when it is needed.
+    """Import a class of diffusers by name.
 
     Raises:
         MdcmError: If diffusers is not installed.
@@ -47,7 +47,7 @@ def sampling_steps(network: Network, scheduler: Any, number: int) -> list[Callab
     """Steps of the deterministic sampler (DDIM) from noise to an image in [-1, 1].
 
     Args:
-        network: Output of the denoising network for noisy images ``[n, c, h, w]`` at a time.
+        network: Denoising network: its output for noisy images ``[n, c, h, w]`` at a time step.
         scheduler: A DDIMScheduler.
         number: Number of steps.
 
@@ -58,40 +58,40 @@ def sampling_steps(network: Network, scheduler: Any, number: int) -> list[Callab
 
     def step(time: Tensor, last: bool, state: Tensor) -> Tensor:
         if not len(state):
-            # attention cannot split nothing into heads
+            # attention cannot split an empty batch into heads
             return state
-        found: Tensor = scheduler.step(network(state, time), time, state, eta=0.0).prev_sample
-        return found.clamp(-1, 1) if last else found
+        previous: Tensor = scheduler.step(network(state, time), time, state, eta=0.0).prev_sample
+        return previous.clamp(-1, 1) if last else previous
 
-    return [partial(step, time, place == number - 1) for place, time in enumerate(scheduler.timesteps)]
+    return [partial(step, time, index == number - 1) for index, time in enumerate(scheduler.timesteps)]
 
 
 @torch.no_grad()
 def denoise_backwards(network: Network, scheduler: Any, number: int, image: Tensor, fresh: Tensor) -> Tensor:
-    """Noise that :func:`sampling_steps` turn into an image; what the last step forgets is taken from ``fresh``."""
+    """Invert :func:`sampling_steps`: noise that leads to an image; ``fresh`` supplies what the last step discards."""
     steps = sampling_steps(network, scheduler, number)
-    kept = float(scheduler.alphas_cumprod[scheduler.timesteps[-1]])
-    return invert(steps, image, math.sqrt(kept) * image + math.sqrt(1 - kept) * fresh)
+    signal = float(scheduler.alphas_cumprod[scheduler.timesteps[-1]])
+    return invert(steps, image, math.sqrt(signal) * image + math.sqrt(1 - signal) * fresh)
 
 
 class Diffusion(Mechanism):
-    """Image made from Gaussian noise by a denoising diffusion model, sampled deterministically (DDIM).
+    """Image generated from Gaussian noise by a denoising diffusion model, sampled deterministically (DDIM).
 
     Needs the extra ``mdcm[diffusers]``. The network is a U-Net that predicts the velocity; the parents are added to its
-    embedding of the time. Given the noise, the image is a deterministic function of the parents. A
-    :class:`~mdcm.mechanisms.RectifiedFlow` learns small images faster; this one is for images with fine detail.
+    time embedding. Given the noise, the image is a deterministic function of the parents. A
+    :class:`~mdcm.mechanisms.RectifiedFlow` learns small images faster; use this class for images with fine detail.
 
     Args:
         variable: An image variable; a size that cannot be halved ``levels - 1`` times is padded for the network.
         parents: Its parents.
-        latents: Must be empty: there is no density, so a confounder could not be fitted.
+        latents: Must be empty: without a density, no confounder can be fitted.
         channels: Channels at full size, a multiple of 8; doubled at each level below, up to four times.
-        levels: Sizes at which the network works, each half of the one before.
+        levels: Number of resolutions of the network, each half the previous.
         blocks: Residual blocks per level.
         steps: Steps of the sampler.
 
     Raises:
-        PlanError: If the variable has a confounder, is no image, or is smaller than its levels ask for.
+        PlanError: If the variable has a confounder, is not an image, or is too small for the number of levels.
         ValueError: If a number is out of range.
         MdcmError: If diffusers is not installed.
 
@@ -129,9 +129,9 @@ class Diffusion(Mechanism):
             raise PlanError(
                 f"the image {variable.name!r} has a hidden confounder; a diffusion model has no density to fit one by"
             )
-        if min(channels, levels, blocks) < 1 or channels % _HEAD or not 1 <= steps <= _TIMES:
+        if min(channels, levels, blocks) < 1 or channels % _GROUP or not 1 <= steps <= _TIMES:
             raise ValueError(
-                f"channels must be a positive multiple of {_HEAD}, levels and blocks at least 1, and steps from 1 to "
+                f"channels must be a positive multiple of {_GROUP}, levels and blocks at least 1, and steps from 1 to "
                 f"{_TIMES}, not {channels}, {levels}, {blocks} and {steps}"
             )
         check_depth(blocks=blocks)
@@ -151,18 +151,18 @@ class Diffusion(Mechanism):
             out_channels=planes,
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
-            block_out_channels=tuple(channels * min(2**level, _MOST_GROWTH) for level in range(levels)),
+            block_out_channels=tuple(channels * min(2**level, _MAX_GROWTH) for level in range(levels)),
             layers_per_block=blocks,
-            norm_num_groups=_HEAD,
-            attention_head_dim=_HEAD,
-            # labels are added to the embedding of the time as they are
+            norm_num_groups=_GROUP,
+            attention_head_dim=_GROUP,
+            # add the labels to the time embedding unchanged
             class_embed_type="identity",
         )
         self._scheduler: Any = None
 
     @property
     def scheduler(self) -> Any:
-        """The schedule of noise, a DDIMScheduler; made when it is first asked for, since it holds no weights."""
+        """Noise schedule, a DDIMScheduler; created on first use, since it has no weights."""
         if self._scheduler is None:
             self._scheduler = diffusers_part("DDIMScheduler")(
                 num_train_timesteps=_TIMES,
@@ -175,7 +175,7 @@ class Diffusion(Mechanism):
 
     @property
     def noise_size(self) -> int:
-        """One normal number per pixel and channel."""
+        """Number of pixels times channels."""
         return math.prod(self.shape)
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
@@ -198,8 +198,8 @@ class Diffusion(Mechanism):
         context = self.context(parents, (), rows)
 
         def network(state: Tensor, time: Tensor) -> Tensor:
-            found: Tensor = self.network(F.pad(state, self._padding), time, class_labels=context).sample
-            return found[:, :, : self.shape[1], : self.shape[2]]
+            output: Tensor = self.network(F.pad(state, self._padding), time, class_labels=context).sample
+            return output[:, :, : self.shape[1], : self.shape[2]]
 
         return network
 
@@ -212,23 +212,23 @@ class Diffusion(Mechanism):
 
     @torch.no_grad()
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
-        """Noise that the sampler turns into ``value``, ``[n, noise_size]``, by running it backwards.
+        """Noise from which the sampler generates ``value``, ``[n, noise_size]``, by inverting its steps.
 
-        What the last step forgets is taken from ``fresh``. An image of the kind that the model has learned comes back
-        up to a small error; of another image, what the model can draw of it.
+        ``fresh`` supplies what the last step discards. Images like those in the training data are reproduced up to a
+        small error, others only as far as the model can generate them.
         """
         network = self._denoiser(parents, len(value))
         return denoise_backwards(network, self.scheduler, self.steps, value, fresh.view_as(value)).flatten(1)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
-        """Squared error of the velocity at a random time of each row, ``[n]``; see the base class."""
-        # from the generator's own device, so that a seed means the same everywhere
+        """Squared error of the velocity at a random time for each row, ``[n]``; see the base class."""
+        # drawn on the generator's device, so that results do not depend on the device of the model
         noise = torch.randn(value.shape, generator=generator, device=generator.device).to(value)
         time = torch.randint(_TIMES, (len(value),), generator=generator, device=generator.device).to(value.device)
         noisy = self.scheduler.add_noise(value, noise, time)
-        wanted = self.scheduler.get_velocity(value, noise, time)
+        velocity = self.scheduler.get_velocity(value, noise, time)
         predicted = self._denoiser(parents, len(value))(noisy, time)
-        error: Tensor = (predicted - wanted).square().mean(dim=(1, 2, 3))
+        error: Tensor = (predicted - velocity).square().mean(dim=(1, 2, 3))
         return error
 
     def config(self) -> dict[str, Any]:

@@ -22,18 +22,18 @@ __all__ = ["RectifiedFlow"]
 _MULTIPLE = 8
 _CONTEXT = 96
 _FREQUENCIES = 16
-# times are the logistic of a normal with this mean and standard deviation: most of the work is done on noisy images
+# training times are logit-normal with this mean and standard deviation, so that noisy images get most of the training
 _TIME_MEAN, _TIME_SPREAD = -0.3, 1.2
-# these times are those of 16 x 16 pixels. In a larger image neighbours tell of each other, and as much is seen of it
-# under more noise; by the square root of the number of pixels, were all of them alike. At 32 x 32 pixels three times
-# the odds of noise were better than twice
+# tuned at 16 x 16 pixels. Neighbouring pixels of a larger image are redundant, so the same information survives more
+# noise; the odds would grow with the square root of the number of pixels if all were alike. At 32 x 32 pixels, three
+# times the odds of noise were better than twice
 _PIXELS, _POWER = 16 * 16, 0.8
-# weights grow as t nears 1, but not beyond what is left to predict there
+# bounds the weight 1 / (1 - t) as t approaches 1
 _NEAREST = 0.05
 
 
 class _Block(nn.Module):
-    """Residual block of the dense level, steered by the context."""
+    """Residual block of the dense level, modulated by the context."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class _Block(nn.Module):
 
 
 class _Network(nn.Module):
-    """Noisy image, time and context to the clean image, in two levels.
+    """Prediction of the clean image from a noisy image, time and context, in two levels.
 
-    The dense level squeezes the whole image into ``width`` numbers and predicts the image from them. It places a
-    figure well and cannot pass noise through. The convolutional level, on patches, sharpens what it predicted with
-    the noisy image beside it; it starts at no change.
+    The dense level compresses the whole image to ``width`` numbers and predicts the image from them: it gets the
+    position of a figure right and cannot pass noise through. The convolutional level, on patches, sharpens that
+    prediction given the noisy image; it is initialised to change nothing.
     """
 
     def __init__(self, shape: tuple[int, int, int], *, width: int, blocks: int, channels: int) -> None:
@@ -70,8 +70,7 @@ class _Network(nn.Module):
         last: list[nn.Linear | nn.Conv2d] = [self.unfold]
         self.channels = channels
         if channels:
-            # patches need a size that they divide: what is missing below and to the right is added before, and cut off
-            # after them
+            # the size must be divisible by that of the patches: pad below and to the right, and crop the result
             self.padding = edge_padding(shape[1:], _MULTIPLE)
             self.patch = math.gcd(shape[1] + self.padding[3], shape[2] + self.padding[1]) // _MULTIPLE
             deep = shape[0] * self.patch**2
@@ -103,23 +102,23 @@ class _Network(nn.Module):
 
 
 class RectifiedFlow(Mechanism):
-    """Image made from Gaussian noise by integrating ``dx/dt = (f(x, t, parents) - x) / (1 - t)`` from t = 0 to 1.
+    """Image generated from Gaussian noise by integrating ``dx/dt = (f(x, t, parents) - x) / (1 - t)``, t from 0 to 1.
 
-    The network f predicts the clean image rather than the velocity: images of one kind fill few dimensions, noise
-    fills all of them. Given the noise, the image is a deterministic function of the parents.
+    The network f predicts the clean image rather than the velocity, because images lie near a set of low dimension
+    and noise does not. Given the noise, the image is a deterministic function of the parents.
 
     Args:
         variable: An image variable, of any height and width.
-        parents: Its parents: categorical ones are looked up, continuous ones standardised, images read by a small
+        parents: Its parents: categorical parents are embedded, continuous parents standardised, images read by a small
             convolutional network.
-        latents: Must be empty: there is no density, so a confounder could not be fitted.
-        width: Numbers into which the dense level of the network squeezes an image.
+        latents: Must be empty: without a density, no confounder can be fitted.
+        width: Width of the dense level of the network.
         blocks: Residual blocks of the dense level.
-        channels: Channels of the convolutional level; 0 leaves it out.
+        channels: Channels of the convolutional level; 0 omits it.
         steps: Heun steps of the integration; each but the last evaluates the network twice.
 
     Raises:
-        PlanError: If the variable has a confounder or is no image.
+        PlanError: If the variable has a confounder or is not an image.
         ValueError: If width, blocks or steps is below 1, or channels below 0.
 
     Complexity:
@@ -179,7 +178,7 @@ class RectifiedFlow(Mechanism):
 
     @property
     def noise_size(self) -> int:
-        """One normal number per pixel and channel."""
+        """Number of pixels times channels."""
         return math.prod(self.shape)
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
@@ -195,12 +194,12 @@ class RectifiedFlow(Mechanism):
         }
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
-        """Measure the mean image and the spread around it, and the scales of continuous parents."""
+        """Measure the mean image, the spread around it, and the scales of continuous parents."""
         for module, parent in zip(self.inputs, self.parents, strict=True):
             assert isinstance(module, ParentInput)
             module.prepare(parents[parent.name])
         self.mean.copy_(value.mean(dim=0))
-        # images that are all alike have no spread to divide by
+        # identical images have no spread
         self.std.copy_((value - self.mean).square().mean().sqrt().clamp_min(1e-3))
 
     def _context(self, parents: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -210,19 +209,19 @@ class RectifiedFlow(Mechanism):
         return total
 
     def _predict(self, image: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """Expected clean image given the noisy one at each row's time, before clamping."""
+        """Expected clean image given the noisy image at each row's time, before clamping."""
         column = time[:, None, None, None]
         spread = ((1 - column).square() + (column * self.std).square()).sqrt()
         normal: Tensor = self.network((image - column * self.mean) / spread, time, context)
         return self.mean + self.std * normal
 
     def _time(self, step: int) -> float:
-        """Time at which a step of the integration begins: in larger images more of them are near the noise."""
+        """Start time of a step of the integration; the larger the image, the more steps are near the noise."""
         time = step / self.steps
         return time / (time + self.shift * (1 - time))
 
     def _steps(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """The steps of the integration, each from the image at its time to the next."""
+        """Steps of the integration, each from the image at its time to the image at the next."""
 
         def velocity(state: Tensor, time: float) -> Tensor:
             times = state.new_full((len(state),), time)
@@ -236,7 +235,7 @@ class RectifiedFlow(Mechanism):
             return state + 0.5 * length * (slope + ahead)
 
         def last(state: Tensor) -> Tensor:
-            # an Euler step to t = 1 ends at the predicted image itself, and the velocity there is not defined
+            # an Euler step to t = 1, where the velocity is undefined, ends at the predicted image itself
             times = state.new_full((len(state),), self._time(self.steps - 1))
             return self._predict(state, times, context).clamp(-1, 1)
 
@@ -251,24 +250,24 @@ class RectifiedFlow(Mechanism):
 
     @torch.no_grad()
     def abduct(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], value: Tensor, fresh: Tensor) -> Tensor:
-        """Noise that the integration turns into ``value``, ``[n, noise_size]``, by integrating backwards.
+        """Noise from which the integration generates ``value``, ``[n, noise_size]``, by inverting its steps.
 
-        What the last step forgets is taken from ``fresh``. An image of the kind that the flow has learned comes back
-        up to a small error; of another image, what the flow can draw of it.
+        ``fresh`` supplies what the last step discards. Images like those in the training data are reproduced up to a
+        small error, others only as far as the flow can generate them.
         """
         image, time = value.view(len(value), *self.shape), self._time(self.steps - 1)
         start = time * image + (1 - time) * fresh.view_as(image)
         return invert(self._steps(self._context(parents, image)), image, start).flatten(1)
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
-        """Squared error of the clean image at a random time of each row, over 1 - t, ``[n]``; see the base class.
+        """Squared error of the clean image at a random time for each row, over 1 - t, ``[n]``; see the base class.
 
-        Unweighted, the error says little about details, which are settled last; as the velocity's error, over
-        ``(1 - t)^2``, it says little about everything else.
+        Unweighted, the error neglects details, which form last; weighted as the error of the velocity, by
+        ``(1 - t)^-2``, it neglects everything else.
         """
-        # from the generator's own device, so that a seed means the same everywhere
-        place = torch.randn(len(value), generator=generator, device=generator.device).to(value.device)
-        time = torch.sigmoid(place * _TIME_SPREAD + _TIME_MEAN - math.log(self.shift))
+        # drawn on the generator's device, so that results do not depend on the device of the model
+        normal = torch.randn(len(value), generator=generator, device=generator.device).to(value.device)
+        time = torch.sigmoid(normal * _TIME_SPREAD + _TIME_MEAN - math.log(self.shift))
         noise = torch.randn(value.shape, generator=generator, device=generator.device).to(value.device)
         column = time[:, None, None, None]
         predicted = self._predict((1 - column) * noise + column * value, time, self._context(parents, value))

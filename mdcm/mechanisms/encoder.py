@@ -1,4 +1,4 @@
-"""Reading an image into a few numbers: for mechanisms that have an image among their parents, and for critics."""
+"""Encoders of images into a few numbers, for mechanisms with image parents and for critics."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["EncoderReport", "ImageEncoder", "ImageReader", "train_encoder"]
 class ImageReader(nn.Module):
     """Convolutional network from an image to ``features`` numbers.
 
-    A stem of non-overlapping patches does most of the shrinking, so that reading costs little beside the rest of a
-    mechanism; strided convolutions go on until the longer side is at most 4, and a linear layer reads what is left.
+    A stem of non-overlapping patches does most of the downsampling, so that the network is cheap beside the rest of a
+    mechanism; strided convolutions follow until the longer side is at most 4, and then a linear layer.
 
     Args:
-        shape: Channels, height and width of the images; any height and width from 1 on.
+        shape: Channels, height and width of the images, each at least 1.
         features: Numbers per image.
         channels: Width of the stem; twice that afterwards.
 
@@ -53,17 +53,17 @@ class ImageReader(nn.Module):
         self.padding = (0, -width % stem, 0, -height % stem)
         height, width = -(-height // stem), -(-width // stem)
         layers: list[nn.Module] = [nn.Conv2d(planes, channels, stem, stem), nn.SiLU()]
-        channels, wider = 2 * channels, channels
+        channels, inputs = 2 * channels, channels
         while True:
-            layers += [nn.Conv2d(wider, channels, 3, 2, 1), nn.SiLU()]
-            height, width, wider = (height + 1) // 2, (width + 1) // 2, channels
+            layers += [nn.Conv2d(inputs, channels, 3, 2, 1), nn.SiLU()]
+            height, width, inputs = (height + 1) // 2, (width + 1) // 2, channels
             if max(height, width) <= 4:
                 break
         layers += [nn.Flatten(), nn.Linear(channels * height * width, features)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Read float images ``[n, c, h, w]`` in [-1, 1] into ``[n, features]``."""
+        """Encode float images ``[n, c, h, w]`` in [-1, 1] as ``[n, features]``."""
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"images are {tuple(images.shape[1:])}, but the reader was built for {self.shape}")
         if any(self.padding):
@@ -74,13 +74,13 @@ class ImageReader(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What an encoder could tell of rows that it was not trained on, in nats per row.
+    """Predictive performance of an encoder on held-out rows, in nats per row.
 
     Attributes:
         rows: Number of held-out rows.
         loss: Negative log-likelihood of each target, given the image and the targets before it.
-        baseline: The same without the image and without the other targets: by frequencies, or by one normal
-            distribution. A target about which the image says something has a loss below it.
+        baseline: Negative log-likelihood of each target by its frequencies or by a normal distribution. The loss is
+            below it for a target on which the image is informative.
     """
 
     rows: int
@@ -89,7 +89,7 @@ class EncoderReport:
 
 
 class ImageEncoder(nn.Module):
-    """Image to a few numbers that tell what it has to say about other variables; made by :func:`train_encoder`.
+    """Encoder of an image into a few numbers that predict other variables; trained by :func:`train_encoder`.
 
     Args:
         shape: Channels, height and width of the images.
@@ -97,7 +97,7 @@ class ImageEncoder(nn.Module):
         channels: Width of the network's stem.
 
     Attributes:
-        report: How well the features predict the targets, or None before training.
+        report: Predictive performance of the features; None before training.
 
     Raises:
         ValueError: If the shape is not three positive numbers, or a size is below 1.
@@ -122,7 +122,7 @@ class ImageEncoder(nn.Module):
         self.report: EncoderReport | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images, float32 ``[n, features]``, each of mean 0 and spread 1 over the training images.
+        """Features of images, float32 ``[n, features]``, standardised over the training images.
 
         Args:
             images: uint8 ``[n, c, h, w]``, or floats in [-1, 1].
@@ -131,7 +131,7 @@ class ImageEncoder(nn.Module):
         return features
 
     def config(self) -> dict[str, int]:
-        """Architecture but for the shape of the images."""
+        """Architecture, without the shape of the images."""
         return {"features": self.features, "channels": self.channels}
 
 
@@ -151,27 +151,27 @@ def train_encoder(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> ImageEncoder:
-    """Train a small encoder whose features tell what an image says about several variables jointly.
+    """Train a small encoder whose features predict several variables jointly.
 
-    Each target is predicted from the features and from the targets before it, so that the features keep what the image
-    tells of their dependence too. The weights kept are those of the look at held-out rows with the smallest loss.
+    Each target is predicted from the features and the targets before it, so that the features retain information on
+    the dependence between targets as well. The weights with the smallest validation loss are kept.
 
     Args:
         images: uint8 ``[n, c, h, w]`` or floats in [-1, 1]; an array may be memory-mapped, and is read in batches.
         targets: Values by name, ``n`` rows each: integer codes ``[n]`` of a categorical variable, floats ``[n]`` or
-            ``[n, size]`` of others.
+            ``[n, size]`` of any other.
         features: Numbers per image.
         channels: Width of the network's stem.
-        hidden: Width of the layer that predicts a target.
-        levels: Number of levels of categorical targets, where the data do not show them all.
+        hidden: Width of the hidden layer that predicts a target.
+        levels: Number of levels of categorical targets whose levels do not all occur in the data.
         weights: Weight of each row, ``[n]``; None for equal weights.
         steps: Steps of the optimiser.
         batch_size: Images per step.
-        learning_rate: Of the optimiser, Adam, with a cosine schedule.
-        holdout: Share of the rows that are not trained on.
-        seed: Seed of initial weights, held-out rows and batches: the same one gives the same encoder, bit for bit, on
-            one machine and one thread.
-        device: Where to train.
+        learning_rate: Initial learning rate of AdamW, with a cosine schedule.
+        holdout: Fraction of the rows held out for validation.
+        seed: Seed of initial weights, held-out rows and batches; on one machine with one thread it determines the
+            encoder bit for bit.
+        device: Device to train on.
 
     Returns:
         The encoder in evaluation mode, its weights frozen, with its report.
@@ -196,9 +196,9 @@ def train_encoder(
         heads = TargetHeads(split.kinds, split.sizes, features, hidden)
     encoder = encoder.to(device)
     networks = nn.ModuleDict({"reader": encoder.reader, "heads": heads}).to(device)
-    found = train_heads(
+    losses = train_heads(
         networks,
-        lambda picked: encoder.reader(pixels(images, picked, device)),
+        lambda indices: encoder.reader(pixels(images, indices, device)),
         split,
         steps=steps,
         batch_size=batch_size,
@@ -206,12 +206,12 @@ def train_encoder(
         device=device,
     )
     with torch.no_grad():
-        seen = torch.cat([encoder.reader(pixels(images, part, device)) for part in torch.split(split.chosen, 1024)])
-        encoder.mean.copy_(seen.mean(0))
-        # a feature that never moves stays 0
-        encoder.std.copy_(seen.std(0, correction=min(1, len(seen) - 1)).clamp_min(1e-6))
-    if split.judged:
-        loss = (found.cpu() * split.share[:, None]).sum(0)
+        raw = torch.cat([encoder.reader(pixels(images, part, device)) for part in torch.split(split.training, 1024)])
+        encoder.mean.copy_(raw.mean(0))
+        # a constant feature becomes 0
+        encoder.std.copy_(raw.std(0, correction=min(1, len(raw) - 1)).clamp_min(1e-6))
+    if split.has_validation:
+        loss = (losses.cpu() * split.share[:, None]).sum(0)
         base = {name: split.baseline(name) for name in split.columns}
-        encoder.report = EncoderReport(len(split.held), dict(zip(split.columns, loss.tolist(), strict=True)), base)
+        encoder.report = EncoderReport(len(split.held_out), dict(zip(split.columns, loss.tolist(), strict=True)), base)
     return encoder.requires_grad_(False).eval()

@@ -17,18 +17,18 @@ from mdcm.mechanisms.inputs import Context
 
 __all__ = ["ImageGenerator"]
 
-# the image is grown from a grid of at most this many pixels a side
-_SMALLEST = 4
-_MOST_GROWTH = 4
+# largest side of the grid from which the image is upsampled
+_MAX_GRID = 4
+_MAX_GROWTH = 4
 
 
 class _Grow(nn.Module):
-    """Doubles height and width, steered by the context."""
+    """Layer that doubles height and width, modulated by the context."""
 
     def __init__(self, before: int, after: int, width: int) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(before, after, 3, padding=1)
-        # over all channels of one image, so that rows do not see each other
+        # over all channels of each image, so that rows are independent
         self.norm = nn.GroupNorm(1, after, affine=False)
         self.steer = nn.Linear(width, 2 * after)
 
@@ -39,21 +39,21 @@ class _Grow(nn.Module):
 
 
 class ImageGenerator(Mechanism):
-    """Image made from noise, parents and confounder states by convolutions that double its size; no density.
+    """Image generated from noise, parents and confounder states by upsampling convolutions; no density.
 
-    It is the generator of a conditional WGAN-GP: it is trained against a critic, alone or together with the other
-    variables of its c-component. There is no batch normalisation: an image depends on its own row alone.
+    The generator of a conditional WGAN-GP: it is trained against a critic, alone or with the other variables of its
+    c-component. It has no batch normalisation, so an image depends on its own row only.
 
     Args:
         variable: An image variable of any size; values are float32 ``[n, c, h, w]`` in (-1, 1).
         parents: Its parents.
         latents: Number of states of each of its confounders.
-        noise: Numbers of noise per row.
-        width: Width of what parents, confounders and noise are summed into.
-        channels: Channels before the last layer; up to four times that where the image is small.
+        noise: Number of noise values per row.
+        width: Width of the context, the sum of parents, confounders and noise.
+        channels: Channels before the last layer; up to four times as many at lower resolutions.
 
     Raises:
-        PlanError: If the variable is no image.
+        PlanError: If the variable is not an image.
         ValueError: If a size is below 1.
 
     References:
@@ -90,9 +90,9 @@ class ImageGenerator(Mechanism):
         self.shape = variable.shape
         planes, height, across = self.shape
         doublings = 0
-        while max(height, across) > _SMALLEST:
+        while max(height, across) > _MAX_GRID:
             height, across, doublings = -(-height // 2), -(-across // 2), doublings + 1
-        depths = [channels * min(2**left, _MOST_GROWTH) for left in range(doublings, -1, -1)]
+        depths = [channels * min(2**left, _MAX_GROWTH) for left in range(doublings, -1, -1)]
         self.grid = (depths[0], height, across)
         self.context = Context(self.parents, self.latents, width)
         self.enter = nn.Linear(noise, width, bias=False)
@@ -103,11 +103,11 @@ class ImageGenerator(Mechanism):
 
     @property
     def noise_size(self) -> int:
-        """Number of normal numbers per row."""
+        """Number of noise values per row."""
         return self.noise
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
-        """Optimiser settings of the generator's side of adversarial training, by name."""
+        """Optimiser settings of the generator in adversarial training, by name."""
         return super().training_defaults(rows) | {
             "steps": 4000,
             "batch_size": 64,
@@ -128,11 +128,11 @@ class ImageGenerator(Mechanism):
         for layer in self.grow:
             state = layer(state, context)
         _, height, across = self.shape
-        # sizes that are no power of two times the grid lose a margin
+        # crop sizes that are not a power of two times the grid
         return torch.tanh(self.out(state)[:, :, :height, :across])
 
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
-        """There is none without a critic.
+        """Not available: the generator is trained against a critic.
 
         Raises:
             TypeError: Always.

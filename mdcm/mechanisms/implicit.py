@@ -1,4 +1,4 @@
-"""Mechanism of a real number or a vector without a density: a small network that turns noise into values."""
+"""Mechanism of a real number or a vector without a density: a small network from noise to values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mdcm.mechanisms.regression import mean_and_spread
 
 __all__ = ["Implicit"]
 
-_LEAST_NOISE = 4
+_MIN_NOISE = 4
 
 
 class Implicit(Mechanism):
     """``v = f(parents, u, e)`` with normal noise e and a multilayer perceptron f; no density, no inverse.
 
-    It can have atoms, gaps and values on a surface, which a flow cannot. It is made for adversarial training; where
-    the variable has no confounder, its own loss is the energy score, which needs no critic.
+    Unlike a flow, it can represent atoms, gaps and values on a surface. It is meant for adversarial training; without a
+    confounder it can also be trained by the energy score, which needs no critic.
 
     Args:
         variable: A real variable: values are floats ``[n]``, or ``[n, size]`` of a vector.
@@ -32,7 +32,7 @@ class Implicit(Mechanism):
         latents: Number of states of each of its confounders.
         hidden: Width of the network.
         layers: Number of hidden layers, at least 1.
-        noise: Numbers of noise per row; by default 4, or as many as the vector has entries.
+        noise: Number of noise values per row; by default the number of entries, but at least 4.
 
     Raises:
         PlanError: If the variable is not a real number or a vector.
@@ -64,7 +64,7 @@ class Implicit(Mechanism):
         if variable.kind not in ("continuous", "implicit"):
             raise PlanError(f"{variable.name!r} is {variable.kind}, and this network generates real numbers only")
         self.size = variable.size or 1
-        noise = max(_LEAST_NOISE, self.size) if noise is None else noise
+        noise = max(_MIN_NOISE, self.size) if noise is None else noise
         if min(hidden, layers, noise) < 1:
             raise ValueError(f"hidden, layers and noise must be at least 1, not {hidden}, {layers} and {noise}")
         check_depth(layers=layers)
@@ -80,7 +80,7 @@ class Implicit(Mechanism):
 
     @property
     def noise_size(self) -> int:
-        """Number of normal numbers per row."""
+        """Number of noise values per row."""
         return self.noise
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Implicit(Mechanism):
         return super().training_defaults(rows) | {"steps": 2000, "batch_size": 512}
 
     def prepare(self, parents: Mapping[str, Tensor], value: Tensor) -> None:
-        """Measure where the values lie, and the scales of continuous parents."""
+        """Measure mean and spread of the values, and the scales of continuous parents."""
         self.context.prepare(parents)
         rows = value.view(len(value), self.size)
         for buffer, measured in zip((self.center, self.spread), mean_and_spread(rows), strict=True):
@@ -109,11 +109,11 @@ class Implicit(Mechanism):
     def conditional_loss(self, parents: Mapping[str, Tensor], value: Tensor, generator: torch.Generator) -> Tensor:
         """Energy score ``(|x - v| + |x' - v|) / 2 - |x - x'| / 2`` of two draws x, x', ``[n]``; see the base class."""
         context = self.context(parents, (), len(value))
-        wanted = (value.view(len(value), self.size) - self.center) / self.spread
+        target = (value.view(len(value), self.size) - self.center) / self.spread
         noise = torch.randn(2, len(value), self.noise, generator=generator, device=generator.device)
         first, second = self._entries(context, noise.to(value))
-        miss = torch.linalg.vector_norm(first - wanted, dim=1) + torch.linalg.vector_norm(second - wanted, dim=1)
-        score: Tensor = (miss - torch.linalg.vector_norm(first - second, dim=1)) / 2
+        distance = torch.linalg.vector_norm(first - target, dim=1) + torch.linalg.vector_norm(second - target, dim=1)
+        score: Tensor = (distance - torch.linalg.vector_norm(first - second, dim=1)) / 2
         return score
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a mechanism reads: its parents and the states of its confounders, as one vector per row."""
+"""Input layers of mechanisms: parents and confounder states as a vector per row."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mdcm.data.variables import Variable
 from mdcm.mechanisms.encoder import ImageReader
 from mdcm.mechanisms.regression import mean_and_spread
 
-__all__ = ["Context", "ParentInput", "normal_places"]
+__all__ = ["Context", "ParentInput", "normal_quantiles"]
 
 
-def normal_places(count: int) -> Tensor:
-    """Where so many equally probable parts of a standard normal number have their medians, ``[count]``, ascending.
+def normal_quantiles(count: int) -> Tensor:
+    """Medians of ``count`` equally probable parts of the standard normal distribution, ``[count]``, ascending.
 
     Example:
-        >>> [round(place, 4) for place in normal_places(3).tolist()]
+        >>> [round(quantile, 4) for quantile in normal_quantiles(3).tolist()]
         [-0.9674, 0.0, 0.9674]
     """
-    found: Tensor = torch.special.ndtri((torch.arange(count) + 0.5) / count)
-    return found
+    quantiles: Tensor = torch.special.ndtri((torch.arange(count) + 0.5) / count)
+    return quantiles
 
 
 class ParentInput(nn.Module):
-    """First layer's share of one parent: its value mapped to ``hidden`` pre-activations.
+    """Contribution of a parent to the first layer: its value mapped to ``hidden`` pre-activations.
 
     Args:
-        parent: The parent; a categorical one is looked up, a continuous one standardised, an image read by a small
-            convolutional network.
+        parent: The parent; a categorical parent is embedded, a continuous parent standardised, an image read by a
+            small convolutional network.
         hidden: Width of the layer.
         scale: Standard deviation of the initial contribution.
     """
@@ -64,7 +64,7 @@ class ParentInput(nn.Module):
                 buffer.copy_(measured)
 
     def features(self, value: Tensor) -> Tensor:
-        """What the contribution of a parent that is no image is linear in, ``[n, levels]`` or ``[n, size]``."""
+        """Features in which the contribution of a non-image parent is linear, ``[n, levels]`` or ``[n, size]``."""
         if self.parent.kind == "categorical":
             return value if value.is_floating_point() else F.one_hot(value, len(self.weight)).float()
         standard: Tensor = (value - self.mean) / self.std
@@ -75,10 +75,10 @@ class ParentInput(nn.Module):
 
         Args:
             value: Codes ``[n]`` or one-hot floats ``[n, levels]`` of a categorical parent, floats ``[n]`` or
-                ``[n, size]`` of a continuous one, an image ``[n, c, h, w]``.
+                ``[n, size]`` of a continuous parent, an image ``[n, c, h, w]``.
         """
         if self.parent.kind == "categorical":
-            # one-hot rows, or mixtures of levels, carry a gradient that codes cannot
+            # one-hot rows or mixtures of levels carry a gradient, codes do not
             return value @ self.weight if value.is_floating_point() else F.embedding(value, self.weight)
         if self.reader is not None:
             features: Tensor = self.reader(value)
@@ -93,7 +93,7 @@ class Context(nn.Module):
         parents: The parents, in the order of the mechanism.
         latents: Number of states of each confounder.
         width: Numbers per row.
-        ordered: Whether the states of a confounder start out in a row, as places of a normal number; else anywhere.
+        ordered: Whether to initialise the states of a confounder at normal quantiles on a line, or independently.
 
     Example:
         >>> context = Context([Variable("X", "categorical", levels=("a", "b"))], (4,), width=8)
@@ -111,7 +111,7 @@ class Context(nn.Module):
         share = 1.0 / math.sqrt(max(len(self.parents), 1))
         self.inputs = nn.ModuleList(ParentInput(parent, width, share) for parent in self.parents)
         self.states = nn.ParameterList(
-            nn.Parameter(normal_places(size)[:, None] * torch.randn(width) if ordered else torch.randn(size, width))
+            nn.Parameter(normal_quantiles(size)[:, None] * torch.randn(width) if ordered else torch.randn(size, width))
             for size in latents
         )
         self.bias = nn.Parameter(torch.zeros(width))
@@ -123,14 +123,14 @@ class Context(nn.Module):
             module.prepare(parents[parent.name])
 
     def features(self, parents: Mapping[str, Tensor]) -> list[Tensor]:
-        """What the parents' share is linear in, ``[n, f]`` per parent: levels as one-hot rows, numbers standardised."""
+        """Features of each parent, ``[n, f]`` each: one-hot levels or standardised numbers."""
         return [module.features(parents[parent.name]) for module, parent in zip(self.inputs, self.parents, strict=True)]  # type: ignore[operator]
 
     def weights(self) -> Tensor:
-        """What each of the features adds to the context, ``[all f, width]``."""
+        """Weights of all features, ``[f, width]``."""
         return torch.cat([module.weight for module in self.inputs] or [self.bias.new_zeros(0, self.width)])  # type: ignore[misc]
 
-    def _parents_share(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
+    def _parents_sum(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
         total = self.bias.expand(rows, self.width)
         for module, parent in zip(self.inputs, self.parents, strict=True):
             total = total + module(parents[parent.name])
@@ -138,16 +138,16 @@ class Context(nn.Module):
 
     def forward(self, parents: Mapping[str, Tensor], latents: Sequence[Tensor], rows: int) -> Tensor:
         """Context of each row at given confounder states, ``[rows, width]``."""
-        total = self._parents_share(parents, rows)
+        total = self._parents_sum(parents, rows)
         for weight, state in zip(self.states, latents, strict=True):
-            # one-hot states carry the gradient of the prior that they were drawn from
+            # one-hot states carry the gradient of their prior
             total = total + (state @ weight if state.is_floating_point() else F.embedding(state, weight))
         return total
 
     def over_states(self, parents: Mapping[str, Tensor], rows: int) -> Tensor:
         """Context of each row at every combination of confounder states, ``[rows, s_1, ..., s_d, width]``."""
-        places = len(self.states)
-        total = self._parents_share(parents, rows).reshape(rows, *(1,) * places, self.width)
+        axes = len(self.states)
+        total = self._parents_sum(parents, rows).reshape(rows, *(1,) * axes, self.width)
         for axis, weight in enumerate(self.states):
-            total = total + weight.view(len(weight), *(1,) * (places - 1 - axis), self.width)
+            total = total + weight.view(len(weight), *(1,) * (axes - 1 - axis), self.width)
         return total

@@ -1,4 +1,4 @@
-"""Reading a diffusion pipeline that diffusers saved in a folder, as data: no code of its own, no network."""
+"""Safe reading of a diffusion pipeline that diffusers saved in a folder: no code is run, nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mdcm.text.documents import parse_json
 __all__ = ["ImagePipeline", "read_pipeline"]
 
 _INDEX = "model_index.json"
-_LONGEST_DESCRIPTION = 1 << 20
-# formats whose reading can run code
+_MAX_JSON_BYTES = 1 << 20
+# formats that can run code when read
 _UNSAFE = {".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"}
 
 
 class _ClassWeights(nn.Module):
-    """Embedding of classes that takes one-hot rows, so that a gradient reaches them."""
+    """Class embedding of one-hot rows, so that they receive a gradient."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class _ClassWeights(nn.Module):
 
 
 class ImagePipeline(nn.Module):
-    """A denoising network with its scheduler as a function from parents and noise to images; see ``read_pipeline``.
+    """Denoising network and scheduler as a function from parents and noise to images; see :func:`read_pipeline`.
 
     Args:
         unet: A UNet2DModel.
         scheduler: A DDIMScheduler.
-        label: Name of the categorical parent that holds the class, or None.
+        label: Name of the categorical parent that is the class label, or None.
         steps: Steps of the sampler.
     """
 
@@ -59,8 +59,8 @@ class ImagePipeline(nn.Module):
         labels = None if self.label is None else parents[self.label]
 
         def network(state: Tensor, time: Tensor) -> Tensor:
-            found: Tensor = self.unet(state, time, class_labels=labels).sample
-            return found
+            output: Tensor = self.unet(state, time, class_labels=labels).sample
+            return output
 
         return network
 
@@ -72,50 +72,51 @@ class ImagePipeline(nn.Module):
         return image
 
     def invert(self, parents: Mapping[str, Tensor], value: Tensor, fresh: Tensor) -> Tensor:
-        """Noise ``[n, noise_size]`` of which :meth:`forward` makes the images."""
+        """Noise ``[n, noise_size]`` for which :meth:`forward` returns the images."""
         network = self._network(parents)
         return denoise_backwards(network, self.scheduler, self.steps, value, fresh.view_as(value)).flatten(1)
 
 
 def read_pipeline(path: Path, label: str | None, steps: int) -> ImagePipeline:
-    """The pipeline in a folder; see :meth:`mdcm.mechanisms.Pretrained.from_diffusers`.
+    """Read the pipeline in a folder; see :meth:`mdcm.mechanisms.Pretrained.from_diffusers`.
 
     Raises:
-        MdcmError: If diffusers is not installed, or the folder is not what it must be.
+        MdcmError: If diffusers is not installed, or the folder does not hold a supported pipeline.
+        ValueError: If ``steps`` is out of range.
     """
     model, scheduler_class = diffusers_part("UNet2DModel"), diffusers_part("DDIMScheduler")
     index = _json(path / _INDEX)
     _check_folder(path)
     parts = {name: part for name, part in index.items() if not name.startswith("_") and part is not None}
-    wanted = {"unet": "UNet2DModel", "scheduler": None}
+    required = {"unet": "UNet2DModel", "scheduler": None}
     for name, part in parts.items():
-        known = isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"
-        if name not in wanted or not known or (wanted[name] or part[1]) != part[1]:
+        well_formed = isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"
+        if name not in required or not well_formed or (required[name] or part[1]) != part[1]:
             raise MdcmError(
                 f"{path / _INDEX}: the part {name!r} is {part}; only a UNet2DModel and a scheduler can be read. Load "
                 "another pipeline yourself, and pass a function of it: Pretrained(function)"
             )
-    if set(parts) != set(wanted):
-        raise MdcmError(f"{path / _INDEX} names the parts {sorted(parts)}; {sorted(wanted)} are needed")
+    if set(parts) != set(required):
+        raise MdcmError(f"{path / _INDEX} names the parts {sorted(parts)}; {sorted(required)} are needed")
     config = _json(path / "unet" / "config.json")
-    present = _numbers_in(path / "unet")
-    if _too_large(config, present):
+    stored = _count_weights(path / "unet")
+    if _too_large(config, stored):
         raise MdcmError(f"{path / 'unet'} describes a larger network than it has weights for")
     try:
         with torch.device("meta"):
-            asked = sum(parameter.numel() for parameter in model.from_config(config).state_dict().values())
-        if asked != present:
-            raise MdcmError(f"{path / 'unet'} describes {asked:,} weights and holds {present:,}")
+            described = sum(parameter.numel() for parameter in model.from_config(config).state_dict().values())
+        if described != stored:
+            raise MdcmError(f"{path / 'unet'} describes {described:,} weights and holds {stored:,}")
         unet = model.from_pretrained(
             str(path / "unet"), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         )
         settings = _json(path / "scheduler" / "scheduler_config.json")
-        # the sampler is ours: a scheduler of another kind lends it the noise that the network was trained on
+        # always sample by DDIM; a scheduler of another class only supplies the noise schedule of the training
         scheduler = scheduler_class.from_config({**settings, "clip_sample": False, "thresholding": False})
     except MdcmError:
         raise
     except Exception as error:
-        # diffusers raises whatever its parts raise on values that it did not expect
+        # on unexpected values diffusers raises exceptions of any kind
         raise MdcmError(f"{path} cannot be read as a pipeline: {error}") from error
     classes = unet.config.num_class_embeds
     if (label is None) != (classes is None) or unet.config.class_embed_type is not None:
@@ -132,54 +133,54 @@ def read_pipeline(path: Path, label: str | None, steps: int) -> ImagePipeline:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LONGEST_DESCRIPTION:
+        if path.stat().st_size > _MAX_JSON_BYTES:
             raise MdcmError(f"{path} is too long to be a description")
-        found = parse_json(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise MdcmError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise MdcmError(f"{path} is no description of a pipeline")
-    return found
+    if not isinstance(content, dict):
+        raise MdcmError(f"{path} does not describe a pipeline")
+    return content
 
 
 def _check_folder(path: Path) -> None:
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in _UNSAFE:
             raise MdcmError(
-                f"{file} could run code when it is read; only JSON and safetensors are taken. Save the pipeline with "
-                "safe_serialization=True, into a new folder"
+                f"{file} could run code when it is read; only JSON and safetensors are accepted. Save the pipeline "
+                "with safe_serialization=True, into a new folder"
             )
 
 
-def _numbers_in(folder: Path) -> int:
-    """How many numbers the safetensors files of a network hold, by their headers."""
+def _count_weights(folder: Path) -> int:
+    """Number of weights in the safetensors files of a network, according to their headers."""
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
-    # variants in other precisions lie beside the weights
-    plain = [file for file in files if file.stem == "diffusion_pytorch_model" or "-of-" in file.stem]
-    if not plain:
+    # the folder may also hold variants in other precisions
+    weights = [file for file in files if file.stem == "diffusion_pytorch_model" or "-of-" in file.stem]
+    if not weights:
         raise MdcmError(f"{folder} holds no diffusion_pytorch_model.safetensors")
     total = 0
-    for file in plain:
+    for file in weights:
         try:
             with file.open("rb") as stream:
                 (length,) = struct.unpack("<Q", stream.read(8))
-                if length > min(file.stat().st_size, _LONGEST_DESCRIPTION):
+                if length > min(file.stat().st_size, _MAX_JSON_BYTES):
                     raise ValueError("its header is longer than the file or than a description")
                 header = parse_json(stream.read(length))
-            found = sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
-            # memory for all of them is taken before they are read
-            if not 0 <= found <= file.stat().st_size - 8 - length:
-                raise ValueError(f"its header says {found:,} numbers, for which it is too short")
-            total += found
+            count = sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+            # memory for all of them is allocated before they are read
+            if not 0 <= count <= file.stat().st_size - 8 - length:
+                raise ValueError(f"its header says {count:,} numbers, for which it is too short")
+            total += count
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise MdcmError(f"{file} is damaged: {error}") from error
     return total
 
 
-def _too_large(config: Any, present: int) -> bool:
-    """Whether a description holds a number that the weights cannot bear out."""
+def _too_large(config: Any, stored: int) -> bool:
+    """Whether a number or a list in a configuration exceeds the number of stored weights."""
     if isinstance(config, dict):
-        return any(_too_large(value, present) for value in config.values())
+        return any(_too_large(value, stored) for value in config.values())
     if isinstance(config, list):
-        return len(config) > present or any(_too_large(value, present) for value in config)
-    return isinstance(config, int | float) and not abs(config) <= max(present, 1)
+        return len(config) > stored or any(_too_large(value, stored) for value in config)
+    return isinstance(config, int | float) and not abs(config) <= max(stored, 1)

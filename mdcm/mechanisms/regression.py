@@ -1,4 +1,4 @@
-"""Linear regression in double precision whose answer is the same bits wherever the numbers lie in memory."""
+"""Linear regression in double precision that is reproducible to the bit, whatever the alignment of the data."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 __all__ = ["least_squares", "mean_and_spread"]
 
-_FLOAT32_SMALLEST = 1e-6
+_MIN_SPREAD = 1e-6
 
 
-def least_squares(matrix: Tensor, wanted: Tensor, *, ridge: float = 0.0, cutoff: float = 1e-6) -> Tensor:
-    """Solution of ``matrix @ x = wanted`` by least squares, of the smallest norm among the best.
+def least_squares(matrix: Tensor, target: Tensor, *, ridge: float = 0.0, cutoff: float = 1e-6) -> Tensor:
+    """Minimum-norm least-squares solution of ``matrix @ x = target``.
 
-    Directions whose singular value is below ``cutoff`` of the largest one count as absent, so that columns that say
-    the same share a slope instead of having huge ones of opposite sign.
+    Singular values below ``cutoff`` times the largest are treated as zero, so that collinear columns share a slope
+    instead of having huge slopes of opposite sign.
 
     Args:
         matrix: ``[n, k]``, any float type.
-        wanted: ``[n, m]``.
-        ridge: Weight of the squared solution beside the squared error.
-        cutoff: Relative size of the smallest singular value that counts.
+        target: ``[n, m]``.
+        ridge: Weight of the squared norm of the solution.
+        cutoff: Smallest relative singular value that is not treated as zero.
 
     Returns:
         Float64 ``[k, m]``.
@@ -45,13 +45,13 @@ def least_squares(matrix: Tensor, wanted: Tensor, *, ridge: float = 0.0, cutoff:
         >>> solution.squeeze(1).round(decimals=6).tolist()
         [1.0, 1.0]
     """
-    # copies of our own: numpy's products do not depend on where an array begins, as those of other libraries do
+    # copies as numpy arrays: numpy's products do not depend on the alignment of memory, unlike those of other libraries
     a: NDArray[np.float64] = np.array(matrix.detach().cpu().numpy(), dtype=np.float64, order="C")
-    b: NDArray[np.float64] = np.array(wanted.detach().cpu().numpy(), dtype=np.float64, order="C")
+    b: NDArray[np.float64] = np.array(target.detach().cpu().numpy(), dtype=np.float64, order="C")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("least squares needs finite numbers")
     rows, columns = a.shape
-    # the smaller of the two products has all singular values that are not zero, squared
+    # the smaller Gram matrix has the squares of all nonzero singular values
     tall = rows >= columns
     values, vectors = np.linalg.eigh(a.T @ a if tall else a @ a.T)
     kept = values > cutoff**2 * max(float(values.max(initial=0.0)), np.finfo(np.float64).tiny)
@@ -64,7 +64,7 @@ def least_squares(matrix: Tensor, wanted: Tensor, *, ridge: float = 0.0, cutoff:
 
 
 def mean_and_spread(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over rows in double precision, as float32; a spread is at least a millionth.
+    """Mean and standard deviation over rows, computed in double precision, as float32; the latter is at least 1e-6.
 
     Args:
         rows: ``[n]`` or ``[n, size]``.
@@ -74,5 +74,5 @@ def mean_and_spread(rows: Tensor) -> tuple[Tensor, Tensor]:
         (tensor(3.), tensor(2.))
     """
     wide = rows.double()
-    spread = wide.std(0, correction=min(1, len(wide) - 1)).clamp_min(_FLOAT32_SMALLEST)
+    spread = wide.std(0, correction=min(1, len(wide) - 1)).clamp_min(_MIN_SPREAD)
     return wide.mean(0).float(), spread.float()

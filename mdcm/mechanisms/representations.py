@@ -1,8 +1,8 @@
-"""Mechanisms that see an image through a representation of it, and what the representation leaves out.
+"""Mechanisms that read an image through a representation, and a measure of what the representation loses.
 
-A critic compares images by a few numbers R(I). What it then fixes of the children H of an image is their dependence on
-R(I), not on I. Mechanisms of H that read R(I) themselves, and not I, make that assumption part of the model; a probe
-tells on held-out rows whether it is wrong.
+A critic that compares images by a few numbers R(I) determines the dependence of the children H of an image on R(I), not
+on I. Mechanisms of H that read R(I) instead of I make that assumption part of the model; a probe tests it on held-out
+rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mdcm.mechanisms.probes import Split, TargetHeads, pixels, train_heads
 
 __all__ = ["ProbeGap", "encode_images", "probe_gap", "restore_encoders"]
 
-# the probe's own reader, next to an encoder of 16 features and 12 channels
+# larger than the default encoder, which has 16 features and 12 channels
 _FEATURES, _CHANNELS = 64, 24
 
 
 class _Encoded(nn.Module):
-    """Image to pre-activations by way of a representation that stays as it is, and a linear layer that is trained."""
+    """Pre-activations of an image: a frozen representation followed by a trained linear layer."""
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], features: int, hidden: int) -> None:
         super().__init__()
@@ -34,31 +34,31 @@ class _Encoded(nn.Module):
         self.linear = nn.Linear(features, hidden)
 
     def train(self, mode: bool = True) -> _Encoded:
-        """Train the linear layer alone."""
+        """Set the training mode, with the encoder in evaluation mode."""
         super().train(mode)
         if isinstance(self.encoder, nn.Module):
             self.encoder.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.linear(self.encoder(images))
-        return found
+        output: Tensor = self.linear(self.encoder(images))
+        return output
 
 
 def encode_images(
     mechanism: Mechanism, encoders: Mapping[str, Callable[[Tensor], Tensor]], seed: int = 0
 ) -> tuple[str, ...]:
-    """Let a mechanism read images among its parents through encoders, which are not trained any more.
+    """Make a mechanism read its image parents through frozen encoders.
 
-    Only mechanisms that take their parents in as those of this package do can be made to; any other is left alone.
+    Applies to mechanisms that read their parents by :class:`ParentInput`; any other is left unchanged.
 
     Args:
         mechanism: Changed in place. With encoders of :func:`~mdcm.mechanisms.train_encoder` it can be saved.
-        encoders: For every image by name what turns float images ``[n, c, h, w]`` in [-1, 1] into ``[n, features]``.
-        seed: Seed of the initial weights of what reads the features.
+        encoders: By parent, a function from float images ``[n, c, h, w]`` in [-1, 1] to ``[n, features]``.
+        seed: Seed of the initial weights of the layer after the encoder.
 
     Returns:
-        Names of the parents that are now read so.
+        Names of the parents that are read through an encoder.
 
     Example:
         >>> from mdcm.data import Variable
@@ -68,7 +68,7 @@ def encode_images(
         >>> encode_images(mechanism, {"I": lambda images: images.mean((2, 3))})
         ('I',)
     """
-    found = []
+    names = []
     device = next((parameter.device for parameter in mechanism.parameters()), torch.device("cpu"))
     for module in list(mechanism.modules()):
         if isinstance(module, ParentInput) and module.parent.name in encoders:
@@ -83,37 +83,37 @@ def encode_images(
             if isinstance(encoder, ImageEncoder):
                 encoder.requires_grad_(False)
                 mechanism.encoders[name] = encoder.config()
-            found.append(name)
-    return tuple(dict.fromkeys(found))
+            names.append(name)
+    return tuple(dict.fromkeys(names))
 
 
 def restore_encoders(mechanism: Mechanism, encoders: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a mechanism encoders of the same shape as those that another one had, whose weights are then loaded.
+    """Give a mechanism encoders of a saved architecture, whose weights are loaded afterwards.
 
     Args:
         mechanism: Changed in place.
-        encoders: What :attr:`Mechanism.encoders` was.
+        encoders: The saved :attr:`Mechanism.encoders`.
 
     Raises:
-        ValueError: If a name is that of no image among its parents.
+        ValueError: If a name is not that of an image parent.
     """
     shapes = {parent.name: parent.shape for parent in mechanism.parents if parent.shape is not None}
     unknown = sorted(set(encoders) - set(shapes))
     if unknown:
         raise ValueError(f"{mechanism.variable.name!r} has no image {unknown[0]!r} among its parents")
-    made = {name: ImageEncoder(shapes[name], **config) for name, config in encoders.items()}
-    if len(encode_images(mechanism, made)) < len(encoders):
+    restored = {name: ImageEncoder(shapes[name], **config) for name, config in encoders.items()}
+    if len(encode_images(mechanism, restored)) < len(encoders):
         raise ValueError(f"the mechanism of {mechanism.variable.name!r} reads no image through an encoder")
 
 
 @dataclass(frozen=True)
 class ProbeGap:
-    """How much more an image tells of some variables than its representation does, on rows that neither was made from.
+    """Predictive information on some variables that an image has beyond its representation, on held-out rows.
 
     Attributes:
-        gap: Mean of the negative log-likelihood of all targets jointly by a probe on R(I), less that by one on R(I) and
-            I, in nats per row; near zero where R(I) keeps what matters.
-        error: Its standard error.
+        gap: Mean negative log-likelihood of all targets jointly by a probe on R(I), minus that by a probe on R(I) and
+            I, in nats per row; near zero if R(I) is sufficient.
+        error: Standard error of the gap.
         rows: Number of held-out rows.
     """
 
@@ -135,10 +135,10 @@ def probe_gap(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> ProbeGap | None:
-    """Compare a probe on a representation of images with one that sees the images as well.
+    """Compare a probe on a representation of images with a probe on the representation and the images.
 
-    Both predict the targets jointly, each from what it reads and from the targets before it. The second one reads the
-    representation too, so that it can be worse by chance and by overfitting alone.
+    Both predict the targets jointly, each target from the inputs and the targets before it. The second probe reads the
+    representation too, so that only chance and overfitting can make it worse.
 
     Args:
         encoder: The representation R.
@@ -147,52 +147,51 @@ def probe_gap(
         levels: Number of levels of categorical targets.
         weights: Weight of each row.
         steps: Steps of the optimiser, for each probe.
-        hidden: Width of the layer that predicts a target.
-        holdout: Share of the rows that are judged by; with the seed of :func:`~mdcm.mechanisms.train_encoder` they are
-            those that the encoder did not see.
-        seed: Seed of everything that is random.
-        device: Where to train.
+        hidden: Width of the hidden layer that predicts a target.
+        holdout: Fraction of the rows held out; with the seed of :func:`~mdcm.mechanisms.train_encoder` they are those
+            held out from the encoder.
+        seed: Seed of the split, the initial weights and the batches.
+        device: Device to train on.
 
     Returns:
-        The gap; None where no row is held out.
+        The gap; None if no rows are held out.
 
     Example:
         >>> import numpy as np
         >>> images = np.zeros((400, 1, 8, 8), dtype=np.uint8)
         >>> label = np.arange(400) % 2
         >>> images[label == 1, :, 2:6, 2:6] = 255
-        >>> found = probe_gap(lambda images: images[:, :, 0, 0], images, {"label": label}, steps=60)
-        >>> found.gap > 5 * found.error  # a corner does not show the square
+        >>> result = probe_gap(lambda images: images[:, :, 0, 0], images, {"label": label}, steps=60)
+        >>> result.gap > 5 * result.error  # a corner does not show the square
         True
     """
     split = Split.of(images, targets, levels, weights, holdout, seed)
-    if not split.judged:
+    if not split.has_validation:
         return None
     losses = []
     with torch.no_grad():
-        everything = torch.arange(split.rows)
-        parts = [encoder(pixels(images, part, device)) for part in torch.split(everything, 1024)]
-        known = torch.cat(parts)
-        chosen = known[split.chosen.to(known.device)]
-        known = (known - chosen.mean(0)) / chosen.std(0, correction=min(1, len(chosen) - 1)).clamp_min(1e-6)
-    for sees in (False, True):
+        parts = torch.split(torch.arange(split.rows), 1024)
+        features = torch.cat([encoder(pixels(images, part, device)) for part in parts])
+        training = features[split.training.to(features.device)]
+        features = (features - training.mean(0)) / training.std(0, correction=min(1, len(training) - 1)).clamp_min(1e-6)
+    for with_images in (False, True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            width = known.shape[1] + (_FEATURES if sees else 0)
+            width = features.shape[1] + (_FEATURES if with_images else 0)
             networks = nn.ModuleDict({"heads": TargetHeads(split.kinds, split.sizes, width, hidden)})
-            if sees:
+            if with_images:
                 networks["reader"] = ImageReader(tuple(images.shape[1:]), _FEATURES, channels=_CHANNELS)
         networks = networks.to(device)
 
-        def read(picked: Tensor, networks: nn.ModuleDict = networks) -> Tensor:
-            own = known[picked.to(known.device)]
+        def read(indices: Tensor, networks: nn.ModuleDict = networks) -> Tensor:
+            encoded = features[indices.to(features.device)]
             if "reader" not in networks:
-                return own
-            return torch.cat([own, networks["reader"](pixels(images, picked, device))], 1)
+                return encoded
+            return torch.cat([encoded, networks["reader"](pixels(images, indices, device))], 1)
 
         losses.append(train_heads(networks, read, split, steps=steps, device=device).sum(1))
     difference = (losses[0] - losses[1]).double().cpu()
     share = split.share
     gap = float((difference * share).sum())
     error = float(((difference - gap).square() * share.square()).sum().sqrt())
-    return ProbeGap(gap, error, len(split.held))
+    return ProbeGap(gap, error, len(split.held_out))

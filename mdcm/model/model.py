@@ -25,7 +25,7 @@ from mdcm.identification import Identification, identify
 from mdcm.model.answering import Answering
 from mdcm.model.files import Saved, read_model, write_model
 from mdcm.planning import Plan
-from mdcm.sampling import Sampler, check_number, place, rule_of
+from mdcm.sampling import Sampler, check_number, move_mechanisms, rule_of
 from mdcm.sampling.answers import Answer, surrounded
 from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import locked
@@ -188,7 +188,7 @@ class Model(Sampler):
         """
         self._device = training_device(device, self.plan, self.schema)
         for dcm in (self.dcm, *self.members):
-            place(dcm, self._device)
+            move_mechanisms(dcm, self._device)
         return self
 
     def query(
@@ -337,7 +337,7 @@ class Model(Sampler):
             models = train(context, inputs, progress=reports, out=out, resume=out is not None, engine=engine)
         self.members = tuple(models)
         for member in self.members:
-            place(member, self._device)
+            move_mechanisms(member, self._device)
         self.resampled = resample
 
     def _plug_in(self, answer: Answer, seed: int) -> tuple[pd.DataFrame | None, str | None]:

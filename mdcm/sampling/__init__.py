@@ -1,6 +1,6 @@
 """Sampling from a model: under interventions, given evidence, and in several worlds at once."""
 
-from mdcm.mechanisms.placement import place
+from mdcm.mechanisms.placement import move_mechanisms
 from mdcm.sampling.abduction import Abduction, EvidenceError, check_evidence
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.exact import Posterior, event_probability, posterior
@@ -51,7 +51,7 @@ __all__ = [
     "event_probability",
     "known",
     "largest_share",
-    "place",
+    "move_mechanisms",
     "posterior",
     "rule_of",
     "systematic",

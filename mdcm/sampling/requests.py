@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mdcm.errors import QueryError
-from mdcm.mechanisms.placement import is_placed
+from mdcm.mechanisms.placement import uses_accelerator
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.samples import Samples, to_samples
 from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known, numbers_given
@@ -125,7 +125,7 @@ class Request:
         tasks = [(first, first + _BLOCKS_PER_TASK) for first in range(0, len(self.draws), _BLOCKS_PER_TASK)]
         waiting: dict[int, list[Samples]] = {}
         following = 0
-        for index, result in engine.map(_drawn, self, tasks, gpu=is_placed(self.draws.network.dcm)):
+        for index, result in engine.map(_drawn, self, tasks, gpu=uses_accelerator(self.draws.network.dcm)):
             waiting[index] = result
             while following in waiting:
                 yield from waiting.pop(following)
