@@ -343,8 +343,8 @@ def test_objective_by_variable():
         (
             {"objective": {"D": "likelihood", "A": "adversarial"}},
             PlanError,
-            "objective 'likelihood' of D is impossible: A asks for 'adversarial'. D and A are in one c-component and "
-            "are trained together.",
+            "objective 'likelihood' of D is impossible: A asks for 'adversarial'. D and A are in the same c-component "
+            "and are trained together.",
         ),
         ({"datasets": []}, PlanError, "datasets is empty; give at least one"),
         ({"datasets": ["d1"]}, PlanError, "datasets holds 'd1'; it takes DatasetSpec objects"),

@@ -1,4 +1,4 @@
-"""Reasons for a plan in words: backdoor paths, and c-components that need each other."""
+"""Explanations of a plan in words: backdoor paths, and c-components that depend on each other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["braced", "closure_of", "membership", "path_text", "witness_lines"]
 def closure_of(
     graph: ADMG, variables: Iterable[str], do: Iterable[str]
 ) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
-    """The smallest modularity set of variables under do(), as the closure with its witnesses and the added members."""
+    """Smallest modularity set of variables under do(): the closure with its witnesses, and the added members."""
     closure = _core.ModularityClosure(graph.compiled)
     return closure, closure.run([graph.index(v) for v in variables], [graph.index(v) for v in do])
 
 
 def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> str:
-    """A backdoor path by name, from the child through which it enters back to its start."""
+    """Text of a backdoor path, from the child through which it enters back to its start."""
     names = [graph.nodes[v] for v in path.tolist()]
     if ends_bidirected:
         return f"{' ← '.join(names[:-1])} ↔ {names[-1]}"
@@ -31,7 +31,7 @@ def path_text(graph: ADMG, path: NDArray[np.int32], ends_bidirected: bool) -> st
 
 
 def witness_lines(graph: ADMG, closure: _core.ModularityClosure, given: set[str], name: str) -> list[str]:
-    """The backdoor path that forces a variable into the set, then those that force the ends of that path."""
+    """Text of the backdoor path that forces a variable into the set, then of those that force its ends."""
     lines: list[str] = []
     pending, seen = [graph._index[name]], set()
     while pending:
@@ -46,7 +46,7 @@ def witness_lines(graph: ADMG, closure: _core.ModularityClosure, given: set[str]
 
 
 def membership(graph: ADMG, variables: Sequence[str], variable: str, method: str) -> str:
-    """The reason why a variable is trained together with the others of its h-node."""
+    """Explain why a variable is trained together with the others of its h-node."""
     if len(variables) == 1:
         return f"{variable} is alone in its h-node: it shares no confounder and is in no cycle of needs."
     if method == "joint":
@@ -66,13 +66,13 @@ def membership(graph: ADMG, variables: Sequence[str], variable: str, method: str
     lines.append(f"{braced(variables)} holds {len(parts)} c-components, which need each other trained first:")
     merges, unmerged = _merge_lines(graph, parts)
     if len(unmerged) > 1:
-        why = "joined by the printed edge condition:" if method == "paper" else "merged by hand:"
-        merges.append(f"  {why} {' and '.join(braced(sorted(part)) for part in unmerged)}")
+        reason = "joined by the printed edge condition:" if method == "paper" else "merged by hand:"
+        merges.append(f"  {reason} {' and '.join(braced(sorted(part)) for part in unmerged)}")
     return "\n".join(lines + merges)
 
 
 def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[set[str]]]:
-    """Replay the contractions inside one h-node: a line with a witness for every need, and the parts left unmerged."""
+    """Replay the contractions inside an h-node: a line with a witness per dependence, and the parts left unmerged."""
     lines: list[str] = []
     while len(parts) > 1:
         part_of = {name: k for k, part in enumerate(parts) for name in part}
@@ -94,7 +94,7 @@ def _merge_lines(graph: ADMG, parts: list[set[str]]) -> tuple[list[str], list[se
 
 
 def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
-    """Unite parts that reach each other; inside an h-node every round unites some."""
+    """Unite parts that reach each other."""
     reach = [set(direct) for direct in needs]
     for k in range(len(parts)):
         for i in range(len(parts)):
@@ -105,5 +105,5 @@ def _contracted(parts: list[set[str]], needs: list[set[int]]) -> list[set[str]]:
 
 
 def braced(names: Iterable[str]) -> str:
-    """Names as a set in braces; names of several words are quoted."""
+    """Format names as a set in braces; names of several words are quoted."""
     return f"{{{', '.join(map(as_word, names))}}}"

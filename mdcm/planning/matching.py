@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mdcm.errors import PlanError
-from mdcm.planning.pooling import FEWEST_VALUES
+from mdcm.planning.pooling import MIN_VALUES
 from mdcm.planning.records import DatasetSpec, Kind, Plan
 
 __all__ = ["check_datasets"]
@@ -19,10 +19,10 @@ def check_datasets(
     kinds: Mapping[str, Kind],
     levels: Mapping[str, Sequence[Any]],
 ) -> None:
-    """Refuse data sets that differ from those of a plan in name, targets, values set or columns.
+    """Raise PlanError if data sets differ from those of a plan in name, targets, values set or columns.
 
-    The data sets of a plan decide what counts as identifiable, so a table of passive observation must not pass for an
-    experiment, nor an experiment at one value for an experiment at all values.
+    The data sets of a plan determine what is identifiable, so observational data must not pass for an experiment, nor
+    an experiment at a single value for an experiment at all values.
 
     Args:
         plan: The plan.
@@ -36,50 +36,50 @@ def check_datasets(
     Example:
         >>> from mdcm.graph import ADMG
         >>> from mdcm.planning import plan
-        >>> made = plan(ADMG.from_string("X -> Y; X <-> Y"), [DatasetSpec("seen"), DatasetSpec("trial", do=["X"])])
-        >>> check_datasets(made, [DatasetSpec("seen"), DatasetSpec("trial")], kinds={}, levels={})
+        >>> p = plan(ADMG.from_string("X -> Y; X <-> Y"), [DatasetSpec("seen"), DatasetSpec("trial", do=["X"])])
+        >>> check_datasets(p, [DatasetSpec("seen"), DatasetSpec("trial")], kinds={}, levels={})
         Traceback (most recent call last):
             ...
         mdcm.errors.PlanError: the plan has do(X) in data set 'trial', but the data set at hand sets nothing
     """
-    mine = {spec.name: spec for spec in datasets}
+    actual = {spec.name: spec for spec in datasets}
     planned = {spec.name: spec for spec in plan.datasets}
     for name in planned:
-        if name not in mine:
-            raise PlanError(f"the plan is for a data set {name!r}, which is not among {_shown(mine)}")
-    for name in mine:
+        if name not in actual:
+            raise PlanError(f"the plan is for a data set {name!r}, which is not among {_shown(actual)}")
+    for name in actual:
         if name not in planned:
             raise PlanError(f"data set {name!r} is not among the plan's, {_shown(planned)}; make a new plan with it")
     for name, spec in planned.items():
-        _check_targets(name, spec, mine[name], kinds, levels)
-        _check_columns(name, spec, mine[name], plan.graph.nodes)
+        _check_targets(name, spec, actual[name], kinds, levels)
+        _check_columns(name, spec, actual[name], plan.graph.nodes)
 
 
 def _check_targets(
-    name: str, planned: DatasetSpec, mine: DatasetSpec, kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
+    name: str, planned: DatasetSpec, actual: DatasetSpec, kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> None:
-    if set(planned.do) != set(mine.do):
+    if set(planned.do) != set(actual.do):
         raise PlanError(
             f"the plan has {_intervention(planned)} in data set {name!r}, "
-            f"but the data set at hand sets {', '.join(sorted(mine.do)) or 'nothing'}"
+            f"but the data set at hand sets {', '.join(sorted(actual.do)) or 'nothing'}"
         )
-    for target, wanted in planned.do.items():
-        values = mine.do[target]
-        if all(_is_every(target, side, kinds, levels) for side in (wanted, values)):
+    for target, planned_values in planned.do.items():
+        values = actual.do[target]
+        if all(_is_every(target, side, kinds, levels) for side in (planned_values, values)):
             continue
-        if wanted is not None and values is not None and set(wanted) == set(values):
+        if planned_values is not None and values is not None and set(planned_values) == set(values):
             continue
         raise PlanError(
-            f"the plan has do({target}) at {_listed(wanted)} in data set {name!r}, "
+            f"the plan has do({target}) at {_listed(planned_values)} in data set {name!r}, "
             f"but the data set at hand sets {target} to {_listed(values)}"
         )
-    if planned.covers or mine.covers:
+    if planned.covers or actual.covers:
         return
-    together = [_together(spec) for spec in (planned, mine)]
-    if together[0] != together[1]:
+    combinations_of = [_combinations(spec) for spec in (planned, actual)]
+    if combinations_of[0] != combinations_of[1]:
         counts = [
             "every combination of these values" if combinations is None else f"{len(combinations)} combinations of them"
-            for combinations in together
+            for combinations in combinations_of
         ]
         raise PlanError(
             f"the plan has {_intervention(planned)} at {counts[0]} in data set {name!r}, but the data set at hand "
@@ -87,28 +87,28 @@ def _check_targets(
         )
 
 
-def _together(spec: DatasetSpec) -> set[frozenset[tuple[str, Any]]] | None:
+def _combinations(spec: DatasetSpec) -> set[frozenset[tuple[str, Any]]] | None:
     """Combinations of values set together, in any order of targets; None if all combinations occur."""
     if spec.combinations is None:
         return None
     return {frozenset(zip(spec.do, combination, strict=True)) for combination in spec.combinations}
 
 
-def _check_columns(name: str, planned: DatasetSpec, mine: DatasetSpec, nodes: Iterable[str]) -> None:
-    of_graph = set(nodes)
+def _check_columns(name: str, planned: DatasetSpec, actual: DatasetSpec, nodes: Iterable[str]) -> None:
+    variables = set(nodes)
 
     def columns(spec: DatasetSpec) -> set[str]:
-        return of_graph if spec.columns is None else of_graph & {*spec.columns, *spec.do}
+        return variables if spec.columns is None else variables & {*spec.columns, *spec.do}
 
-    lacking, further = columns(planned) - columns(mine), columns(mine) - columns(planned)
-    if lacking:
+    missing, extra = columns(planned) - columns(actual), columns(actual) - columns(planned)
+    if missing:
         raise PlanError(
-            f"the plan has {_shown(sorted(lacking))} among the columns of data set {name!r}, "
+            f"the plan has {_shown(sorted(missing))} among the columns of data set {name!r}, "
             "which the data set at hand does not observe"
         )
-    if further:
+    if extra:
         raise PlanError(
-            f"the data set {name!r} at hand observes {_shown(sorted(further))}, which the plan does not have among "
+            f"the data set {name!r} at hand observes {_shown(sorted(extra))}, which the plan does not have among "
             "its columns; leave the columns out, or make a new plan"
         )
 
@@ -116,12 +116,12 @@ def _check_columns(name: str, planned: DatasetSpec, mine: DatasetSpec, nodes: It
 def _is_every(
     target: str, values: Sequence[Any] | None, kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> bool:
-    """Whether values cover all that a variable can take."""
+    """Whether values count as all that a variable can take."""
     if values is None:
         return True
     if kinds.get(target, "categorical") == "categorical":
         return target in levels and set(levels[target]) <= set(values)
-    return len(set(values)) >= FEWEST_VALUES
+    return len(set(values)) >= MIN_VALUES
 
 
 def _intervention(spec: DatasetSpec) -> str:

@@ -1,4 +1,4 @@
-"""Planning: converts options and data sets to indices for the compiled planner, and its result to a plan."""
+"""Planning: convert options and data sets to indices for the compiled planner, and its result to a plan."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mdcm.planning.records import DatasetSpec, Fit, HNode, Kind, Method, Objecti
 __all__ = ["plan"]
 
 _DENSITY = {"categorical": True, "continuous": True, "implicit": False, "image": False}
-# codes of the compiled planner for ways of training
-_LIKELIHOOD, _ADVERSARIAL, _GIVEN = 0, 1, 2
+# codes of the objectives in the compiled planner
+_LIKELIHOOD, _ADVERSARIAL, _PRETRAINED = 0, 1, 2
 
 
 def plan(
@@ -33,32 +33,32 @@ def plan(
     together: Iterable[Iterable[str]] = (),
     levels: Mapping[str, Sequence[Any]] | None = None,
 ) -> Plan:
-    """Find which mechanisms are trained together, in which order, and which distribution each part is matched to.
+    """Determine which mechanisms are trained together, in which order, and which distributions they are matched to.
 
-    A c-component whose mechanisms all have a density can be fitted by likelihood, alone and in any order, because
-    the likelihood of the data splits into one term per c-component. Without a density, an unconfounded variable is
-    fitted by its mechanism's own conditional loss, such as flow matching of an image; otherwise generators are
-    matched on samples, and the mechanisms in the smallest modularity set of an h-node must be trained before it;
-    h-nodes that need each other are merged. Every c-factor is learned from the datasets that show it: a dataset with
-    an intervention inside an h-node shows the rest of it, other interventions may need a smaller modularity set than
+    A c-component whose mechanisms all have a density can be fitted by likelihood, separately and in any order, because
+    the likelihood of the data factorises over the c-components. Without a density, an unconfounded variable is fitted
+    by the conditional loss of its mechanism, such as flow matching of an image; otherwise generators are matched on
+    samples, and the mechanisms in the smallest modularity set of an h-node must be trained before it; h-nodes that
+    depend on each other are merged. Every c-factor is learned from the datasets that determine it: a dataset with an
+    intervention inside an h-node determines the rest of it; other interventions may need a smaller modularity set than
     observations do.
 
     Args:
         graph: The graph, or its arrow text.
-        datasets: The datasets; None means one observational dataset of all variables, called ``d1``.
-        objective: ``"auto"`` uses likelihood if all mechanisms of the c-component have a density; ``"likelihood"``
-            requires it, ``"adversarial"`` never uses it; or one of these by variable.
-        method: How h-nodes are found. ``"minimal"`` gives the finest partition; ``"paper"`` the h-graph and the sets
-            as printed, from observational data, with the edges that make its order safe; ``"joint"`` one h-node that
-            holds every variable and is matched to every dataset on that dataset's columns.
+        datasets: The datasets; None means a single observational dataset of all variables, called ``d1``.
+        objective: ``"auto"`` uses likelihood if all mechanisms of the c-component have a density, ``"likelihood"``
+            requires it, ``"adversarial"`` never uses it; a mapping sets the objective by variable.
+        method: Definition of the h-nodes. ``"minimal"`` gives the finest partition; ``"paper"`` the h-graph and the
+            sets as printed, from observational data, with the edges that make its order safe; ``"joint"`` a single
+            h-node with all variables, matched to every dataset on the columns of that dataset.
         kinds: Kind of each variable, categorical by default. Categorical and continuous mechanisms have a density,
-            implicit ones and images do not.
-        pretrained: Variables whose mechanisms are used unchanged: ``"mechanism"``, or ``"black box"`` for one
+            those of kinds implicit and image do not.
+        pretrained: Variables whose mechanisms are used unchanged: ``"mechanism"``, or ``"black box"`` for a mechanism
             without a noise input, which is possible only for a variable without confounders.
         together: Groups of variables whose h-nodes are merged by hand.
-        levels: Levels of variables that datasets intervene on, to decide whether all of them were set. By default
-            these are the values that any dataset sets, if there are at least two. Of a continuous variable they are
-            (lowest, highest): 20 distinct values that span this range count as all.
+        levels: Levels of variables that datasets intervene on, to decide whether all of them were set; by default the
+            values that any dataset sets, if there are at least two. For a continuous variable (lowest, highest): 20
+            distinct values that span this range count as all.
 
     Returns:
         The plan.
@@ -90,7 +90,7 @@ def plan(
         raise PlanError(f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}")
     specs = checked(graph, datasets)
     kinds, pretrained = dict(kinds or {}), dict(pretrained or {})
-    given = _given(graph, pretrained)
+    fixed = _pretrained(graph, pretrained)
     if method == "joint":
         return _joint(graph, specs)
     if method == "paper" and any(spec.do for spec in specs):
@@ -98,7 +98,7 @@ def plan(
         raise PlanError(
             f"method 'paper' plans for observational data only, but dataset {name!r} has do(); use 'minimal'"
         )
-    parts, training = _parts(graph, _adversarial(graph, objective, kinds), given)
+    parts, training = _parts(graph, _adversarial(graph, objective, kinds), fixed)
     groups, members = pooled(graph, specs, kinds, dict(levels or {}))
     merged, merged_training = _merge_by_hand(graph, parts, training, together)
     hgraph = _core.HGraph(graph._core, merged, merged_training, groups, method == "paper")
@@ -124,28 +124,28 @@ def _assemble(
     training = hgraph.training
 
     def fits_of(h: int, variables: tuple[str, ...]) -> tuple[Fit, ...]:
-        way = training[h]
-        if way == _GIVEN:
+        adversarial = bool(training[h] == _ADVERSARIAL)
+        if training[h] == _PRETRAINED:
             return ()
-        kind = "adversarial" if way == _ADVERSARIAL else "likelihood"
-        alone = "conditional" if len(variables) == 1 and variables[0] in conditional else kind
-        if method == "paper" and way == _ADVERSARIAL:
+        kind = "adversarial" if adversarial else "likelihood"
+        single_kind = "conditional" if len(variables) == 1 and variables[0] in conditional else kind
+        if method == "paper" and adversarial:
             finder = _paper_finder(graph, variables)
             names = _serving_names(specs, {*variables, *finder()[0], *finder()[1]})
-            return (Fit(names, (), variables, alone, finder),)
+            return (Fit(names, (), variables, single_kind, finder),)
         if hgraph.plain:
             names = tuple(spec.name for spec in specs)
-            return (Fit(names, (), variables, alone, _finder(graph, variables, (), way == _ADVERSARIAL)),)
+            return (Fit(names, (), variables, single_kind, _finder(graph, variables, (), adversarial)),)
         fits = []
         fitted_groups = hgraph.fits(h)
         if len(fitted_groups) == 1:
-            kind = alone
+            kind = single_kind
         for fitted, groups in fitted_groups:
             used = sorted(j for g in groups.tolist() for j in members[g])
             do = sorted({name for j in used for name in specs[j].do})
             cut = tuple(specs[members[groups[0]][0]].do)
             names = tuple(sorted(graph.nodes[v] for v in fitted.tolist()))
-            finder = _finder(graph, names, cut, way == _ADVERSARIAL)
+            finder = _finder(graph, names, cut, adversarial)
             fits.append(Fit([specs[j].name for j in used], do, names, kind, finder))
         return tuple(fits)
 
@@ -162,7 +162,7 @@ def _assemble(
     def find_edges() -> tuple[tuple[int, int], ...]:
         return tuple((s, t) for s, t in hgraph.edges().tolist())
 
-    trained = np.bincount(labels, minlength=len(hgraph))[training != _GIVEN]
+    trained = np.bincount(labels, minlength=len(hgraph))[training != _PRETRAINED]
     result = Plan(graph, specs, method, levels, int(trained.max(initial=0)), find_hnodes, find_edges)
     if method == "paper":
         _check_served(result)
@@ -193,7 +193,7 @@ def _paper_finder(graph: ADMG, variables: tuple[str, ...]) -> Callable[[], _Sets
 
 
 def _joint(graph: ADMG, specs: Sequence[DatasetSpec]) -> Plan:
-    """One h-node of all variables, and a fit per dataset on the columns observed in it."""
+    """Plan with a single h-node of all variables, and a fit per dataset on the columns observed in it."""
     variables = tuple(sorted(graph.nodes))
     observed = {name for spec in specs for name in _columns(graph, spec) - spec.do.keys()}
     never = sorted(set(graph.nodes) - observed)
@@ -226,7 +226,8 @@ def _columns(graph: ADMG, spec: DatasetSpec) -> set[str]:
     return set(graph.nodes) if spec.columns is None else {name for name in spec.columns if name in graph}
 
 
-def _given(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
+def _pretrained(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
+    """Check the option ``pretrained`` and return its variables."""
     for name, source in pretrained.items():
         try:
             graph.index(name)
@@ -244,23 +245,23 @@ def _given(graph: ADMG, pretrained: Mapping[str, Pretrained]) -> set[str]:
     return set(pretrained)
 
 
-def _parts(graph: ADMG, adversarial: NDArray[np.uint8], given: set[str]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Labels of c-components, and the way each is trained."""
+def _parts(graph: ADMG, adversarial: NDArray[np.uint8], fixed: set[str]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Labels of c-components, and the code of the objective of each."""
     labels = graph._core.c_components()
     training = adversarial.copy()
-    if given:
-        is_given = np.fromiter((name in given for name in graph.nodes), dtype=bool, count=len(labels))
+    if fixed:
+        is_fixed = np.fromiter((name in fixed for name in graph.nodes), dtype=bool, count=len(labels))
         size = np.bincount(labels, minlength=len(training))
-        training[np.bincount(labels[is_given], minlength=len(training)) == size] = _GIVEN
+        training[np.bincount(labels[is_fixed], minlength=len(training)) == size] = _PRETRAINED
     return labels, training
 
 
 def _merge_by_hand(
     graph: ADMG, parts: NDArray[np.int32], training: NDArray[np.uint8], together: Iterable[Iterable[str]]
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Parts after the requested unions; the same objects if there are none."""
+    """Parts after the requested unions; the same objects if no union is requested."""
     leader = np.arange(len(training))
-    asked = False
+    requested = False
     for group in together:
         if isinstance(group, str):
             raise PlanError(f"together holds the text {group!r}; it takes groups of names, as in [['A', 'B']]")
@@ -269,22 +270,22 @@ def _merge_by_hand(
         except GraphError as error:
             raise GraphError(f"together: {error}") from None
         if len(labels):
-            asked = True
+            requested = True
             united = np.unique(leader[labels])
             leader[np.isin(leader, united)] = united[0]
-    if not asked:
+    if not requested:
         return parts, training
     leaders, new_label = np.unique(leader, return_inverse=True)
-    ways = np.full(len(leaders), _LIKELIHOOD, dtype=np.uint8)
-    np.maximum.at(ways, new_label, np.where(training == _GIVEN, _LIKELIHOOD, training))
-    alone = np.bincount(new_label, weights=training == _GIVEN) == np.bincount(new_label)
-    ways[alone] = _GIVEN
-    return new_label[parts].astype(np.int32), ways
+    merged_training = np.full(len(leaders), _LIKELIHOOD, dtype=np.uint8)
+    np.maximum.at(merged_training, new_label, np.where(training == _PRETRAINED, _LIKELIHOOD, training))
+    all_pretrained = np.bincount(new_label, weights=training == _PRETRAINED) == np.bincount(new_label)
+    merged_training[all_pretrained] = _PRETRAINED
+    return new_label[parts].astype(np.int32), merged_training
 
 
 def _check_merged(graph: ADMG, merged: NDArray[np.int32], alone: NDArray[np.int32], labels: NDArray[np.int32]) -> None:
-    """Refuse merging by hand that makes further h-nodes need each other."""
-    # h-nodes united by the given groups
+    """Raise PlanError if merging by hand makes further h-nodes depend on each other."""
+    # h-nodes united by the requested groups
     leader = np.arange(int(alone.max(initial=-1)) + 1)
     for part in range(int(merged.max(initial=-1)) + 1):
         touched = np.unique(leader[alone[merged == part]])
@@ -346,7 +347,7 @@ def _serving_names(specs: Sequence[DatasetSpec], needed: set[str]) -> tuple[str,
 
 
 def _check_served(result: Plan) -> None:
-    """Refuse the first h-node that has no observational dataset with all its columns."""
+    """Raise UntrainableError for the first h-node that has no observational dataset with all its columns."""
     for hnode in result.hnodes:
         for fit in hnode.fits:
             if fit.datasets:
@@ -369,18 +370,18 @@ def _unused(result: Plan) -> tuple[str, ...]:
             used[name].update(fit.variables, fit.do)
     observed = {spec.name: _columns(result.graph, spec) for spec in result.datasets}
     for fit in fits:
-        # ancestors and parents cost a search, and usually the variables alone use all columns
+        # ancestors and parents require a search, and usually the variables by themselves use all columns
         if any(not observed[name] <= used[name] for name in fit.datasets):
             for name in fit.datasets:
                 used[name].update(fit.ancestors, fit.parents)
     lines = []
     served = {name for fit in fits for name in fit.datasets}
     for name in names:
-        left = sorted(observed[name] - used[name])
+        rest = sorted(observed[name] - used[name])
         if name not in served:
             lines.append(f"dataset {name}")
-        elif left:
-            lines.append(f"{'columns' if len(left) > 1 else 'column'} {', '.join(left)} of dataset {name}")
+        elif rest:
+            lines.append(f"{'columns' if len(rest) > 1 else 'column'} {', '.join(rest)} of dataset {name}")
     return tuple(lines)
 
 
@@ -391,7 +392,7 @@ def _adversarial(
     graph: ADMG, objective: Objective | Mapping[str, Objective], kinds: Mapping[str, Kind]
 ) -> NDArray[np.uint8]:
     """Whether each c-component is trained adversarially."""
-    wanted = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
+    objectives = _by_variable(graph, "objective", objective, get_args(Objective), "auto")
     density = np.array([_DENSITY[kind] for kind in get_args(Kind)])[
         _by_variable(graph, "kinds", kinds, get_args(Kind), "categorical")
     ]
@@ -405,14 +406,14 @@ def _adversarial(
         first[labels[members]] = members
         return first
 
-    requires = first_with(wanted == get_args(Objective).index("likelihood"))
-    refuses = first_with(wanted == get_args(Objective).index("adversarial"))
+    requires = first_with(objectives == get_args(Objective).index("likelihood"))
+    refuses = first_with(objectives == get_args(Objective).index("adversarial"))
     no_density = first_with(~density)
     for other, reason in ((refuses, "asks for 'adversarial'"), (no_density, "has no density")):
         clash = np.flatnonzero((requires >= 0) & (other >= 0))
         if clash.size:
             a, b = graph.nodes[requires[clash[0]]], graph.nodes[other[clash[0]]]
-            same = "" if a == b else f" {a} and {b} are in one c-component and are trained together."
+            same = "" if a == b else f" {a} and {b} are in the same c-component and are trained together."
             kind = dict(kinds).get(b)
             detail = f"{b} {reason}" + (f" (it is {kind})" if reason == "has no density" else "")
             raise PlanError(f"objective 'likelihood' of {a} is impossible: {detail}.{same}")
@@ -424,23 +425,23 @@ def _with_own_loss(
 ) -> frozenset[str]:
     """Unconfounded variables without a density whose objective is not "adversarial".
 
-    Alone in an h-node they need no critic: their mechanisms have a conditional loss.
+    In a single-variable h-node they need no critic: their mechanisms have a conditional loss.
     """
-    wanted = objective if not isinstance(objective, str) else dict.fromkeys(graph.nodes, objective)
+    objectives = objective if not isinstance(objective, str) else dict.fromkeys(graph.nodes, objective)
     return frozenset(
         name
         for name, kind in kinds.items()
-        if name in graph and not _DENSITY[kind] and not graph.siblings(name) and wanted.get(name) != "adversarial"
+        if name in graph and not _DENSITY[kind] and not graph.siblings(name) and objectives.get(name) != "adversarial"
     )
 
 
 def _by_variable(
-    graph: ADMG, option: str, given: str | Mapping[str, str], allowed: Sequence[str], default: str
+    graph: ADMG, option: str, value: str | Mapping[str, str], allowed: Sequence[str], default: str
 ) -> NDArray[np.intp]:
-    """The index into ``allowed`` of the word chosen for each variable."""
-    chosen: Mapping[str, str] = {} if isinstance(given, str) else given
-    if isinstance(given, str):
-        default = given
+    """Index into ``allowed`` of the option's value for each variable."""
+    chosen: Mapping[str, str] = {} if isinstance(value, str) else value
+    if isinstance(value, str):
+        default = value
     for name, word in {"": default, **chosen}.items():
         if word not in allowed:
             of = f" of {name}" if name else ""

@@ -14,17 +14,17 @@ from mdcm.errors import GraphError, PlanError
 from mdcm.graph import ADMG
 from mdcm.planning.records import DatasetSpec, Kind
 
-__all__ = ["FEWEST_VALUES", "Domain", "checked", "domains_of", "pooled"]
+__all__ = ["MIN_VALUES", "Domain", "checked", "domains_of", "pooled"]
 
-# number of distinct values of a continuous variable that can count as all of them
-FEWEST_VALUES = 20
+# smallest number of distinct values of a continuous variable that can count as all of them
+MIN_VALUES = 20
 
 
 def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[DatasetSpec, ...]:
-    """The checked datasets; for None, one observational dataset of all variables.
+    """Check datasets and return them; for None, return a single observational dataset of all variables.
 
     Raises:
-        PlanError: If the list is empty, two datasets have the same name, or one sets a variable that is not a node.
+        PlanError: If the list is empty, two datasets have the same name, or a target is not a node.
     """
     specs = (DatasetSpec("d1"),) if datasets is None else tuple(datasets)
     if not specs:
@@ -47,13 +47,13 @@ def checked(graph: ADMG, datasets: Sequence[DatasetSpec] | None) -> tuple[Datase
 def pooled(
     graph: ADMG, specs: Sequence[DatasetSpec], kinds: Mapping[str, Kind], levels: Mapping[str, Sequence[Any]]
 ) -> tuple[list[_core.DatasetGroup], list[list[int]]]:
-    """Groups of datasets with the same targets and columns, and the indices of the datasets in each group."""
+    """Group datasets with the same targets and columns; return the groups and the indices of their datasets."""
     for name in levels:
         try:
             graph.index(name)
         except GraphError as error:
             raise GraphError(f"levels: {error}") from None
-    # None if every node is known: the set of all nodes costs more than a small query about a large graph
+    # None if all nodes are columns: building the set of all nodes costs more than a small query on a large graph
     members_of: dict[tuple[frozenset[str], frozenset[str] | None], list[int]] = {}
     for j, spec in enumerate(specs):
         known = None if spec.columns is None else frozenset(v for v in (*spec.columns, *spec.do) if v in graph)
@@ -88,7 +88,7 @@ def pooled(
 def _boxes(
     spec: DatasetSpec, targets: Sequence[str], covered: set[str], domains: Mapping[str, Domain]
 ) -> list[list[list[int]]]:
-    """Products of levels that a data set has: a list of levels per target, where an empty list means all levels."""
+    """Products of levels in a data set: a list of levels per target, where an empty list means all levels."""
 
     def codes(name: str, values: Iterable[Any] | None) -> list[int]:
         return [] if spec.covers or name in covered or values is None else domains[name].codes(values)
@@ -100,7 +100,7 @@ def _boxes(
     for combination in spec.combinations:
         values = [None if combination[k] is None else (combination[k],) for k in positions]
         boxes[tuple(frozenset(codes(*pair)) for pair in zip(targets, values, strict=True))] = None
-    # unite products that differ in one target only
+    # unite products that differ in a single target
     for k in range(len(targets)):
         merged: dict[tuple[frozenset[int], ...], frozenset[int]] = {}
         for box in boxes:
@@ -113,10 +113,10 @@ def _boxes(
 
 @dataclass(frozen=True)
 class Domain:
-    """The levels of a variable that is intervened on.
+    """Levels of a variable that is intervened on.
 
     Attributes:
-        size: Number of levels; 0 if only a data set that sets every value covers the variable.
+        size: Number of levels; 0 if only a data set with every value covers the variable.
         order: The known levels.
     """
 
@@ -125,7 +125,7 @@ class Domain:
 
     def codes(self, values: Iterable[Any]) -> list[int]:
         """Codes of values; ``size`` for a value that is not a level."""
-        # unknown values keep a code of their own, because an empty list would mean every level
+        # unknown values get an extra code, because an empty list would mean every level
         return [self.order.index(value) if value in self.order else self.size for value in values]
 
 
@@ -154,7 +154,7 @@ def _spans(
     if kinds.get(name, "categorical") != "continuous":
         return False
     values = {value for spec in specs for value in spec.do[name] or ()}
-    if len(values) < FEWEST_VALUES:
+    if len(values) < MIN_VALUES:
         return False
     low, high = (min(levels[name]), max(levels[name])) if levels.get(name) else (min(values), max(values))
     return bool(min(values) <= low and max(values) >= high)

@@ -32,14 +32,14 @@ _VERSION = 1
 
 
 class Fit:
-    """One distribution that an h-node's generators are matched to.
+    """Distribution that the generators of an h-node are matched to.
 
     The mechanisms of ``variables`` are trained, those of ``ancestors`` generate along with them unchanged, and
     ``parents`` and ``do`` take their values from the data: the fit matches P(variables, ancestors | parents, do). A
     likelihood fit has no ancestors.
 
     Attributes:
-        datasets: Names of the datasets whose rows are used, in the order given.
+        datasets: Names of the datasets whose rows are used, in the order of the plan.
         do: Sorted names of the variables that these datasets intervene on.
         variables: Sorted names of the mechanisms that are trained.
         ancestors: Sorted names of the mechanisms, trained earlier, that must generate too (the set A).
@@ -110,7 +110,7 @@ _OBJECTIVES = ("adversarial", "conditional", "likelihood")
 
 
 def _check_stored(plan: Plan, edges: Sequence[tuple[int, int]]) -> None:
-    """Refuse a plan that refers to variables, data sets or h-nodes that it does not have."""
+    """Raise ValueError if a plan refers to variables, data sets or h-nodes that it does not have."""
     nodes, names = set(plan.graph.nodes), {spec.name for spec in plan.datasets}
     if len(names) < len(plan.datasets):
         raise ValueError("two of its data sets have the same name")
@@ -150,8 +150,8 @@ class HNode:
 
     Attributes:
         variables: Sorted names.
-        level: 0 if nothing must be trained before it; otherwise one more than the highest level that it needs.
-        fits: The distributions that the generators are matched to, all at once.
+        level: 0 if no h-node must be trained before it; otherwise 1 + the highest level that it depends on.
+        fits: Distributions that the generators are matched to simultaneously.
     """
 
     variables: tuple[str, ...]
@@ -203,10 +203,10 @@ class Plan:
     Attributes:
         graph: The graph.
         datasets: The datasets planned for.
-        method: How h-nodes were found.
+        method: Method by which the h-nodes were computed.
         hnodes: H-nodes, by level and then by the smallest topological position of a member.
-        edges: Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained first.
-        levels: Indices of the h-nodes of each level; those of one level can be trained at the same time.
+        edges: Sorted pairs (s, t) of indices into ``hnodes``: a member of s must be trained before t.
+        levels: Indices of the h-nodes of each level; h-nodes on the same level can be trained at the same time.
         largest: The largest number of mechanisms that are trained together.
         unused: Datasets and columns that the plan does not use, in words.
 
@@ -247,7 +247,7 @@ class Plan:
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """Sorted pairs (s, t) of indices into ``hnodes``: t needs a member of s trained first."""
+        """Sorted pairs (s, t) of indices into ``hnodes``: a member of s must be trained before t."""
         if self._edges is None:
             self._edges = self._find_edges()
         return self._edges
@@ -268,7 +268,7 @@ class Plan:
 
         Example:
             >>> from mdcm.planning import plan
-        >>> p = plan(ADMG.from_string("D -> I -> A; D <-> A"), objective="adversarial")
+            >>> p = plan(ADMG.from_string("D -> I -> A; D <-> A"), objective="adversarial")
             >>> print(p.explain(1, "I"))
             I is trained before {A, D} and generates along with them: conditioning on I is not intervening on it.
               A ← I ← D
@@ -302,7 +302,7 @@ class Plan:
         return f"{variable} is not used in training {braced(hnode.variables)}."
 
     def _closure(self, fit: Fit) -> tuple[_core.ModularityClosure, NDArray[np.int32]]:
-        """The closure that determines the ancestors of a fit; it is the same for all its data sets."""
+        """Closure that determines the ancestors of a fit; the same for all its data sets."""
         do = next((tuple(spec.do) for spec in self.datasets if spec.name in fit.datasets[:1]), ())
         return closure_of(self.graph, fit.variables, do)
 
@@ -310,7 +310,7 @@ class Plan:
         """Write the plan as JSON.
 
         Args:
-            indent: Spaces per level of nesting; None for one line.
+            indent: Spaces per level of nesting; None for a single line.
 
         Returns:
             The text; :meth:`from_json` reads it back.
@@ -385,7 +385,7 @@ class Plan:
             )
             edges = tuple((int(s), int(t)) for s, t in content["edges"])
             if any(not 0 <= hnode.level < len(hnodes) for hnode in hnodes):
-                # a list of that many levels would not fit in memory
+                # otherwise the list of levels could exhaust memory
                 raise ValueError("the level of an h-node is not below the number of h-nodes")
             levels: list[list[int]] = [[] for _ in range(max((h.level for h in hnodes), default=-1) + 1)]
             for i, hnode in enumerate(hnodes):
