@@ -63,9 +63,9 @@ def test_grid_writes_labels():
 @pytest.mark.parametrize(
     ("sections", "options", "message"),
     [
-        ({}, {}, "images of one shape are needed, not of none"),
-        ({"a": images(0, 3, 8, 8)}, {}, "images of one shape are needed"),
-        ({"a": images(1, 3, 8, 8), "b": images(1, 1, 8, 8)}, {}, "images of one shape are needed"),
+        ({}, {}, "images must all have the same shape, not none"),
+        ({"a": images(0, 3, 8, 8)}, {}, "images must all have the same shape"),
+        ({"a": images(1, 3, 8, 8), "b": images(1, 1, 8, 8)}, {}, "images must all have the same shape"),
         ({"a": images(1, 2, 8, 8)}, {}, r"not \[n, 2, 8, 8\]"),
         ({"a": images(1, 8, 8)}, {}, r"not \[n, 8, 8\]"),
         ({"a": np.zeros((1, 3, 8, 8))}, {}, "images must be uint8"),

@@ -1,4 +1,4 @@
-"""The report of a trained model: one HTML page with fits, training, answers and samples."""
+"""Report of a trained model: an HTML page with fits, training, answers and samples."""
 
 from mdcm.report.model_report import Comparison, compare, write_report
 

@@ -27,7 +27,7 @@ _ROLES = {
     _FLOOR: "var(--floor)",
 }
 # colours of the package's drawings
-_DRAWN = {
+_DRAWING_COLORS = {
     "#1f2933": "var(--ink)",
     "#5b6b7b": "var(--ink-soft)",
     "#b4461f": "var(--hidden)",
@@ -39,16 +39,16 @@ _DRAWN = {
 }
 _WIDTH = re.compile(r'\bwidth="([\d.]+)(?:pt|px)?"')
 _MARKERS = "osD^vP"
-_MOST_MARKERS = 12
+_MAX_MARKERS = 12
 _SIZE = (5.4, 3.5)
-# total length of names up to which bars are vertical; otherwise they are horizontal, with the names above them
+# total length of names up to which bars are vertical; beyond it they are horizontal, with the names above them
 _VERTICAL = 60
 # height of a name in bars, and of a bar in inches
 _TITLE, _BAR = 1.6, 0.15
 
 
 def can_draw() -> bool:
-    """Whether matplotlib, which charts need, is installed."""
+    """Whether matplotlib, which draws the charts, is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -65,7 +65,7 @@ def draw_chart(chart: Chart, prefix: str) -> str:
     matplotlib = importlib.import_module("matplotlib")
     figure_module = importlib.import_module("matplotlib.figure")
     settings = {
-        # names with dollar signs are not formulas
+        # dollar signs in names do not start formulas
         "text.parse_math": False,
         "svg.fonttype": "none", "svg.hashsalt": prefix, "font.family": "sans-serif", "font.size": 11,
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK,
@@ -95,16 +95,16 @@ def draw_chart(chart: Chart, prefix: str) -> str:
             )
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue(), prefix, chart.says, _ROLES)
+    return _inline(stream.getvalue(), prefix, chart.alt, _ROLES)
 
 
 def draw_picture(picture: Picture, prefix: str) -> str:
     """Convert a drawing to an ``svg`` element with the colours of the page."""
-    return _inline(picture.svg, prefix, picture.says, _DRAWN)
+    return _inline(picture.svg, prefix, picture.alt, _DRAWING_COLORS)
 
 
 def drawn_width(picture: Picture) -> float:
-    """Width of a drawing in pixels; 0 if it has none."""
+    """Width of a drawing in pixels; 0 if it does not state one."""
     width = _WIDTH.search(picture.svg[: picture.svg.index(">") + 1])
     return float(width[1]) if width else 0.0
 
@@ -115,7 +115,7 @@ def _lines(axes: Any, chart: Chart) -> None:
             line.x, line.y, label=printable(line.label), color=_INK if line.dashed else _SERIES[k % len(_SERIES)],
             linestyle="--" if line.dashed else "-", markersize=5,
             # many markers would look like a thick line
-            marker=_MARKERS[k % len(_MARKERS)] if len(line.x) <= _MOST_MARKERS else None,
+            marker=_MARKERS[k % len(_MARKERS)] if len(line.x) <= _MAX_MARKERS else None,
         )  # fmt: skip
     if chart.log_x:
         axes.set_xscale("log")
@@ -171,8 +171,8 @@ def _levels(axes: Any, chart: Chart, *, horizontal: bool) -> None:
             draw(value, color=_FLOOR, linewidth=1.4, linestyle=(0, (5, 2 + k)), label=printable(label))
 
 
-def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
-    """The ``svg`` element alone, labelled, without metadata, namespaces and sizes, and with prefixed identifiers."""
+def _inline(svg: str, prefix: str, alt: str, colors: dict[str, str]) -> str:
+    """Extract the ``svg`` element, labelled, without metadata, namespaces and sizes, and with prefixed identifiers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
@@ -187,7 +187,7 @@ def _inline(svg: str, prefix: str, says: str, colors: dict[str, str]) -> str:
     head = re.sub(r'\s(?:width|height|version|role)="[^"]*"', "", head)
     # at most its drawn width; on narrow screens it scrolls before its text becomes too small
     limit = f' style="max-width:{float(width[1]):.0f}px;min-width:{0.75 * float(width[1]):.0f}px"' if width else ""
-    head = head[:-1] + f' role="img" aria-label="{escaped(says)}"{limit}>'
+    head = head[:-1] + f' role="img" aria-label="{escaped(alt)}"{limit}>'
     return _without_title(head + body).rstrip()
 
 

@@ -11,13 +11,13 @@ __all__ = ["Chart", "Line", "Photo", "Picture", "Table"]
 
 @dataclass(frozen=True)
 class Line:
-    """One series of a chart.
+    """Series of a chart.
 
     Attributes:
         label: Name in the legend.
         x: Positions, numbers or (in a bar chart) names.
         y: Values.
-        dashed: Whether it is drawn dashed, for references.
+        dashed: Whether to draw it dashed, as a reference.
     """
 
     label: str
@@ -35,7 +35,7 @@ class Chart:
         x_label: Name of the horizontal axis.
         y_label: Name of the vertical axis.
         lines: The series.
-        says: Text alternative of the chart.
+        alt: Text alternative of the chart.
         levels: Horizontal reference lines by label.
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
@@ -46,7 +46,7 @@ class Chart:
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    says: str
+    alt: str
     levels: Mapping[str, float] = field(default_factory=dict)
     log_x: bool = False
     log_y: bool = False
@@ -59,7 +59,7 @@ class Table:
 
     Attributes:
         title: Title.
-        columns: Names of the columns; the first one holds the names of the rows.
+        columns: Names of the columns; the first column holds the names of the rows.
         rows: Cells.
         note: Explanation of the table.
     """
@@ -77,12 +77,12 @@ class Picture:
     Attributes:
         title: Title.
         svg: An SVG document.
-        says: Text alternative of the drawing.
+        alt: Text alternative of the drawing.
     """
 
     title: str
     svg: str
-    says: str
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Photo:
     Attributes:
         title: Title.
         png: A PNG file.
-        says: Text alternative of the pictures.
+        alt: Text alternative of the pictures.
     """
 
     title: str
     png: bytes
-    says: str
+    alt: str

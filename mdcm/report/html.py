@@ -106,39 +106,39 @@ def section(title: str, content: str) -> str:
     return f"<section>\n<h2>{escaped(title)}</h2>\n{content}\n</section>"
 
 
-def charts(given: Sequence[Chart], prefix: str = "c") -> str:
-    """Charts side by side, or a sentence instead if matplotlib is not installed.
+def charts(items: Sequence[Chart], prefix: str = "c") -> str:
+    """Charts side by side, or a sentence if matplotlib is not installed.
 
     Args:
-        given: The charts.
+        items: The charts.
         prefix: Prefix of identifiers, which must be unique in a page.
     """
     if not can_draw():
         return f'<p class="small">{escaped(NO_CHARTS[0].upper() + NO_CHARTS[1:])}.</p>'
     figures = "\n".join(
-        _figure(chart.title, draw_chart(chart, f"{prefix}{k}"), "chart") for k, chart in enumerate(given)
+        _figure(chart.title, draw_chart(chart, f"{prefix}{k}"), "chart") for k, chart in enumerate(items)
     )
     return f'<div class="grid">{figures}</div>'
 
 
-def pictures(given: Sequence[Picture], prefix: str = "p") -> str:
+def pictures(items: Sequence[Picture], prefix: str = "p") -> str:
     """Drawings side by side, wide ones in separate rows, with prefixed identifiers."""
     figures = []
-    for k, picture in enumerate(given):
+    for k, picture in enumerate(items):
         kind = "drawing wide" if drawn_width(picture) > _CARD else "drawing"
         figures.append(_figure(picture.title, draw_picture(picture, f"{prefix}{k}"), kind))
     html = "\n".join(figures)
     return f'<div class="grid">{html}</div>'
 
 
-def photos(given: Sequence[Photo]) -> str:
-    """Raster pictures, one below the other."""
-    figures = "\n".join(_figure(photo.title, _photo(photo), "photo") for photo in given)
+def photos(items: Sequence[Photo]) -> str:
+    """Raster pictures in rows."""
+    figures = "\n".join(_figure(photo.title, _photo(photo), "photo") for photo in items)
     return f'<div class="grid">{figures}</div>'
 
 
 def number(value: float | str | int | None) -> str:
-    """A number as text, rounded; whole numbers are not rounded."""
+    """Format a number, rounded unless it is whole."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -153,26 +153,26 @@ def number(value: float | str | int | None) -> str:
     return f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.2g}"
 
 
-def table(given: Table, name: str) -> str:
+def table(data: Table, name: str) -> str:
     """A table in a box with its title, which has the identifier ``name``."""
-    head = "".join(f'<th scope="col">{escaped(str(column).strip())}</th>' for column in given.columns)
-    columns = [_cells([row[k] for row in given.rows]) for k in range(len(given.columns))]
+    head = "".join(f'<th scope="col">{escaped(str(column).strip())}</th>' for column in data.columns)
+    columns = [_cells([row[k] for row in data.rows]) for k in range(len(data.columns))]
     rows = ""
     for first, *rest in zip(*columns, strict=True):
         cells = "".join(f"<td>{escaped(cell)}</td>" for cell in rest)
         rows += f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>'
-    note = f'<p class="small">{escaped(given.note)}</p>' if given.note else ""
-    width = " wide" if len(given.columns) > _NARROW else ""
-    # the title is outside the scrolled part, or it would be cut off on a small screen
+    note = f'<p class="small">{escaped(data.note)}</p>' if data.note else ""
+    width = " wide" if len(data.columns) > _NARROW else ""
+    # the title does not scroll with the table, which would cut it off on a small screen
     return (
-        f'<div class="card{width}"><h3 id="{name}">{escaped(given.title)}</h3><div class="scroll" tabindex="0" '
+        f'<div class="card{width}"><h3 id="{name}">{escaped(data.title)}</h3><div class="scroll" tabindex="0" '
         f'role="region" aria-labelledby="{name}"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{note}</div>"
     )
 
 
 def _cells(values: Sequence[str | float | int | None]) -> list[str]:
-    """A column as text: all fractions with the same number of decimals."""
+    """Format a column, with the same number of decimals in all fractions."""
     floats = [value for value in values if isinstance(value, float)]
     if any(not value.is_integer() for value in floats) and max(map(abs, floats)) < 1_000:
         decimals = 4 if max(map(abs, floats)) <= 1 else 2
@@ -190,10 +190,10 @@ def _figure(title: str, svg: str, kind: str) -> str:
 
 def _photo(photo: Photo) -> str:
     encoded = base64.b64encode(photo.png).decode("ascii")
-    return f'<img src="data:image/png;base64,{encoded}" alt="{escaped(photo.says)}">'
+    return f'<img src="data:image/png;base64,{encoded}" alt="{escaped(photo.alt)}">'
 
 
-def facts(title: str, given: Mapping[str, Any]) -> str:
+def facts(title: str, values: Mapping[str, Any]) -> str:
     """Names and values in a box with a title."""
-    listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(str(value))}</dd>" for name, value in given.items())
-    return f'<div class="card"><h3>{escaped(title)}</h3><dl>{listed}</dl></div>'
+    entries = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(str(value))}</dd>" for name, value in values.items())
+    return f'<div class="card"><h3>{escaped(title)}</h3><dl>{entries}</dl></div>'

@@ -1,4 +1,4 @@
-"""Grids of sampled images as PNG, for people to look at."""
+"""Grids of sampled images as PNG."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _TILE = 48
 
 
 def can_draw_pictures() -> bool:
-    """Whether pillow is there, which grids need."""
+    """Whether pillow, which draws the grids, is installed."""
     return importlib.util.find_spec("PIL") is not None
 
 
 def grid_png(sections: Mapping[str, NDArray[np.uint8]], *, columns: int = 16, scale: int | None = None) -> bytes:
-    """Draw sections of images one below the other, each under its label, pixel by pixel without smoothing.
+    """Draw labelled sections of images in rows, enlarged without smoothing.
 
     Args:
-        sections: uint8 images ``[n, c, h, w]`` by label, c = 1 (grey) or 3 (red, green, blue); all of one shape.
-        columns: Images side by side.
-        scale: Enlargement, a whole number; by default what makes an image at least 48 pixels wide.
+        sections: uint8 images ``[n, c, h, w]`` by label, c = 1 (grey) or 3 (red, green, blue), all of the same shape.
+        columns: Number of images per row.
+        scale: Enlargement, a whole number; by default the smallest that makes an image at least 48 pixels wide.
 
     Returns:
-        A PNG file. With w and h enlarged, it is ``16 + columns * (w + 2) - 2`` pixels wide (more where a label is
-        longer), and ``14 + sum over sections of (22 + rows * (h + 2))`` high.
+        A PNG file. With w and h enlarged, it is ``16 + columns * (w + 2) - 2`` pixels wide, or more for a longer
+        label, and ``14 + sum over sections of (22 + rows * (h + 2))`` high.
 
     Raises:
-        ValueError: If there is no image, shapes differ, an array is not uint8, or columns or scale is below 1.
+        ValueError: If there are no images, shapes differ, an array is not uint8, or columns or scale is below 1.
         MdcmError: If pillow is not installed.
 
     Example:
@@ -54,10 +54,10 @@ def grid_png(sections: Mapping[str, NDArray[np.uint8]], *, columns: int = 16, sc
     """
     shapes = {images.shape[1:] for images in sections.values()}
     if len(shapes) != 1 or not any(len(images) for images in sections.values()):
-        raise ValueError(f"images of one shape are needed, not of {sorted(shapes) or 'none'}")
+        raise ValueError(f"images must all have the same shape, not {sorted(shapes) or 'none'}")
     (shape,) = shapes
     if len(shape) != 3 or shape[0] not in {1, 3} or min(shape) < 1:
-        raise ValueError(f"images are [n, 1, h, w] or [n, 3, h, w], not [n, {', '.join(map(str, shape))}]")
+        raise ValueError(f"images must be [n, 1, h, w] or [n, 3, h, w], not [n, {', '.join(map(str, shape))}]")
     if any(images.dtype != np.uint8 for images in sections.values()):
         raise ValueError("images must be uint8")
     _, height, width = shape
@@ -68,8 +68,8 @@ def grid_png(sections: Mapping[str, NDArray[np.uint8]], *, columns: int = 16, sc
     font = _pillow("ImageFont").load_default(size=_FONT)
     tile_height, tile_width = height * scale + _GAP, width * scale + _GAP
     rows = [-(-len(images) // columns) for images in sections.values()]
-    needed = max([columns * tile_width - _GAP, *(int(np.ceil(font.getlength(label))) for label in sections)])
-    size = (2 * _MARGIN + needed, 2 * _MARGIN - _GAP + sum(_LABEL + count * tile_height for count in rows))
+    content = max([columns * tile_width - _GAP, *(int(np.ceil(font.getlength(label))) for label in sections)])
+    size = (2 * _MARGIN + content, 2 * _MARGIN - _GAP + sum(_LABEL + count * tile_height for count in rows))
     canvas = image_module.new("RGB", size, _PAPER)
     pen = draw.Draw(canvas)
     top = _MARGIN
@@ -77,8 +77,8 @@ def grid_png(sections: Mapping[str, NDArray[np.uint8]], *, columns: int = 16, sc
         pen.text((_MARGIN, top), label, fill=_INK, font=font)
         top += _LABEL
         for i, image in enumerate(images):
-            place = (_MARGIN + i % columns * tile_width, top + i // columns * tile_height)
-            canvas.paste(image_module.fromarray(_enlarged(image, scale)), place)
+            corner = (_MARGIN + i % columns * tile_width, top + i // columns * tile_height)
+            canvas.paste(image_module.fromarray(_enlarged(image, scale)), corner)
         top += count * tile_height
     stream = io.BytesIO()
     canvas.save(stream, format="PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""The report of a trained model: one HTML page with fits, training, answers and samples."""
+"""Report of a trained model: an HTML page with fits, training, answers and samples."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare", "write_report"]
 
-_MOST_ROWS = 20_000
-# images are generated for every row of a comparison
-_MOST_ROWS_OF_IMAGES = 1_000
+_MAX_ROWS = 20_000
+# smaller for images, which are slow to generate
+_MAX_IMAGE_ROWS = 1_000
 _BINS = 5
 # largest number of cells of a frequency table, as a share of the rows
 _CELLS_PER_ROW = 0.2
-# distances above this many floors count as far
+# multiple of the floor above which a distance counts as far
 _FAR = 2.0
-_MOST_DRAWN = 60
-_MOST_LINES = 6
-_MOST_BARS = 8
-_SHOWN = 24
+_MAX_DRAWN = 60
+_MAX_LINES = 6
+_MAX_BARS = 8
+_MAX_SHOWN = 24
 _GRID = 16
-_LARGEST_GRID = 32
+_MAX_SIDE = 32
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Distance between one distribution of the model and that of the data.
+    """Distance between a distribution in the model and in the data.
 
     Attributes:
         variables: Its variables; continuous ones are divided at the quintiles of the data.
@@ -86,16 +86,16 @@ def write_report(
     progress: bool = False,
     dropna: bool = False,
 ) -> Path:
-    """Write a report of a model as one self-contained HTML file.
+    """Write a report of a model as a self-contained HTML file.
 
     It shows the graph and the plan, the training, distances between distributions of the model and the data with their
-    floors, tests of the graph's independences, answers with their intervals, estimands and support (or why there is
-    none), and samples.
+    floors, tests of the graph's independences, answers with their intervals, estimands and support (or the reason for
+    no answer), and samples.
 
     Args:
         model: The model. Comparisons with data are left out if the data are not available.
         path: The file.
-        queries: One query, or several.
+        queries: A query or several queries.
         data: Held-out data to compare with; by default the training data.
         title: Title of the page; by default the names of the variables.
         num_samples: Draws per answer.
@@ -103,7 +103,7 @@ def write_report(
         allow_unidentifiable: As for :meth:`Model.query`; the answers are marked.
         allow_low_support: As for :meth:`Model.query`.
         progress: Whether to show progress on a terminal.
-        dropna: Whether rows of ``data`` with missing values are left out instead of refused.
+        dropna: Whether to drop rows of ``data`` with missing values; otherwise they raise an error.
 
     Returns:
         The path.
@@ -129,18 +129,18 @@ def write_report(
     expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
         expression.check(model.graph.nodes)
-    seen = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes, dropna=dropna)
+    heldout = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes, dropna=dropna)
     stages = Stages(progress)
     stages.expect(4 + len(expressions))
     with stages.open():
         writer = _Writer(
-            model, expressions, seen, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support
+            model, expressions, heldout, title, num_samples, seed, stages, allow_unidentifiable, allow_low_support
         )
         html = writer.html()
-    left_out = [] if page.can_draw() else [page.NO_CHARTS]
-    left_out += [NO_PICTURES] if writer.lacks_pictures else []
-    if left_out:
-        warn("the page is written, but " + ", and ".join(left_out))
+    omitted = [] if page.can_draw() else [page.NO_CHARTS]
+    omitted += [NO_PICTURES] if writer.omits_pictures else []
+    if omitted:
+        warn("the page is written, but " + ", and ".join(omitted))
     with replacing(path) as stream:
         stream.write(html.encode("utf-8", "backslashreplace"))
     return path
@@ -150,10 +150,10 @@ def write_report(
 
 
 def compare(model: Model, datasets: Sequence[Dataset], seed: int = 0) -> list[Comparison]:
-    """Compare distributions of a model with those of data sets: those that h-nodes were fitted to, and adjacent pairs.
+    """Compare distributions of a model and of data sets: those that h-nodes were fitted to, and adjacent pairs.
 
-    If a data set sets variables, the model sets them to the same values row by row. Images and vectors are left out,
-    and so are tables with more cells than a fifth of the rows.
+    If a data set sets variables, the model sets them to the same values row by row. Images, vectors and tables with
+    more cells than a fifth of the rows are left out.
 
     Args:
         model: The model.
@@ -161,7 +161,7 @@ def compare(model: Model, datasets: Sequence[Dataset], seed: int = 0) -> list[Co
         seed: Seed of the draws.
 
     Returns:
-        Comparisons, the largest ratio of distance to floor first.
+        Comparisons, in descending order of the ratio of distance to floor.
     """
     comparisons: list[Comparison] = []
     for dataset in datasets:
@@ -173,7 +173,7 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
     schema = model.schema
     names = [name for name in schema if name in dataset.table.columns and schema[name].size is None]
     images = any(schema[name].kind == "image" for name in model.dcm.needed(names, dataset.do))
-    most = _MOST_ROWS_OF_IMAGES if images else _MOST_ROWS
+    most = _MAX_IMAGE_ROWS if images else _MAX_ROWS
     rows = np.arange(len(dataset))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
@@ -191,8 +191,8 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
         seed=seed,
     )
     real = encode(Dataset(part.table[names], name=part.name), schema)
-    made = encode(Dataset(drawn.table[names], name=part.name), schema)
-    codes = {name: _cut(real[name], made[name], schema[name].levels is None) for name in names}
+    generated = encode(Dataset(drawn.table[names], name=part.name), schema)
+    codes = {name: _cut(real[name], generated[name], schema[name].levels is None) for name in names}
     weights = np.ones(len(part)) if part.weights is None else part.weights
     for variables in _distributions(model, dataset, names):
         distance = _distance([codes[name] for name in variables], weights)
@@ -201,7 +201,7 @@ def _compared(model: Model, dataset: Dataset, seed: int) -> Iterator[Comparison]
 
 
 def _distributions(model: Model, dataset: Dataset, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Variables of the h-nodes' fits, and adjacent pairs, restricted to columns and without those that are all set."""
+    """Variables of fits and adjacent pairs, restricted to the columns, unless the data set sets all of them."""
     distributions: dict[tuple[str, ...], None] = {}
     graph, columns, do = model.graph, set(names), set(dataset.do)
     trained_on = {summary["name"] for summary in model.datasets}
@@ -218,12 +218,12 @@ def _distributions(model: Model, dataset: Dataset, names: Sequence[str]) -> list
     return [variables for variables in distributions if set(variables) - do]
 
 
-def _cut(real: NDArray[Any], made: NDArray[Any], continuous: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Codes of real and generated values; continuous ones are divided at quantiles of the real values."""
+def _cut(real: NDArray[Any], generated: NDArray[Any], continuous: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Codes of real and generated values; continuous values are binned at quantiles of the real values."""
     if not continuous:
-        return real.astype(np.int64), made.astype(np.int64)
+        return real.astype(np.int64), generated.astype(np.int64)
     edges = np.unique(np.quantile(real, np.arange(1, _BINS) / _BINS))
-    return np.searchsorted(edges, real), np.searchsorted(edges, made)
+    return np.searchsorted(edges, real), np.searchsorted(edges, generated)
 
 
 def _distance(
@@ -231,7 +231,7 @@ def _distance(
 ) -> tuple[float, float] | None:
     """Distance of two empirical distributions and its floor; None if there are too many cells."""
     rows = len(weights)
-    sizes = [int(max(real.max(), made.max())) + 1 for real, made in codes]
+    sizes = [int(max(real.max(), generated.max())) + 1 for real, generated in codes]
     if math.prod(sizes) > _CELLS_PER_ROW * rows:
         return None
     shares = []
@@ -250,23 +250,23 @@ def _distance(
 
 @dataclass
 class _Writer:
-    """Collect the sections of a page."""
+    """Writer of the sections of a report."""
 
     model: Model
     expressions: Sequence[Expression]
-    seen: tuple[Dataset, ...] | None
+    heldout: tuple[Dataset, ...] | None
     title: str
     num_samples: int
     seed: int
     stages: Stages
-    anyway: bool = False
-    low_support: bool = False
-    lacks_pictures: bool = False
+    allow_unidentifiable: bool = False
+    allow_low_support: bool = False
+    omits_pictures: bool = False
     notes: list[str] = field(default_factory=list)
     verdict: tuple[str, str] = ("open", "Not compared with data")
 
     def html(self) -> str:
-        """The page."""
+        """HTML of the page."""
         with self.stages.stage("model and data side by side"):
             fits = self._fits()
         with self.stages.stage("independences"):
@@ -302,28 +302,28 @@ class _Writer:
     # -------------------------------------------------- fitted distributions
 
     def _fits(self) -> str:
-        datasets = self.model.data if self.seen is None else self.seen
+        datasets = self.model.data if self.heldout is None else self.heldout
         if not datasets:
             return _sentence(
                 "The training data are not available, so the model cannot be compared with them. They are read from "
-                "the spec of the training, or given with --data."
+                "the spec of the training, or given by --data."
             )
         comparisons = compare(self.model, datasets, self.seed)
         if not comparisons:
             return _sentence("No distribution has few enough cells for a comparison.")
         far = [comparison for comparison in comparisons if comparison.ratio > _FAR]
-        # by chance alone a distance rarely exceeds twice its mean
+        # under the null a distance rarely exceeds twice its mean
         self.verdict = (
             ("met", f"All {len(comparisons)} distributions within {_FAR:g} sampling floors of the data")
             if not far
             else ("missed", f"{len(far)} of {len(comparisons)} distributions beyond {_FAR:g} sampling floors")
         )
-        source = "held-out data" if self.seen is not None else "the training data"
+        source = "held-out data" if self.heldout is not None else "the training data"
         note = (
             f"Total variation distance between draws of the model and {source}. The floor is the expected distance "
             "if both came from the same distribution; continuous variables are divided at the quintiles of the data."
         )
-        shown = comparisons[:_MOST_BARS]
+        shown = comparisons[:_MAX_BARS]
         labels = [_joint(comparison.variables, 18) for comparison in shown]
         chart = page.Chart(
             "Farthest from the data",
@@ -338,14 +338,14 @@ class _Writer:
         )
         rows = [
             [_joint(comparison.variables), comparison.dataset, comparison.distance, comparison.floor, comparison.ratio]
-            for comparison in comparisons[:_SHOWN]
+            for comparison in comparisons[:_MAX_SHOWN]
         ]
-        more = f" The {len(comparisons) - _SHOWN} nearest are not shown." if len(comparisons) > _SHOWN else ""
+        more = f" The {len(comparisons) - _MAX_SHOWN} nearest are not shown." if len(comparisons) > _MAX_SHOWN else ""
         table = page.Table("Distances", ["distribution", "data set", "distance", "floor", "ratio"], rows, note + more)
         return page.charts([chart], "fits") + f'<div class="grid after">{page.table(table, "fits-table")}</div>'
 
     def _independences(self) -> str:
-        datasets = self.model.data if self.seen is None else self.seen
+        datasets = self.model.data if self.heldout is None else self.heldout
         if not datasets:
             return _sentence("The training data are not available.")
         try:
@@ -378,8 +378,8 @@ class _Writer:
                     expression.text or text,
                     self.num_samples,
                     seed=self.seed,
-                    allow_unidentifiable=self.anyway,
-                    allow_low_support=self.anyway or self.low_support,
+                    allow_unidentifiable=self.allow_unidentifiable,
+                    allow_low_support=self.allow_unidentifiable or self.allow_low_support,
                 )
             except NotIdentifiableError as error:
                 self.notes.append(f"{text} is not answered: graph and data do not determine it.")
@@ -408,7 +408,7 @@ class _Writer:
 
     def _drawn(self) -> str:
         graph, plan = self.model.graph, self.model.plan
-        if len(graph.nodes) > _MOST_DRAWN:
+        if len(graph.nodes) > _MAX_DRAWN:
             return _sentence(
                 f"{len(graph.nodes)} variables, {len(graph.directed)} arrows and {len(graph.confounders)} hidden "
                 f"confounders are more than can be drawn. {len(plan)} h-nodes on {len(plan.levels)} levels, at most "
@@ -433,8 +433,8 @@ class _Writer:
                 validations.setdefault(tuple(record["hnode"]), []).append((record["step"], record["heldout"]))
         order = sorted(validations, key=lambda hnode: -float(trained.get(hnode, {}).get("seconds", 0.0)))
         lines = []
-        for hnode in order[:_MOST_LINES]:
-            # a second training, on all rows or with more states, restarts the steps
+        for hnode in order[:_MAX_LINES]:
+            # a second training, on all rows or with more states, restarts the count of steps
             points = _first_run(validations[hnode])
             best = min(value for _, value in points)
             lines.append(
@@ -442,7 +442,7 @@ class _Writer:
             )
         html = ""
         if lines:
-            more = f" Of {len(validations)} h-nodes, the slowest." if len(validations) > _MOST_LINES else ""
+            more = f" Of {len(validations)} h-nodes, the slowest." if len(validations) > _MAX_LINES else ""
             chart = page.Chart(
                 "Held-out loss",
                 "step",
@@ -470,20 +470,20 @@ class _Writer:
             )
         total = sum(float(record["seconds"]) for record in trained.values())
         note = f"{total:,.1f} s of training in all." + (
-            f" The {len(rows) - _SHOWN} others are not shown." if len(rows) > _SHOWN else ""
+            f" The {len(rows) - _MAX_SHOWN} others are not shown." if len(rows) > _MAX_SHOWN else ""
         )
         columns = ["h-node", "level", "steps", "held-out loss", "seconds", "confounder states"]
-        table = page.Table("H-nodes", columns, rows[:_SHOWN], note)
+        table = page.Table("H-nodes", columns, rows[:_MAX_SHOWN], note)
         return html + (f'<div class="grid after">{page.table(table, "hnodes")}</div>' if rows else "")
 
     def _samples(self) -> str:
         schema = self.model.schema
         pictured = [
-            name for name in schema if schema[name].kind == "image" and max(schema[name].shape or ()) <= _LARGEST_GRID
+            name for name in schema if schema[name].kind == "image" and max(schema[name].shape or ()) <= _MAX_SIDE
         ]
         if not pictured:
             drawn = self.model.draw_samples(8, seed=self.seed).table
-            if not len(drawn.columns) or len(drawn.columns) > _MOST_DRAWN:
+            if not len(drawn.columns) or len(drawn.columns) > _MAX_DRAWN:
                 return ""
             columns = list(drawn.columns)
             rows = [[_cell(value) for value in row] for row in drawn.itertuples(index=False)]
@@ -503,7 +503,7 @@ class _Writer:
             sections["model"] = self.model.draw_samples(_GRID, variables=[name], seed=self.seed).images[name]
             for do in self._settings(name):
                 shown = ", ".join(f"{key}={value}" for key, value in do.items())
-                # the picture may not be identifiable although the query is
+                # the distribution of the image may not be identifiable although the query is
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     drawn_images = self.model.draw_samples(_GRID, do=do, variables=[name], seed=self.seed).images[name]
@@ -511,7 +511,7 @@ class _Writer:
                 self.notes += [f"Pictures of {name} under do({shown}): {doubt}." for doubt in doubts]
                 sections[f"model, do({shown})" + (", see the warnings" if doubts else "")] = drawn_images
             if not can_draw_pictures():
-                self.lacks_pictures = True
+                self.omits_pictures = True
                 return _sentence(f"{NO_PICTURES[0].upper()}{NO_PICTURES[1:]}.")
             photos.append(page.Photo(name, grid_png(sections), f"Pictures of {name}: {'; '.join(sections)}."))
         return page.photos(photos)
@@ -538,9 +538,9 @@ class _Writer:
         for record in self.model.history:
             if record["event"] == "trained" and record.get("uninformative"):
                 names = ", ".join(record["uninformative"])
-                notes.append(f"The data are no evidence for the confounder {names}: a model without it fits as well.")
+                notes.append(f"The data give no evidence of the confounder {names}: a model without it fits as well.")
             if record["event"] == "misfit":
-                notes.append(f"Draws of {record['variable']} are not what the data hold: {record['what']}.")
+                notes.append(f"Draws of {record['variable']} differ from the data: {record['what']}.")
         notes += [f"{text[0].upper()}{text[1:]}." for text in poor_fit_warnings(self.model.history)]
         notes += [f"Not used by the plan: {text}." for text in self.model.plan.unused]
         return f'<ul class="notes">{"".join(f"<li>{escaped(note)}</li>" for note in notes)}</ul>' if notes else ""
@@ -556,7 +556,7 @@ class _Writer:
             ],
         )
         rows = []
-        for variable in list(model.schema.values())[:_MOST_DRAWN]:
+        for variable in list(model.schema.values())[:_MAX_DRAWN]:
             values = (
                 f"{len(variable.levels)} levels: {', '.join(map(str, variable.levels[:6]))}"
                 + ("…" if len(variable.levels) > 6 else "")
@@ -594,7 +594,7 @@ def _answered(answer: Answer, name: str) -> str:
     if answer.level is not None:
         notes.append(f"low and high: {100 * answer.level:g} % interval, for chance in the data and in the training.")
     if answer.plug_in is not None:
-        notes.append("plug-in: the estimand's own estimate from frequencies in the data.")
+        notes.append("plug-in: the estimand, estimated from frequencies in the data.")
     if answer.plug_in_note is not None:
         notes.append(f"Plug-in: {answer.plug_in_note}.")
     if answer.basis is not None:
@@ -609,7 +609,7 @@ def _answered(answer: Answer, name: str) -> str:
 
 def _tests(result: Check) -> page.Table:
     rows = []
-    for row in result.table.head(_SHOWN).to_dict("records"):
+    for row in result.table.head(_MAX_SHOWN).to_dict("records"):
         rows.append(
             [
                 statement(row),
@@ -619,12 +619,16 @@ def _tests(result: Check) -> page.Table:
                 "rejected" if row["rejected"] else "–",
             ]
         )
-    more = f"The {len(result.table) - _SHOWN:,} with the largest p are not shown." if len(result.table) > _SHOWN else ""
+    more = (
+        f"The {len(result.table) - _MAX_SHOWN:,} with the largest p are not shown."
+        if len(result.table) > _MAX_SHOWN
+        else ""
+    )
     return page.Table("What was tested, worst first", ["statement", "data set", "p", "adjusted p", ""], rows, more)
 
 
 def _first_run(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points of the first training, up to where the steps restart."""
+    """Points up to the first restart of the steps."""
     first: list[tuple[float, float]] = []
     for step, value in points:
         if first and step <= first[-1][0]:

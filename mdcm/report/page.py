@@ -1,4 +1,4 @@
-"""Charts, tables and pictures on one self-contained HTML page."""
+"""Charts, tables and pictures on a self-contained HTML page."""
 
 from mdcm.report.charts import NO_CHARTS, can_draw
 from mdcm.report.figures import Chart, Line, Photo, Picture, Table
