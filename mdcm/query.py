@@ -31,19 +31,19 @@ Span = tuple[int, int]
 _CLOSING = {"(": ")", "[": "]"}
 _BEGINNING = re.compile(r"\s*[-+−]?\s*[PE]\s*[(\[]")
 _NO_QUERY = "a query begins with P( or E[, as in P(Y | do(X=1)) or E[Y | do(X=1)] - E[Y | do(X=0)]"
-# limits beyond any meaningful query, and well within Python's recursion limit
-_DEEPEST = 100
-_LONGEST = 100_000
+# far beyond any meaningful query, and well within Python's recursion limit
+_MAX_DEPTH = 100
+_MAX_LENGTH = 100_000
 
 
 @dataclass(frozen=True)
 class Term:
-    """A variable in a query, perhaps with a value, perhaps in a counterfactual world.
+    """Variable in a query, optionally with a value and a counterfactual world.
 
     Attributes:
         variable: Name of the variable.
-        value: Its value as typed, a number or text; None for every level.
-        world: Settings of its world, ``()`` for the actual world; a setting with a world of its own is nested.
+        value: Its value as typed, a number or text; None for all levels.
+        world: Settings of its world, ``()`` for the actual world; a setting may itself have a world.
         span: Position and length of the name in the text.
         value_span: Position and length of the value in the text.
     """
@@ -76,7 +76,7 @@ class Query:
 
     Attributes:
         kind: "P" for a probability, "E" for an expectation.
-        outcomes: Outcomes; exactly one term, without a value, in an expectation.
+        outcomes: Outcomes; in an expectation a single term without a value.
         do: Interventions.
         given: Conditions.
         span: Position and length of the query in the text.
@@ -135,7 +135,7 @@ class Expression:
         """The query of an expression with a single term.
 
         Raises:
-            QueryError: If there are several terms, or one with a minus sign.
+            QueryError: If there are several terms, or the sign is minus.
         """
         if len(self.terms) == 1 and self.terms[0][0] == 1:
             return self.terms[0][1]
@@ -166,7 +166,7 @@ class Expression:
                     raise self.error(f"there is no variable {term.variable!r}; {hint}", term)
 
     def error(self, message: str, at: Term | Query, *, value: bool = False) -> QueryError:
-        """Error that points at a term or query of this expression.
+        """Return an error that points at a term or query of this expression.
 
         Args:
             message: Message of the error.
@@ -186,13 +186,13 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """Parse a causal query to its syntax tree.
+    """Parse a causal query into a syntax tree.
 
     Args:
         text: For example ``P(Y | do(X=1), Z=2)``, ``P(Y[X=1] | X=0, Y=1)``, ``E[Y | do(X=1)] - E[Y | do(X=0)]``.
 
     Returns:
-        The expression; its ``str`` parses to an equal one.
+        The expression; parsing its ``str`` gives an equal expression.
 
     Raises:
         QueryError: With a caret under the position, if the text is malformed or contradicts itself.
@@ -203,8 +203,8 @@ def parse(text: str) -> Expression:
     """
     if not isinstance(text, str):
         raise QueryError(f"a query is text such as 'P(Y | do(X=1))', not {type(text).__name__}")
-    if len(text) > _LONGEST:
-        raise QueryError(f"a query has at most {_LONGEST:,} characters, and this one {len(text):,}")
+    if len(text) > _MAX_LENGTH:
+        raise QueryError(f"a query has at most {_MAX_LENGTH:,} characters, and this one {len(text):,}")
     if not text.strip():
         raise QueryError("the query is empty; an example is P(Y | do(X=1))", text=text, position=0)
     return _Parser(text).expression()
@@ -277,10 +277,10 @@ def _number(text: str, position: int, digits: str) -> int | float:
 
 
 class _Parser:
-    """Recursive-descent parser with one token of lookahead."""
+    """Recursive-descent parser with a single token of lookahead."""
 
     def __init__(self, text: str) -> None:
-        # replace line breaks, so that the caret of an error is below the right position
+        # a single line, so that the caret of an error is below the right position
         self.text = re.sub(r"\s", " ", text)
         self.tokens = list(_tokens(text))
         self.position = 0
@@ -419,8 +419,8 @@ class _Parser:
         return Term(name, value, world, span, value_span)
 
     def world(self, owner: str) -> tuple[Term, ...]:
-        if len(self.open) > _DEEPEST:
-            self.refuse(f"worlds are nested more than {_DEEPEST} deep")
+        if len(self.open) > _MAX_DEPTH:
+            self.refuse(f"worlds are nested more than {_MAX_DEPTH} deep")
         self.opening("[")
         settings: list[Term] = []
         while True:
@@ -510,7 +510,7 @@ def _require_number(expression: Expression, query: Query) -> None:
     outcomes = query.outcomes if query.kind == "P" else ()
     for term in (*outcomes, *query.do, *query.given):
         if term.value is None:
-            raise expression.error(f"in a sum every term is one number, so {_where(term)} needs a value", term)
+            raise expression.error(f"in a sum every term is a number, so {_where(term)} needs a value", term)
 
 
 def _key(term: Term) -> Hashable:

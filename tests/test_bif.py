@@ -173,6 +173,6 @@ def assert_projected(graph, full, hide):
 
 
 def test_packed_bif_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdcm.graph.formats._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("mdcm.graph.formats._MAX_BYTES", 1 << 20)
     (tmp_path / "a.bif.gz").write_bytes(gzip.compress(b" " * (1 << 21)))
     assert "larger than 1 MiB when unpacked" in message_of(read_graph, tmp_path / "a.bif.gz")

@@ -72,23 +72,23 @@ def parse_text(text: str) -> GraphRecord:
     return parse_dot(text) if is_dot(text) else parse_arrows(text)
 
 
-# largest size of a file, and of its unpacked content
-_MOST_BYTES = 1 << 26
+# largest size of a file, packed and unpacked
+_MAX_BYTES = 1 << 26
 
 
 def _unpacked(data: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_BYTES >> 20} MiB when unpacked")
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise GraphError(f"the graph cannot be read: it is larger than {_MAX_BYTES >> 20} MiB when unpacked")
     return content
 
 
-def _content(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     with path.open("rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise GraphError(f"the graph cannot be read: it is larger than {_MOST_BYTES >> 20} MiB")
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise GraphError(f"the graph cannot be read: it is larger than {_MAX_BYTES >> 20} MiB")
     return content
 
 
@@ -118,7 +118,7 @@ def read_record(path: Path) -> GraphRecord:
     """
     packed = path.name.lower().endswith(".bif.gz")
     try:
-        data = _content(path)
+        data = _read(path)
         text = (_unpacked(data) if packed else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphError("the graph cannot be read: it is not UTF-8 text") from error

@@ -1,4 +1,4 @@
-"""Arrow text: chains of names and arrows, as written by hand."""
+"""Arrow text: chains of names and arrows, such as ``D -> I -> A; D <-> A``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Token:
 
 @dataclass(slots=True)
 class _Reader:
-    """Collect the statements of one text."""
+    """Reader of the statements of a text."""
 
     names: dict[str, None] = field(default_factory=dict)
     latents: dict[str, None] = field(default_factory=dict)
@@ -120,10 +120,10 @@ class _Reader:
 
 
 def parse_arrows(text: str) -> GraphRecord:
-    """Read arrow text: chains of names and arrows, one per line or separated by ``;``.
+    """Read arrow text: chains of names and arrows, separated by line breaks or ``;``.
 
     ``->``, ``<-`` and ``<->`` (or →, ←, ↔) may be mixed in a chain. A list may replace a name, as in ``U -> A, B`` or
-    ``A, B <- U``: every name of it has the edge. A bare name declares an isolated node, ``U [latent]`` a latent,
+    ``A, B <- U``: every name in it has the edge. A bare name declares an isolated node, ``U [latent]`` a latent,
     ``#`` starts a comment. Names with spaces, arrows or punctuation are written in double quotes.
 
     Args:
@@ -182,7 +182,7 @@ def _quoted(name: str) -> str:
 
 
 def _chains(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Join edges to chains: an edge that starts where the previous one ends continues its chain."""
+    """Join edges to chains: an edge that starts at the end of the last chain continues it."""
     chains: list[list[str]] = []
     for left, right in edges:
         if chains and chains[-1][-1] == left:
@@ -215,6 +215,6 @@ def format_arrows(record: GraphRecord, separator: str = "; ") -> str:
     if seen == record.nodes[: len(seen)]:
         statements = declared + edges + [_quoted(name) for name in record.nodes[len(seen) :]]
     else:
-        # names first: reading back would otherwise order them by the edges that use them
+        # names first, because the reader orders names by first appearance
         statements = declared + [_quoted(name) for name in record.nodes] + edges
     return separator.join(statements)

@@ -10,8 +10,8 @@ from mdcm.graph.formats.records import GraphRecord, Lines, Location, error_at
 
 __all__ = ["parse_bif"]
 
-# tokens are skipped one by one: a possessive repeated group would be shorter, but is faulty in versions of Python that
-# are still in use
+# tokens are skipped individually: a possessive repeated group would be shorter, but is faulty in supported versions of
+# Python
 _COMMENT = r"//[^\n]*|/\*(?s:.)*?\*/"
 _SPACE = re.compile(rf"[\s\ufeff]+|{_COMMENT}")
 _BETWEEN = re.compile(r"[;\s]+")
@@ -20,12 +20,12 @@ _QUOTED = r'"(?:[^"\\\n]|\\.)*"'
 # text of a skipped block that neither opens nor closes anything, and the content of a property
 _FILLER = re.compile(rf'[^"{{}}/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
 _PROPERTY = re.compile(rf'[^";/]+|{_QUOTED}|{_COMMENT}|/(?![/*])')
-_DEEPEST = 100
-_SHOWN = 20
+_MAX_DEPTH = 100
+_MAX_SHOWN = 20
 
 
 class _Reader:
-    """Reader of one text, with the offset of the next token."""
+    """Reader of a text, with the offset of the next token."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -42,7 +42,7 @@ class _Reader:
         raise error_at(message, self.location(self.at if at is None else at))
 
     def next_text(self) -> str:
-        rest = self.text[self.at : self.at + _SHOWN]
+        rest = self.text[self.at : self.at + _MAX_SHOWN]
         return repr(rest.split("\n")[0]) if rest else "the end of the text"
 
     def skip(self, token: re.Pattern[str]) -> None:
@@ -93,8 +93,8 @@ class _Reader:
             if mark == "/":
                 self.fail("a comment does not end")
             depth += 1 if mark == "{" else -1
-            if depth > _DEEPEST:
-                self.fail(f"blocks are nested more than {_DEEPEST} deep")
+            if depth > _MAX_DEPTH:
+                self.fail(f"blocks are nested more than {_MAX_DEPTH} deep")
             self.at += 1
 
     def network(self) -> None:
@@ -114,7 +114,7 @@ class _Reader:
                 self.preamble(keyword)
             else:
                 self.fail(
-                    f"{keyword[:_SHOWN]!r} is not a BIF keyword; network, variable or probability is expected", at
+                    f"{keyword[:_MAX_SHOWN]!r} is not a BIF keyword; network, variable or probability is expected", at
                 )
 
     def preamble(self, keyword: str) -> None:

@@ -46,13 +46,13 @@ _OPENING = re.compile(
 _KEYWORDS = {"node", "edge", "graph", "digraph", "subgraph", "strict"}
 _DEFAULTS = {"node", "edge", "graph"}
 # attributes of nodes only
-_HIDING = {"latent", "unobserved", "observed"}
-_OF_NODES = {*_HIDING, "exposure", "outcome", "adjusted", "selected", "pos"}
+_HIDDEN_ATTRIBUTES = {"latent", "unobserved", "observed"}
+_NODE_ATTRIBUTES = {*_HIDDEN_ATTRIBUTES, "exposure", "outcome", "adjusted", "selected", "pos"}
 _SHORT = {"l": "latent", "u": "latent", "s": "selected"}
 _POSITION = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*,\s*([-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
-_TURNED = {"->": "<-", "<-": "->", "<->": "<->"}
+_REVERSED = {"->": "<-", "<-": "->", "<->": "<->"}
 _BRACKET = re.compile("[<>]")
-_DEEPEST = 100
+_MAX_DEPTH = 100
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.tokens = _Text(text)
-        # dagitty: keywords are lower-case and may be names; DOT (None): keywords may not be names
+        # dagitty: keywords are lower-case and may be names; None for DOT, whose keywords may not be names
         self.defaults: dict[str, _Token | None] | None = {"graph": None, "node": None}
         self.hidden: dict[str, bool] = {}
         self.positions: dict[str, tuple[float, float]] = {}
@@ -168,7 +168,7 @@ class _Reader:
             tokens.fail(f"unexpected {_shown(rest)} after the closing '}}'; a text holds one graph", rest.at)
 
     def statements(self, scope: _Scope, opening: _Token | None) -> dict[str, None]:
-        """Read up to the closing brace, or to the end if none was opened; return the names used."""
+        """Read up to the closing brace, or to the end if no brace was opened; return the names used."""
         tokens, used = self.tokens, dict[str, None]()
         while True:
             token = tokens.peek()
@@ -190,13 +190,13 @@ class _Reader:
                 tokens.take()
                 word = token.text.lower()
                 attributes = self._attributes()
-                if self.defaults is not None and word == "graph" and not _OF_NODES.isdisjoint(attributes):
-                    # a graph has no attributes of nodes, so "graph" is the name of a node
+                if self.defaults is not None and word == "graph" and not _NODE_ATTRIBUTES.isdisjoint(attributes):
+                    # these are attributes of a node, so "graph" is the name of a node
                     used[token.text] = None
                     self._declare(token.text, scope, token.at)
                     self._node(token.text, attributes, token.at)
                     continue
-                if self.defaults is None and word != "node" and not _HIDING.isdisjoint(attributes):
+                if self.defaults is None and word != "node" and not _HIDDEN_ATTRIBUTES.isdisjoint(attributes):
                     tokens.fail(f"{token.text!r} is a keyword of DOT; write a node of that name in quotes", token.at)
                 {"node": scope.node, "edge": scope.edge}.get(word, {}).update(attributes)
                 if self.defaults is not None:
@@ -211,7 +211,7 @@ class _Reader:
         return token.text.lower() in _DEFAULTS if self.defaults is None else token.text in self.defaults
 
     def _defaults_or_name(self, token: _Token) -> None:
-        """Refuse a dagitty keyword that both sets defaults and names a node."""
+        """Raise GraphError if a dagitty keyword both sets defaults and names a node."""
         assert self.defaults is not None
         at = self.defaults[token.text] = self.defaults[token.text] or token
         if token.text in self.hidden:
@@ -225,7 +225,7 @@ class _Reader:
             self.hidden[name] = self._says_hidden(scope.node, at) or False
 
     def _chain(self, scope: _Scope) -> dict[str, None]:
-        """Read ``A -> {B C} <-> D [attributes]``, or one name or group."""
+        """Read ``A -> {B C} <-> D [attributes]``, or a single name or group."""
         tokens = self.tokens
         first = tokens.peek()
         ends, arrows = [self._end(scope, None)], list[_Token]()
@@ -259,8 +259,8 @@ class _Reader:
             tokens.accept("name", "quoted")
             token = tokens.take()
         if token.kind == "{":
-            if scope.depth == _DEEPEST:
-                tokens.fail(f"groups are nested more than {_DEEPEST} deep", token.at)
+            if scope.depth == _MAX_DEPTH:
+                tokens.fail(f"groups are nested more than {_MAX_DEPTH} deep", token.at)
             inner = replace(scope, node=dict(scope.node), edge=dict(scope.edge), depth=scope.depth + 1)
             return self.statements(inner, token)
         if token.kind not in {"name", "quoted"}:
@@ -312,7 +312,7 @@ class _Reader:
         if direction == "both":
             kind = "<->"
         elif direction == "back":
-            kind = _TURNED[kind]
+            kind = _REVERSED[kind]
         elif direction != "forward":
             message = f"the edge has dir={direction}; write dir=forward, dir=back, or dir=both for a hidden confounder"
             self.tokens.fail(message, arrow.at)
@@ -389,13 +389,13 @@ def _unquoted(token: _Token) -> str:
 
 
 def is_dot(text: str) -> bool:
-    """Whether a text begins as DOT or dagitty text does, with ``dag {``, ``digraph name {`` or the like.
+    """Whether a text is DOT or dagitty text: it begins with ``dag {``, ``digraph name {`` or the like.
 
     Args:
         text: The text.
 
     Returns:
-        The answer; False for all arrow text.
+        True or False; False for any arrow text.
 
     Example:
         >>> is_dot("dag { X -> Y }"), is_dot("X -> Y")
@@ -451,12 +451,12 @@ def _quoted(name: str) -> str:
 
 
 def _decimal(number: float) -> str:
-    """The shortest text that reads back as the number, without an exponent, which dagitty does not read."""
+    """Shortest decimal text of a number that reads back exactly, without an exponent, which dagitty cannot read."""
     return np.format_float_positional(number, trim="0")
 
 
-def _written(record: GraphRecord, opening: str, hidden: str, arrow: str, confounded: str) -> str:
-    """One statement per line: names with their attributes, then edges."""
+def _format(record: GraphRecord, opening: str, hidden: str, arrow: str, confounded: str) -> str:
+    """Write a statement per line: names with their attributes, then edges."""
     lines = [opening]
     for names, mark in ((record.nodes, ""), (record.latents, hidden)):
         for name in names:
@@ -488,7 +488,7 @@ def format_dagitty(record: GraphRecord) -> str:
           X <-> Y
         }
     """
-    return _written(record, "dag {", "latent", "<->", "")
+    return _format(record, "dag {", "latent", "<->", "")
 
 
 def format_dot(record: GraphRecord) -> str:
@@ -511,4 +511,4 @@ def format_dot(record: GraphRecord) -> str:
           X -> Y [dir=both, style=dashed]
         }
     """
-    return _written(record, "digraph {", "latent=true, style=dashed", "->", " [dir=both, style=dashed]")
+    return _format(record, "digraph {", "latent=true, style=dashed", "->", " [dir=both, style=dashed]")

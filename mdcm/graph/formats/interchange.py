@@ -1,4 +1,4 @@
-"""Graphs of other libraries: digraphs of networkx and pgmpy, and GML and GraphML through networkx."""
+"""Conversion from and to other libraries: digraphs of networkx and pgmpy, and GML and GraphML through networkx."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def from_networkx(graph: nx.DiGraph[Any], latents: Iterable[Any] = ()) -> GraphR
         if attributes.get("dir") == "both":
             bidirected.append((names[a], names[b]))
         elif attributes.get("type") == "bidirected":
-            # pgmpy holds a bidirected edge as two edges
+            # pgmpy stores a bidirected edge as two edges
             both.setdefault(frozenset((names[a], names[b])), (names[a], names[b]))
         elif attributes.get("type") == "undirected":
             raise GraphError(f"the edge {names[a]!r} to {names[b]!r} has no direction")
@@ -92,7 +92,7 @@ def to_networkx(
     confounders: Iterable[tuple[str, tuple[str, ...]]],
     num_latents: int,
 ) -> nx.DiGraph[str]:
-    """Make a networkx digraph in which every confounder is a hidden node.
+    """Build a networkx digraph in which every confounder is a hidden node.
 
     Args:
         nodes: Names of the observed variables.
@@ -134,7 +134,7 @@ def parse_gml(text: str) -> GraphRecord:
     """
     import networkx as nx
 
-    # networkx takes ASCII only; inside strings, a character and its reference are the same
+    # networkx reads ASCII only; inside strings, a character and its reference are equivalent
     lines = text.removeprefix("\ufeff").encode("ascii", "xmlcharrefreplace").decode().split("\n")
     try:
         graph = nx.parse_gml(lines)
@@ -173,7 +173,7 @@ def parse_graphml(text: str) -> GraphRecord:
         message = f"line {line}, column {column}: this GraphML is not valid XML: {reason}"
         raise GraphError(message, line=line, column=column) from error
     except Exception as error:
-        # as above
+        # networkx does not validate the text, so malformed text can raise any exception
         raise GraphError(f"networkx cannot read this GraphML: {error or type(error).__name__}") from error
     return from_networkx(graph)
 

@@ -1,4 +1,4 @@
-"""Content of a graph file before any check: names and edges as written, with line and column."""
+"""Unchecked content of a graph file: names and edges as written, with line and column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdcm.text.printable import quoted
 
 __all__ = ["MOST_EDGES", "GraphRecord", "Lines", "Location", "error_at", "is_hidden"]
 
-# limit for lists and groups of names in one text: a line of two lists of n names makes n squared edges
+# limit for lists and groups of names in a text: two lists of n names have n squared edges
 MOST_EDGES = 1_000_000
 
 Location = tuple[int, int]
@@ -34,7 +34,7 @@ class GraphRecord:
         bidirected: Bidirected edges.
         latents: Names declared latent, in order of first appearance.
         directed_locations: Line and column of each directed edge's arrow; empty if the source has none.
-        bidirected_locations: The same for the bidirected edges.
+        bidirected_locations: Line and column of each bidirected edge's arrow; empty if the source has none.
         positions: Coordinates (x, y) of the nodes in a drawing; nodes may be missing.
     """
 
@@ -77,10 +77,10 @@ class Lines:
 
 
 def error_at(message: str, location: Location) -> GraphError:
-    """A GraphError whose message begins with line and column in a text.
+    """Return a GraphError whose message begins with line and column in a text.
 
     Args:
-        message: What is wrong, and what to do.
+        message: Description of the error, and how to correct it.
         location: Line and column.
 
     Returns:
@@ -91,7 +91,7 @@ def error_at(message: str, location: Location) -> GraphError:
 
 
 def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
-    """Whether a node's attributes mark it as hidden: ``latent``, ``unobserved``, a role, or not ``observed``.
+    """Whether the attributes of a node mark it as hidden: ``latent``, ``unobserved``, a role, or not ``observed``.
 
     Args:
         attributes: The attributes: truth values, the numbers 0 and 1, or true, false, yes or no in any case. A
@@ -99,7 +99,7 @@ def is_hidden(attributes: Mapping[str, Any]) -> bool | None:
             ``latents``.
 
     Returns:
-        The answer; None if there is no such attribute.
+        True or False; None if there is no such attribute.
 
     Raises:
         ValueError: If an attribute has another value, or two contradict each other.
