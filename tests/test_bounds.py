@@ -529,7 +529,7 @@ class TestJson:
             ('{"a":' * 10**5, "nested too deeply"),
             ("9" * 10**5, "a whole number of thousands of digits"),
             ('{"a": [-' + "9" * 10**5 + "]}", "a whole number of thousands of digits"),
-            (b"\xff", "no UTF-8"),
+            (b"\xff", "not UTF-8"),
             ("{", "not JSON"),
         ],
     )

@@ -25,7 +25,7 @@ from mdcm.sampling import Support
 from mdcm.sampling.counts import MOST_KEPT, MOST_KNOTS
 from mdcm.storage.run_directory import MODEL, MOST_WEIGHTS, WEIGHTS, read_run, write_run
 from mdcm.text.advice import advice
-from mdcm.text.documents import either, flag, listed, mapping, number, one_of_kinds, optional, record, text, whole
+from mdcm.text.documents import either, flag, listed, mapping, number, of_types, optional, record, text, whole
 from mdcm.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _HEADER, _NAMED = 1 << 20, 1 << 10
 
 
 _NAMES = listed(text)
-_LEVEL = one_of_kinds(bool, int, float, str)
+_LEVEL = of_types(bool, int, float, str)
 _PAIRS = listed(listed(text, 2))
 _VARIABLE = record(
     {"name": text, "kind": text},

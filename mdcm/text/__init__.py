@@ -1,1 +1,1 @@
-"""Text from people and for people: what may be shown, advice, JSON documents, and limits of numbers."""
+"""Text for users and from files: safe display, advice, JSON documents, and limits on settings."""

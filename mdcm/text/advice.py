@@ -1,6 +1,6 @@
-"""What people are told besides results: advice in the words of where they work, and warnings at the line they wrote.
+"""Advice in the syntax of the user's interface, and warnings at the user's line of code.
 
-In Python one passes ``dropna=True``, in the shell ``--dropna``, and in a spec one writes ``dropna: true``.
+The same option is ``dropna=True`` in Python, ``--dropna`` in the shell and ``dropna: true`` in a spec.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PACKAGE = str(Path(__file__).parents[1]) + "/"
 
 
 class Notice(UserWarning):
-    """Something to know about the data that needs no change, such as a column that is left out."""
+    """Information about the data that requires no action, such as a column that is ignored."""
 
 
 @contextmanager
 def addressing(reader: Reader) -> Iterator[None]:
-    """Word advice for somebody who works in Python, in the shell, or in a spec that a command reads."""
+    """Set the interface for which :func:`advice` is worded: Python, the shell, or a spec."""
     token = _reader.set(reader)
     try:
         yield
@@ -38,7 +38,7 @@ def addressing(reader: Reader) -> Iterator[None]:
 
 
 def advice(python: str, shell: str, spec: str | None = None) -> str:
-    """The words for who is addressed; those for the shell also where there are none for a spec.
+    """Select the wording for the current interface; without a wording for specs, that for the shell.
 
     Example:
         >>> with addressing("shell"):
@@ -52,7 +52,7 @@ def advice(python: str, shell: str, spec: str | None = None) -> str:
 
 
 def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
-    """Warn at the line outside this package that led here, which is the user's."""
+    """Issue a warning that points at the user's line of code, the innermost line outside this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

@@ -1,8 +1,7 @@
-"""JSON text that somebody else may have written: reading it, and checking what it holds field by field.
+"""Parsing of untrusted JSON, and validation of its fields.
 
-What a value must be is said by a check, a function of the value and of where it stands, such as ``text`` or
-``listed(whole())``; it raises a ValueError that names the field. This needs no library, so that fitting and loading
-have none.
+A check is a function of a value and its path in the document, such as ``text`` or ``listed(whole())``, that raises a
+ValueError with the path if the value is invalid. No library is needed, so fitting and loading depend on none.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = [
     "listed",
     "mapping",
     "number",
-    "one_of_kinds",
+    "of_types",
     "optional",
     "parse_json",
     "record",
@@ -37,23 +36,23 @@ Check = Callable[[Any, str], None]
 
 
 def anything(value: Any, where: str) -> None:
-    """No condition."""
+    """Accept any value."""
 
 
 def text(value: Any, where: str) -> None:
-    """A text."""
+    """Require a text."""
     if not isinstance(value, str):
         raise ValueError(f"{where} must be a text, not {quoted(value)}")
 
 
 def flag(value: Any, where: str) -> None:
-    """True or false."""
+    """Require true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{where} must be true or false, not {quoted(value)}")
 
 
 def whole(least: int = 0, most: int = 2**63 - 1) -> Check:
-    """A whole number in a range."""
+    """Require a whole number in a range."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -63,11 +62,11 @@ def whole(least: int = 0, most: int = 2**63 - 1) -> Check:
 
 
 def number(least: float = -math.inf) -> Check:
-    """A finite number, not below a bound."""
+    """Require a finite number of at least a lower bound."""
 
     def check(value: Any, where: str) -> None:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if not fits or not math.isfinite(value) or value < least:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < least:
             bound = "" if least == -math.inf else f" of at least {least:g}"
             raise ValueError(f"{where} must be a finite number{bound}, not {quoted(value)}")
 
@@ -75,7 +74,7 @@ def number(least: float = -math.inf) -> Check:
 
 
 def optional(inner: Check) -> Check:
-    """What fits, or nothing."""
+    """Require null, or a value that passes the inner check."""
 
     def check(value: Any, where: str) -> None:
         if value is not None:
@@ -84,18 +83,18 @@ def optional(inner: Check) -> Check:
     return check
 
 
-def one_of_kinds(*kinds: type) -> Check:
-    """A value of one of some types, numbers among them finite."""
+def of_types(*types: type) -> Check:
+    """Require a value of any of the types; a float must be finite."""
 
     def check(value: Any, where: str) -> None:
-        if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f"{where} must be {' or '.join(_WORDS[kind] for kind in kinds)}, not {quoted(value)}")
+        if type(value) not in types or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{where} must be {' or '.join(_WORDS[kind] for kind in types)}, not {quoted(value)}")
 
     return check
 
 
 def either(first: Check, second: Check) -> Check:
-    """What fits the one, or the other where it is a list."""
+    """Require that a list passes the second check, and any other value the first."""
 
     def check(value: Any, where: str) -> None:
         (second if isinstance(value, list) else first)(value, where)
@@ -104,44 +103,44 @@ def either(first: Check, second: Check) -> Check:
 
 
 def listed(inner: Check = anything, length: int | None = None) -> Check:
-    """A list of what fits, perhaps of a given length."""
+    """Require a list of values that pass a check, optionally of a certain length."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list) or (length is not None and len(value) != length):
             size = "" if length is None else f" of {length:,}"
             raise ValueError(f"{where} must be a list{size}, not {quoted(value)}")
-        for place, one in enumerate(value):
-            inner(one, f"{where}[{place}]")
+        for index, entry in enumerate(value):
+            inner(entry, f"{where}[{index}]")
 
     return check
 
 
 def sequence(*inner: Check) -> Check:
-    """A list whose entries fit one after another."""
-    whole_list = listed(length=len(inner))
+    """Require a list with a check for each position."""
+    check_length = listed(length=len(inner))
 
     def check(value: Any, where: str) -> None:
-        whole_list(value, where)
-        for place, (fits, one) in enumerate(zip(inner, value, strict=True)):
-            fits(one, f"{where}[{place}]")
+        check_length(value, where)
+        for index, (check_entry, entry) in enumerate(zip(inner, value, strict=True)):
+            check_entry(entry, f"{where}[{index}]")
 
     return check
 
 
 def mapping(inner: Check = anything) -> Check:
-    """A mapping of any names to what fits."""
+    """Require a mapping from any names to values that pass a check."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} must be a mapping, not {quoted(value)}")
-        for name, one in value.items():
-            inner(one, f"{where}[{quoted(name)}]")
+        for name, entry in value.items():
+            inner(entry, f"{where}[{quoted(name)}]")
 
     return check
 
 
 def record(fields: Mapping[str, Check], more: Mapping[str, Check] | None = None, *, open_ended: bool = False) -> Check:
-    """A mapping with certain fields, perhaps with ``more`` of them, and no others unless it is ``open_ended``.
+    """Require a mapping with ``fields``, optionally those in ``more``, and no others unless ``open_ended``.
 
     Example:
         >>> record({"name": text, "rows": whole()})({"name": "a", "rows": -1}, "datasets[0]")
@@ -158,25 +157,25 @@ def record(fields: Mapping[str, Check], more: Mapping[str, Check] | None = None,
         for name in fields:
             if name not in value:
                 raise ValueError(f"'{prefix}{name}' is missing")
-        for name, one in value.items():
+        for name, entry in value.items():
             if open_ended and name not in known:
                 continue
             if name not in known:
-                raise ValueError(f"{prefix}{quoted(name)} is no field of it")
-            known[name](one, f"{prefix}{name}")
+                raise ValueError(f"{prefix}{quoted(name)} is not a known field")
+            known[name](entry, f"{prefix}{name}")
 
     return check
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
-        text: The text, bytes as UTF-8.
+        text: The text; bytes must be UTF-8.
 
     Raises:
-        ValueError: If it is not JSON, not UTF-8, nested too deeply, or holds a number of more digits than Python reads;
-            the message names the place in a few words.
+        ValueError: If it is not JSON, not UTF-8, nested too deeply, or has a number with more digits than Python reads;
+            the message gives the location.
 
     Example:
         >>> parse_json('{"a": [1, 2]}')
@@ -185,11 +184,11 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 text, from byte {error.start} on") from None
+        raise ValueError(f"it is not UTF-8 text, from byte {error.start} on") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
     except ValueError:
-        # Python writes of a setting of its own
+        # Python's message refers to an interpreter setting
         raise ValueError("it holds a whole number of thousands of digits") from None

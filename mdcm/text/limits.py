@@ -1,4 +1,4 @@
-"""Numbers that a person means, as opposed to those that a slip or a hostile file asks for."""
+"""Limits on settings, to reject numbers from a typing error or a hostile file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "whole",
 ]
 
-# of every setting that is a size or a count: far more than anybody trains with, less than what never ends
+# upper limit of every setting that is a size or a count: beyond any practical use, but with bounded running time
 MOST = {
     "batch_size": 10_000_000,
     "checks": 100_000,
@@ -40,8 +40,8 @@ MOST = {
     "size": 1_000_000,
     "steps": 1_000_000_000,
 }
-# of every setting that is a number, what it must exceed or may be, and the most that it may be; beyond them training
-# overflows, stands still or never ends
+# range of every real setting: whether the lower limit is included ("from") or not ("above"), and both limits; outside
+# of it training overflows, stalls or never ends
 RANGES = {
     "checkpoint_seconds": ("from", 0, 1e9),
     "critic_learning_rate": ("above", 0, 10),
@@ -50,37 +50,37 @@ RANGES = {
     "penalty": ("from", 0, 1e6),
     "temperature": ("from", 1e-3, 1e3),
 }
-# weights of one critic
+# number of weights of a critic
 MOST_CRITIC = 100_000_000
 LARGEST_SEED = 2**63 - 1
-# rows that are drawn; a disk holds fewer
+# number of drawn rows, more than fit on a disk
 MOST_SAMPLES = 10**15
-# numbers in one image
+# number of values in an image
 MOST_PIXELS = 100_000_000
-# columns of a table in a file; one of every gene has a fifth of them
+# number of columns of a table in a file, five times the number of human genes
 MOST_COLUMNS = 100_000
-# bytes that a packed file may hold in any case, and for each of its own
-_ALWAYS_UNPACKED, _MOST_FOR_A_BYTE = 1 << 27, 200
+# unpacked bytes that are always allowed, and unpacked bytes allowed per packed byte
+_ALWAYS_UNPACKED, _MAX_RATIO = 1 << 27, 200
 
 
 def most_unpacked(packed: int) -> int:
-    """Bytes that packed ones may become: a file of a few kilobytes that asks for more was made to take memory.
+    """Largest accepted size of an unpacked file in bytes; a larger size indicates a decompression bomb.
 
     Args:
-        packed: Bytes as they are packed.
+        packed: Size of the packed file in bytes.
 
     Example:
         >>> most_unpacked(1000) >> 20, most_unpacked(10**8)
         (128, 20000000000)
     """
-    return max(_ALWAYS_UNPACKED, _MOST_FOR_A_BYTE * packed)
+    return max(_ALWAYS_UNPACKED, _MAX_RATIO * packed)
 
 
 def real(name: str, value: object) -> float:
-    """A setting that is a number.
+    """Check that a setting is a number, and return it.
 
     Raises:
-        ValueError: If it is none, or not a number; the message begins with the name.
+        ValueError: If it is not a number, or NaN; the message begins with the name.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
         raise ValueError(f"{name} must be a number, not {quoted(value)}")
@@ -88,10 +88,10 @@ def real(name: str, value: object) -> float:
 
 
 def ranged(name: str, value: object) -> float:
-    """A setting that is a number in its range, one of :data:`RANGES`.
+    """Check that a setting is a number in its range in :data:`RANGES`, and return it.
 
     Raises:
-        ValueError: If it is no number, or outside of the range, which the message states.
+        ValueError: If it is not a number, or outside of the range, which the message states.
 
     Example:
         >>> ranged("learning_rate", 1e30)
@@ -99,20 +99,20 @@ def ranged(name: str, value: object) -> float:
             ...
         ValueError: learning_rate must be a number above 0 and at most 10, not 1e+30
     """
-    how, least, most = RANGES[name]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    bound, least, most = RANGES[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # written so that NaN fails too
-    if not number or not (least < value <= most or (value == least and how == "from")):  # type: ignore[operator]
-        said = f"from {least:,g} to {most:,.0f}" if how == "from" else f"above {least} and at most {most:,.0f}"
-        raise ValueError(f"{name} must be a number {said}, not {quoted(value)}")
+    if not is_number or not (least < value <= most or (value == least and bound == "from")):  # type: ignore[operator]
+        limits = f"from {least:,g} to {most:,.0f}" if bound == "from" else f"above {least} and at most {most:,.0f}"
+        raise ValueError(f"{name} must be a number {limits}, not {quoted(value)}")
     return value  # type: ignore[return-value]
 
 
 def seeded(value: object) -> int:
-    """A seed, which may be a whole number of NumPy's.
+    """Check a seed, which may be a NumPy integer, and return it as an int.
 
     Raises:
-        ValueError: If it is no whole number from 0 to :data:`LARGEST_SEED`.
+        ValueError: If it is not a whole number from 0 to :data:`LARGEST_SEED`.
     """
     number = None
     if not isinstance(value, bool):
@@ -124,17 +124,17 @@ def seeded(value: object) -> int:
 
 
 def check_ensemble(members: object) -> None:
-    """Refuse what is no number of members.
+    """Check the number of members of an ensemble.
 
     Raises:
-        ValueError: If it is no whole number, or outside of the range, which the message states.
+        ValueError: If it is not a whole number, or outside of the range, which the message states.
     """
     if not isinstance(members, int) or isinstance(members, bool) or not 2 <= members <= MOST["ensemble"]:
         raise ValueError(f"an ensemble has at least 2 members and at most {MOST['ensemble']:,}, not {quoted(members)}")
 
 
 def flag(name: str, value: object) -> bool:
-    """A setting that is true or false.
+    """Check that a setting is true or false, and return it.
 
     Raises:
         ValueError: If it is neither; the message begins with the name.
@@ -145,15 +145,15 @@ def flag(name: str, value: object) -> bool:
 
 
 def whole(name: str, value: object, least: int = 1) -> int:
-    """A setting that is a whole number in its range.
+    """Check that a setting is a whole number in its range, and return it.
 
     Args:
-        name: The setting, one of :data:`MOST`.
-        value: What was given.
-        least: The smallest that it may be.
+        name: The setting, a key of :data:`MOST`.
+        value: Its value.
+        least: Lower limit.
 
     Raises:
-        ValueError: If it is no whole number, or outside of the range, which the message states.
+        ValueError: If it is not a whole number, or outside of the range, which the message states.
 
     Example:
         >>> whole("draws", 256)

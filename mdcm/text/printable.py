@@ -1,7 +1,7 @@
-r"""Text that may be shown: names and values come from other people's files, and a terminal obeys what it is sent.
+r"""Safe display of untrusted names and values, which could otherwise control a terminal.
 
-Whatever is printed, logged, drawn or raised goes through :func:`printable`; a value that is echoed goes through
-:func:`quoted`, so that nobody is shown a megabyte of it.
+Everything that is printed, logged, drawn or raised passes through :func:`printable`; an echoed value passes through
+:func:`quoted`, which also limits its length.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import unicodedata
 
 __all__ = ["MOST_SHOWN", "escaped", "printable", "quoted", "shortened"]
 
-# of one value, and of one message, in characters
+# limits for a value and for a message, in characters
 MOST_SHOWN = 60
-_MOST_MESSAGE = 4000
+_MAX_MESSAGE = 4000
 _HARMLESS = re.compile(r"[\x20-\x7e\n\t]*")
 _PLAIN_LINE = re.compile(r"[\x20-\x7e]*")
-# control characters, what changes the direction of text or cannot be seen, halves of pairs, breaks of lines
-_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# control, format and surrogate characters, line and paragraph separators
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""Text with every character escaped that a terminal or a browser would obey rather than show.
+    r"""Escape every character that a terminal or a browser would interpret rather than show.
 
-    Escaped are control characters, among them the escape that begins a terminal's commands; marks that turn the
-    direction of text or take no space, which make a name look like another; separators of lines and paragraphs; and
-    halves of surrogate pairs. Letters and spaces of all scripts stay, and so does a backslash.
+    These are control characters, including the one that begins terminal commands; format characters, which are
+    invisible or change the direction of text and can make a name look like another; line and paragraph separators;
+    and surrogates. Letters and spaces of all scripts are kept, as are backslashes.
 
     Args:
         text: The text.
-        lines: Whether line feeds and tabs stay; a name in a line of its own has neither.
+        lines: Whether to keep line feeds and tabs; False for a name.
 
     Example:
         >>> printable("\x1b[31mred\u202e"), printable("a\nb", lines=False), printable("größe")
@@ -40,13 +40,13 @@ def printable(text: str, *, lines: bool = True) -> str:
     if (_HARMLESS if lines else _PLAIN_LINE).fullmatch(text):
         return text
     return "".join(
-        repr(letter)[1:-1] if unicodedata.category(letter) in _OBEYED and not (lines and letter in "\n\t") else letter
+        repr(letter)[1:-1] if unicodedata.category(letter) in _UNSAFE and not (lines and letter in "\n\t") else letter
         for letter in text
     )
 
 
 def escaped(text: str) -> str:
-    r"""Text for HTML, SVG and XML, in content and in attributes.
+    r"""Escape text for content and attributes of HTML, SVG and XML.
 
     Example:
         >>> escaped("a < b\x07")
@@ -56,31 +56,31 @@ def escaped(text: str) -> str:
 
 
 def quoted(value: object, most: int = MOST_SHOWN) -> str:
-    """A value for a message, as ``repr`` shows it, cut where it is long.
+    """Format a value for a message by ``repr``, truncated.
 
     Args:
         value: Any value.
-        most: Characters at most, besides the dots where it was cut.
+        most: Largest number of characters, not counting the dots that mark a truncation.
 
     Example:
         >>> quoted("ab"), quoted("x" * 100, 8), quoted(10**5000)
         ("'ab'", "'xxxxxxx...", 'a number of about 5,001 digits')
     """
     if isinstance(value, int) and value.bit_length() > 4 * most:
-        # Python itself refuses to write out the longest
+        # Python does not convert very long integers to text
         return f"a number of about {int(value.bit_length() * math.log10(2)) + 1:,} digits"
     if isinstance(value, str | bytes):
         value = value[: most + 1]
     try:
         shown = repr(value)
     except (ValueError, RecursionError):
-        # such as a list with a number of thousands of digits
+        # for example, a list that contains such an integer
         shown = f"a {type(value).__name__} that cannot be shown"
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
-def shortened(text: str, most: int = _MOST_MESSAGE) -> str:
-    """Text whose middle is left out where it is long.
+def shortened(text: str, most: int = _MAX_MESSAGE) -> str:
+    """Shorten a long text by omitting its middle.
 
     Example:
         >>> shortened("x" * 30 + "y" * 30, 40)
