@@ -218,7 +218,7 @@ class TestData:
     def test_column_names_twice(self, write, tmp_path):
         table = pd.DataFrame([[0, 1, 2]], columns=["X", "Y", "X"])
         refused(
-            DataError, "the dataset: 2 columns are called 'X'; rename or drop all but one", mdcm.fit, "X -> Y", table
+            DataError, "the dataset: 2 columns are called 'X'; rename or drop the duplicates", mdcm.fit, "X -> Y", table
         )
         told("2 columns are called 'X'", "train", write("X,Y,X\n0,1,2\n"), "--out", tmp_path / "run")
 
@@ -247,7 +247,7 @@ class TestData:
         first, second = pd.DataFrame({"X": [0, 1], "Y": [0, 1]}), pd.DataFrame({"X": ["no", "yes"], "Y": [1, 0]})
         message = (
             "column 'X' holds numbers in dataset '.*' and strings in dataset '.*', such as 'no' "
-            r"\(2 rows, the first is row 0, counted from 0\); convert one of them"
+            r"\(2 rows, the first is row 0, counted from 0\); convert either"
         )
         datasets = validate([Dataset(first, name="a"), Dataset(second, name="b")], ["X", "Y"])
         error = refused(DataError, message, Schema.infer, datasets)
@@ -283,14 +283,13 @@ class TestData:
         both(images[:2], f"{where} has 2 rows, but there are 3")
         both(
             images[:, 0],
-            where + r" must be an array \[n, c, h, w\], not one of shape \[3, 8, 8\]; add the channel axis",
+            where + r" must be an array \[n, c, h, w\], not of shape \[3, 8, 8\]; add the channel axis",
         )
         both(images.astype(np.int64), f"{where} has dtype int64; give uint8 from 0 to 255, or floats from 0 to 1")
         both(images - 0.5, f"{where}: row 0 holds -0.5; floats must lie in")
         both(
             np.zeros((3, 8, 8, 3)),
-            where
-            + r" has shape \[3, 8, 8, 3\], .* (pass channels_last=True|say so in a spec, with 'channels_last: true')",
+            where + r" has shape \[3, 8, 8, 3\], .* (pass channels_last=True|write 'channels_last: true' in a spec)",
         )
         message = (
             r"image 'I' of dataset '.*' has shape \[1, 8, 8\] \(channels, height, width\), not \[3, 8, 8\] as declared"

@@ -86,7 +86,7 @@ class TestColumns:
     def test_a_word_among_numbers_is_told_by_init_too(self, folder):
         said = succeed("init", "Grade -> Dose", "t.csv").err
         assert "warning: column 'Grade'" in said
-        assert "say so with --na n/a" in said
+        assert "pass --na n/a" in said
         assert "na_values=" not in said
         assert "warning" not in succeed("init", "Grade -> Dose", "t.csv", "--na", "n/a", "--force").err
 

@@ -360,8 +360,8 @@ def test_bad_requests_say_what_is_wrong(arguments, error, message):
     ("arguments", "message"),
     [
         ({"name": " "}, "a dataset's name must be non-empty text"),
-        ({"name": "d", "columns": "ABC"}, "dataset 'd': columns and do take several names, not one text"),
-        ({"name": "d", "do": "X"}, "dataset 'd': columns and do take several names, not one text"),
+        ({"name": "d", "columns": "ABC"}, "dataset 'd': columns and do take lists of names, not a text"),
+        ({"name": "d", "do": "X"}, "dataset 'd': columns and do take lists of names, not a text"),
         ({"name": "d", "do": {"X": []}}, r"dataset 'd': do\(X\) has an empty list of values"),
         ({"name": "d", "do": {"X": "01"}}, r"dataset 'd': the values of do\(X\) must be a list, not '01'"),
         ({"name": "d", "rows": -1}, "dataset 'd': rows is -1"),

@@ -172,7 +172,11 @@ class TestTables:
             ("t.csv", b"X,Y\n\n1,2\n\n3\n", "line 5 has 1 field, but the header has 2"),
             ("t.csv", b"X,Y,Z\r\n1,2,3\r\n1,2\r\n", "line 3 has 2 fields, but the header has 3"),
             ("t.csv", b"X,Y\r1,2\r3\r", "line 3 has 1 field"),
-            ("t.csv", b'X,Y\n1,"a,b"\n2,"c\nd",3\n', "the row in lines 3 to 4 has 3 fields.*is a quote in line 3 not"),
+            (
+                "t.csv",
+                b'X,Y\n1,"a,b"\n2,"c\nd",3\n',
+                "the row in lines 3 to 4 has 3 fields.*is a quote in line 3 unclosed",
+            ),
             ("t.csv", b'X,Y\n1,"a\n2,b\n', "quote that is opened in line 2 is never closed"),
             ("t.csv", b'X,Y\n1,"a"b\n', "line 2: a closing quote is followed by other text"),
             ("t.csv", b"X,,\n1,2,3\n", "2 columns have no name"),

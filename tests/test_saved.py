@@ -264,7 +264,7 @@ class TestDamagedModels:
             (lambda d: d["graph"]["nodes"].append("W"), "its plan is for another graph"),
             (lambda d: d["variables"].pop(), "'Y' is missing"),
             (lambda d: d["variables"][0].update(kind="picture"), "kind is 'picture'; it must be one of"),
-            (lambda d: d["variables"][0].update(levels=[]), "levels must be distinct and at least one"),
+            (lambda d: d["variables"][0].update(levels=[]), "levels must be distinct and non-empty"),
             (lambda d: d["architecture"]["mechanisms"].pop("Z"), "'Z' is missing"),
             (
                 lambda d: d["architecture"]["mechanisms"]["Z"].update(type="os.system"),

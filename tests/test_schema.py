@@ -251,7 +251,7 @@ class TestInference:
             ({"X": "categorical"}, "by a mapping"),
             ({"X": {"kind": "continuous", "levels": [0, 1]}}, "has levels"),
             ({"X": {"kind": "image"}}, "images="),
-            ({"X": {"levels": []}}, "at least one"),
+            ({"X": {"levels": []}}, "non-empty"),
             ({"X": {"levels": [0, 1, 1.0]}}, "distinct"),
             ({"S": {"kind": "continuous"}}, "holds strings"),
         ],

@@ -1,6 +1,6 @@
 """Data: variables and their levels, tables and images, validation before training, and encoding for mechanisms.
 
-Names load on first use, so that levels and variables can be had without loading pandas.
+Names load on first use, so that levels and specifications of data sets load without pandas.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
     "validate",
 ]
 
-_HOME = {
+_EXPORTS = {
     "arrays": ("read_array", "read_images"),
     "dataset": ("Dataset",),
     "encoding": ("Encoded", "check_decodable", "decode", "decode_columns", "encode", "to_spec"),
@@ -57,12 +57,12 @@ _HOME = {
     "validation": ("validate",),
     "variables": ("Kind", "Variable"),
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE:
-        value = getattr(importlib.import_module(f"mdcm.data.{_MODULE[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"mdcm.data.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'mdcm.data' has no attribute {name!r}")

@@ -38,14 +38,14 @@ def read_array(path: str | Path) -> NDArray[Any]:
     allocated, and nothing in the file is executed.
 
     Args:
-        path: .npy; IDX (``train-images-idx3-ubyte``); or IDX packed by gzip, up to 1 GiB unpacked and no
-            more than 200 bytes for one of the file, or 128 MiB.
+        path: .npy; IDX (``train-images-idx3-ubyte``); or IDX compressed by gzip. An unpacked array must not exceed
+            1 GiB, nor both 128 MiB and 200 times the size of the file.
 
     Returns:
         The array, of the shape and type in the file.
 
     Raises:
-        DataError: If the file is missing, truncated, damaged, of another kind, or holds Python objects.
+        DataError: If the file is missing, truncated, damaged, of another format, or holds Python objects.
 
     Example:
         >>> import tempfile
@@ -64,7 +64,7 @@ def read_array(path: str | Path) -> NDArray[Any]:
             if _is_idx(start):
                 shape, dtype, offset = _idx_header(path, file)
                 _check_size(path, shape, dtype, path.stat().st_size - offset, exact=True)
-                return _mapped(path, shape, dtype, offset)
+                return _memory_map(path, shape, dtype, offset)
             if start == _NPY:
                 _check_npy(path, file)
             elif path.suffix.lower() != ".npy" and not start.startswith(b"PK"):
@@ -95,37 +95,37 @@ def _is_idx(start: bytes) -> bool:
 
 def _idx_header(path: Path, file: IO[bytes] | gzip.GzipFile) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Shape, type and length of a header: two zero bytes, type, number of dimensions, and their big-endian sizes."""
-    magic = _exactly(path, file, 4)
+    magic = _read_exactly(path, file, 4)
     if not _is_idx(magic):
         raise DataError(f"{path}: not an IDX file: it starts with {magic.hex(' ')}")
     dimensions = magic[3]
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise DataError(f"{path}: not an IDX file: its header declares {dimensions} dimensions")
-    sizes = _exactly(path, file, 4 * dimensions)
+    sizes = _read_exactly(path, file, 4 * dimensions)
     shape = tuple(int.from_bytes(sizes[4 * axis : 4 * axis + 4], "big") for axis in range(dimensions))
     return shape, np.dtype(_IDX_TYPES[magic[2]]), 4 + 4 * dimensions
 
 
-def _exactly(path: Path, file: IO[bytes] | gzip.GzipFile, count: int) -> bytes:
+def _read_exactly(path: Path, file: IO[bytes] | gzip.GzipFile, count: int) -> bytes:
     content = file.read(count)
     if len(content) < count:
         raise DataError(f"{path}: the file ends inside its header")
     return content
 
 
-def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], held: int, *, exact: bool) -> None:
+def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], available: int, *, exact: bool) -> None:
     """Refuse a file whose size does not match its header, before memory is allocated."""
     # Python integers do not overflow
     needed = math.prod(shape) * dtype.itemsize
-    if needed > held or (exact and needed < held):
-        state = "is truncated or damaged" if needed > held else "is damaged"
+    if needed > available or (exact and needed < available):
+        state = "is truncated or damaged" if needed > available else "is damaged"
         raise DataError(
             f"{path} {state}: its header declares {list(shape)} values of {dtype.name}, {needed:,} bytes, "
-            f"but {held:,} follow"
+            f"but {available:,} follow"
         )
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> NDArray[Any]:
+def _memory_map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> NDArray[Any]:
     if 0 in shape:
         return np.empty(shape, dtype)
     try:
@@ -135,7 +135,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: in
 
 
 def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
-    """Read an IDX file packed by gzip, piece by piece, so that a false header allocates no memory."""
+    """Read an IDX file compressed by gzip, in chunks, so that a false header allocates no memory."""
     try:
         with gzip.GzipFile(fileobj=file) as stream:
             shape, dtype, _ = _idx_header(path, stream)
@@ -146,8 +146,8 @@ def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
                     "a large file with gunzip, so that it is memory-mapped"
                 )
             content = bytearray()
-            while len(content) <= needed and (piece := stream.read(min(_CHUNK, needed + 1 - len(content)))):
-                content += piece
+            while len(content) <= needed and (chunk := stream.read(min(_CHUNK, needed + 1 - len(content)))):
+                content += chunk
     except EOFError:
         raise DataError(f"{path} is truncated: its gzip stream has no end") from None
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -158,26 +158,26 @@ def _read_packed(path: Path, file: IO[bytes]) -> NDArray[Any]:
 
 def _check_npy(path: Path, file: IO[bytes]) -> None:
     """Refuse an .npy header that declares more than the file holds, or Python objects."""
-    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    bad = f"{path}: not an .npy array of numbers that can be read"
+    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    problem = f"{path}: not an .npy array of numbers that can be read"
     start = file.read(12)
-    if len(start) < 12 or start[6] not in read:
-        raise DataError(f"{bad}: its header has an unknown version, or is incomplete")
+    if len(start) < 12 or start[6] not in readers:
+        raise DataError(f"{problem}: its header has an unknown version, or is incomplete")
     length = int.from_bytes(start[8:10] if start[6] == 1 else start[8:12], "little")
     if length > _LONGEST_HEADER:
-        raise DataError(f"{bad}: its header is {length:,} bytes long")
+        raise DataError(f"{problem}: its header is {length:,} bytes long")
     file.seek(8)
     try:
-        shape, _, dtype = read[start[6]](file)
+        shape, _, dtype = readers[start[6]](file)
     # a hostile header can make NumPy's parser raise any exception
     except Exception as error:
         raise DataError(
-            f"{bad}: {str(error).splitlines()[0][:200] if str(error) else 'its header is damaged'}"
+            f"{problem}: {str(error).splitlines()[0][:200] if str(error) else 'its header is damaged'}"
         ) from None
     if dtype.hasobject:
-        raise DataError(f"{bad}: it holds Python objects, which would have to be executed")
+        raise DataError(f"{problem}: it holds Python objects, which would have to be executed")
     if dtype.fields is not None or dtype.itemsize == 0:
-        raise DataError(f"{bad}: it holds records of {dtype}; save one array of numbers")
+        raise DataError(f"{problem}: it holds records of {dtype}; save an array of numbers")
     if len(shape) > _MOST_DIMENSIONS or any(size < 0 for size in shape):
-        raise DataError(f"{bad}: its header declares the shape {list(shape)}")
+        raise DataError(f"{problem}: its header declares the shape {list(shape)}")
     _check_size(path, shape, dtype, path.stat().st_size - file.tell(), exact=False)

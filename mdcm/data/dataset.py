@@ -1,4 +1,4 @@
-"""A data set: rows drawn together, from one distribution, with their metadata."""
+"""Data sets: rows drawn from the same distribution, with their metadata."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pandas as pd
 
 from mdcm.data.levels import plain, sorted_levels
 from mdcm.data.specification import DatasetSpec
-from mdcm.data.tables import without_words
-from mdcm.data.variables import as_array, floats, leaving_out, refuse, storage, suggestion
+from mdcm.data.tables import mask_texts
+from mdcm.data.variables import as_array, floats, missing_value_remedy, refuse, storage, suggestion
 from mdcm.errors import DataError
 from mdcm.text.advice import advice
 from mdcm.text.printable import quoted
@@ -33,17 +33,17 @@ _MOST_VALUES = 256
 
 
 class Dataset:
-    """Rows that were drawn together, from P(V) or under an intervention.
+    """Rows drawn from the same distribution: P(V), or that under an intervention.
 
     Args:
-        table: Columns by name, one row per unit; may be left out if there are images.
+        table: Columns by name, a row per unit; optional if there are images or arrays.
         do: Names of the variables that were set by intervention; their values are read from the columns.
         images: Image variables by name: uint8 ``[n, c, h, w]``, or floats in [0, 1]; may be memory-mapped.
-        arrays: Numbers by variable: ``[n]`` is a further column, ``[n, size]`` a vector; may be memory-mapped. The
-            columns ``W[0]``, ``W[1]``, ... of a table are a vector too, if W is a node of the graph.
-        groups: Groups of rows (one patient, one plate) that must not be split between training and held-out data: a
-            column of the table, or one value per row.
-        weights: Positive weight of each row: a column of the table, or one value per row.
+        arrays: Numbers by variable: ``[n]`` is a column, ``[n, size]`` a vector; may be memory-mapped. The columns
+            ``W[0]``, ``W[1]``, ... of a table are a vector too, if W is a node of the graph.
+        groups: Groups of rows, such as those of a patient, that must not be split between training and held-out data:
+            a column of the table, or a value per row.
+        weights: Positive weight of each row: a column of the table, or a value per row.
         name: Name in messages and in the plan.
         channels_last: Whether the image arrays are ``[n, h, w, c]``.
         dropna: Whether rows with missing values are left out instead of refused.
@@ -55,13 +55,13 @@ class Dataset:
         images: Arrays ``[n, c, h, w]`` by name, views of the input.
         arrays: Arrays ``[n, size]`` by name, views of the input.
         rows: Indices of the rows in the input, int64 ``[n]``, if some were left out; else None.
-        groups: int64 ``[n]``, group of each row, or None.
-        weights: float64 ``[n]``, or None.
-        name: Name, or None before :func:`validate` assigns one.
-        dropna: As given.
+        groups: Group of each row, int64 ``[n]``, or None.
+        weights: Weight of each row, float64 ``[n]``, or None.
+        name: Name; None until :func:`validate` assigns it.
+        dropna: Whether rows with missing values are left out.
 
     Raises:
-        DataError: If the parts do not fit together, or cannot be used.
+        DataError: If the parts are inconsistent or invalid.
 
     Example:
         >>> Dataset(pd.DataFrame({"X": [0, 1], "Y": [1, 1]}), do=["X"], name="trial")
@@ -93,25 +93,25 @@ class Dataset:
         self.rows: NDArray[np.int64] | None = None
         self.images = {str(key): self._image(str(key), value, channels_last) for key, value in (images or {}).items()}
         self.arrays = {str(key): self._array(str(key), value) for key, value in (arrays or {}).items()}
-        self.table = without_words(self._frame(table), na_values)
+        self.table = mask_texts(self._frame(table), na_values)
         parts = [(f"image {key!r}", key, array) for key, array in self.images.items()]
         parts += [(f"array {key!r}", key, array) for key, array in self.arrays.items()]
-        for what, key, array in parts:
+        for description, key, array in parts:
             if len(array) != len(self.table):
                 raise DataError(
-                    f"{self.label}: {what} has {len(array):,} rows, but there are {len(self.table):,}",
+                    f"{self.label}: {description} has {len(array):,} rows, but there are {len(self.table):,}",
                     dataset=name,
                     column=key,
                 )
             if key in self.table.columns or (key in self.images and key in self.arrays):
-                other = "a column of the table" if key in self.table.columns else "a vector"
-                given = "an image array" if key in self.images else "an array"
+                first = "a column of the table" if key in self.table.columns else "a vector"
+                second = "an image array" if key in self.images else "an array"
                 raise DataError(
-                    f"{self.label}: {key!r} is both {other} and {given}; drop one of them", dataset=name, column=key
+                    f"{self.label}: {key!r} is both {first} and {second}; drop either", dataset=name, column=key
                 )
         for key in [key for key, array in self.arrays.items() if array.ndim == 1]:
             values = np.asarray(self.arrays.pop(key))
-            # pandas cannot count values in foreign byte order, which files may have
+            # pandas cannot count values in foreign byte order
             self.table = self.table.assign(**{key: values.astype(values.dtype.newbyteorder("="))})
         if not len(self.table):
             raise DataError(f"{self.label} is empty: it has no rows", dataset=name)
@@ -145,14 +145,13 @@ class Dataset:
     def spec(self, nodes: Collection[str]) -> DatasetSpec:
         """Specification of this dataset for the planner: columns, targets with the values set, number of rows.
 
-        :func:`to_spec` makes one by a schema, with values as its levels.
+        :func:`to_spec` expresses the values as levels of a schema instead.
 
         Args:
             nodes: Names of the graph's nodes; other columns are left out.
 
         Returns:
-            The specification; dates are days since 1970, and a target that is an image or a vector counts as set to
-            every value.
+            The specification; dates are days since 1970, and an image or vector counts as set to every value.
 
         Example:
             >>> Dataset({"X": [0, 1, 1], "Y": [1, 0, 1]}, do="X", name="trial").spec(["X", "Y"]).do
@@ -191,32 +190,32 @@ class Dataset:
     def combinations_set(
         self, values: Mapping[str, Sequence[Level] | None], origins: Mapping[str, str | None]
     ) -> list[tuple[Level | None, ...]] | None:
-        """Combinations of values that were set together, in terms of :meth:`values_set`.
+        """Combinations of values, as returned by :meth:`values_set`, that were set together.
 
         Args:
             values: The values of each target, or None.
             origins: Date with day 0 of each target that is a number.
 
         Returns:
-            Distinct combinations in order, one value of each target in the order of ``values``; None for the value of a
-            target without a complete list of values. None if fewer than two targets have such a list.
+            Distinct combinations in ascending order, with a value of each target in the order of ``values``, which is
+            None if the target has no complete list of values. None if fewer than two targets have such a list.
         """
         coded: dict[str, NDArray[np.intp]] = {}
-        for name, listed in values.items():
-            if listed is None:
+        for name, target_values in values.items():
+            if target_values is None:
                 continue
             column = self.table[name]
             kind = storage(column, self.label, self.name, self.rows)
             if name in origins and (kind == "dates" or (kind == "str" and origins[name] is not None)):
-                distinct, codes = np.unique(floats(column, origins[name]), return_inverse=True)
-                names: list[Level] = distinct.tolist()
+                numbers, codes = np.unique(floats(column, origins[name]), return_inverse=True)
+                distinct: list[Level] = numbers.tolist()
             else:
-                codes, seen = pd.factorize(column)
-                names = [plain(value) for value in seen]
-            position = {value: k for k, value in enumerate(listed)}
-            if position.keys() >= set(names):
+                codes, levels = pd.factorize(column)
+                distinct = [plain(value) for value in levels]
+            position = {value: k for k, value in enumerate(target_values)}
+            if position.keys() >= set(distinct):
                 # -1 marks a missing value
-                coded[name] = np.array([*(position[value] for value in names), -1], dtype=np.intp)[codes]
+                coded[name] = np.array([*(position[value] for value in distinct), -1], dtype=np.intp)[codes]
         if len(coded) < 2:
             return None
         together = np.unique(np.stack(list(coded.values()), axis=1), axis=0)
@@ -228,7 +227,7 @@ class Dataset:
 
     @property
     def label(self) -> str:
-        """The dataset in words, for messages."""
+        """Description of the dataset for messages."""
         return "the dataset" if self.name is None else f"dataset {self.name!r}"
 
     def _frame(self, table: pd.DataFrame | Mapping[str, Any] | None) -> pd.DataFrame:
@@ -250,11 +249,11 @@ class Dataset:
                 table = pd.DataFrame({key: as_array(value) for key, value in table.items()})
             except ValueError as error:
                 raise DataError(f"{self.label}: the columns do not make a table: {error}", dataset=self.name) from None
-        given: Any = table
-        hint = "; mdcm.data.read_table reads a file" if isinstance(given, str | os.PathLike) else ""
+        data: Any = table
+        hint = "; mdcm.data.read_table reads a file" if isinstance(data, str | os.PathLike) else ""
         if not isinstance(table, pd.DataFrame):
             raise DataError(
-                f"{self.label}: the table must be a pandas DataFrame, not {type(given).__name__}{hint}",
+                f"{self.label}: the table must be a pandas DataFrame, not {type(data).__name__}{hint}",
                 dataset=self.name,
             )
         if table.columns.nlevels > 1:
@@ -263,13 +262,13 @@ class Dataset:
         column, times = Counter(names).most_common(1)[0] if names else ("", 1)
         if times > 1:
             raise DataError(
-                f"{self.label}: {times} columns are called {column!r}; rename or drop all but one",
+                f"{self.label}: {times} columns are called {column!r}; rename or drop the duplicates",
                 dataset=self.name,
                 column=column,
             )
         frame = table.reset_index(drop=True)
         frame.columns = pd.Index(names, dtype=object)
-        # pandas cannot count values in foreign byte order, which files of other machines have
+        # pandas cannot count values in foreign byte order
         converted = {
             str(name): column.astype(column.dtype.newbyteorder("="))
             for name, column in frame.items()
@@ -290,14 +289,14 @@ class Dataset:
         if array.ndim != 4 or 0 in array.shape[1:]:
             hint = "; add the channel axis, array[:, None]" if array.ndim == 3 and not channels_last else ""
             raise DataError(
-                f"{where} must be an array {layout}, not one of shape {list(array.shape)}{hint}",
+                f"{where} must be an array {layout}, not of shape {list(array.shape)}{hint}",
                 dataset=self.name,
                 column=key,
             )
         if not channels_last and array.shape[1] > 4 and array.shape[3] in {1, 3, 4}:
-            given = advice("pass channels_last=True", "say so in a spec, with 'channels_last: true'")
+            remedy = advice("pass channels_last=True", "write 'channels_last: true' in a spec")
             raise DataError(
-                f"{where} has shape {list(array.shape)}, which looks like [n, h, w, c]: {given}",
+                f"{where} has shape {list(array.shape)}, which looks like [n, h, w, c]: {remedy}",
                 dataset=self.name,
                 column=key,
             )
@@ -311,13 +310,13 @@ class Dataset:
             array = np.moveaxis(array, 3, 1)
         if array.dtype != np.uint8:
             for start, block in blocks(array):
-                # in this form NaN fails too
+                # in this form the test fails for NaN too
                 bad = ~((block >= 0) & (block <= 1)).all(axis=(1, 2, 3))
                 if bad.any():
                     row = int(bad.argmax())
-                    worst = float(block[row][~((block[row] >= 0) & (block[row] <= 1))][0])
+                    number = float(block[row][~((block[row] >= 0) & (block[row] <= 1))][0])
                     raise DataError(
-                        f"{where}: row {start + row} holds {worst}; floats must lie in [0, 1] (or give uint8)",
+                        f"{where}: row {start + row} holds {number}; floats must lie in [0, 1] (or give uint8)",
                         dataset=self.name,
                         column=key,
                         row=start + row,
@@ -358,25 +357,27 @@ class Dataset:
         return role, column
 
     def _groups(self, value: str | ArrayLike) -> NDArray[np.int64]:
-        what, column = self._per_row("groups", value)
+        description, column = self._per_row("groups", value)
         if not self.dropna:
             name = value if isinstance(value, str) else None
-            refuse(column.isna(), f"{self.label}: {what} is missing", self.name, name, remedy=leaving_out())
+            refuse(
+                column.isna(), f"{self.label}: {description} is missing", self.name, name, remedy=missing_value_remedy()
+            )
         # -1 marks a missing group until such rows are left out
         return pd.factorize(column)[0].astype(np.int64)
 
     def _weights(self, value: str | ArrayLike) -> NDArray[np.float64]:
-        what, column = self._per_row("weights", value)
+        description, column = self._per_row("weights", value)
         name = value if isinstance(value, str) else None
         try:
             weights: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
         except (TypeError, ValueError):
-            raise DataError(f"{self.label}: {what} must be numbers", dataset=self.name, column=name) from None
-        # in this form NaN fails too
+            raise DataError(f"{self.label}: {description} must be numbers", dataset=self.name, column=name) from None
+        # in this form the test fails for NaN too
         bad = ~((weights > 0) & np.isfinite(weights))
         if self.dropna:
             bad &= ~np.isnan(weights)
-        refuse(bad, f"{self.label}: {what} must be positive and finite", self.name, name)
+        refuse(bad, f"{self.label}: {description} must be positive and finite", self.name, name)
         return weights
 
     def restricted(self, name: str, columns: Collection[str], rows: NDArray[np.bool_] | None = None) -> Dataset:
@@ -414,19 +415,19 @@ class Dataset:
         return copied
 
     def gathered(self, nodes: Collection[str]) -> Dataset:
-        """The dataset with columns ``W[0]``, ``W[1]``, ... combined to a vector W, for every node W with such columns.
+        """The dataset with the columns ``W[0]``, ``W[1]``, ... of every node W combined into a vector.
 
         Raises:
             DataError: If an index is missing, or a column does not hold numbers.
         """
         vectors: dict[str, NDArray[np.float64]] = {}
-        taken: set[str] = set()
+        combined: set[str] = set()
         for node in nodes:
             if node in self.columns or f"{node}[0]" not in self.table.columns:
                 continue
             entries = [column for column in self.table.columns if re.fullmatch(re.escape(node) + r"\[\d+\]", column)]
-            wanted = [f"{node}[{k}]" for k in range(len(entries))]
-            for column in wanted:
+            names = [f"{node}[{k}]" for k in range(len(entries))]
+            for column in names:
                 if column not in entries:
                     raise DataError(
                         f"{self.label}: the vector {node!r} has {len(entries)} columns, but none is called {column!r}",
@@ -439,23 +440,25 @@ class Dataset:
                         dataset=self.name,
                         column=column,
                     )
-            vectors[node] = np.column_stack([floats(self.table[column]) for column in wanted])
-            taken.update(wanted)
+            vectors[node] = np.column_stack([floats(self.table[column]) for column in names])
+            combined.update(names)
         if not vectors:
             return self
-        gathered = self.restricted(cast("str", self.name), [column for column in self.columns if column not in taken])
+        remaining = [column for column in self.columns if column not in combined]
+        gathered = self.restricted(cast("str", self.name), remaining)
         gathered.arrays, gathered.dropna, gathered._helpers = {**gathered.arrays, **vectors}, self.dropna, self._helpers
         return gathered
 
 
 def _thinned(values: list[Any]) -> list[Any]:
+    """At most 256 values, evenly spaced by rank."""
     if len(values) <= _MOST_VALUES:
         return values
     return [values[k] for k in np.linspace(0, len(values) - 1, _MOST_VALUES).round().astype(int)]
 
 
 def blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Blocks of a possibly memory-mapped array, a few megabytes each, with the first row of each."""
+    """Yield the index of the first row and the values of each block of a few megabytes of an array."""
     step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
         yield start, np.asarray(array[start : start + step])

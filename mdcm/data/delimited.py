@@ -1,4 +1,4 @@
-"""Text tables: fields by separators, checked line by line before anything is made of them."""
+"""Text tables with separated fields, checked line by line before they are parsed."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from mdcm.text.limits import MOST_COLUMNS
 __all__ = ["read_csv", "refuse_wide"]
 
 _SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# what stands before the first digit of a number without a sign
-_BEFORE = np.frombuffer(b',\t"\r\n ', dtype=np.uint8)
-_CODE = r"0\d+"
-# of one field; csv has a limit of its own, which is smaller
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# characters that can precede the first digit of an unsigned number
+_BEFORE_NUMBER = np.frombuffer(b',\t"\r\n ', dtype=np.uint8)
+_ZERO_PADDED = r"0\d+"
+# largest number of characters of a field; the default limit of csv is smaller
 _LONGEST = 1 << 24
 _BLOCK = 1 << 20
 
 
 def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.DataFrame:
-    """Table of a text file in UTF-8 whose first line names the columns.
+    """Read a table from a text file in UTF-8 whose first line names the columns.
 
     Args:
         path: The file.
-        separator: What stands between fields.
-        na_values: Texts that mean that a value is missing, besides the empty one.
+        separator: Separator of fields.
+        na_values: Texts that mark missing values, besides the empty text.
 
     Raises:
-        DataError: If the file is empty or no UTF-8 text, is separated by something else, names a column twice, or has
-            a row with more or fewer fields than the header or a quote that is never closed; with the line.
+        DataError: If the file is empty or not UTF-8 text, has another separator, repeats a column name, or has a row
+            with more or fewer fields than the header or an unclosed quote; the message names the line.
         OSError: If it cannot be read.
 
     Complexity:
-        Two passes over the file; the first holds one row.
+        Two passes over the file; the first reads blocks of 1 MiB.
     """
     try:
-        has_codes = _check(path, separator)
+        has_zero_padded = _check(path, separator)
         missing = ["", *na_values]
         table = pd.read_csv(
             path,
@@ -51,13 +51,13 @@ def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.
             encoding="utf-8",
             keep_default_na=False,
             na_values=missing,
-            # one type for a whole column
+            # infer the type of a column from all rows
             low_memory=False,
         )
-        if has_codes:
-            table = _with_codes(table, path, separator, missing)
-    except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(path, error)) from None
+        if has_zero_padded:
+            table = _with_zero_padded(table, path, separator, missing)
+    except UnicodeDecodeError:
+        raise DataError(_not_utf8(path)) from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty") from None
     except (pd.errors.ParserError, csv.Error) as error:
@@ -67,36 +67,35 @@ def read_csv(path: Path, separator: str, na_values: Collection[str] = ()) -> pd.
 
 
 def _check(path: Path, separator: str) -> bool:
-    """Refuse lines that pandas would shift, cut or fill; whether a whole number may begin with a zero."""
+    """Refuse lines that pandas would shift, truncate or pad; return whether a number may begin with a zero."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first, second = file.readline(_LONGEST).removeprefix("\ufeff"), file.readline(_LONGEST)
-    if len(first) == _LONGEST and not first.endswith("\n"):
+        header, row = file.readline(_LONGEST).removeprefix("\ufeff"), file.readline(_LONGEST)
+    if len(header) == _LONGEST and not header.endswith("\n"):
         raise DataError(f"{path}: its first line, which names the columns, has more than {_LONGEST:,} characters")
-    # a separator within quotes separates nothing
-    refuse_wide(path, first.count(separator) + 1 if '"' not in first else _fields_of(first, separator))
-    _check_separator(path, separator, first)
-    words = len(first.split())
-    if separator not in first and 1 < words == len(second.split()) and all(map(_is_number, second.split())):
+    # separators within quotes do not count
+    refuse_wide(path, header.count(separator) + 1 if '"' not in header else _count_fields(header, separator))
+    _check_separator(path, separator, header)
+    words = len(header.split())
+    if separator not in header and 1 < words == len(row.split()) and all(map(_is_number, row.split())):
         raise DataError(f"{path}: columns seem to be separated by spaces; save the file with ','")
-    if "\0" in first:
+    if "\0" in header:
         raise DataError(
             f"{path} is not text in UTF-8: line 1 holds a NUL byte, as UTF-16 and binary files do; save it as UTF-8 "
             "(in Excel: CSV UTF-8)"
         )
-    fields = first.count(separator) + 1
-    regular, padded = _scan(path, separator, fields)
-    if regular and first.strip():
-        _check_header(path, first.rstrip("\r\n").split(separator), 1)
+    is_regular, has_zero_padded = _scan(path, separator, header.count(separator) + 1)
+    if is_regular and header.strip():
+        _check_header(path, header.rstrip("\r\n").split(separator), 1)
     else:
         _check_rows(path, separator)
-    return padded
+    return has_zero_padded
 
 
 def _scan(path: Path, separator: str, fields: int) -> tuple[bool, bool]:
-    """Whether no line holds a quote and all have that many fields, and whether a digit may follow a leading zero."""
-    mark, regular, padded, rest = ord(separator), True, False, b""
+    """Whether all lines have ``fields`` fields and no quotes, and whether a number may begin with a zero."""
+    is_regular, has_zero_padded, rest = True, False, b""
     with path.open("rb") as file:
-        while regular or not padded:
+        while is_regular or not has_zero_padded:
             block = file.read(_BLOCK)
             if not block and not rest:
                 break
@@ -109,20 +108,23 @@ def _scan(path: Path, separator: str, fields: int) -> tuple[bool, bool]:
                 continue
             if not content.endswith(b"\n"):
                 content += b"\n"
-            letters = np.frombuffer(content, dtype=np.uint8)
-            zeros = np.flatnonzero(letters[1:-1] == ord("0")) + 1
-            digits = zeros[(letters[zeros + 1] >= ord("0")) & (letters[zeros + 1] <= ord("9"))]
-            # a block begins with a line
-            first = content[:1] == b"0" and content[1:2].isdigit()
-            padded = padded or first or bool(np.isin(letters[digits - 1], _BEFORE).any())
-            regular = regular and b'"' not in content and content.count(b"\r") == content.count(b"\r\n")
-            if regular:
-                ends = np.flatnonzero(letters == ord("\n"))
-                counts = np.diff(np.searchsorted(np.flatnonzero(letters == mark), ends), prepend=0)
-                # a line that holds nothing is no row
-                lengths = np.diff(ends, prepend=-1) - 1 - (letters[np.maximum(ends - 1, 0)] == ord("\r"))
-                regular = bool(((counts == fields - 1) | (lengths <= 0)).all())
-    return regular, padded
+            characters = np.frombuffer(content, dtype=np.uint8)
+            zeros = np.flatnonzero(characters[1:-1] == ord("0")) + 1
+            before_digit = zeros[(characters[zeros + 1] >= ord("0")) & (characters[zeros + 1] <= ord("9"))]
+            # a block starts at the beginning of a line
+            starts_padded = content[:1] == b"0" and content[1:2].isdigit()
+            has_zero_padded = (
+                has_zero_padded or starts_padded or bool(np.isin(characters[before_digit - 1], _BEFORE_NUMBER).any())
+            )
+            is_regular = is_regular and b'"' not in content and content.count(b"\r") == content.count(b"\r\n")
+            if is_regular:
+                ends = np.flatnonzero(characters == ord("\n"))
+                separators = np.flatnonzero(characters == ord(separator))
+                counts = np.diff(np.searchsorted(separators, ends), prepend=0)
+                # empty lines are not rows
+                lengths = np.diff(ends, prepend=-1) - 1 - (characters[np.maximum(ends - 1, 0)] == ord("\r"))
+                is_regular = bool(((counts == fields - 1) | (lengths <= 0)).all())
+    return is_regular, has_zero_padded
 
 
 def _check_rows(path: Path, separator: str) -> None:
@@ -142,7 +144,7 @@ def _check_rows(path: Path, separator: str) -> None:
                 if row is None:
                     return
                 if not row:
-                    # a line that holds nothing
+                    # an empty line
                     continue
                 if header is None:
                     header = row
@@ -154,15 +156,15 @@ def _check_rows(path: Path, separator: str) -> None:
 
 
 def refuse_wide(path: Path, columns: int) -> None:
-    """Refuse a table of more columns than one is read with, before memory is taken for them.
+    """Refuse a table with too many columns, before memory is allocated for them.
 
     Raises:
-        DataError: If it has more.
+        DataError: If it has more than 100,000 columns.
     """
     if columns > MOST_COLUMNS:
         raise DataError(
-            f"{path} has {columns:,} columns, and no more than {MOST_COLUMNS:,} are read; save those that the graph "
-            "names, or give numbers that belong together as one array in an .npy file"
+            f"{path} has {columns:,} columns, more than the limit of {MOST_COLUMNS:,}; save only those that the graph "
+            "names, or save a vector as an array in an .npy file"
         )
 
 
@@ -171,23 +173,24 @@ def _check_header(path: Path, names: list[str], line: int) -> None:
     column, times = Counter(name.removeprefix("\ufeff") for name in names).most_common(1)[0]
     if times > 1:
         # pandas would rename the second of two equal columns instead of refusing it
-        what = f"{times} columns are called {column!r}" if column else f"{times} columns have no name"
-        raise DataError(f"{path}: {what} (line {line}); rename or remove all but one", column=column)
+        problem = f"{times} columns are called {column!r}" if column else f"{times} columns have no name"
+        raise DataError(f"{path}: {problem} (line {line}); rename or remove the duplicates", column=column)
 
 
-def _check_separator(path: Path, separator: str, first: str) -> None:
-    """Refuse a header that only another separator takes apart."""
-    if _fields_of(first, separator) > 1:
+def _check_separator(path: Path, separator: str, header: str) -> None:
+    """Refuse a header that only another separator splits."""
+    if _count_fields(header, separator) > 1:
         return
-    likely = max(_SEPARATORS, key=lambda mark: _fields_of(first, mark))
-    if _fields_of(first, likely) > 1:
-        how = "save it as .tsv" if likely == "\t" else "save it as .csv" if likely == "," else "save the file with ','"
-        raise DataError(f"{path}: columns seem to be separated by {_SEPARATORS[likely]}; {how}")
+    likely = max(_SEPARATORS, key=lambda candidate: _count_fields(header, candidate))
+    if _count_fields(header, likely) > 1:
+        remedies = {"\t": "save it as .tsv", ",": "save it as .csv"}
+        remedy = remedies.get(likely, "save the file with ','")
+        raise DataError(f"{path}: columns seem to be separated by {_SEPARATORS[likely]}; {remedy}")
 
 
-def _fields_of(line: str, mark: str) -> int:
+def _count_fields(line: str, separator: str) -> int:
     try:
-        return len(next(csv.reader([line], delimiter=mark), []))
+        return len(next(csv.reader([line], delimiter=separator), []))
     except csv.Error:
         return 1
 
@@ -200,24 +203,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _ragged(path: Path, start: int, end: int, fields: int, wanted: int) -> str:
+def _ragged(path: Path, start: int, end: int, fields: int, expected: int) -> str:
+    """Message about a row with more or fewer fields than the header."""
     where = f"line {start}" if end == start else f"the row in lines {start} to {end}"
-    message = f"{path}: {where} has {_fields(fields)}, but the header has {wanted}"
+    message = f"{path}: {where} has {fields} field{'s' if fields > 1 else ''}, but the header has {expected}"
     if end > start:
-        return f"{message}; is a quote in line {start} not closed, or has a cell of several lines one field too many?"
+        return f"{message}; is a quote in line {start} unclosed, or a separator within a cell unquoted?"
     advice = (
-        "a cell that holds a separator must be quoted" if fields > wanted else "write a separator for an empty cell"
+        "a cell that holds a separator must be quoted" if fields > expected else "write a separator for an empty cell"
     )
-    if fields == wanted + 1 and start == 2:
-        advice += "; if rows begin with a name or number of their own, name that column in the header"
+    if fields == expected + 1 and start == 2:
+        advice += "; if rows begin with a row name or number, name that column in the header"
     return f"{message}; {advice}"
 
 
-def _fields(count: int) -> str:
-    return f"{count} field" + ("s" if count > 1 else "")
-
-
 def _misquoted(path: Path, start: int, end: int, reason: str) -> str:
+    """Message about an error of csv in a quoted field."""
     if "unexpected end of data" in reason:
         return f"{path}: a quote that is opened in line {start} is never closed"
     if "expected after" in reason:
@@ -226,34 +227,34 @@ def _misquoted(path: Path, start: int, end: int, reason: str) -> str:
     return f"{path}: line {start}: {reason}"
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+def _not_utf8(path: Path) -> str:
+    """Message about the first byte of a file that is not UTF-8."""
     with path.open("rb") as file:
-        start = file.read(2)
-        if start in _WIDE:
+        if file.read(2) in _UTF16_MARKS:
             return f"{path} is UTF-16 text; save it as UTF-8 (in Excel: CSV UTF-8)"
         file.seek(0)
-        # the error counts within a piece of the file
-        at, line = 0, 0
+        # an error raised while pandas reads has a position within a chunk, so locate it again
+        position, line = 0, 0
         for number, text in enumerate(file, start=1):
             try:
                 text.decode()
-            except UnicodeDecodeError as wrong:
-                at, line = at + wrong.start, number
+            except UnicodeDecodeError as error:
+                position, line = position + error.start, number
                 break
-            at += len(text)
+            position += len(text)
     return (
-        f"{path}: byte {at} is not UTF-8 (line {line}); save the file as UTF-8 and read it again, or convert it, as "
-        "with iconv -f latin1 -t utf-8"
+        f"{path}: byte {position} is not UTF-8 (line {line}); save the file as UTF-8 and read it again, or convert it, "
+        "as with iconv -f latin1 -t utf-8"
     )
 
 
-def _with_codes(table: pd.DataFrame, path: Path, separator: str, missing: list[str]) -> pd.DataFrame:
-    """Columns of whole numbers of which one begins with a zero, as the texts that they are: 01 and 1 are two levels."""
+def _with_zero_padded(table: pd.DataFrame, path: Path, separator: str, missing: list[str]) -> pd.DataFrame:
+    """The table with texts in columns of whole numbers that hold a leading zero: 01 and 1 are different levels."""
     numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
     texts = pd.read_csv(
         path, sep=separator, encoding="utf-8", keep_default_na=False, na_values=missing, dtype=str, usecols=numbers
     )
     for column in numbers:
-        if texts[column].str.strip().str.fullmatch(_CODE).any():
+        if texts[column].str.strip().str.fullmatch(_ZERO_PADDED).any():
             table[column] = texts[column]
     return table

@@ -1,4 +1,4 @@
-"""Encoding of data sets for mechanisms, and decoding of their draws."""
+"""Encoding of data sets for mechanisms, and decoding of values drawn from mechanisms."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LONGEST_TYPE = 200
 
 
 class Encoded(Mapping[str, "NDArray[Any]"]):
-    """Encoded data set: one array per observed variable, made by :func:`encode`.
+    """Encoded data set: an array for each observed variable, made by :func:`encode`.
 
     Args:
         name: Name of the dataset, as in the plan.
-        arrays: Values by variable: int64 codes ``[n]`` of a categorical variable, float32 ``[n]`` of a continuous one
-            or ``[n, size]`` of a vector, uint8 ``[n, c, h, w]`` of an image (perhaps memory-mapped).
+        arrays: Values by variable: int64 codes ``[n]`` if categorical, float32 ``[n]`` if continuous, float32
+            ``[n, size]`` of a vector, uint8 ``[n, c, h, w]`` of an image (perhaps memory-mapped).
         rows: Number of rows.
         do: Names of the variables that were set by intervention.
         weights: Weight of each row, float64 ``[n]``, or None if all are equal.
@@ -89,9 +89,9 @@ def encode(dataset: Dataset, schema: Mapping[str, Variable]) -> Encoded:
         schema: Variables by name.
 
     Returns:
-        By name: int64 codes ``[n]`` of a categorical variable; float32 ``[n]`` of a continuous one and ``[n, size]``
-        of a vector, minus its mean and divided by its scale; uint8 ``[n, c, h, w]`` of an image (not copied if it is
-        uint8, memory-mapped or not). With weights, groups and targets.
+        By name: int64 codes ``[n]`` of a categorical variable; float32 ``[n]`` of a continuous variable or
+        ``[n, size]`` of a vector, minus its mean and divided by its scale; uint8 ``[n, c, h, w]`` of an image, not
+        copied if it is uint8. With weights, groups and targets.
 
     Raises:
         DataError: If a value is not a level or not finite, or an image has another shape.
@@ -116,9 +116,9 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
 
     Returns:
         Name, columns, number of rows, and for each target the values that were set: levels of a categorical variable
-        in their order; numbers of a continuous one in ascending order (days since its origin for dates, and at most
-        256 of them, including the lowest and highest); None, which means every value, of an image or a vector; and
-        which values of several targets were set together.
+        in their order; numbers of a continuous variable in ascending order (days since its origin for dates, and at
+        most 256 of them, including the lowest and highest); None, which means every value, for an image or a vector;
+        and the combinations of values of several targets that were set together.
 
     Raises:
         DataError: If a target is not a variable of the schema, or was set to a value that is not a level.
@@ -154,7 +154,7 @@ def to_spec(dataset: Dataset, schema: Mapping[str, Variable]) -> DatasetSpec:
 
 
 def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None) -> pd.Series[Any]:
-    """Decode values of mechanisms to a column of the type of the data.
+    """Decode values of mechanisms to a column with the type of the data.
 
     Codes become levels, numbers are multiplied by the scale and the mean is added (rounded if the data have an integer
     type), days become dates.
@@ -176,8 +176,8 @@ def decode(variable: Variable, values: NDArray[Any], known: NDArray[np.float64] 
     """
     name = variable.name
     if variable.kind == "image" or variable.size is not None:
-        what = "an image" if variable.kind == "image" else "a vector"
-        raise TypeError(f"variable {name!r} is {what}, which cannot be decoded to a column")
+        description = "an image" if variable.kind == "image" else "a vector"
+        raise TypeError(f"variable {name!r} is {description}, which cannot be decoded to a column")
     if variable.levels is None:
         numbers = variable.restore(values)
         return _decode_numbers(variable, numbers if known is None else _known_numbers(variable, values, numbers, known))
@@ -208,8 +208,8 @@ def check_decodable(variable: Variable) -> None:
     fits = isinstance(variable.dtype, str) and len(variable.dtype) <= _LONGEST_TYPE
     try:
         if fits and variable.levels is not None:
-            made = decode(variable, np.arange(len(variable.levels)))
-            fits = [plain(value) for value in made] == [plain(level) for level in variable.levels]
+            decoded = decode(variable, np.arange(len(variable.levels)))
+            fits = [plain(value) for value in decoded] == [plain(level) for level in variable.levels]
         elif fits:
             kind = decode(variable, np.zeros(1)).dtype.kind
             fits = kind == "M" if variable.origin is not None else kind in "iuf"
@@ -227,7 +227,7 @@ def check_decodable(variable: Variable) -> None:
 def decode_columns(
     variable: Variable, values: NDArray[Any], known: NDArray[np.float64] | None = None
 ) -> dict[str, pd.Series[Any]]:
-    """Decoded columns by name: one, or ``W[0]``, ``W[1]``, ... of a vector W.
+    """Decode a variable to columns by name: its own name, or ``W[0]``, ``W[1]``, ... of a vector W.
 
     Args:
         variable: A variable other than an image.
@@ -251,49 +251,49 @@ def decode_columns(
 def _known_numbers(
     variable: Variable, values: NDArray[Any], numbers: NDArray[np.float64], known: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Decoded numbers, replaced by the known number with the same encoding if there is one."""
+    """Replace decoded numbers by known numbers with the same encoding."""
     codes, first = np.unique(variable.standardise(known), return_index=True)
-    at = np.searchsorted(codes, values).clip(max=len(codes) - 1)
-    return np.where(codes[at] == values, known[first][at], numbers)
+    index = np.searchsorted(codes, values).clip(max=len(codes) - 1)
+    return np.where(codes[index] == values, known[first][index], numbers)
 
 
 def _decode_numbers(variable: Variable, numbers: NDArray[np.float64]) -> pd.Series[Any]:
     name, dtype = variable.name, variable.dtype
     if variable.origin is not None:
-        # a year has 3e13 microseconds, and a double holds more
-        since = pd.to_timedelta(np.rint(numbers * 86_400e6).astype("int64"), unit="us")
-        moments = pd.Series(pd.Timestamp(variable.origin) + since, name=name)
+        # a double holds 285 years of microseconds exactly
+        elapsed = pd.to_timedelta(np.rint(numbers * 86_400e6).astype("int64"), unit="us")
+        moments = pd.Series(pd.Timestamp(variable.origin) + elapsed, name=name)
         if dtype is None:
             return moments
-        wanted = pd.api.types.pandas_dtype(dtype)
-        if isinstance(wanted, pd.DatetimeTZDtype):
-            return moments.dt.tz_localize("UTC").astype(wanted)
-        return moments.astype(cast("Any", wanted))
+        target = pd.api.types.pandas_dtype(dtype)
+        if isinstance(target, pd.DatetimeTZDtype):
+            return moments.dt.tz_localize("UTC").astype(target)
+        return moments.astype(cast("Any", target))
     column = pd.Series(numbers, name=name)
     if dtype is None:
         return column
-    wanted = pd.api.types.pandas_dtype(dtype)
-    if pd.api.types.is_integer_dtype(wanted):
-        limits = np.iinfo(getattr(wanted, "numpy_dtype", wanted))
+    target = pd.api.types.pandas_dtype(dtype)
+    if pd.api.types.is_integer_dtype(target):
+        limits = np.iinfo(getattr(target, "numpy_dtype", target))
         if not np.isfinite(numbers).all():
             return column
         # the largest 64-bit integer rounds up as a double, which is out of range
         column = column.round().clip(float(limits.min), np.nextafter(float(limits.max), 0.0))
-    return column.astype(cast("Any", wanted))
+    return column.astype(cast("Any", target))
 
 
 def _encode_column(dataset: Dataset, variable: Variable) -> NDArray[Any]:
     name = variable.name
-    home = "image" if variable.kind == "image" else "column" if variable.size is None else "vector"
-    holders = {"image": [*dataset.images], "column": [*dataset.table.columns], "vector": [*dataset.arrays]}
-    if name not in holders[home]:
+    form = "image" if variable.kind == "image" else "column" if variable.size is None else "vector"
+    names = {"image": [*dataset.images], "column": [*dataset.table.columns], "vector": [*dataset.arrays]}
+    if name not in names[form]:
         needed = {"image": "an image array", "column": "a column", "vector": "an array [n, size]"}
-        raise DataError(f"{dataset.label}: {name!r} must be {needed[home]}", dataset=dataset.name, column=name)
-    if home == "image":
+        raise DataError(f"{dataset.label}: {name!r} must be {needed[form]}", dataset=dataset.name, column=name)
+    if form == "image":
         array = dataset.images[name]
         _check_shape(dataset, variable, array)
         return array if array.dtype == np.uint8 else _to_uint8(array)
-    if home == "vector":
+    if form == "vector":
         array = dataset.arrays[name]
         _check_shape(dataset, variable, array)
         values = np.empty(array.shape, dtype=np.float32)
@@ -308,15 +308,15 @@ def _encode_column(dataset: Dataset, variable: Variable) -> NDArray[Any]:
         try:
             numbers = variable.standardise(floats(column, variable.origin))
         except (TypeError, ValueError):
-            what = "dates" if variable.origin is not None and not are_dates(column) else "numbers"
+            expected = "dates" if variable.origin is not None and not are_dates(column) else "numbers"
             raise DataError(
-                f"{dataset.label}: {name!r} is {variable.kind}, but column {name!r} does not hold {what}",
+                f"{dataset.label}: {name!r} is {variable.kind}, but column {name!r} does not hold {expected}",
                 dataset=dataset.name,
                 column=name,
             ) from None
         _refuse_infinite(dataset, name, ~np.isfinite(numbers))
         return numbers
-    # conversion of the distinct values only, of which there are few
+    # convert the distinct values only, of which there are few
     rows, _ = pd.factorize(column)
     index = {level: code for code, level in enumerate(variable.levels)}
     codes = np.array([index.get(plain(value), -1) for value in column.unique()], dtype=np.int64)[rows]
@@ -330,9 +330,9 @@ def _encode_column(dataset: Dataset, variable: Variable) -> NDArray[Any]:
 def _check_shape(dataset: Dataset, variable: Variable, array: NDArray[Any]) -> None:
     shape = variable.shape or (variable.size,)
     if array.shape[1:] != shape:
-        what = "image" if variable.kind == "image" else "array"
+        noun = "image" if variable.kind == "image" else "array"
         raise DataError(
-            f"{dataset.label}: {what} {variable.name!r} has shape {list(array.shape[1:])}, not {list(shape)}",
+            f"{dataset.label}: {noun} {variable.name!r} has shape {list(array.shape[1:])}, not {list(shape)}",
             dataset=dataset.name,
             column=variable.name,
         )

@@ -1,8 +1,8 @@
 """Levels of categorical variables: their plain values, and the single rule by which input identifies a level.
 
 Texts are compared exactly, including spaces and case, and numbers as numbers. A text for levels that are numbers, truth
-values, dates or intervals, or a number for levels that are texts, is converted if it matches exactly one level. All
-user input that names a level, in a query, an option, a file or an argument, is resolved by :func:`position`.
+values, dates or intervals, or a number for levels that are texts, is converted if it matches a unique level.
+:func:`position` resolves all user input that names a level, in a query, an option, a file or an argument.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LevelError(LookupError):
 
 
 def as_word(text: str) -> str:
-    """A name or text as written in a query: unchanged if it is one word, else quoted.
+    """A name or text as written in a query: unchanged if it is a single word, else quoted.
 
     Example:
         >>> as_word("age"), as_word("a=b"), as_word("7")
@@ -69,7 +69,7 @@ def as_word(text: str) -> str:
 
 
 def plain(value: Any) -> Level:
-    """Convert a level to bool, int, float or str; whole floats become ints: 1, 1.0 and np.int8(1) are one level.
+    """Convert a level to bool, int, float or str; whole floats become ints: 1, 1.0 and np.int8(1) are the same level.
 
     Dates at midnight become the text of their day, intervals get plain bounds, and other objects become their ``str``.
 
@@ -160,7 +160,7 @@ def revived(levels: Sequence[Level], kind: str) -> pd.Index:
 
 
 def _reader(kind: str) -> Callable[[str], Any]:
-    """A function that converts a text to a value of a type, or raises a ValueError."""
+    """Function that converts a text to a value of a type, or raises a ValueError."""
     import pandas as pd
 
     if kind == "date":
@@ -185,8 +185,8 @@ def _reader(kind: str) -> Callable[[str], Any]:
     zone = getattr(dtype, "tz", None)
 
     def moment(text: str) -> Any:
-        read = pd.Timestamp(text)
-        return read.tz_localize(zone) if zone is not None and read.tzinfo is None else read
+        time = pd.Timestamp(text)
+        return time.tz_localize(zone) if zone is not None and time.tzinfo is None else time
 
     return moment
 
@@ -196,7 +196,7 @@ def position(levels: Sequence[Any], value: Any, kind: str | None = None) -> int:
 
     Args:
         levels: The levels, plain or as stored in a table.
-        value: A level, or a text or number that identifies one.
+        value: A level, or a text or number that identifies a level.
         kind: Type of levels written as texts, as named by :func:`level_type`.
 
     Returns:
@@ -209,30 +209,29 @@ def position(levels: Sequence[Any], value: Any, kind: str | None = None) -> int:
         >>> position([0, 1], "1"), position(["a", "a "], "a "), position(["01", "02"], 2)
         (1, 1, 1)
     """
-    known, given = [plain(level) for level in levels], plain(value)
-    equal = [k for k, level in enumerate(known) if isinstance(level, str) == isinstance(given, str) and level == given]
-    matches = equal or [k for k, level in enumerate(known) if _means(level, given, kind)]
+    known, entry = [plain(level) for level in levels], plain(value)
+    equal = [k for k, level in enumerate(known) if isinstance(level, str) == isinstance(entry, str) and level == entry]
+    matches = equal or [k for k, level in enumerate(known) if _identifies(entry, level, kind)]
     if len(matches) == 1:
         return matches[0]
     if not matches:
-        raise LevelError(unknown(known, given))
-    several = listing(known[k] for k in matches)
+        raise LevelError(unknown(known, entry))
     raise LevelError(
-        f"no level {quoted(given)} that is unique: {_worded(given)} can mean {several}; give the level itself, which "
-        "is quoted in a query"
+        f"no level {quoted(entry)} that is unique: the {_noun(entry)} {quoted(entry)} can mean "
+        f"{listing(known[k] for k in matches)}; give the level itself, which is quoted in a query"
     )
 
 
-def _means(level: Level, given: Level, kind: str | None) -> bool:
+def _identifies(value: Level, level: Level, kind: str | None) -> bool:
     """Whether a value of another type identifies a level."""
-    if isinstance(level, str) and isinstance(given, str):
+    if isinstance(level, str) and isinstance(value, str):
         if kind is None:
             return False
         try:
-            return bool(_reader(kind)(given) == _reader(kind)(level))
+            return bool(_reader(kind)(value) == _reader(kind)(level))
         except (TypeError, ValueError):
             return False
-    text, other = (level, given) if isinstance(level, str) else (given, level)
+    text, other = (level, value) if isinstance(level, str) else (value, level)
     if not isinstance(text, str):
         return False
     if isinstance(other, bool) and text.lower() in {"true", "false"}:
@@ -253,33 +252,29 @@ def _number(text: str) -> int | float | None:
 
 def unknown(levels: Sequence[Level], value: Any) -> str:
     """Message about a value that is not a level: both types if they differ, and the nearest level."""
-    given = plain(value)
-    if isinstance(given, str) and not any(isinstance(level, str | bool) for level in levels):
+    entry = plain(value)
+    if isinstance(entry, str) and not any(isinstance(level, str | bool) for level in levels):
         # text that is a number is reported as a number
-        number = _number(given)
-        given = given if number is None else plain(number)
+        number = _number(entry)
+        entry = entry if number is None else plain(number)
     types = {_noun(level) for level in levels}
-    given_type = f" ({_noun(given)})" if types != {_noun(given)} else ""
-    level_types = f"the {next(iter(types))}s " if given_type and len(types) == 1 else ""
-    message = f"no level {quoted(given)}{given_type}; its levels are {level_types}{listing(levels)}"
+    entry_type = f" ({_noun(entry)})" if types != {_noun(entry)} else ""
+    level_types = f"the {next(iter(types))}s " if entry_type and len(types) == 1 else ""
+    message = f"no level {quoted(entry)}{entry_type}; its levels are {level_types}{listing(levels)}"
     texts = [str(level) for level in levels]
-    near = difflib.get_close_matches(str(given)[:MOST_SHOWN], texts, n=1) if len(texts) <= 1000 else []
-    if isinstance(given, str):
-        trimmed = [text for text in texts if text.strip() == given.strip()]
-        folded = [text for text in texts if text.casefold() == given.casefold()]
+    near = difflib.get_close_matches(str(entry)[:MOST_SHOWN], texts, n=1) if len(texts) <= 1000 else []
+    if isinstance(entry, str):
+        trimmed = [text for text in texts if text.strip() == entry.strip()]
+        folded = [text for text in texts if text.casefold() == entry.casefold()]
         near = trimmed or folded or near
-    if not near or near[0] == str(given):
+    if not near or near[0] == str(entry):
         return message
-    spaces = " (spaces count)" if near[0].strip() == str(given).strip() else ""
+    spaces = " (spaces count)" if near[0].strip() == str(entry).strip() else ""
     return f"{message}; did you mean {levels[texts.index(near[0])]!r}?{spaces}"
 
 
 def _noun(level: Level) -> str:
     return "text" if isinstance(level, str) else "truth value" if isinstance(level, bool) else "number"
-
-
-def _worded(given: Level) -> str:
-    return f"the {_noun(given)} {quoted(given)}"
 
 
 def aligned(levels: Sequence[Any], present: Iterable[Level], kind: str | None = None) -> list[Level]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outliers", "limit_outliers"]
 
-# least ratio of the distance from the median of an outlier to that of any other value
+# least ratio of an outlier's distance from the median to that of any other value
 _GAP = 10.0
 # distance from the median, in interquartile ranges, that never counts as far
 _NEAR = 2.0
@@ -30,15 +30,15 @@ _FEWEST = 20
 
 @dataclass(frozen=True)
 class Outliers:
-    """Outliers of one variable.
+    """Outliers of a variable, represented by the farthest from the median.
 
     Attributes:
-        variable: Its name, with the entry of a vector: ``W`` or ``W[2]``.
+        variable: Name of the variable, with the entry of a vector: ``W`` or ``W[2]``.
         dataset: Label of the data set of the farthest outlier.
         row: Its row in the user's data.
         value: Its value; days since the origin for dates.
         ranges: Its distance from the median in interquartile ranges.
-        limit: The value that replaces it: the nearest value that is not an outlier.
+        limit: Its replacement: the nearest value that is not an outlier.
         count: Number of outliers.
     """
 
@@ -67,9 +67,9 @@ def limit_outliers(
 ) -> tuple[tuple[Dataset, ...], list[Outliers]]:
     """Replace outliers of real numbers by the nearest value that is not an outlier.
 
-    Outliers are at most a hundredth of the rows, and more than ten times as far from the median as all other values: a
-    heavy tail has no such gap, except by chance at its last value. A single outlier can dominate a fit by likelihood.
-    Values set by an experiment are intended, and are not changed.
+    Outliers are at most 1 % of the rows, and more than ten times as far from the median as all other values: a heavy
+    tail has no such gap, except by chance at its last value. A single outlier can dominate a fit by likelihood. Values
+    set by an experiment are intended, and are not changed.
 
     Args:
         datasets: Validated data sets.
@@ -102,14 +102,12 @@ def limit_outliers(
             limits = _limits(np.concatenate(columns)) if columns else None
             if limits is None:
                 continue
-            low, high, median, spread = limits
+            low, high, _, _ = limits
             bad = [(column < low) | (column > high) for column in columns]
-            outliers.append(
-                _described(name, variable, entry, datasets, holders, columns, bad, (low, high, median, spread))
-            )
+            outliers.append(_describe(variable, entry, [datasets[k] for k in holders], columns, bad, limits))
             for k, column, rows in zip(holders, columns, bad, strict=True):
                 if rows.any():
-                    changed[k] = _limited(changed[k], variable, entry, column, rows, low, high)
+                    changed[k] = _clip(changed[k], variable, entry, column, rows, low, high)
     return tuple(changed), outliers
 
 
@@ -126,40 +124,38 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float, float, float] | 
     if rows < _FEWEST:
         return None
     lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
-    far = np.abs(values - median)
+    distances = np.abs(values - median)
     spread = upper - lower
-    if spread == 0 and (far > 0).any():
+    if spread == 0 and (distances > 0).any():
         # most rows have the same value, so the spread is that of the others
-        spread = float(np.median(far[far > 0]))
+        spread = float(np.median(distances[distances > 0]))
     if spread == 0:
         return None
     most_outliers = max(1, int(_SHARE * rows))
-    farthest = -np.partition(-far, most_outliers)[: most_outliers + 1]
+    farthest = -np.partition(-distances, most_outliers)[: most_outliers + 1]
     farthest[::-1].sort()
     gaps = farthest[:-1] > _GAP * np.maximum(farthest[1:], _NEAR * spread)
     if not gaps.any():
         return None
-    inliers = values[far <= farthest[int(gaps.nonzero()[0][-1]) + 1]]
+    inliers = values[distances <= farthest[int(gaps.nonzero()[0][-1]) + 1]]
     return float(inliers.min()), float(inliers.max()), float(median), float(spread)
 
 
-def _described(
-    name: str,
+def _describe(
     variable: Variable,
     entry: int,
     datasets: Sequence[Dataset],
-    holders: Sequence[int],
     columns: Sequence[NDArray[np.float64]],
     bad: Sequence[NDArray[np.bool_]],
     limits: tuple[float, float, float, float],
 ) -> Outliers:
     low, high, median, spread = limits
-    far = [np.where(rows, np.abs(column - median), -1.0) for column, rows in zip(columns, bad, strict=True)]
-    part = int(np.argmax([distances.max() for distances in far]))
-    row = int(far[part].argmax())
-    dataset, value = datasets[holders[part]], float(columns[part][row])
+    distances = [np.where(rows, np.abs(column - median), -1.0) for column, rows in zip(columns, bad, strict=True)]
+    farthest = int(np.argmax([part.max() for part in distances]))
+    row = int(distances[farthest].argmax())
+    dataset, value = datasets[farthest], float(columns[farthest][row])
     return Outliers(
-        name if variable.size is None else f"{name}[{entry}]",
+        variable.name if variable.size is None else f"{variable.name}[{entry}]",
         dataset.label,
         row if dataset.rows is None else int(dataset.rows[row]),
         value,
@@ -169,7 +165,7 @@ def _described(
     )
 
 
-def _limited(
+def _clip(
     dataset: Dataset,
     variable: Variable,
     entry: int,
@@ -178,20 +174,20 @@ def _limited(
     low: float,
     high: float,
 ) -> Dataset:
-    """A copy of a data set in which the given rows are clipped to the lowest and highest value of the others."""
-    limited = copy.copy(dataset)
+    """A copy of a data set with some rows clipped to the lowest and highest value of the other rows."""
+    clipped = copy.copy(dataset)
     name = variable.name
     if variable.size is not None:
-        array = np.array(limited.arrays[name])
+        array = np.array(clipped.arrays[name])
         array[rows, entry] = np.clip(column[rows], low, high)
-        limited.arrays = {**limited.arrays, name: array}
-        return limited
-    values = limited.table[name].copy()
+        clipped.arrays = {**clipped.arrays, name: array}
+        return clipped
+    values = clipped.table[name].copy()
     for side, limit in ((column < low, low), (column > high, high)):
         if (side & rows).any():
             # a value copied from another cell keeps the type of the column, such as dates or integers
             others = np.flatnonzero(~rows)
             nearest = others[np.abs(column[others] - limit).argmin()] if len(others) else None
             values[side & rows] = limit if nearest is None else values.iloc[int(nearest)]
-    limited.table = limited.table.assign(**{name: values})
-    return limited
+    clipped.table = clipped.table.assign(**{name: values})
+    return clipped

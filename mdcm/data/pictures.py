@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdcm.data.variables import leaving_out, refuse
+from mdcm.data.variables import missing_value_remedy, refuse
 from mdcm.errors import DataError
 from mdcm.storage.disk import as_path
 from mdcm.text.limits import most_unpacked
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["names_pictures", "read_pictures"]
 
-# accepted formats; some other formats of pillow start external programs
+# accepted formats; pillow starts external programs for some other formats
 _FORMATS = ("PNG", "JPEG")
 # pillow's pixel format by number of channels, and number of channels by pixel format if it is not 3
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -34,14 +34,14 @@ _CHANNELS = {"1": 1, "L": 1, "RGBA": 4}
 _MOST_IN_MEMORY = 1 << 30
 # suffixes of picture files
 _ENDINGS = (".png", ".jpg", ".jpeg")
-# number of names of which one must be a file, so that a column counts as one of pictures
-_MOST_LOOKED_FOR = 64
-# number of pictures from which progress is shown
+# number of names that are checked for an existing file
+_MOST_CHECKED = 64
+# fewest pictures for which progress is shown
 _MANY = 500
 
 
 def names_pictures(column: pd.Series[Any], folder: str | Path) -> bool:
-    """Whether a column holds names of pictures: every value has such a suffix, and one of the first is a file.
+    """Whether a column holds names of pictures: every value has such a suffix, and any of the first 64 is a file.
 
     Args:
         column: The column; missing values are ignored.
@@ -55,13 +55,13 @@ def names_pictures(column: pd.Series[Any], folder: str | Path) -> bool:
     present = column.dropna()
     if not len(present) or not all(isinstance(name, str) and name.lower().endswith(_ENDINGS) for name in present):
         return False
-    return any(_is_file(Path(folder) / name) for name in present.head(_MOST_LOOKED_FOR))
+    return any(_is_file(Path(folder) / name) for name in present.head(_MOST_CHECKED))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    # a name that is not allowed for files
+    # not a valid file name
     except (OSError, ValueError):
         return False
 
@@ -77,10 +77,10 @@ def read_pictures(
     """Read the images named in a column.
 
     Args:
-        names: Paths of PNG or JPEG files, relative to the folder; at least one.
+        names: Paths of PNG or JPEG files, relative to the folder; not empty.
         folder: Folder of the table.
         shape: Channels (1, 3 or 4), height and width; by default those of the first picture.
-        scale: Whether pictures of another height and width are scaled to these, without keeping proportions.
+        scale: Whether to scale pictures to this height and width, regardless of their proportions.
         progress: Whether to show progress on a terminal.
 
     Returns:
@@ -105,7 +105,7 @@ def read_pictures(
             column=column,
         ) from None
     folder = as_path(folder)
-    refuse(names.isna(), f"column {column!r} names no picture", None, column, remedy=leaving_out())
+    refuse(names.isna(), f"column {column!r} names no picture", None, column, remedy=missing_value_remedy())
     pictures: NDArray[np.uint8] | None = None
     files: Iterable[Any] = names
     if progress and len(names) >= _MANY:
@@ -144,7 +144,7 @@ def read_pictures(
 
 
 def _refuse_to_unpack(picture: Image, size: int) -> None:
-    """Refuse a picture whose number of pixels is out of proportion to the size of its file."""
+    """Refuse a picture with far more pixels than the size of its file can hold, before they are decoded."""
     needed, limit = picture.height * picture.width * len(picture.getbands()), most_unpacked(size)
     if needed > limit:
         raise _UnusableError(
@@ -155,16 +155,16 @@ def _refuse_to_unpack(picture: Image, size: int) -> None:
 
 def _refuse_repeated(names: pd.Series[Any], folder: Path, size: int) -> None:
     """Refuse a column that repeats a few files so often that their pixels would fill the memory or the disk."""
-    held = 0
+    total = 0
     for name in names.unique():
         # missing files are refused when they are read
         with suppress(OSError, ValueError, TypeError):
-            held += (folder / name).stat().st_size
-    needed, limit = len(names) * size, most_unpacked(held)
+            total += (folder / name).stat().st_size
+    needed, limit = len(names) * size, most_unpacked(total)
     if needed > limit:
         raise DataError(
             f"column {names.name!r}: its {len(names):,} pictures take {needed:,} bytes, but the limit for files of "
-            f"{held:,} bytes is {limit:,}; save smaller pictures, or fewer rows",
+            f"{total:,} bytes is {limit:,}; save smaller pictures, or fewer rows",
             column=str(names.name),
         )
 
@@ -191,10 +191,10 @@ class _UnusableError(Exception):
 
 
 def _pixels(picture: Image, shape: tuple[int, int, int] | None, *, scale: bool = False) -> NDArray[np.uint8]:
-    """Pixels ``[c, h, w]`` of a picture, which must have the given shape, or is scaled to it."""
+    """Pixels ``[c, h, w]`` of a picture; another shape than ``shape`` is refused, or scaled to it."""
     channels = _CHANNELS.get(picture.mode, 3) if shape is None else shape[0]
     if shape is not None and (picture.height, picture.width) != shape[1:] and not scale:
-        # never scaled unless asked for
+        # never scale unless requested
         raise _UnusableError(f"is {picture.height} x {picture.width} pixels, not {shape[1]} x {shape[2]}")
     if channels not in _MODES or picture.mode.startswith(("I", "F")):
         raise _UnusableError(f"has the pixel format {picture.mode!r}, which does not fit {channels} channels of 8 bits")

@@ -1,4 +1,4 @@
-"""What planning and identification know of a data set: its columns, interventions and size."""
+"""Specification of a data set for planning and identification: columns, interventions and size."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class DatasetSpec:
         do: Variables that were set by intervention: a mapping to the values set, or names alone for every value.
         rows: Number of rows; None means unknown.
         covers: Whether the values set count as every combination of values, regardless of their number.
-        combinations: Values that were set together, one of each target in the order of ``do``, where None means every
-            value; None means that all combinations of the values listed occur.
+        combinations: Values that were set together, with a value of each target in the order of ``do``, where None
+            means every value; None means that all combinations of the values listed occur.
 
     Attributes:
         name: Name.
         columns: Names as a tuple, or None.
         do: For each target the tuple of values set, or None for every value.
         rows: Number of rows, or None.
-        covers: As given.
+        covers: Whether the values set count as every combination of values.
         combinations: Distinct combinations as tuples, or None if all occur.
 
     Raises:
@@ -66,15 +66,17 @@ class DatasetSpec:
         if not isinstance(name, str) or not name.strip():
             raise PlanError(f"a dataset's name must be non-empty text, not {name!r}")
         if isinstance(columns, str) or isinstance(do, str):
-            raise PlanError(f"dataset {name!r}: columns and do take several names, not one text")
+            raise PlanError(f"dataset {name!r}: columns and do take lists of names, not a text")
         if rows is not None and rows < 0:
             raise PlanError(f"dataset {name!r}: rows is {rows}")
         values: dict[str, tuple[Any, ...] | None] = {}
         if isinstance(do, Mapping):
-            for target, given in do.items():
-                if isinstance(given, str):
-                    raise PlanError(f"dataset {name!r}: the values of do({target}) must be a list, not {given!r}")
-                values[target] = None if given is None else tuple(given)
+            for target, target_values in do.items():
+                if isinstance(target_values, str):
+                    raise PlanError(
+                        f"dataset {name!r}: the values of do({target}) must be a list, not {target_values!r}"
+                    )
+                values[target] = None if target_values is None else tuple(target_values)
                 if values[target] == ():
                     raise PlanError(f"dataset {name!r}: do({target}) has an empty list of values")
         else:
@@ -89,10 +91,10 @@ class DatasetSpec:
 
 
 def _combinations(
-    name: str, do: Mapping[str, tuple[Any, ...] | None], given: Iterable[Sequence[Any]]
+    name: str, do: Mapping[str, tuple[Any, ...] | None], combinations: Iterable[Sequence[Any]]
 ) -> tuple[tuple[Any, ...], ...] | None:
     """Distinct combinations of values that were set together; None if all possible combinations occur."""
-    distinct = tuple(dict.fromkeys(map(tuple, given)))
+    distinct = tuple(dict.fromkeys(map(tuple, combinations)))
     for combination in distinct:
         if len(combination) != len(do):
             raise PlanError(
@@ -108,5 +110,5 @@ def _combinations(
     listed = [(None,) if values is None else values for values in do.values()]
     used = [{combination[k] for combination in distinct} for k in range(len(do))]
     # a target that counts as set to every value does not multiply the number of combinations
-    possible = math.prod(1 if None in seen else len(set(values)) for values, seen in zip(listed, used, strict=True))
-    return None if len(distinct) == possible else distinct
+    counts = (1 if None in values_used else len(set(values)) for values, values_used in zip(listed, used, strict=True))
+    return None if len(distinct) == math.prod(counts) else distinct

@@ -1,4 +1,4 @@
-"""Reading tables and image arrays from files."""
+"""Reading of tables and image arrays from files."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ from mdcm.text.printable import shortened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["file_sha256", "parquet_size", "read_images", "read_table", "without_words"]
+__all__ = ["file_sha256", "mask_texts", "parquet_size", "read_images", "read_table"]
 
-# rows of a Parquet file that are looked at together, and bytes that a number takes
+# rows of a Parquet file per batch, and bytes of a number
 _BATCH = 1 << 16
-_PLACE = 8
+_NUMBER_BYTES = 8
 
 
 def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataFrame:
-    r"""Table in a CSV (UTF-8, comma), TSV or Parquet file.
+    r"""Read a table from a CSV (UTF-8, comma), TSV or Parquet file.
 
-    Texts stay as they stand: words such as NA, None and null are levels like any other, spaces count, and a column with
-    whole numbers that begin with a zero, such as 007, is one of texts.
+    Texts are not interpreted: NA, None and null are levels like any other, spaces count, and a column of whole numbers
+    that include a leading zero, such as 007, holds texts.
 
     Args:
         path: The file.
-        na_values: Texts that mean that a value is missing. An empty cell always does, and nothing else unless it is
-            named here.
+        na_values: Texts that mark missing values; by default only empty cells are missing.
 
     Raises:
-        DataError: If the file is missing, damaged, not UTF-8, of another kind, has a column name twice or a row with
-            more or fewer fields than the header; if it has more than 100,000 columns, or is Parquet that takes far more
-            memory than the file has bytes; or if it is Parquet and pyarrow is not installed.
+        DataError: If the file is missing, damaged, not UTF-8 or of another format, repeats a column name, has a row
+            with more or fewer fields than the header, or more than 100,000 columns; if a Parquet file would take far
+            more memory than its size, or pyarrow is not installed.
 
     Example:
         >>> import tempfile
@@ -53,35 +52,35 @@ def read_table(path: str | Path, *, na_values: Collection[str] = ()) -> pd.DataF
     path = as_path(path)
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".tsv", ".parquet", ".pq"}:
-        how = "; save the sheet as CSV UTF-8" if suffix in {".xls", ".xlsx", ".xlsm", ".ods"} else ""
-        raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file{how}")
+        hint = "; save the sheet as CSV UTF-8" if suffix in {".xls", ".xlsx", ".xlsm", ".ods"} else ""
+        raise DataError(f"{path}: a table must be a .csv, .tsv or .parquet file{hint}")
     try:
         if suffix in {".parquet", ".pq"}:
-            return without_words(_read_parquet(path), na_values)
+            return mask_texts(_read_parquet(path), na_values)
         return read_csv(path, "\t" if suffix == ".tsv" else ",", na_values)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
 
-def without_words(table: pd.DataFrame, words: Collection[str]) -> pd.DataFrame:
-    """A table in which cells that hold one of some texts are missing."""
-    words = [words] if isinstance(words, str) else list(words)
-    if not words:
+def mask_texts(table: pd.DataFrame, texts: Collection[str]) -> pd.DataFrame:
+    """A copy of a table in which some texts count as missing values."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
         return table
     changed = {}
     for name, column in table.items():
         if isinstance(column.dtype, pd.CategoricalDtype):
-            changed[name] = column.cat.remove_categories([word for word in words if word in column.cat.categories])
+            changed[name] = column.cat.remove_categories([text for text in texts if text in column.cat.categories])
         elif pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
-            changed[name] = column.mask(column.isin(words))
-    made = table.copy(deep=False)
+            changed[name] = column.mask(column.isin(texts))
+    masked = table.copy(deep=False)
     for name, column in changed.items():
-        made[name] = column
-    return made
+        masked[name] = column
+    return masked
 
 
 def read_images(path: str | Path) -> NDArray[Any]:
-    """Array of images in an .npy file, memory-mapped read-only.
+    """Read an array of images from an .npy file, memory-mapped read-only.
 
     Raises:
         DataError: If the file is missing, damaged, or holds Python objects.
@@ -95,7 +94,7 @@ def read_images(path: str | Path) -> NDArray[Any]:
         raise DataError(f"{path}: not an .npy array of numbers that can be read: {error}") from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise DataError(f"{path}: holds several arrays; save one image variable per .npy file")
+        raise DataError(f"{path}: holds several arrays; save each image variable as an .npy file")
     return array
 
 
@@ -115,68 +114,68 @@ def file_sha256(path: str | Path) -> str:
 def _read_parquet(path: Path) -> pd.DataFrame:
     with _parquet_of(path) as (pyarrow, file):
         _refuse_to_unpack(path, pyarrow.parquet, file)
-        # threads are no faster, and of many columns they take gigabytes
+        # threads are not faster, and take gigabytes for many columns
         return cast("pd.DataFrame", pyarrow.parquet.read_table(file, use_threads=False).to_pandas())
 
 
 def _refuse_to_unpack(path: Path, parquet: Any, file: IO[bytes]) -> None:
-    """Refuse a Parquet file that says next to nothing in many rows, before memory is taken for them."""
+    """Refuse a Parquet file that would take far more memory than its size, before memory is allocated."""
     source = parquet.ParquetFile(file)
     metadata = source.metadata
     refuse_wide(path, metadata.num_columns)
-    columns = [source.schema.column(place) for place in range(metadata.num_columns)]
+    columns = [source.schema.column(index) for index in range(metadata.num_columns)]
     limit = most_unpacked(path.stat().st_size)
-    numbers = texts = most = 0
+    needed = least_texts = most_texts = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for place, column in enumerate(columns):
+        for index, column in enumerate(columns):
             if column.max_repetition_level:
                 raise DataError(f"{path}: column {column.path!r} holds lists; a column holds one value per row")
-            chunk = group.column(place)
-            count, held = max(chunk.num_values, group.num_rows), chunk.total_uncompressed_size
+            chunk = group.column(index)
+            count, size = max(chunk.num_values, group.num_rows), chunk.total_uncompressed_size
             if column.physical_type == "BYTE_ARRAY":
-                texts += max(held, _PLACE * count)
+                least_texts += max(size, _NUMBER_BYTES * count)
                 # every row may be the longest text
-                most += count * held
+                most_texts += count * size
             else:
-                numbers += max(held, (column.length or _PLACE) * count)
-    if numbers + texts > limit:
-        raise DataError(_unpacked(path, numbers + texts, limit))
-    if numbers + most <= limit:
+                needed += max(size, (column.length or _NUMBER_BYTES) * count)
+    if needed + least_texts > limit:
+        raise DataError(_too_large(path, needed + least_texts, limit))
+    if needed + most_texts <= limit:
         return
-    # what a dictionary holds is counted before it is repeated
+    # measure texts in dictionaries without expanding them
     names = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     source = parquet.ParquetFile(file, read_dictionary=names, metadata=metadata)
     for batch in source.iter_batches(_BATCH, columns=names):
         for array in batch.columns:
-            numbers += _length(array)
-        if numbers > limit:
-            raise DataError(_unpacked(path, numbers, limit))
+            needed += _expanded_bytes(array)
+        if needed > limit:
+            raise DataError(_too_large(path, needed, limit))
 
 
-def _length(array: Any) -> int:
-    """Bytes of all texts of a column of pyarrow, as many times as they are in it."""
+def _expanded_bytes(array: Any) -> int:
+    """Bytes that the texts of a pyarrow column take without a dictionary."""
     import pyarrow.compute
 
     if not hasattr(array, "dictionary"):
         return int(array.nbytes)
     lengths = np.append(pyarrow.compute.binary_length(array.dictionary).fill_null(0).to_numpy(zero_copy_only=False), 0)
-    places = array.indices.fill_null(len(lengths) - 1).to_numpy(zero_copy_only=False)
-    return int(lengths.astype(np.int64)[places].sum()) + _PLACE * len(places)
+    indices = array.indices.fill_null(len(lengths) - 1).to_numpy(zero_copy_only=False)
+    return int(lengths.astype(np.int64)[indices].sum()) + _NUMBER_BYTES * len(indices)
 
 
-def _unpacked(path: Path, needed: int, limit: int) -> str:
+def _too_large(path: Path, needed: int, limit: int) -> str:
     return (
-        f"{path}: its columns take more than {needed:,} bytes of memory, and of a file of this size no more than "
-        f"{limit:,} are read; save it with fewer rows or shorter texts"
+        f"{path}: its columns take more than {needed:,} bytes of memory, but the limit for a file of this size is "
+        f"{limit:,}; save it with fewer rows or shorter texts"
     )
 
 
 def parquet_size(path: str | Path) -> tuple[int, int]:
-    """Rows and columns of a Parquet file, by what it says of itself.
+    """Number of rows and columns of a Parquet file, from its metadata.
 
     Raises:
-        DataError: If it cannot be read, or pyarrow is not installed.
-        OSError: Likewise.
+        DataError: If it is damaged, or pyarrow is not installed.
+        OSError: If it cannot be opened.
     """
     with _parquet_of(as_path(path)) as (pyarrow, file):
         metadata = pyarrow.parquet.read_metadata(file)
@@ -185,7 +184,7 @@ def parquet_size(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def _parquet_of(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
-    """pyarrow, and an open file of which whatever goes wrong is said in one line."""
+    """Provide pyarrow and an open file; an error of pyarrow becomes a DataError of a single line."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -196,6 +195,6 @@ def _parquet_of(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
         except DataError:
             raise
         except Exception as error:
-            # of a damaged file pyarrow raises nearly anything, also that it lacks the memory for a size that is wrong
+            # a damaged file can make pyarrow raise any exception, such as a MemoryError for a wrong size
             reason = shortened(" ".join(str(error).split())) or type(error).__name__
             raise DataError(f"{path}: not a Parquet file that can be read: {reason}") from None

@@ -1,10 +1,10 @@
-"""Columns of texts: warnings about texts that look like other types, and refusal of identifiers and free text."""
+"""Columns of texts: warnings about texts that look like other types, and rejection of identifiers and free text."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,19 @@ from mdcm.data.variables import are_dates
 from mdcm.errors import DataError
 from mdcm.text.advice import advice, warn
 
-__all__ = ["FEW_LEVELS", "explain_text", "refuse_names"]
+if TYPE_CHECKING:
+    from mdcm.data.dataset import Dataset
 
-# number of levels up to which a column is an ordinary categorical variable, whatever the levels look like
+__all__ = ["FEW_LEVELS", "refuse_identifiers", "warn_about_texts"]
+
+# largest number of levels of a categorical variable about which no warning is given
 FEW_LEVELS = 20
 # a column of strings with more distinct values holds identifiers or free text, and is not a variable
 _MAX_STRINGS = 256
-# and so is one with at least _FEWEST_NAMES distinct values, few of which occur twice
+# nor is a column with at least this number of distinct values that are this share of the rows
 _FEWEST_NAMES = 50
 _DISTINCT_SHARE = 0.9
-# share of the distinct texts that decides which type a column was meant to have
+# share of the distinct texts that determines which type a column was meant to have
 _MOSTLY = 0.5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]|$)")
 _SIGN = r"(?:[$€£¥₹]|[A-Z]{3})"
@@ -31,17 +34,7 @@ _AMOUNT = re.compile(
 )
 
 
-class NamedDataset(Protocol):
-    """The parts of a dataset that messages name."""
-
-    name: str | None
-
-    @property
-    def label(self) -> str:
-        """The dataset in words."""
-
-
-def explain_text(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> None:
+def warn_about_texts(name: str, dataset: Dataset, column: pd.Series[Any]) -> None:
     """Warn about levels that are texts but look like numbers, dates or amounts."""
     texts = pd.Series(column.unique(), dtype=object)
     numeric = pd.to_numeric(texts, errors="coerce").notna()
@@ -68,20 +61,20 @@ def explain_text(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> No
 
 def declared(name: str, kind: str) -> str:
     """Instruction to declare the kind of a variable, for a message."""
-    how = advice(
+    declaration = advice(
         f"variables={{{name!r}: {{'kind': {kind!r}}}}}",
         f"--kind {shlex.quote(f'{name}={kind}')}",
         f"'{name}: {{kind: {kind}}}' under variables",
     )
-    return f"with kind {kind!r} ({how})"
+    return f"with kind {kind!r} ({declaration})"
 
 
 def missing(word: str) -> str:
     """Instruction to mark a text as a missing value, for a message."""
     return advice(
         f"read the table with na_values=[{word!r}]",
-        f"say so with --na {shlex.quote(word)}",
-        f"say so with 'na_values: [{word}]' at the data set",
+        f"pass --na {shlex.quote(word)}",
+        f"write 'na_values: [{word}]' for the data set",
     )
 
 
@@ -94,13 +87,13 @@ def _is_picture(text: object) -> bool:
     return isinstance(text, str) and text.lower().endswith((".png", ".jpg", ".jpeg"))
 
 
-def refuse_names(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> None:
+def refuse_identifiers(name: str, dataset: Dataset, column: pd.Series[Any]) -> None:
     """Refuse strings that look like identifiers or free text: too many distinct values, or nearly all distinct."""
     distinct = column.nunique()
     if distinct > _MAX_STRINGS:
-        why = f"more than the {_MAX_STRINGS} that a categorical variable may have by default"
+        reason = f"more than the {_MAX_STRINGS} that a categorical variable may have by default"
     elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
-        why = f"in {len(column):,} rows: it seems to be an identifier"
+        reason = f"in {len(column):,} rows: it seems to be an identifier"
     else:
         return
     numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()
@@ -123,8 +116,8 @@ def refuse_names(name: str, dataset: NamedDataset, column: pd.Series[Any]) -> No
     else:
         remedy = "group rare ones, convert them to numbers"
     raise DataError(
-        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {why}; {remedy}, leave {name!r} out "
-        f"of the graph, or declare it {declared(name, 'categorical')}",
+        f"column {name!r} of {dataset.label} has {distinct:,} different strings, {reason}; {remedy}, "
+        f"leave {name!r} out of the graph, or declare it {declared(name, 'categorical')}",
         dataset=dataset.name,
         column=name,
     )

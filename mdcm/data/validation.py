@@ -11,7 +11,7 @@ import pandas as pd
 
 from mdcm.data.dataset import Dataset, blocks
 from mdcm.data.levels import listing, plain
-from mdcm.data.variables import floats, leaving_out, refuse, storage, suggestion
+from mdcm.data.variables import floats, missing_value_remedy, refuse, storage, suggestion
 from mdcm.errors import DataError
 from mdcm.text.advice import Notice, warn
 from mdcm.text.limits import flag
@@ -46,7 +46,7 @@ def validate(
             datasets have the same name.
 
     Warns:
-        UserWarning: About columns that are not nodes, have no values, or are constant in a dataset.
+        UserWarning: If a column is not a node, has no values, or is constant in a dataset.
 
     Example:
         >>> first = Dataset({"X": [0, 1, 1], "Y": [2, 2, 1]})
@@ -61,7 +61,7 @@ def validate(
         hint = "; mdcm.data.read_table reads a file" if isinstance(data, str | os.PathLike) else ""
         raise DataError(f"data must be a DataFrame, a Dataset or a list of them, not {kind}{hint}")
     if not nodes:
-        raise DataError("the graph has no variable, so there is nothing to learn; write one such as 'X -> Y'")
+        raise DataError("the graph has no variable, so there is nothing to learn; write edges such as 'X -> Y'")
     flag("dropna", dropna)
     datasets = [item if isinstance(item, Dataset) else Dataset(item) for item in data]
     if dropna:
@@ -77,10 +77,10 @@ def validate(
     observed = {column for dataset in checked for column in dataset.columns}
     for node in nodes:
         if node not in observed and node not in unobserved:
-            given = [column for dataset in datasets for column in dataset.columns if column not in nodes]
+            others = [column for dataset in datasets for column in dataset.columns if column not in nodes]
             raise DataError(
                 f"variable {node!r} of the graph is not a column of any dataset ({listing(names)})"
-                f"{suggestion(node, given)}",
+                f"{suggestion(node, others)}",
                 dataset=names[0] if len(names) == 1 else None,
                 column=node,
             )
@@ -128,24 +128,24 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
     if not used:
         raise DataError(f"{label}: no variable of the graph has any values", dataset=name)
     missing = missing.drop(columns=empty)
-    lost = missing.to_numpy(dtype=bool).any(axis=1)
-    if not dataset.dropna and lost.any():
+    incomplete = missing.to_numpy(dtype=bool).any(axis=1)
+    if not dataset.dropna and incomplete.any():
         column = next(column for column in missing.columns if missing[column].any())
         refuse(
             missing[column],
             f"{label}: column {column!r} has missing values",
             name,
             column,
-            remedy=leaving_out(),
+            remedy=missing_value_remedy(),
             rows=dataset.rows,
         )
     if dataset.groups is not None:
-        lost |= dataset.groups < 0
+        incomplete |= dataset.groups < 0
     if dataset.weights is not None:
-        lost |= np.isnan(dataset.weights)
-    if lost.all():
+        incomplete |= np.isnan(dataset.weights)
+    if incomplete.all():
         raise DataError(f"{label}: every row has missing values, so leaving such rows out leaves none", dataset=name)
-    kept = dataset.restricted(name, used, np.asarray(~lost) if lost.any() else None)
+    kept = dataset.restricted(name, used, np.asarray(~incomplete) if incomplete.any() else None)
     for column in used:
         infinite: NDArray[np.bool_] | None = None
         if column in kept.arrays:
@@ -159,7 +159,7 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
 
 
 def _check_variation(datasets: Sequence[Dataset]) -> None:
-    """Warn about columns that are constant in one dataset and vary in another; the schema warns about the others."""
+    """Warn about columns that are constant in some datasets only; the schema warns about those constant in all."""
     constant: dict[str, list[tuple[Dataset, Any]]] = {}
     varies = {target for dataset in datasets for target in dataset.do}
     for dataset in datasets:

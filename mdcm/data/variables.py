@@ -1,4 +1,4 @@
-"""Variables: kind, levels, and conversion of values to codes."""
+"""Variables: kinds, levels, and conversion of values to codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "as_array",
     "days",
     "floats",
-    "leaving_out",
+    "missing_value_remedy",
     "plain",
     "refuse",
     "storage",
@@ -51,7 +51,7 @@ EPOCH = "1970-01-01"
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of a model: its name, its kind, and the values that it can take.
+    """A variable of a model: its name, its kind, and its possible values.
 
     Attributes:
         name: Name, as in the graph.
@@ -61,8 +61,8 @@ class Variable:
         dtype: Type in which draws are returned: a numpy or pandas name, or "ordered" for an ordered categorical; None
             for the default type.
         origin: Date with day 0 of a variable of dates, as ISO text; None if values are not dates.
-        mean: Mean that is subtracted for mechanisms, a number, or one per entry of a vector; None counts as 0.
-        scale: Scale that centred values are divided by for mechanisms; None counts as 1.
+        mean: Mean that is subtracted for mechanisms, a number or, for a vector, a tuple; None counts as 0.
+        scale: Scale by which centred values are divided for mechanisms, likewise; None counts as 1.
         span: Smallest and largest observed number; None if unknown.
         size: Number of entries of a vector of real numbers; else None.
         level_type: Original type of levels that are dates, intervals or periods written as texts, as named by
@@ -94,12 +94,12 @@ class Variable:
         if self.kind not in get_args(Kind):
             raise self._error(f": kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
         if (self.levels is not None) != (self.kind == "categorical"):
-            needs = "needs its levels" if self.kind == "categorical" else f"is {self.kind} and has no levels"
-            raise self._error(f" {needs}")
+            problem = "needs its levels" if self.kind == "categorical" else f"is {self.kind} and has no levels"
+            raise self._error(f" {problem}")
         if self.levels is not None:
             object.__setattr__(self, "levels", tuple(plain(level) for level in self.levels))
             if not self.levels or len(set(self.levels)) != len(self.levels):
-                raise self._error(f": levels must be distinct and at least one, not {list(self.levels)}")
+                raise self._error(f": levels must be distinct and non-empty, not {list(self.levels)}")
         self._check_level_type()
         self._check_shape()
         self._check_numbers()
@@ -133,14 +133,14 @@ class Variable:
                 raise self._error(f": {error}") from None
 
     def _check_numbers(self) -> None:
-        given = {key: getattr(self, key) for key in ("origin", "mean", "scale", "span", "size")}
+        attributes = {key: getattr(self, key) for key in ("origin", "mean", "scale", "span", "size")}
         if self.kind not in ("continuous", "implicit"):
-            for key, value in given.items():
+            for key, value in attributes.items():
                 if value is not None:
                     raise self._error(f" is {self.kind} and has no {key}")
             return
         for key in ("mean", "scale"):
-            value = given[key]
+            value = attributes[key]
             if value is None:
                 continue
             entries = np.asarray(value, dtype=np.float64)
@@ -176,12 +176,12 @@ class Variable:
         """Encode a value for a mechanism: the index of a level, or a number minus ``mean``, divided by ``scale``.
 
         Args:
-            value: A level, or a value that identifies one (:func:`mdcm.data.levels.position`); a real number; or a date
+            value: A level, or a value that identifies it (:func:`mdcm.data.levels.position`); a real number; or a date
                 for a column of dates. numpy scalars count as their Python values.
 
         Raises:
-            DataError: If the value is not a level of a categorical variable, not a finite number for a continuous one,
-                or if the variable is an image or a vector.
+            DataError: If the value is not a level of a categorical variable or not a finite number, or the variable is
+                an image or a vector.
         """
         if self.levels is not None:
             return self._position(value)
@@ -194,15 +194,13 @@ class Variable:
             DataError: If the value is not a finite number, or the variable is an image or a vector.
         """
         if self.kind == "image" or self.size is not None:
-            shape, what = (self.shape, "an image") if self.kind == "image" else ((self.size,), "a vector")
-            raise self._error(f" is {what}: give an array of shape {shape}, not {value!r}")
+            shape, noun = (self.shape, "an image") if self.kind == "image" else ((self.size,), "a vector")
+            raise self._error(f" is {noun}: give an array of shape {shape}, not {value!r}")
         try:
             number = float(value) if self.origin is None else days(value, self.origin)
         except (TypeError, ValueError):
-            what = "number" if self.origin is None else "date"
-            raise DataError(
-                f"variable {self.name!r} is {self.kind}: {value!r} is not a {what}", column=self.name
-            ) from None
+            noun = "number" if self.origin is None else "date"
+            raise self._error(f" is {self.kind}: {value!r} is not a {noun}") from None
         if not math.isfinite(number):
             raise self._error(f": {value!r} is not finite")
         return number
@@ -226,7 +224,7 @@ class Variable:
             return np.asarray(values / np.asarray(self.scale or 1.0), dtype=np.float32)
 
     def restore(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Real numbers from standardised ones, the inverse of :meth:`standardise`; float64 of the same shape."""
+        """Invert :meth:`standardise`: real numbers from standardised numbers, float64 of the same shape."""
         numbers = np.asarray(values, dtype=np.float64)
         return np.asarray(numbers * np.asarray(self.scale or 1.0) + np.asarray(self.mean or 0.0))
 
@@ -252,13 +250,13 @@ class Variable:
 
     def _position(self, value: Any) -> int:
         if self.dtype in _SHORT and isinstance(value, float | str):
-            # round to the column's precision: Python prints digits that the column does not have
+            # round to the precision of the column
             with suppress(ValueError):
                 value = np.dtype(self.dtype.lower()).type(value)
         try:
             return position(cast("tuple[Level, ...]", self.levels), value, self.level_type)
         except LevelError as error:
-            raise DataError(f"variable {self.name!r} has {error}", column=self.name) from None
+            raise self._error(f" has {error}") from None
 
     def unknown_level(self, value: Any) -> str:
         """Message about a value in data that is not a level."""
@@ -289,7 +287,7 @@ class Variable:
 
 
 def _moment(value: Any) -> pd.Timestamp:
-    """A date without time zone, converted to UTC if it had one."""
+    """Parse a date; a date with a time zone is converted to UTC, without the zone."""
     moment = pd.Timestamp(value)
     if pd.isna(moment):
         raise ValueError(f"{value!r} is not a date")
@@ -312,12 +310,12 @@ def days(value: Any, origin: str = EPOCH) -> float:
 def storage(
     column: pd.Series[Any], where: str, dataset: str | None = None, rows: NDArray[np.int64] | None = None
 ) -> Storage:
-    """The type of a column's values; "levels" are intervals and periods, which are neither numbers nor texts.
+    """Type of a column's values; "levels" are intervals and periods, which are neither numbers nor texts.
 
     Args:
         column: The column.
-        where: The dataset in words, for messages.
-        dataset: Its name.
+        where: Description of the dataset for messages.
+        dataset: Name of the dataset.
         rows: Row numbers for messages, if they are not 0, 1, 2, ...
 
     Raises:
@@ -358,7 +356,7 @@ def storage(
 
 def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArray[np.int64] | None) -> DataError:
     present = column[column.notna()]
-    types = present.map(_sort).astype(object)
+    types = present.map(_type_name).astype(object)
     type_names = sorted({type(value).__name__ for value in present.head(10_000)})
     known = types.isin(["booleans", "numbers", "strings", "dates"])
     # if some values have a supported type, those of other types are reported
@@ -385,7 +383,7 @@ def _mixed(column: pd.Series[Any], where: str, dataset: str | None, rows: NDArra
     )
 
 
-def _sort(value: Any) -> str:
+def _type_name(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "booleans"
     if isinstance(value, numbers.Real | Decimal):
@@ -424,8 +422,8 @@ def floats(column: pd.Series[Any], origin: str | None = None) -> NDArray[np.floa
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     form = "ISO8601" if storage(column, "") == "str" else None
     moments = pd.to_datetime(column, utc=True, format=form)
-    since = _moment(origin or EPOCH).tz_localize("UTC")
-    return np.asarray((moments - since) / pd.Timedelta(days=1), dtype=np.float64)
+    start = _moment(origin or EPOCH).tz_localize("UTC")
+    return np.asarray((moments - start) / pd.Timedelta(days=1), dtype=np.float64)
 
 
 def refuse(
@@ -441,10 +439,10 @@ def refuse(
 
     Args:
         bad: Whether each row is invalid.
-        message: What is wrong with them.
+        message: The problem.
         dataset: Name of the dataset.
         column: Name of the column.
-        remedy: What to do, the end of the message.
+        remedy: The remedy, as the end of the message.
         rows: Row numbers in the user's data, if they are not 0, 1, 2, ...
     """
     flags = np.asarray(bad, dtype=bool)
@@ -458,10 +456,10 @@ def refuse(
     )
 
 
-def leaving_out() -> str:
+def missing_value_remedy() -> str:
     """Remedies for missing values, as the end of a message."""
-    how = advice("Dataset(..., dropna=True)", "--dropna", "'dropna: true'")
-    return f"; fill them in, or leave such rows out with {how}"
+    setting = advice("Dataset(..., dropna=True)", "--dropna", "'dropna: true'")
+    return f"; fill them in, or leave such rows out with {setting}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
