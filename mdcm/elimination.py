@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -225,28 +225,14 @@ def min_fill_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], siz
     References:
         Kjærulff (1990), Triangulation of graphs: algorithms giving small total state space.
     """
-    neighbours: dict[Node, set[Node]] = {}
-    for scope in scopes:
-        for variable in scope:
-            neighbours.setdefault(variable, set()).update(scope)
-    for variable, adjacent in neighbours.items():
-        adjacent.discard(variable)
-    kept = set(keep)
-    cost = {variable: _fill(variable, neighbours, sizes) for variable in neighbours if variable not in kept}
-    order = []
-    while cost:
-        variable = min(cost, key=cost.__getitem__)
-        del cost[variable]
-        order.append(variable)
-        adjacent = neighbours.pop(variable)
-        for other in adjacent:
-            neighbours[other] |= adjacent
-            neighbours[other] -= {other, variable}
-        stale = adjacent.union(*(neighbours[other] for other in adjacent)) if adjacent else set()
-        for other in stale:
-            if other in cost:
-                cost[other] = _fill(other, neighbours, sizes)
-    return order
+
+    def cost(variable: Node, neighbours: Mapping[Node, set[Node]]) -> tuple[int, int]:
+        adjacent = neighbours[variable]
+        joined = sum(len(neighbours[other] & adjacent) for other in adjacent)
+        fill = len(adjacent) * (len(adjacent) - 1) - joined
+        return fill, math.prod(sizes[other] for other in adjacent)
+
+    return _greedy_order(scopes, keep, cost)
 
 
 def min_size_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], sizes: Mapping[Node, int]) -> list[Node]:
@@ -258,40 +244,47 @@ def min_size_order(scopes: Iterable[Sequence[Node]], keep: Collection[Node], siz
         sizes: Number of values by variable.
 
     Complexity:
-        O(n^2 + n w^2) for n variables with at most w neighbours each.
+        O(n^2 + n w^3) for n variables with at most w neighbours each.
 
     References:
         Kjærulff (1990), Triangulation of graphs: algorithms giving small total state space.
+    """
+
+    def cost(variable: Node, neighbours: Mapping[Node, set[Node]]) -> int:
+        return sizes[variable] * math.prod(sizes[other] for other in neighbours[variable])
+
+    return _greedy_order(scopes, keep, cost)
+
+
+def _greedy_order(
+    scopes: Iterable[Sequence[Node]], keep: Collection[Node], cost: Callable[[Node, Mapping[Node, set[Node]]], Any]
+) -> list[Node]:
+    """Order in which every step eliminates a variable of least cost, by its neighbours; the first one of equals.
+
+    Costs are integers, so that the order does not depend on that of a set.
     """
     neighbours: dict[Node, set[Node]] = {}
     for scope in scopes:
         for variable in scope:
             neighbours.setdefault(variable, set()).update(scope)
+    for variable, adjacent in neighbours.items():
+        adjacent.discard(variable)
     kept = set(keep)
-    logs = {variable: math.log(sizes[variable]) for variable in neighbours}
-    cost = {
-        variable: sum(logs[other] for other in adjacent)
-        for variable, adjacent in neighbours.items()
-        if variable not in kept
-    }
+    costs = {variable: cost(variable, neighbours) for variable in neighbours if variable not in kept}
     order = []
-    while cost:
-        variable = min(cost, key=cost.__getitem__)
-        del cost[variable]
+    while costs:
+        variable = min(costs, key=costs.__getitem__)
+        del costs[variable]
         order.append(variable)
-        adjacent = neighbours.pop(variable) - {variable}
+        adjacent = neighbours.pop(variable)
         for other in adjacent:
             neighbours[other] |= adjacent
-            neighbours[other].discard(variable)
-            if other in cost:
-                cost[other] = sum(logs[one] for one in neighbours[other])
+            neighbours[other] -= {other, variable}
+        stale = adjacent.union(*(neighbours[other] for other in adjacent)) if adjacent else set()
+        for other in stale:
+            if other in costs:
+                costs[other] = cost(other, neighbours)
     return order
-
-
-def _fill(variable: Node, neighbours: Mapping[Node, set[Node]], sizes: Mapping[Node, int]) -> tuple[int, float]:
-    adjacent = neighbours[variable]
-    joined = sum(len(neighbours[other] & adjacent) for other in adjacent)
-    return len(adjacent) * (len(adjacent) - 1) - joined, sum(math.log(sizes[other]) for other in adjacent)
 
 
 def _sizes(factors: Sequence[Factor]) -> dict[Hashable, int]:

@@ -229,11 +229,7 @@ class AdversarialProblem:
             self.readers[name] = train_encoder(
                 data[name],
                 targets,
-                levels=self._levels(targets),
-                weights=data.weights,
-                steps=self.config.encoder_steps,
-                seed=derived_seed(self.seed, "encoder"),
-                device=self.device,
+                **self._encoder_options(data, targets),
             )
         self._seen.setdefault(name, data)
         with torch.no_grad():
@@ -241,30 +237,36 @@ class AdversarialProblem:
 
     def _targets(self, image: str, data: Encoded) -> dict[str, NDArray[Any]]:
         """Members of the h-node, images aside, that a data set shows beside an image."""
-        others = [self.dcm.schema[one] for one in self.hnode.variables if one in data and one != image]
-        return {one.name: np.asarray(data[one.name]) for one in others if one.kind != "image"}
+        variables = [self.dcm.schema[name] for name in self.hnode.variables if name in data and name != image]
+        return {variable.name: np.asarray(data[variable.name]) for variable in variables if variable.kind != "image"}
 
     def _levels(self, names: Iterable[str]) -> dict[str, int]:
         variables = [self.dcm.schema[name] for name in names]
-        return {one.name: one.num_levels for one in variables if one.levels is not None}
+        return {variable.name: variable.num_levels for variable in variables if variable.levels is not None}
+
+    def _encoder_options(self, data: Encoded, targets: Iterable[str]) -> dict[str, Any]:
+        """Options that the training of an encoder and of the probes that test it share."""
+        return {
+            "levels": self._levels(targets),
+            "weights": data.weights,
+            "steps": self.config.encoder_steps,
+            "seed": derived_seed(self.seed, "encoder"),
+            "device": self.device,
+        }
 
     def gaps(self) -> dict[str, ProbeGap]:
         """By how much a probe that sees each image does better than one on its representation alone."""
-        found = {}
+        gaps = {}
         for name, data in self._seen.items():
             targets = self._targets(name, data)
             if targets:
-                found[name] = probe_gap(
+                gaps[name] = probe_gap(
                     self.readers[name],
                     data[name],
                     targets,
-                    levels=self._levels(targets),
-                    weights=data.weights,
-                    steps=self.config.encoder_steps,
-                    seed=derived_seed(self.seed, "encoder"),
-                    device=self.device,
+                    **self._encoder_options(data, targets),
                 )
-        return {name: gap for name, gap in found.items() if gap is not None}
+        return {name: gap for name, gap in gaps.items() if gap is not None}
 
     # ---- a step
 
