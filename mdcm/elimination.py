@@ -328,17 +328,22 @@ def _product(
     factors: Sequence[Factor], scope: tuple[Hashable, ...], sizes: Mapping[Hashable, int]
 ) -> tuple[NDArray[np.float64], float]:
     """The product and the logarithm of its scale."""
-    product = np.ones([sizes[variable] for variable in scope])
+    shape = [sizes[variable] for variable in scope]
+    if not factors:
+        return np.ones(shape), 0.0
     scale = 0.0
-    for number, factor in enumerate(factors, 1):
-        product *= aligned(factor, scope)
+    # products have the memory layout of the factors
+    first, *others = factors
+    product = aligned(first, scope)
+    for number, factor in enumerate(others, 1):
+        product = product * aligned(factor, scope)
         if number % _OFTEN == 0:
             product, logarithm = _rescaled(product)
             scale += logarithm
-    return product, scale
+    return np.broadcast_to(product, shape), scale
 
 
 def _rescaled(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     # products of hundreds of probabilities underflow
     largest = float(table.max(initial=0.0))
-    return (table / largest, math.log(largest)) if largest > 0 else (table, 0.0)
+    return (table / largest, math.log(largest)) if largest > 0 else (table.copy(), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,10 +59,16 @@ class _Part:
     groups: NDArray[np.int64] | None = None
     count: NDArray[np.float64] | None = None
 
-    @property
+    @cached_property
     def total(self) -> NDArray[np.float64]:
         """Total weight of every row, multiplied by its count."""
         return self.weights if self.count is None else self.weights * self.count
+
+    @cached_property
+    def row_weight(self) -> tuple[NDArray[np.float64], float]:
+        """Weight of all rows in every sample, ``[r]``, and their number."""
+        rows = self.weights.shape[-1] if self.count is None else float(self.count.sum())
+        return np.atleast_2d(self.total).sum(axis=1), rows
 
 
 class SourceTables:
@@ -255,7 +262,10 @@ class SourceTables:
             cells = self._cell_indices(source, k, tuple(names), tuple((at or {}).items()), size)
             for row, weights in zip(total, np.atleast_2d(self._parts[k].total), strict=True):
                 row += np.bincount(cells, weights=weights, minlength=size + 1)[:size]
-        return total.reshape(shape if self.replicates is None else [self.replicates, *shape])
+        if self.replicates is None:
+            return total.reshape(shape)
+        # samples are the first axis, and adjacent in memory: sums and products over short axes are then fast
+        return np.moveaxis(np.ascontiguousarray(total.T).reshape(*shape, self.replicates), -1, 0)
 
     def has_rows(
         self, source: TableSource, names: Sequence[str], at: Mapping[str, int] | None = None
@@ -294,7 +304,11 @@ class SourceTables:
             # add one row, spread over the levels at random
             levels = math.prod(counts.shape[axis] for axis in axes)
             shares = _small_gamma(self._rng, 1 / levels, int(seen.sum())).reshape(self.replicates or 1, -1)
-            counts[seen] += (self._row_weight(source) * shares).ravel()
+            additional = self._row_weight(source) * shares
+            if additional.size == counts.size:
+                counts += additional.reshape(counts.shape)
+            else:
+                counts[seen] += additional.ravel()
             total = counts.sum(axis=axes, keepdims=True)
         share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=seen)
         if self.is_sample:
@@ -303,10 +317,8 @@ class SourceTables:
 
     def _row_weight(self, source: TableSource) -> NDArray[np.float64]:
         """Mean weight of a row in every sample, ``[r, 1]``."""
-        parts = [self._parts[k] for k in self._members[source]]
-        rows = sum(part.weights.shape[-1] if part.count is None else float(part.count.sum()) for part in parts)
-        total = sum(np.atleast_2d(part.total).sum(axis=1, keepdims=True) for part in parts)
-        return np.asarray(total / rows)
+        parts = [self._parts[k].row_weight for k in self._members[source]]
+        return np.asarray(sum(total for total, _ in parts) / sum(rows for _, rows in parts))[:, None]
 
     def _cell_indices(
         self, source: TableSource, k: int, names: tuple[str, ...], at: tuple[tuple[str, int], ...], size: int
