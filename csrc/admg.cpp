@@ -26,8 +26,8 @@ const char* describe(GraphFault::Kind kind) {
   return "not a mixed graph";
 }
 
-// A set of integers below n with insertion and removal of the smallest in O(log_64 n): bits in words, and a summary
-// bit per word above it. For the sizes of memory this is a small constant, which keeps the construction linear.
+// A priority queue of distinct integers below n with operations in O(log_64 n): a bitset with a summary bit per word on
+// each level above it. At feasible sizes this is a small constant, which keeps the construction linear.
 class MinSet {
  public:
   explicit MinSet(std::size_t n) {
@@ -64,6 +64,7 @@ class MinSet {
   std::vector<std::vector<std::uint64_t>> levels_;
 };
 
+// Throws GraphFault for an end out of range or an edge from a node to itself.
 void check_ends(Node n, Nodes a, Nodes b) {
   if (a.size() != b.size()) throw std::invalid_argument("the two ends of the edges differ in number");
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -74,7 +75,7 @@ void check_ends(Node n, Nodes a, Nodes b) {
   }
 }
 
-// Counting sort of the edges' far ends by their near end: offsets of n + 1 and the values.
+// Counting sort of the far ends of edges by their near end: n + 1 offsets and the values.
 struct Buckets {
   std::vector<std::uint32_t> offsets;
   std::vector<Node> values;
@@ -92,6 +93,7 @@ struct Buckets {
   }
 };
 
+// Whether edges are sorted by near end and then far end, without repetition.
 bool strictly_ascending(Nodes near, Nodes far) {
   for (std::size_t i = 1; i < near.size(); ++i) {
     if (near[i] < near[i - 1] || (near[i] == near[i - 1] && far[i] <= far[i - 1])) return false;
@@ -99,7 +101,7 @@ bool strictly_ascending(Nodes near, Nodes far) {
   return true;
 }
 
-// The same edges sorted by far end within each near end, repeated ones dropped. Sorted ones are taken as they come.
+// Edges sorted by near end and then far end, without repetition: two counting sorts, unless the input is sorted.
 struct SortedEdges {
   std::vector<Node> near;
   std::vector<Node> far;
@@ -139,8 +141,8 @@ struct SortedEdges {
   }
 };
 
-// Index of the second occurrence of a pair that is known to occur twice.
-std::size_t find_repeated(Node n, Nodes first, Nodes second) {
+// Smallest index at which an unordered pair repeats an earlier one.
+std::size_t find_second_occurrence(Node n, Nodes first, Nodes second) {
   std::vector<std::pair<std::int64_t, std::size_t>> keys(first.size());
   for (std::size_t i = 0; i < first.size(); ++i) {
     const auto [low, high] = std::minmax(first[i], second[i]);
@@ -175,9 +177,10 @@ Admg::Admg(Node n, const EdgeView& edges) : n_(n) {
   check_ends(n, edges.first, edges.second);
   build_rows(edges);
   build_hubs(edges);
-  order_or_throw();
+  sort_topologically();
 }
 
+// Parents, children and siblings of every node by counting sort.
 void Admg::build_rows(const EdgeView& edges) {
   const SortedEdges arcs(n_, edges.tails, edges.heads);
   num_directed_ = arcs.near.size();
@@ -189,7 +192,7 @@ void Admg::build_rows(const EdgeView& edges) {
   ends_b.insert(ends_b.end(), edges.first.begin(), edges.first.end());
   const SortedEdges pairs(n_, ends_a, ends_b);
   if (pairs.repeated) {
-    const std::size_t at = find_repeated(n_, edges.first, edges.second);
+    const std::size_t at = find_second_occurrence(n_, edges.first, edges.second);
     throw GraphFault(GraphFault::Kind::kRepeatedPair, {edges.first[at], edges.second[at]}, at);
   }
 
@@ -204,7 +207,7 @@ void Admg::build_rows(const EdgeView& edges) {
 
   std::vector<std::uint32_t> next(offsets_.begin(), offsets_.end() - 1);
   adjacent_.resize(2 * arcs.near.size() + pairs.near.size());
-  // the arcs are sorted by tail and then head, so both parts of every row come out in ascending order
+  // the arcs are sorted by tail and then head, so that parents and children are in ascending order
   for (std::size_t i = 0; i < arcs.near.size(); ++i) {
     adjacent_[next[part(arcs.far[i], 0)]++] = arcs.near[i];
     adjacent_[next[part(arcs.near[i], 1)]++] = arcs.far[i];
@@ -212,9 +215,10 @@ void Admg::build_rows(const EdgeView& edges) {
   for (std::size_t i = 0; i < pairs.near.size(); ++i) adjacent_[next[part(pairs.near[i], 2)]++] = pairs.far[i];
 }
 
+// Children of every hub, and hubs of every node.
 void Admg::build_hubs(const EdgeView& edges) {
   const std::size_t num_hubs = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.size() - 1;
-  // the lists of children must tile the array: what lies outside every list would belong to no latent
+  // the lists of children must tile the array, so that every entry belongs to a latent
   const std::int64_t first = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.front();
   const std::int64_t last = edges.latent_offsets.empty() ? 0 : edges.latent_offsets.back();
   if (first != 0 || last != static_cast<std::int64_t>(edges.latent_children.size())) {
@@ -242,7 +246,8 @@ void Admg::build_hubs(const EdgeView& edges) {
   node_hubs_ = std::move(of_nodes.values);
 }
 
-void Admg::order_or_throw() {
+// Kahn (1962), taking the smallest available node first.
+void Admg::sort_topologically() {
   const auto n = static_cast<std::size_t>(n_);
   std::vector<Node> open_parents(n);
   MinSet ready(n);
@@ -265,8 +270,8 @@ void Admg::order_or_throw() {
   if (order_.size() < n) throw GraphFault(GraphFault::Kind::kCycle, find_cycle(open_parents), 0);
 }
 
-// Every node that Kahn's order could not place has a parent that it could not place either, so walking up through
-// such parents must come back to a node seen before.
+// Every node missing from Kahn's order has a parent that is missing too, so a walk up through such parents must return
+// to a node that it has visited.
 std::vector<Node> Admg::find_cycle(const std::vector<Node>& open_parents) const {
   const auto open = [&](Node v) { return open_parents[static_cast<std::size_t>(v)] > 0; };
   Node v = 0;
@@ -285,49 +290,51 @@ std::vector<Node> Admg::find_cycle(const std::vector<Node>& open_parents) const 
   return cycle;
 }
 
+// Breadth-first search against the arrows.
 std::vector<Node> ancestors(const Admg& graph, Nodes nodes, const Cut& cut) {
   Marks marks(graph.size(), cut);
-  std::vector<Node> found;
+  std::vector<Node> reached;
   const auto reach = [&](Node v) {
     if (marks.has(v, Marks::kTail)) return;
     marks.set(v, Marks::kTail);
-    found.push_back(v);
+    reached.push_back(v);
   };
   for (const Node v : nodes) reach(v);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    const Node v = found[i];
+  for (std::size_t i = 0; i < reached.size(); ++i) {
+    const Node v = reached[i];
     if (marks.has(v, Marks::kNoInto)) continue;
     for (const Node p : graph.parents(v)) {
       if (!marks.has(p, Marks::kNoOutOf)) reach(p);
     }
   }
-  std::sort(found.begin(), found.end());
-  return found;
+  std::sort(reached.begin(), reached.end());
+  return reached;
 }
 
+// Breadth-first search along the arrows.
 std::vector<Node> descendants(const Admg& graph, Nodes nodes, const Cut& cut) {
   Marks marks(graph.size(), cut);
-  std::vector<Node> found;
+  std::vector<Node> reached;
   const auto reach = [&](Node v) {
     if (marks.has(v, Marks::kHead)) return;
     marks.set(v, Marks::kHead);
-    found.push_back(v);
+    reached.push_back(v);
   };
   for (const Node v : nodes) reach(v);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    const Node v = found[i];
+  for (std::size_t i = 0; i < reached.size(); ++i) {
+    const Node v = reached[i];
     if (marks.has(v, Marks::kNoOutOf)) continue;
     for (const Node c : graph.children(v)) {
       if (!marks.has(c, Marks::kNoInto)) reach(c);
     }
   }
-  std::sort(found.begin(), found.end());
-  return found;
+  std::sort(reached.begin(), reached.end());
+  return reached;
 }
 
 namespace {
 
-// Searches downwards through hidden nodes; one epoch per search, so that clearing costs nothing.
+// Observed nodes that directed paths through hidden nodes reach. A new epoch per search replaces clearing.
 class HiddenReach {
  public:
   HiddenReach(const Admg& graph, const std::vector<bool>& hidden)
@@ -340,7 +347,7 @@ class HiddenReach {
     reached_.clear();
   }
 
-  // Adds v if it is observed, otherwise every observed node that a path through hidden nodes leads to.
+  // Adds v if it is observed, otherwise every observed node that a path through hidden nodes reaches from it.
   void add(Node v) {
     visit(v);
     while (!open_.empty()) {
@@ -371,10 +378,10 @@ class HiddenReach {
   std::vector<Node> reached_;
 };
 
-// A hidden node with c observed children is c (c - 1) / 2 pairs: 2^25 of them are 256 MB, and more while they are
-// sorted.
+// A hidden node with c observed children has c (c - 1) / 2 pairs; 2^25 pairs take 256 MB, and more while being sorted.
 constexpr std::size_t kMostPairs = std::size_t{1} << 25;
 
+// Appends a shared latent with its children.
 void add_facet(Edges& out, Nodes children, Node origin) {
   out.latent_children.insert(out.latent_children.end(), children.begin(), children.end());
   out.latent_offsets.push_back(static_cast<std::int64_t>(out.latent_children.size()));
@@ -390,6 +397,7 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
   HiddenReach reach(graph, hidden);
   Edges out;
 
+  // directed edges: paths through hidden nodes
   for (Node v = 0; v < n; ++v) {
     if (reach.hidden(v)) continue;
     const Nodes down = graph.children(v);
@@ -398,23 +406,24 @@ Edges latent_projection(const Admg& graph, Nodes observed, Facets facets) {
     } else {
       reach.start();
       for (const Node c : down) reach.add(c);
-      const std::vector<Node>& found = reach.sorted();
-      out.heads.insert(out.heads.end(), found.begin(), found.end());
+      const std::vector<Node>& heads = reach.sorted();
+      out.heads.insert(out.heads.end(), heads.begin(), heads.end());
     }
     out.tails.resize(out.heads.size(), v);
   }
 
+  // confounding by hubs, then by hidden nodes without a hidden parent, then by bidirected pairs
   const auto confound = [&](Node origin) {
-    const auto& found = reach.sorted();
+    const auto& children = reach.sorted();
     const bool from_pair = origin >= graph.num_hubs() + n;
-    if (facets == Facets::kShared && found.size() > (from_pair ? 2 : 1)) {
-      add_facet(out, found, origin);
+    if (facets == Facets::kShared && children.size() > (from_pair ? 2 : 1)) {
+      add_facet(out, children, origin);
     } else {
-      const std::size_t pairs = found.size() * (found.size() - (found.empty() ? 0 : 1)) / 2;
+      const std::size_t pairs = children.size() * (children.size() - (children.empty() ? 0 : 1)) / 2;
       if (out.first.size() + pairs > kMostPairs) throw GraphFault(GraphFault::Kind::kTooLarge, {}, 0);
-      for (std::size_t i = 0; i < found.size(); ++i) {
-        out.first.insert(out.first.end(), found.size() - i - 1, found[i]);
-        out.second.insert(out.second.end(), found.begin() + static_cast<std::ptrdiff_t>(i) + 1, found.end());
+      for (std::size_t i = 0; i < children.size(); ++i) {
+        out.first.insert(out.first.end(), children.size() - i - 1, children[i]);
+        out.second.insert(out.second.end(), children.begin() + static_cast<std::ptrdiff_t>(i) + 1, children.end());
       }
     }
   };

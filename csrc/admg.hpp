@@ -1,8 +1,8 @@
 // The immutable mixed graph: directed edges, bidirected edges and shared latents over the nodes 0..n-1.
 //
-// A row of the adjacency array holds a node's parents, children and siblings one after another, so that a search
-// that leaves a node in every direction touches one stretch of memory. A latent that is given with its children is
-// kept as a hub, never expanded into its clique of bidirected edges: memory is linear in what the caller gave.
+// A row of the adjacency array holds a node's parents, children and siblings contiguously, so that a search that leaves
+// a node in every direction reads contiguous memory. A latent with a list of children is stored as a hub and never
+// expanded into a clique of bidirected edges, so that memory is linear in the input.
 
 #pragma once
 
@@ -17,8 +17,8 @@ namespace mdcm {
 using Node = std::int32_t;
 using Nodes = std::span<const Node>;
 
-// Input that is not an ADMG. `nodes` holds the evidence (a cycle, the two ends of an edge, one node), `index` the
-// offending position in the list where it was found.
+// Input that is not an ADMG. `nodes` holds the evidence (a cycle, the two ends of an edge, a single node), `index` its
+// position in the input list.
 class GraphFault : public std::invalid_argument {
  public:
   enum class Kind { kCycle, kSelfLoop, kUnknownNode, kRepeatedPair, kTooLarge };
@@ -46,24 +46,24 @@ struct EdgeView {
   Nodes latent_children;
 };
 
-// A mutilation, as a view: edges into `into` (directed and bidirected) and edges out of `out_of` are absent.
-// do(I) is {I, {}}; rule 2's second cut is {{}, Z}. No graph is copied.
+// A mutilation as a view, without a copy of the graph: edges into `into` (directed and bidirected) and edges out of
+// `out_of` are absent. do(I) is {I, {}}; the second cut of rule 2 is {{}, Z}.
 struct Cut {
   Nodes into;
   Nodes out_of;
 };
 
-// Per-node marks of a search under a cut. Building it is O(n) time and one byte per node.
+// Per-node marks of a search under a cut. Construction takes O(n) time and a byte per node.
 class Marks {
  public:
   enum Bit : std::uint8_t {
     kNoInto = 1,   // edges into the node are cut
     kNoOutOf = 2,  // edges out of the node are cut
     kGiven = 4,    // conditioned on
-    kTarget = 8,   // the search ends here
+    kTarget = 8,   // end of the search
     kTail = 16,    // visited, arriving from a child (or as a start)
     kHead = 32,    // visited, arriving at an arrowhead
-    kWithin = 64,  // belongs to the set that the search is about
+    kWithin = 64,  // member of a set that the caller defines
   };
 
   Marks(Node n, const Cut& cut);
@@ -78,12 +78,12 @@ class Marks {
 
 class Admg {
  public:
-  // An empty graph of so many nodes takes about two gigabytes.
+  // An empty graph with this number of nodes takes about two gigabytes.
   static constexpr Node kMostNodes = Node{1} << 26;
 
-  // Builds and validates in O(n + edges). A directed edge that is given twice counts once; a bidirected pair that is
-  // given twice is refused, because it would be two latents. Throws GraphFault; a cycle is named by its nodes, each
-  // the parent of the next and the last of the first, from its smallest node on.
+  // Builds and validates in O(n + edges). A repeated directed edge counts once; a repeated bidirected pair is an error,
+  // because it would be two latents. Throws GraphFault; a cycle is listed by its nodes, each the parent of the next and
+  // the last of the first, starting at its smallest node.
   Admg(Node n, const EdgeView& edges);
 
   Node size() const { return n_; }
@@ -94,11 +94,11 @@ class Admg {
   // Rows are in ascending order. O(1), no allocation.
   Nodes parents(Node v) const { return row(v, 0); }
   Nodes children(Node v) const { return row(v, 1); }
-  Nodes siblings(Node v) const { return row(v, 2); }  // by bidirected edges; hubs come on top
+  Nodes siblings(Node v) const { return row(v, 2); }  // by bidirected edges only, not by hubs
   Nodes hubs(Node v) const { return slice(node_hubs_, node_hub_offsets_, v); }
   Nodes hub_children(Node hub) const { return slice(hub_children_, hub_offsets_, hub); }
 
-  // Kahn's order, the smallest available node first, and its inverse. O(1).
+  // The topological order of Kahn (1962), smallest available node first, and its inverse. O(1).
   Nodes topological_order() const { return order_; }
   Nodes positions() const { return position_; }
 
@@ -115,7 +115,7 @@ class Admg {
   }
   void build_rows(const EdgeView& edges);
   void build_hubs(const EdgeView& edges);
-  void order_or_throw();
+  void sort_topologically();
   std::vector<Node> find_cycle(const std::vector<Node>& open_parents) const;
 
   Node n_;
@@ -131,7 +131,7 @@ class Admg {
   std::vector<Node> position_;
 };
 
-// Calls visit(w) for each w that shares a latent with v, by a pair or a hub (with repetitions, and v itself for hubs).
+// Calls visit(w) for each w that shares a latent with v, a pair or a hub; w may repeat, and may be v for hubs.
 template <class Visit>
 void for_each_sibling(const Admg& graph, Node v, Visit&& visit) {
   for (const Node w : graph.siblings(v)) visit(w);
@@ -144,8 +144,8 @@ void for_each_sibling(const Admg& graph, Node v, Visit&& visit) {
 std::vector<Node> ancestors(const Admg& graph, Nodes nodes, const Cut& cut = {});
 std::vector<Node> descendants(const Admg& graph, Nodes nodes, const Cut& cut = {});
 
-// Owned edges, as they come out of a projection. hub_origin[k] is the hub, the hidden node (n_hubs + node) or the
-// bidirected pair (n_hubs + n + index of the pair in ascending order) whose children facet k holds.
+// Edges with storage, the result of a projection. latent_origin[k] is the hub, the hidden node (n_hubs + node) or the
+// bidirected pair (n_hubs + n + index of the pair in ascending order) that confounds the children of facet k.
 struct Edges {
   std::vector<Node> tails;
   std::vector<Node> heads;
@@ -157,15 +157,16 @@ struct Edges {
 };
 
 enum class Facets {
-  kPairs,   // what a hidden node confounds becomes bidirected pairs (Verma & Pearl 1990)
-  kShared,  // what a hidden node confounds stays one latent (Evans 2016)
+  kPairs,   // a hidden node is replaced by bidirected pairs of what it confounds (Verma & Pearl 1990)
+  kShared,  // a hidden node becomes a shared latent of what it confounds (Evans 2016)
 };
 
-// The latent projection onto `observed`, in the node numbers of `graph`: an edge v -> w where a directed path leads
-// from v to w through hidden nodes only; v and w confounded where a hidden node or a latent reaches both so. Hubs
-// stay shared latents in both modes. A hidden node with a hidden parent reaches no more than that parent, and a
-// latent that reaches fewer than two observed nodes confounds nothing: neither leaves a facet.
-// Time: one search through hidden nodes per observed node with a hidden child, hidden node, and latent.
+// The latent projection onto `observed` (Verma & Pearl 1990; Evans 2016), in the node numbers of `graph`: an edge
+// v -> w if a directed path leads from v to w through hidden nodes only; v and w are confounded if a hidden node or a
+// latent reaches both through hidden nodes only. Hubs stay shared latents in both modes. A hidden node with a hidden
+// parent reaches no more than that parent, and a latent that reaches fewer than two observed nodes confounds nothing:
+// neither has a facet.
+// Time: a search through hidden nodes per observed node with a hidden child, hidden node, and latent.
 Edges latent_projection(const Admg& graph, Nodes observed, Facets facets);
 
 }  // namespace mdcm

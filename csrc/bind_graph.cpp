@@ -1,4 +1,4 @@
-// The graph, for Python: integers in, integers out. Names stay in Python.
+// Python bindings of the graph, over integers; names are handled in Python.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -49,18 +49,18 @@ IntArray cut_search(Search search, const Admg& graph, py::handle nodes, py::hand
   const NodesIn nodes_in(nodes, graph.size());
   const NodesIn into_in(into, graph.size());
   const NodesIn out_of_in(out_of, graph.size());
-  std::vector<Node> found;
+  std::vector<Node> result;
   {
     const py::gil_scoped_release release;
-    found = search(graph, nodes_in, Cut{into_in, out_of_in});
+    result = search(graph, nodes_in, Cut{into_in, out_of_in});
   }
-  return moved(std::move(found));
+  return to_array(std::move(result));
 }
 
-// The ends of named pairs as two arrays, or None where a pair is not two known names: Python then says which.
+// The ends of named pairs as two arrays, or None if an entry is not a pair of known names, which Python then reports.
 py::object index_pairs(const py::dict& index, py::handle pairs) {
   if (pairs.is_none()) throw py::type_error("edges must be a sequence of pairs, not None");
-  // tuples of its own: the __eq__ of a name may change the lists that it is in
+  // copies as tuples: the __eq__ of a name may change the lists
   const auto outer = py::reinterpret_steal<py::object>(PySequence_Tuple(pairs.ptr()));
   if (!outer) throw py::error_already_set();
   const Py_ssize_t size = PyTuple_GET_SIZE(outer.ptr());
@@ -89,7 +89,7 @@ py::object index_pairs(const py::dict& index, py::handle pairs) {
       ends[side].push_back(static_cast<Node>(value));
     }
   }
-  return py::make_tuple(moved(std::move(ends[0])), moved(std::move(ends[1])));
+  return py::make_tuple(to_array(std::move(ends[0])), to_array(std::move(ends[1])));
 }
 
 py::dict projection(const Admg& graph, py::handle observed, bool shared) {
@@ -100,13 +100,13 @@ py::dict projection(const Admg& graph, py::handle observed, bool shared) {
     edges = latent_projection(graph, observed_in, shared ? Facets::kShared : Facets::kPairs);
   }
   py::dict result;
-  result["tails"] = moved(std::move(edges.tails));
-  result["heads"] = moved(std::move(edges.heads));
-  result["first"] = moved(std::move(edges.first));
-  result["second"] = moved(std::move(edges.second));
-  result["latent_offsets"] = moved(std::move(edges.latent_offsets));
-  result["latent_children"] = moved(std::move(edges.latent_children));
-  result["latent_origin"] = moved(std::move(edges.latent_origin));
+  result["tails"] = to_array(std::move(edges.tails));
+  result["heads"] = to_array(std::move(edges.heads));
+  result["first"] = to_array(std::move(edges.first));
+  result["second"] = to_array(std::move(edges.second));
+  result["latent_offsets"] = to_array(std::move(edges.latent_offsets));
+  result["latent_children"] = to_array(std::move(edges.latent_children));
+  result["latent_origin"] = to_array(std::move(edges.latent_origin));
   return result;
 }
 
@@ -123,15 +123,15 @@ void bind_graph(py::module_& m) {
       .def_property_readonly("num_hubs", &Admg::num_hubs)
       .def_property_readonly(
           "topological_order",
-          [](py::handle self) { return borrowed(self.cast<const Admg&>().topological_order(), self); })
+          [](py::handle self) { return array_view(self.cast<const Admg&>().topological_order(), self); })
       .def_property_readonly("positions",
-                             [](py::handle self) { return borrowed(self.cast<const Admg&>().positions(), self); })
+                             [](py::handle self) { return array_view(self.cast<const Admg&>().positions(), self); })
       .def(
           "parents",
           [](py::handle self, Node v) {
             const auto& graph = self.cast<const Admg&>();
             if (!graph.contains(v)) throw py::index_error("no such node");
-            return borrowed(graph.parents(v), self);
+            return array_view(graph.parents(v), self);
           },
           py::arg("node"))
       .def(
@@ -139,20 +139,20 @@ void bind_graph(py::module_& m) {
           [](py::handle self, Node v) {
             const auto& graph = self.cast<const Admg&>();
             if (!graph.contains(v)) throw py::index_error("no such node");
-            return borrowed(graph.children(v), self);
+            return array_view(graph.children(v), self);
           },
           py::arg("node"))
       .def(
           "siblings",
           [](const Admg& graph, Node v) {
             if (!graph.contains(v)) throw py::index_error("no such node");
-            std::vector<Node> found;
+            std::vector<Node> siblings;
             for_each_sibling(graph, v, [&](Node w) {
-              if (w != v) found.push_back(w);
+              if (w != v) siblings.push_back(w);
             });
-            std::sort(found.begin(), found.end());
-            found.erase(std::unique(found.begin(), found.end()), found.end());
-            return moved(std::move(found));
+            std::sort(siblings.begin(), siblings.end());
+            siblings.erase(std::unique(siblings.begin(), siblings.end()), siblings.end());
+            return to_array(std::move(siblings));
           },
           py::arg("node"))
       .def(
@@ -176,7 +176,7 @@ void bind_graph(py::module_& m) {
               const py::gil_scoped_release release;
               components = c_components(graph, into_in);
             }
-            return moved(std::move(components.label));
+            return to_array(std::move(components.label));
           },
           py::arg("into") = py::tuple())
       .def(
@@ -220,7 +220,7 @@ void bind_graph(py::module_& m) {
               const py::gil_scoped_release release;
               added = paper_set(graph, nodes_in);
             }
-            return moved(std::move(added));
+            return to_array(std::move(added));
           },
           py::arg("nodes"));
 }

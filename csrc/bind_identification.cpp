@@ -1,4 +1,4 @@
-// Identification, for Python: verdicts, witnesses and the terms of an estimand.
+// Python bindings of identification: verdicts, witnesses and the terms of an estimand.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -18,7 +18,7 @@
 namespace mdcm {
 namespace {
 
-// A question, the data for it, and what was found.
+// A question, its data sets, and the result.
 class BoundIdentification {
  public:
   BoundIdentification(std::shared_ptr<Admg> graph, const std::vector<py::dict>& groups,
@@ -27,7 +27,7 @@ class BoundIdentification {
                       const std::vector<std::tuple<Symbol, std::int32_t, bool>>& atoms, bool all)
       : graph_(std::move(graph)) {
     const Node n = graph_->size();
-    for (const py::dict& group : groups) groups_.push_back(group_from(group, n));
+    for (const py::dict& group : groups) groups_.push_back(parse_group(group, n));
     const auto check = [](bool holds) {
       if (!holds) throw py::index_error("the question names what does not exist");
     };
@@ -63,7 +63,7 @@ class BoundIdentification {
     found_ = std::make_unique<Identification>(*graph_, groups_, question_, all);
   }
 
-  // A world that takes a value from a world that takes one from it would never have any: Kahn's order must exist.
+  // Worlds must not take values from each other in a cycle: checked by the algorithm of Kahn (1962).
   void check_worlds() const {
     std::vector<std::size_t> open(question_.worlds.size(), 0);
     for (const auto& world : question_.worlds) {

@@ -1,4 +1,4 @@
-// The planner, for Python: modularity sets, h-graphs, and groups of data sets.
+// Python bindings of the planner: modularity sets, h-graphs, and groups of data sets.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -18,13 +18,13 @@
 namespace mdcm {
 namespace {
 
-// An h-graph and the graph it reads.
+// An h-graph, and the graph that it refers to.
 struct BoundHGraph {
   std::shared_ptr<const Admg> graph;
   HGraph hgraph;
 };
 
-// An entry of a group as a C++ value.
+// Converts an entry of a group.
 template <class T>
 T entry(const py::dict& source, const char* key, const char* what) {
   if (!source.contains(key)) throw py::value_error(std::string("a group of data sets needs an entry '") + key + "'");
@@ -35,7 +35,7 @@ T entry(const py::dict& source, const char* key, const char* what) {
   }
 }
 
-// Labels of nodes that an h-graph can start from: every part has a node, and no c-component lies in two parts.
+// Checks that every part has a node and that no c-component lies in two parts.
 void check_parts(const Admg& graph, Nodes labels, std::size_t count) {
   std::vector<bool> used(count, false);
   for (const Node label : labels) used[static_cast<std::size_t>(label)] = true;
@@ -64,7 +64,7 @@ std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph, py::handle
     ways.push_back(static_cast<Training>(training.data()[i]));
   }
   std::vector<DatasetGroup> data;
-  for (const py::dict& group : groups) data.push_back(group_from(group, graph->size()));
+  for (const py::dict& group : groups) data.push_back(parse_group(group, graph->size()));
   const auto intervenes = [](const DatasetGroup& group) { return !group.targets.empty(); };
   if (paper && std::any_of(data.begin(), data.end(), intervenes)) {
     throw py::value_error("the paper's method takes no data sets under do()");
@@ -78,24 +78,26 @@ std::unique_ptr<BoundHGraph> make_hgraph(std::shared_ptr<Admg> graph, py::handle
 
 py::list fits_of(const BoundHGraph& self, Node h) {
   if (h < 0 || h >= self.hgraph.size()) throw py::index_error("no such h-node");
-  py::list found;
-  if (self.hgraph.has_plain_fits()) return found;
+  py::list result;
+  if (self.hgraph.has_plain_fits()) return result;
   for (const PlannedFit& fit : self.hgraph.fits(h)) {
-    found.append(py::make_tuple(moved(std::vector<Node>(fit.variables)), moved(std::vector<std::int32_t>(fit.groups))));
+    result.append(
+        py::make_tuple(to_array(std::vector<Node>(fit.variables)), to_array(std::vector<std::int32_t>(fit.groups))));
   }
-  return found;
+  return result;
 }
 
-// The h-node that no data can teach and what every group lacks, or None.
+// The h-node that no data determine with the reason by group, or None.
 py::object untrained_of(const BoundHGraph& self) {
   const Untrained& untrained = self.hgraph.untrained();
   if (untrained.hnode < 0) return py::none();
   static constexpr const char* kNames[] = {"nothing", "columns", "inside", "values", "factor"};
-  py::list lacks;
-  for (const Lack& lack : untrained.lacks) {
-    lacks.append(py::make_tuple(kNames[static_cast<std::size_t>(lack.kind)], moved(std::vector<Node>(lack.nodes))));
+  py::list missing;
+  for (const Missing& entry : untrained.missing) {
+    missing.append(
+        py::make_tuple(kNames[static_cast<std::size_t>(entry.kind)], to_array(std::vector<Node>(entry.nodes))));
   }
-  return py::make_tuple(untrained.hnode, lacks);
+  return py::make_tuple(untrained.hnode, missing);
 }
 
 py::array_t<Node> edge_array(const BoundHGraph& self) {
@@ -108,11 +110,11 @@ py::array_t<Node> edge_array(const BoundHGraph& self) {
     }
   }
   const auto rows = static_cast<py::ssize_t>(flat.size() / 2);
-  return moved(std::move(flat)).reshape({rows, py::ssize_t{2}});
+  return to_array(std::move(flat)).reshape({rows, py::ssize_t{2}});
 }
 
-// A modularity closure with its scratch memory, for one set after another. The interpreter's lock is released while it
-// runs, so that a lock of its own keeps threads apart; it is taken only when the interpreter's is not held.
+// A modularity closure with its scratch memory. It runs without the interpreter's lock, so a separate lock excludes
+// other threads; to avoid a deadlock, that lock is taken only while the interpreter's is released.
 class BoundClosure {
  public:
   explicit BoundClosure(std::shared_ptr<Admg> graph) : graph_(std::move(graph)), closure_(*graph_) {}
@@ -127,11 +129,11 @@ class BoundClosure {
       closure_.run(nodes_in, into_in);
       added.assign(closure_.added().begin(), closure_.added().end());
     }
-    return moved(std::move(added));
+    return to_array(std::move(added));
   }
 
   py::tuple witness(Node q) {
-    Witness found;
+    Witness witness;
     {
       const py::gil_scoped_release release;
       const std::scoped_lock lock(mutex_);
@@ -139,9 +141,9 @@ class BoundClosure {
       if (std::find(added.begin(), added.end(), q) == added.end()) {
         throw py::index_error("node " + std::to_string(q) + " was not added to the set");
       }
-      found = closure_.witness(q);
+      witness = closure_.witness(q);
     }
-    return py::make_tuple(moved(std::move(found.path)), found.ends_bidirected);
+    return py::make_tuple(to_array(std::move(witness.path)), witness.ends_bidirected);
   }
 
  private:
@@ -152,7 +154,7 @@ class BoundClosure {
 
 }  // namespace
 
-DatasetGroup group_from(const py::dict& source, Node n) {
+DatasetGroup parse_group(const py::dict& source, Node n) {
   DatasetGroup group;
   const auto numbers = entry<py::object>(source, "targets", "node numbers");
   const NodesIn targets(numbers, n);
@@ -186,7 +188,7 @@ DatasetGroup group_from(const py::dict& source, Node n) {
 }
 
 void bind_planning(py::module_& m) {
-  py::class_<BoundClosure>(m, "ModularityClosure", "Finds the smallest modularity sets of one set after another.")
+  py::class_<BoundClosure>(m, "ModularityClosure", "Smallest modularity sets, with scratch memory that is reused.")
       .def(py::init<std::shared_ptr<Admg>>(), py::arg("graph").none(false))
       .def("run", &BoundClosure::run, py::arg("nodes"), py::arg("into") = py::tuple())
       .def("witness", &BoundClosure::witness, py::arg("node"));
@@ -196,16 +198,16 @@ void bind_planning(py::module_& m) {
            py::arg("groups"), py::arg("paper") = false)
       .def("__len__", [](const BoundHGraph& self) { return self.hgraph.size(); })
       .def_property_readonly(
-          "labels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.labels(), self); })
+          "labels", [](py::handle self) { return array_view(self.cast<const BoundHGraph&>().hgraph.labels(), self); })
       .def_property_readonly(
-          "levels", [](py::handle self) { return borrowed(self.cast<const BoundHGraph&>().hgraph.levels(), self); })
+          "levels", [](py::handle self) { return array_view(self.cast<const BoundHGraph&>().hgraph.levels(), self); })
       .def_property_readonly("training",
                              [](const BoundHGraph& self) {
                                std::vector<std::uint8_t> ways;
                                for (Node h = 0; h < self.hgraph.size(); ++h) {
                                  ways.push_back(static_cast<std::uint8_t>(self.hgraph.training(h)));
                                }
-                               return moved(std::move(ways));
+                               return to_array(std::move(ways));
                              })
       .def_property_readonly("rounds", [](const BoundHGraph& self) { return self.hgraph.rounds(); })
       .def_property_readonly("plain", [](const BoundHGraph& self) { return self.hgraph.has_plain_fits(); })

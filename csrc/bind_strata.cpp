@@ -1,4 +1,4 @@
-// Strata of two samples, for Python: arrays of exact types in, arrays out.
+// Python bindings of strata of two samples; arrays must have the exact types.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -19,7 +19,7 @@ constexpr py::ssize_t kMostLeaves = 1 << 16;
 constexpr std::int64_t kMostBins = 1 << 24;
 
 template <class T>
-std::span<const T> view_of(const py::object& source, const char* name, py::ssize_t axes) {
+std::span<const T> checked_view(const py::object& source, const char* name, py::ssize_t axes) {
   using Array = py::array_t<T, py::array::c_style>;
   if (!py::isinstance<Array>(source)) {
     throw py::type_error(std::string(name) + " must be a contiguous array of " +
@@ -54,19 +54,19 @@ void check_weights(std::span<const double> weights, const char* name) {
 }
 
 template <class T>
-py::array_t<T> copied(const std::vector<T>& values) {
+py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::tuple strata_of(const py::object& draw_bins, const py::object& row_bins, const py::object& share,
-                    const py::object& counts, const py::object& sizes, const py::object& ordered, py::ssize_t most,
-                    double expected, double least) {
-  const TwoSamples samples{view_of<std::int32_t>(draw_bins, "draw_bins", 2),
-                           view_of<std::int32_t>(row_bins, "row_bins", 2),
-                           view_of<double>(share, "share", 1),
-                           view_of<double>(counts, "counts", 1),
-                           view_of<std::int32_t>(sizes, "sizes", 1),
-                           view_of<std::uint8_t>(ordered, "ordered", 1)};
+py::tuple grow(const py::object& draw_bins, const py::object& row_bins, const py::object& share,
+               const py::object& counts, const py::object& sizes, const py::object& ordered, py::ssize_t most,
+               double expected, double least) {
+  const TwoSamples samples{checked_view<std::int32_t>(draw_bins, "draw_bins", 2),
+                           checked_view<std::int32_t>(row_bins, "row_bins", 2),
+                           checked_view<double>(share, "share", 1),
+                           checked_view<double>(counts, "counts", 1),
+                           checked_view<std::int32_t>(sizes, "sizes", 1),
+                           checked_view<std::uint8_t>(ordered, "ordered", 1)};
   const auto columns = samples.sizes.size();
   if (columns == 0) throw py::value_error("there must be a column");
   std::int64_t bins = 0;
@@ -93,19 +93,19 @@ py::tuple strata_of(const py::object& draw_bins, const py::object& row_bins, con
   check_bins(samples.row_bins, samples.sizes, "row_bins");
   check_weights(samples.share, "share");
   check_weights(samples.counts, "counts");
-  // arrays may be written to by another thread: the lock stays, growing takes milliseconds
+  // another thread could write to the arrays, so the interpreter's lock is held; growing takes milliseconds
   const Strata strata = grow_strata(samples, {static_cast<std::size_t>(most), expected, least});
   py::list splits;
   for (const auto& split : strata.splits) {
-    splits.append(py::make_tuple(split.leaf, split.column, copied(split.stays)));
+    splits.append(py::make_tuple(split.leaf, split.column, to_array(split.stays)));
   }
-  return py::make_tuple(splits, copied(strata.leaf_of_draw), copied(strata.leaf_of_row));
+  return py::make_tuple(splits, to_array(strata.leaf_of_draw), to_array(strata.leaf_of_row));
 }
 
 }  // namespace
 
 void bind_strata(py::module_& m) {
-  m.def("grow_strata", &strata_of, py::arg("draw_bins"), py::arg("row_bins"), py::arg("share"), py::arg("counts"),
+  m.def("grow_strata", &grow, py::arg("draw_bins"), py::arg("row_bins"), py::arg("share"), py::arg("counts"),
         py::arg("sizes"), py::arg("ordered"), py::arg("most"), py::arg("expected"), py::arg("least"));
 }
 

@@ -1,4 +1,4 @@
-// The Python module mdcm._core: its parts, and errors with their evidence.
+// The Python module mdcm._core: its parts, and exceptions with their evidence.
 
 #include "bindings.hpp"
 

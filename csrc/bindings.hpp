@@ -1,4 +1,4 @@
-// Parts of the Python module, a file each.
+// Parts of the Python module, each in a separate file.
 
 #pragma once
 

@@ -4,6 +4,7 @@
 
 namespace mdcm {
 
+// A search along bidirected edges and hubs from each unlabelled node; every hub is expanded once.
 Components c_components(const Admg& graph, Nodes into) {
   constexpr Node kNone = -1;
   const auto at = [](Node v) { return static_cast<std::size_t>(v); };
@@ -39,6 +40,7 @@ Components c_components(const Admg& graph, Nodes into) {
   return result;
 }
 
+// Counting sort by label.
 Parts::Parts(const Components& components, Nodes sequence)
     : offsets(static_cast<std::size_t>(components.count) + 1, 0), members(sequence.size()) {
   const auto label = [&](Node v) { return static_cast<std::size_t>(components.label[static_cast<std::size_t>(v)]); };

@@ -17,8 +17,8 @@ struct Components {
   Node count = 0;
 };
 
-// Maximal sets that bidirected paths connect (Tian & Pearl 2002; districts in Richardson's terms), numbered by their
-// first member in topological order. A node of `into` is a component of its own: do() removes its latents.
+// Maximal sets connected by bidirected paths (Tian & Pearl 2002; districts in Richardson's terms), numbered by their
+// first member in topological order. Each node of `into` is a separate component, because do() removes its latents.
 // O(n + edges).
 Components c_components(const Admg& graph, Nodes into = {});
 
@@ -41,18 +41,18 @@ struct Parts {
 // Strongly connected components of the relation v -> w for w in successors(v), numbered so that successors come
 // first (reverse topological order of the condensation). Tarjan (1972) with an explicit stack.
 //
-// `successors(v)` returns a range of nodes that need live only until the next call, the same sequence each time. It
-// is called once per node. The unfinished rest of a node's sequence is held while its successors are searched, at most
-// `budget` entries over all nodes: beyond that the rests lowest on the stack are dropped, and computed again when the
-// search returns to them. So a relation that is computed and never stored is searched in O(n + budget) memory, and a
-// recomputation has always been paid for by `budget` entries computed since.
+// `successors(v)` returns a range of nodes that is valid until the next call, the same sequence each time. The
+// unvisited rest of a node's sequence is held while its successors are searched, at most `budget` entries over all
+// nodes: beyond that the rests lowest on the stack are dropped, and recomputed when the search returns to them. Thus an
+// implicit relation is searched in O(n + budget) memory, and the cost of a recomputation is amortised over the `budget`
+// entries computed since.
 template <class Successors>
 Components strongly_connected(Node n, Successors&& successors, std::size_t budget) {
   constexpr Node kUnvisited = -1;
   struct Frame {
     Node node;
-    std::size_t next;        // how many successors have been looked at
-    std::vector<Node> held;  // the others, last first, unless dropped
+    std::size_t next;        // number of successors visited
+    std::vector<Node> held;  // the others in reverse order, unless dropped
     bool dropped;
   };
   Components result{std::vector<Node>(static_cast<std::size_t>(n), kUnvisited), 0};
@@ -62,7 +62,7 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
   std::vector<Frame> frames;
   Node counter = 0;
   std::size_t held = 0;
-  std::size_t lowest = 0;  // no frame below this one holds anything
+  std::size_t lowest = 0;  // frames below this index hold nothing
   const auto at = [](Node v) { return static_cast<std::size_t>(v); };
 
   const auto enter = [&](Node v) {
@@ -70,10 +70,10 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
     open.push_back(v);
     frames.push_back({v, 0, {}, true});
   };
-  // looks at one successor; true if it is new and must be searched first
+  // visits a successor; true if it is new and must be searched first
   const auto is_new = [&](Node v, Node w) {
     if (index[at(w)] == kUnvisited) return true;
-    // a node whose component is closed is no longer on the stack
+    // a node with a label is no longer on the stack
     if (result.label[at(w)] == kUnvisited) low[at(v)] = std::min(low[at(v)], index[at(w)]);
     return false;
   };
@@ -85,7 +85,7 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
       frames[lowest].dropped = true;
     }
   };
-  // the next successor that is new, or none
+  // the next new successor, or kUnvisited
   const auto advance = [&](Frame& frame) {
     const Node v = frame.node;
     if (!frame.dropped) {
@@ -94,7 +94,7 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
         frame.held.pop_back();
         --held;
         ++frame.next;
-        // popping alone frees nothing, and a deep stack would keep all that it ever held
+        // popping does not free memory, which a deep stack would accumulate
         if (4 * frame.held.size() < frame.held.capacity()) frame.held.shrink_to_fit();
         if (is_new(v, w)) return w;
       }

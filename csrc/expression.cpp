@@ -12,7 +12,7 @@ namespace {
 using Kind = Expression::Kind;
 using Term = Expression::Term;
 
-// a c-component of thousands of nodes has a number of conditions that is quadratic in them
+// the number of conditions is quadratic in the size of a c-component
 constexpr std::size_t kMostMentions = std::size_t{1} << 22;
 
 std::size_t at(std::int32_t v) { return static_cast<std::size_t>(v); }
@@ -21,7 +21,7 @@ bool contains(const std::vector<Symbol>& sorted, Symbol s) {
   return std::binary_search(sorted.begin(), sorted.end(), s);
 }
 
-std::vector<Symbol> united(std::vector<Symbol> all) {
+std::vector<Symbol> sorted_unique(std::vector<Symbol> all) {
   std::sort(all.begin(), all.end());
   all.erase(std::unique(all.begin(), all.end()), all.end());
   return all;
@@ -46,8 +46,12 @@ bool ExpressionBuilder::Equal::operator()(std::int32_t a, std::int32_t b) const 
 
 std::int32_t ExpressionBuilder::probability(std::int32_t source, std::vector<Symbol> symbols, std::vector<Symbol> given,
                                             std::vector<Symbol> set) {
-  return add(
-      {Kind::kProbability, source, united(std::move(symbols)), united(std::move(given)), united(std::move(set)), {}});
+  return add({Kind::kProbability,
+              source,
+              sorted_unique(std::move(symbols)),
+              sorted_unique(std::move(given)),
+              sorted_unique(std::move(set)),
+              {}});
 }
 
 std::vector<std::int32_t> ExpressionBuilder::factors_of(std::int32_t number) const {
@@ -65,6 +69,7 @@ std::int32_t ExpressionBuilder::product(const std::vector<std::int32_t>& factors
   return add({Kind::kProduct, -1, {}, {}, {}, std::move(operands)});
 }
 
+// Cancels common factors.
 std::int32_t ExpressionBuilder::quotient(std::int32_t top, std::int32_t bottom) {
   std::vector<std::int32_t> above = factors_of(top);
   std::vector<std::int32_t> below;
@@ -81,7 +86,8 @@ std::int32_t ExpressionBuilder::quotient(std::int32_t top, std::int32_t bottom) 
   return add({Kind::kQuotient, -1, {}, {}, {}, {numerator, product(below)}});
 }
 
-// Last symbols first, so that one makes way for the one before it.
+// Sums out the last symbols first, because a symbol may become summable once a later symbol is gone: P(s, t | w)
+// becomes P(t | w) if no other factor mentions s. Factors without the remaining symbols move out of the sum.
 std::int32_t ExpressionBuilder::sum(std::vector<Symbol> symbols, std::int32_t operand) {
   if (symbols.empty()) return operand;
   if (term(operand).kind == Kind::kSum) {
@@ -94,7 +100,7 @@ std::int32_t ExpressionBuilder::sum(std::vector<Symbol> symbols, std::int32_t op
   });
   std::vector<std::int32_t> factors = factors_of(operand);
   std::map<Symbol, int> mentions;
-  std::map<Symbol, std::size_t> own;  // the factor in which a symbol's distribution stands
+  std::map<Symbol, std::size_t> own;  // the factor that is a distribution of the symbol
   for (std::size_t k = 0; k < factors.size(); ++k) {
     for (const Symbol s : free_symbols(factors[k])) ++mentions[s];
     if (term(factors[k]).kind != Kind::kProbability) continue;
@@ -104,23 +110,24 @@ std::int32_t ExpressionBuilder::sum(std::vector<Symbol> symbols, std::int32_t op
   std::vector<Symbol> kept;
   for (std::size_t i = symbols.size(); i-- > 0;) {
     const Symbol s = symbols[i];
-    const auto place = own.find(s);
-    if (mentions[s] != 1 || place == own.end()) {
+    const auto distribution = own.find(s);
+    if (mentions[s] != 1 || distribution == own.end()) {
       kept.push_back(s);
       continue;
     }
-    const Term whole = term(factors[place->second]);
+    const std::size_t k = distribution->second;
+    const Term whole = term(factors[k]);
     std::vector<Symbol> rest = whole.symbols;
     std::erase(rest, s);
     if (rest.empty()) {
-      gone[place->second] = true;
+      gone[k] = true;
       for (const Symbol w : whole.given) --mentions[w];
       for (const Symbol w : whole.set) --mentions[w];
     } else {
-      factors[place->second] = probability(whole.source, std::move(rest), whole.given, whole.set);
+      factors[k] = probability(whole.source, std::move(rest), whole.given, whole.set);
     }
   }
-  std::vector<Symbol> bound = united(kept);
+  std::vector<Symbol> bound = sorted_unique(kept);
   std::vector<std::int32_t> outside;
   std::vector<std::int32_t> inside;
   for (std::size_t k = 0; k < factors.size(); ++k) {
@@ -138,7 +145,7 @@ std::int32_t ExpressionBuilder::sum(std::vector<Symbol> symbols, std::int32_t op
 
 std::int32_t ExpressionBuilder::any(std::vector<Symbol> symbols, std::int32_t source, std::int32_t operand) {
   if (symbols.empty()) return operand;
-  return add({Kind::kAny, source, united(std::move(symbols)), {}, {}, {operand}});
+  return add({Kind::kAny, source, sorted_unique(std::move(symbols)), {}, {}, {operand}});
 }
 
 std::int32_t ExpressionBuilder::cases(std::vector<std::int32_t> sources, std::vector<std::int32_t> operands) {
@@ -151,24 +158,24 @@ std::int32_t ExpressionBuilder::equal(Symbol first, Symbol second) {
 }
 
 const std::vector<Symbol>& ExpressionBuilder::free_symbols(std::int32_t number) {
-  // operands come before what uses them
+  // operands precede the terms that use them
   for (std::size_t i = free_.size(); i <= at(number); ++i) {
     const Term& t = terms_[i];
-    std::vector<Symbol> found;
+    std::vector<Symbol> free;
     if (t.kind == Kind::kProbability || t.kind == Kind::kEqual) {
-      found = t.symbols;
-      found.insert(found.end(), t.given.begin(), t.given.end());
-      found.insert(found.end(), t.set.begin(), t.set.end());
+      free = t.symbols;
+      free.insert(free.end(), t.given.begin(), t.given.end());
+      free.insert(free.end(), t.set.begin(), t.set.end());
     }
     for (const std::int32_t operand : t.operands) {
-      found.insert(found.end(), free_[at(operand)].begin(), free_[at(operand)].end());
+      free.insert(free.end(), free_[at(operand)].begin(), free_[at(operand)].end());
     }
-    found = united(std::move(found));
+    free = sorted_unique(std::move(free));
     if (t.kind == Kind::kSum || t.kind == Kind::kAny) {
-      const std::vector<Symbol> bound = united(t.symbols);
-      std::erase_if(found, [&](Symbol s) { return contains(bound, s); });
+      const std::vector<Symbol> bound = sorted_unique(t.symbols);
+      std::erase_if(free, [&](Symbol s) { return contains(bound, s); });
     }
-    free_.push_back(std::move(found));
+    free_.push_back(std::move(free));
   }
   return free_[at(number)];
 }
@@ -192,14 +199,15 @@ Expression ExpressionBuilder::take(std::int32_t last) {
   return result;
 }
 
+// Returns the number of the equal term if there is one.
 std::int32_t ExpressionBuilder::add(Term term) {
   mentions_ += term.symbols.size() + term.given.size() + term.set.size();
   if (mentions_ > kMostMentions) throw ExpressionTooLarge();
   const auto number = static_cast<std::int32_t>(terms_.size());
   terms_.push_back(std::move(term));
-  const auto [place, is_new] = known_.insert(number);
+  const auto [entry, is_new] = known_.insert(number);
   if (!is_new) terms_.pop_back();
-  return *place;
+  return *entry;
 }
 
 }  // namespace mdcm

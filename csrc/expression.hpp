@@ -1,4 +1,4 @@
-// Estimands: expressions over the distributions that data show.
+// Estimands: expressions over the distributions of the data.
 
 #pragma once
 
@@ -12,21 +12,21 @@
 
 namespace mdcm {
 
-// A value that a node takes in an expression. 0..n-1 are the nodes' own; a query that speaks of several values of one
-// node has further ones.
+// A value that a node takes in an expression. 0..n-1 are the values of the nodes; a query with several values of the
+// same node has additional symbols.
 using Symbol = std::int32_t;
 
-// A list of terms in which operands come before what uses them; equal subexpressions are one term. Its size is
-// polynomial in the graph although the tree it stands for need not be.
+// A directed acyclic graph of terms, operands first; equal subexpressions share a term. Its size is polynomial in that
+// of the graph, although the size of the tree that it represents need not be.
 struct Expression {
   enum class Kind : std::uint8_t {
     kProbability,  // P(symbols | given) under do(set), in the data of `source`; the same at all values of its other
                    // targets
-    kProduct,      // of the operands; 1 if there is none
-    kQuotient,     // first operand by the second
+    kProduct,      // of the operands; 1 without operands
+    kQuotient,     // first operand divided by the second
     kSum,          // of the operand over symbols
     kAny,          // the operand, which is the same at all values of symbols
-    kCases,        // the first operand whose source, the one of the same place in `given`, has the values that it needs
+    kCases,        // the first operand whose source, at the same index in `given`, has the values that it needs
     kEqual,        // 1 where the two symbols are equal, 0 elsewhere
   };
   struct Term {
@@ -39,20 +39,20 @@ struct Expression {
 
     bool operator==(const Term&) const = default;
   };
-  std::vector<Term> terms;  // the last one is the expression
+  std::vector<Term> terms;  // the last term is the expression
 };
 
-// An expression that mentions more symbols than anybody reads or any data support.
+// An expression that is too large to read or to estimate.
 class ExpressionTooLarge : public std::length_error {
  public:
   ExpressionTooLarge() : std::length_error("the estimand mentions more than four million variables") {}
 };
 
-// Builds an expression, shares equal terms, and simplifies: what sums to one vanishes, equal factors cancel. Throws
-// ExpressionTooLarge.
+// Builds an expression, shares equal terms, and simplifies: distributions that sum to 1 vanish, equal factors cancel.
+// Throws ExpressionTooLarge.
 class ExpressionBuilder {
  public:
-  // `nodes` holds the node of every symbol, `position` the place of every node in a topological order.
+  // `nodes` holds the node of every symbol, `position` the position of every node in a topological order.
   ExpressionBuilder(Nodes nodes, Nodes position)
       : nodes_(nodes), position_(position), known_(16, Hash{&terms_}, Equal{&terms_}) {}
   ExpressionBuilder(const ExpressionBuilder&) = delete;
@@ -70,11 +70,11 @@ class ExpressionBuilder {
   // Symbols that a term is a function of, ascending.
   const std::vector<Symbol>& free_symbols(std::int32_t number);
 
-  // What `last` is made of, and nothing else.
+  // The term `last` and the terms that it uses.
   Expression take(std::int32_t last);
 
  private:
-  // terms are looked up by what they hold, without a second copy of it
+  // terms are looked up by content, without a copy
   struct Hash {
     const std::vector<Expression::Term>* terms;
     std::size_t operator()(std::int32_t number) const;
@@ -93,7 +93,7 @@ class ExpressionBuilder {
   std::vector<Expression::Term> terms_;
   std::size_t mentions_ = 0;  // symbols in all terms together
   std::unordered_set<std::int32_t, Hash, Equal> known_;
-  std::vector<std::vector<Symbol>> free_;  // of the first terms, as far as they were asked for
+  std::vector<std::vector<Symbol>> free_;  // of the first terms, computed on request
 };
 
 }  // namespace mdcm

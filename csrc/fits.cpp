@@ -9,7 +9,7 @@ namespace mdcm {
 namespace {
 
 constexpr std::size_t kMostCombinations = std::size_t{1} << 20;
-// a smaller A is not worth it for fewer than one in so many rows
+// a smaller A is not preferred if it has fewer rows than those of another by this factor
 constexpr std::int64_t kWorthwhileRows = 10;
 
 std::vector<Node> sorted(std::vector<Node> nodes) {
@@ -25,13 +25,14 @@ bool is_subset(const std::vector<Node>& small, const std::vector<Node>& large) {
 
 bool DatasetGroup::is_target(Node v) const { return std::binary_search(targets.begin(), targets.end(), v); }
 
+// Enumerates the combinations of levels, unless a box covers all of them.
 bool DatasetGroup::covers(Nodes some_targets) const {
   std::vector<std::size_t> finite;
   std::vector<const Box*> left;
   for (const Box& box : boxes) left.push_back(&box);
   for (const Node v : some_targets) {
-    const auto place = std::lower_bound(targets.begin(), targets.end(), v);
-    const auto k = static_cast<std::size_t>(place - targets.begin());
+    const auto target = std::lower_bound(targets.begin(), targets.end(), v);
+    const auto k = static_cast<std::size_t>(target - targets.begin());
     if (domain[k] > 0) {
       finite.push_back(k);
     } else {
@@ -72,6 +73,7 @@ FitChooser::FitChooser(const Admg& graph, const std::vector<DatasetGroup>& group
       subgraph_(graph),
       mark_(at(graph.size()), 0) {}
 
+// Rahman & Kocaoglu (2024), Algorithm 7: for every c-factor, the data sets with a smallest modularity set.
 std::vector<Untrained> FitChooser::choose(const Components& hnodes, const Parts& parts,
                                           const std::vector<Training>& training) {
   hnodes_ = &hnodes;
@@ -82,59 +84,64 @@ std::vector<Untrained> FitChooser::choose(const Components& hnodes, const Parts&
   for (Node h = 0; h < parts.count(); ++h) {
     if (training[at(h)] == Training::kLikelihood) likelihood_fits(h);
   }
-  // what one group shows under do() can be what another fit stands on, so all that can be shown is found first
+  // a fit may rely on a c-factor that another group determines under do(), so those are computed first, to a fixed
+  // point
   bool changed = std::any_of(groups_.begin(), groups_.end(), [](const DatasetGroup& g) { return !g.targets.empty(); });
   while (changed) {
     changed = false;
     for (Node h = 0; h < parts.count(); ++h) {
       if (training[at(h)] != Training::kAdversarial) continue;
       for (const Candidate& candidate : candidates(h)) {
-        if (candidate.lack.kind == Lack::Kind::kNothing && !candidate.whole) changed |= show(h, candidate);
+        if (candidate.missing.kind == Missing::Kind::kNothing && !candidate.whole)
+          changed |= record_shown(h, candidate);
       }
     }
   }
   std::vector<Untrained> untrained;
   for (Node h = 0; h < parts.count(); ++h) {
     if (training[at(h)] == Training::kGiven) continue;
-    std::vector<Candidate> found;
+    std::vector<Candidate> options;
     if (training[at(h)] == Training::kAdversarial) {
-      found = candidates(h);
-      select(h, found);
+      options = candidates(h);
+      select(h, options);
     }
     const auto is_whole = [&](const PlannedFit& fit) { return fit.variables.size() == parts[h].size(); };
-    if (std::none_of(fits_[at(h)].begin(), fits_[at(h)].end(), is_whole)) untrained.push_back({h, lacks(h, found)});
+    if (std::none_of(fits_[at(h)].begin(), fits_[at(h)].end(), is_whole)) {
+      untrained.push_back({h, missing_data(h, options)});
+    }
   }
   return untrained;
 }
 
-std::vector<Lack> FitChooser::lacks(Node h, const std::vector<Candidate>& found) {
+// The reason by group why an h-node is not determined: targets inside it, columns, trained factors, or values.
+std::vector<Missing> FitChooser::missing_data(Node h, const std::vector<Candidate>& options) {
   const Nodes members = (*parts_)[h];
-  std::vector<Lack> result(groups_.size());
+  std::vector<Missing> result(groups_.size());
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     const DatasetGroup& group = groups_[g];
-    const auto candidate = std::find_if(found.begin(), found.end(), [&](const Candidate& c) {
+    const auto candidate = std::find_if(options.begin(), options.end(), [&](const Candidate& c) {
       return c.whole && c.group == static_cast<std::int32_t>(g);
     });
     std::vector<Node> inside;
     std::copy_if(members.begin(), members.end(), std::back_inserter(inside),
                  [&](Node v) { return group.is_target(v); });
     if (!inside.empty()) {
-      result[g] = {Lack::Kind::kInside, sorted(std::move(inside))};
-    } else if (candidate != found.end() && candidate->lack.kind != Lack::Kind::kNothing) {
-      result[g] = candidate->lack;
+      result[g] = {Missing::Kind::kInside, sorted(std::move(inside))};
+    } else if (candidate != options.end() && candidate->missing.kind != Missing::Kind::kNothing) {
+      result[g] = candidate->missing;
     } else {
       std::vector<Node> set(members.begin(), members.end());
-      if (candidate != found.end()) set.insert(set.end(), candidate->ancestors.begin(), candidate->ancestors.end());
-      Around around = look_around(group, set);
-      result[g] = around.unseen.empty() ? Lack{Lack::Kind::kValues, std::move(around.set_parents)}
-                                        : Lack{Lack::Kind::kColumns, std::move(around.unseen)};
+      if (candidate != options.end()) set.insert(set.end(), candidate->ancestors.begin(), candidate->ancestors.end());
+      Surroundings around = surroundings(group, set);
+      result[g] = around.unseen.empty() ? Missing{Missing::Kind::kValues, std::move(around.set_parents)}
+                                        : Missing{Missing::Kind::kColumns, std::move(around.unseen)};
     }
   }
   return result;
 }
 
-FitChooser::Around FitChooser::look_around(const DatasetGroup& group, Nodes set) {
-  Around around;
+FitChooser::Surroundings FitChooser::surroundings(const DatasetGroup& group, Nodes set) {
+  Surroundings around;
   ++epoch_;
   for (const Node v : set) {
     mark_[at(v)] = epoch_;
@@ -156,9 +163,9 @@ FitChooser::Around FitChooser::look_around(const DatasetGroup& group, Nodes set)
   return around;
 }
 
-// The likelihood of the data splits into one term per c-component, read off observed values. Members that are not
-// observed, or whose parents are not, are summed out along with their descendants: what is left is the c-factor of
-// an ancestral part of the c-component.
+// The likelihood factorises over the c-components (Tian & Pearl 2002). Members that are not observed, or whose parents
+// are not, are summed out along with their descendants, which leaves the c-factor of an ancestral part of the
+// c-component.
 void FitChooser::likelihood_fits(Node h) {
   struct Pool {
     std::vector<Node> variables;
@@ -176,7 +183,7 @@ void FitChooser::likelihood_fits(Node h) {
     const auto known = [&](Node v) { return group.is_target(v) || group.observes(v); };
     ++epoch_;
     std::vector<Node> open;
-    const auto lose = [&](Node v) {
+    const auto sum_out = [&](Node v) {
       if (mark_[at(v)] == epoch_ || group.is_target(v) || position[at(v)] > last) return;
       mark_[at(v)] = epoch_;
       open.push_back(v);
@@ -188,12 +195,12 @@ void FitChooser::likelihood_fits(Node h) {
         continue;
       }
       const Nodes up = graph_.parents(v);
-      if (!group.observes(v) || !std::all_of(up.begin(), up.end(), known)) lose(v);
+      if (!group.observes(v) || !std::all_of(up.begin(), up.end(), known)) sum_out(v);
     }
     while (!open.empty()) {
       const Node v = open.back();
       open.pop_back();
-      for (const Node c : graph_.children(v)) lose(c);
+      for (const Node c : graph_.children(v)) sum_out(c);
     }
     std::vector<Node> kept;
     std::size_t free = 0;
@@ -210,7 +217,7 @@ void FitChooser::likelihood_fits(Node h) {
       pool = pools.end() - 1;
     }
     pool->groups.push_back(static_cast<std::int32_t>(g));
-    if (group.covers(look_around(group, kept).set_parents)) pool->everywhere = true;
+    if (group.covers(surroundings(group, kept).set_parents)) pool->everywhere = true;
   }
   std::stable_sort(pools.begin(), pools.end(), [](const Pool& a, const Pool& b) { return a.whole && !b.whole; });
   for (Pool& pool : pools) {
@@ -220,9 +227,10 @@ void FitChooser::likelihood_fits(Node h) {
   }
 }
 
+// A fit per group to all members that it does not set, or else to each of their c-components under do().
 std::vector<FitChooser::Candidate> FitChooser::candidates(Node h) {
   const Nodes members = (*parts_)[h];
-  std::vector<Candidate> found;
+  std::vector<Candidate> result;
   for (std::int32_t g = 0; g < static_cast<std::int32_t>(groups_.size()); ++g) {
     const DatasetGroup& group = groups_[static_cast<std::size_t>(g)];
     std::vector<Node> kept;
@@ -230,21 +238,22 @@ std::vector<FitChooser::Candidate> FitChooser::candidates(Node h) {
     if (kept.empty()) continue;
     const bool whole = kept.size() == members.size();
     Candidate all = evaluate(h, g, kept, whole);
-    const bool serves = all.lack.kind == Lack::Kind::kNothing;
-    if (serves || whole) found.push_back(std::move(all));
+    const bool serves = all.missing.kind == Missing::Kind::kNothing;
+    if (serves || whole) result.push_back(std::move(all));
     if (serves || whole) continue;
-    // under do() the latents of the targets are gone, and what is left may fall apart
-    const auto pieces = bidirected_parts(kept);
+    // do() removes the latents of the targets, so the rest may have several c-components
+    const auto pieces = c_components_within(kept);
     if (pieces.size() < 2) continue;
     for (const auto& piece : pieces) {
       Candidate part = evaluate(h, g, piece, false);
       part.partial = part.variables.size() < kept.size();
-      if (part.lack.kind == Lack::Kind::kNothing) found.push_back(std::move(part));
+      if (part.missing.kind == Missing::Kind::kNothing) result.push_back(std::move(part));
     }
   }
-  return found;
+  return result;
 }
 
+// The smallest A of a fit to a group (Def. 4.4; Def. D.1 under do()), and whether the group determines the fit.
 FitChooser::Candidate FitChooser::evaluate(Node h, std::int32_t g, Nodes variables, bool whole) {
   const DatasetGroup& group = groups_[static_cast<std::size_t>(g)];
   const Nodes position = graph_.positions();
@@ -252,68 +261,70 @@ FitChooser::Candidate FitChooser::evaluate(Node h, std::int32_t g, Nodes variabl
   candidate.group = g;
   candidate.whole = whole;
   const Nodes closed = closure_.run(variables, group.targets);
-  // members of the same h-node that are forced are trained at the same time, not before
+  // members of A in the same h-node are trained at the same time, not before
   for (const Node v : closed) {
     (hnodes_->label[at(v)] == h ? candidate.variables : candidate.ancestors).push_back(v);
   }
   std::sort(candidate.variables.begin(), candidate.variables.end(),
             [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
   std::sort(candidate.ancestors.begin(), candidate.ancestors.end());
-  Around around = look_around(group, closed);
+  Surroundings around = surroundings(group, closed);
   if (!around.unseen.empty()) {
-    candidate.lack = {Lack::Kind::kColumns, std::move(around.unseen)};
+    candidate.missing = {Missing::Kind::kColumns, std::move(around.unseen)};
     return candidate;
   }
   candidate.everywhere = group.covers(around.set_parents);
-  // without an intervention every c-component of A is identifiable from its own c-component, because P(V) shows
-  // Q[S] and what precedes it
+  // without an intervention P(V) determines Q[S], and so the c-factor of every c-component of A
   if (group.targets.empty()) return candidate;
-  for (const auto& factor : bidirected_parts(candidate.ancestors)) {
-    const Standing found = standing(factor, g);
-    if (found == Standing::kIndirectly) candidate.indirect = true;
-    if (found != Standing::kNo) continue;
-    // A larger A would not help: what surrounds a factor that is not identifiable, a bidirected-connected set of its
-    // ancestors, holds a target, or the closure would have taken all of it.
-    candidate.lack = {Lack::Kind::kFactor, factor};
+  for (const auto& factor : c_components_within(candidate.ancestors)) {
+    const Determination result = determination(factor, g);
+    if (result == Determination::kIndirectly) candidate.indirect = true;
+    if (result != Determination::kNo) continue;
+    // a larger A would not help: the set at which the identification fails, connected by bidirected paths and ancestral
+    // to the factor, contains a target, or the closure would contain all of it
+    candidate.missing = {Missing::Kind::kFactor, factor};
     break;
   }
   return candidate;
 }
 
-FitChooser::Standing FitChooser::standing(Nodes factor, std::int32_t group) {
+// Whether mechanisms trained before determine Q[factor]: by Identify (Tian & Pearl 2002) from its c-component or from a
+// c-factor that some group determines.
+FitChooser::Determination FitChooser::determination(Nodes factor, std::int32_t group) {
   const auto h = at(hnodes_->label[at(factor[0])]);
-  if ((*training_)[h] == Training::kGiven) return Standing::kDetermined;
+  if ((*training_)[h] == Training::kGiven) return Determination::kDetermined;
   std::vector<Node> stuck;
   if (subgraph_.is_identifiable(factor, component_parts_[components_.label[at(factor[0])]], stuck)) {
-    return Standing::kDetermined;
+    return Determination::kDetermined;
   }
-  Standing best = Standing::kNo;
+  Determination best = Determination::kNo;
   for (const Shown& shown : shown_[h]) {
     const bool known_here =
         shown.everywhere || std::find(shown.groups.begin(), shown.groups.end(), group) != shown.groups.end();
-    if (!known_here || (shown.partial && best == Standing::kIndirectly)) continue;
+    if (!known_here || (shown.partial && best == Determination::kIndirectly)) continue;
     if (!std::includes(shown.set.begin(), shown.set.end(), factor.begin(), factor.end())) continue;
     if (!subgraph_.is_identifiable(factor, shown.set, stuck)) continue;
-    if (!shown.partial) return Standing::kDetermined;
-    best = Standing::kIndirectly;
+    if (!shown.partial) return Determination::kDetermined;
+    best = Determination::kIndirectly;
   }
   return best;
 }
 
-// The c-components of the graph over `set` alone, each ascending.
-std::vector<std::vector<Node>> FitChooser::bidirected_parts(Nodes set) {
+// The c-components of the subgraph induced by `set`, each ascending.
+std::vector<std::vector<Node>> FitChooser::c_components_within(Nodes set) {
   std::vector<std::vector<Node>> parts;
   ++epoch_;
   subgraph_.restrict_to(set);
   for (const Node root : set) {
     if (mark_[at(root)] == epoch_) continue;
-    parts.push_back(sorted(subgraph_.part_of(root)));
+    parts.push_back(sorted(subgraph_.c_component_of(root)));
     for (const Node v : parts.back()) mark_[at(v)] = epoch_;
   }
   return parts;
 }
 
-bool FitChooser::show(Node h, const Candidate& candidate) {
+// Records the c-factor of a candidate; false if it is known.
+bool FitChooser::record_shown(Node h, const Candidate& candidate) {
   const auto set = sorted(candidate.variables);
   for (const Shown& shown : shown_[at(h)]) {
     if (shown.set == set && shown.groups[0] == candidate.group) return false;
@@ -322,29 +333,30 @@ bool FitChooser::show(Node h, const Candidate& candidate) {
   return true;
 }
 
-void FitChooser::select(Node h, const std::vector<Candidate>& found) {
+// Selects a fit for the whole h-node and for every other c-factor.
+void FitChooser::select(Node h, const std::vector<Candidate>& options) {
   std::vector<const Candidate*> whole;
   std::map<std::vector<Node>, std::vector<const Candidate*>> others;
-  for (const Candidate& candidate : found) {
-    if (candidate.lack.kind != Lack::Kind::kNothing) continue;
+  for (const Candidate& candidate : options) {
+    if (candidate.missing.kind != Missing::Kind::kNothing) continue;
     if (candidate.whole) {
       whole.push_back(&candidate);
       continue;
     }
     auto& pool = others[candidate.variables];
-    // two pieces may grow into the same set
+    // the closures of two pieces may be equal
     if (pool.empty() || pool.back()->group != candidate.group) pool.push_back(&candidate);
   }
-  select_bucket(h, whole, true);
+  select_fit(h, whole, true);
   std::vector<const std::vector<const Candidate*>*> in_order;
   for (const auto& [variables, pool] : others) in_order.push_back(&pool);
   std::stable_sort(in_order.begin(), in_order.end(),
                    [](const auto* a, const auto* b) { return a->front()->group < b->front()->group; });
-  for (const auto* pool : in_order) select_bucket(h, *pool, false);
+  for (const auto* pool : in_order) select_fit(h, *pool, false);
 }
 
-// Chooses among groups that show the same c-factor. If none shows it at all values, each A is a fit of its own.
-void FitChooser::select_bucket(Node h, const std::vector<const Candidate*>& pool, bool need_cover) {
+// Chooses among groups that determine the same c-factor. If none does at all values, there is a fit for each A.
+void FitChooser::select_fit(Node h, const std::vector<const Candidate*>& pool, bool need_cover) {
   struct Bucket {
     const Candidate* first;
     std::int64_t rows;

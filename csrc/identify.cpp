@@ -10,14 +10,16 @@ constexpr std::size_t kMostCombinations = std::size_t{1} << 20;
 
 std::size_t at(std::int32_t v) { return static_cast<std::size_t>(v); }
 
-// Place of a target in its group, or -1.
-std::ptrdiff_t target_place(const DatasetGroup& group, Node v) {
-  const auto place = std::lower_bound(group.targets.begin(), group.targets.end(), v);
-  return place == group.targets.end() || *place != v ? -1 : place - group.targets.begin();
+// Index of a target in its group, or -1.
+std::ptrdiff_t target_index(const DatasetGroup& group, Node v) {
+  const auto target = std::lower_bound(group.targets.begin(), group.targets.end(), v);
+  return target == group.targets.end() || *target != v ? -1 : target - group.targets.begin();
 }
 
 }  // namespace
 
+// IDC* of Shpitser & Pearl (2007): line 1 is kImpossible, line 3 the answer 0; instead of line 4, factors that are not
+// connected with an outcome are left out of numerator and denominator; line 5 is the quotient.
 Identification::Identification(const Admg& graph, const std::vector<DatasetGroup>& groups, const Question& question,
                                bool all)
     : graph_(graph), groups_(groups), question_(question), symbols_(graph.size(), question.values) {
@@ -34,17 +36,17 @@ Identification::Identification(const Admg& graph, const std::vector<DatasetGroup
       verdict_ = Verdict::kImpossible;
       return;
     }
-    // factors that are connected with no outcome are the same in P(outcomes, given) and in P(given)
-    const std::vector<std::int32_t> label = copies.dependent();
+    // factors that are not connected with an outcome cancel between P(outcomes, given) and P(given)
+    const std::vector<std::int32_t> label = copies.dependence_labels();
     std::vector<bool> has_outcome(copies.size(), false);
     const auto copy_of = [&](std::size_t i) { return copies.atom_copies()[i]; };
     for (std::size_t i = 0; i < question.atoms.size(); ++i) {
-      // an outcome that is given as well is no question, or one of two values being equal
+      // an outcome that is also given is known, or an equality of two values
       if (question.atoms[i].given || copy_of(i) < 0 || copies.is_given(copy_of(i))) continue;
       has_outcome[at(label[at(copy_of(i))])] = true;
     }
     for (std::size_t c = 0; c < copies.size(); ++c) keep[c] = has_outcome[at(label[c])];
-    const std::vector<std::int32_t> given_label = given->dependent();
+    const std::vector<std::int32_t> given_label = given->dependence_labels();
     std::vector<bool> is_near(given->size(), false);
     for (std::size_t i = 0; i < question.atoms.size(); ++i) {
       const std::int32_t copy = given->atom_copies()[i];
@@ -66,7 +68,7 @@ Identification::Identification(const Admg& graph, const std::vector<DatasetGroup
   factorise(*given, keep_given, *denominator_, all);
 }
 
-// Data sets that intervene as the question does show the answer as it stands.
+// A group with the targets of a question in a single world contains the answer (gID, Lee, Correa & Bareinboim 2019).
 bool Identification::find_direct() {
   if (question_.worlds.size() != 1) return false;
   std::vector<CFactors::Argument> settings;
@@ -83,13 +85,14 @@ bool Identification::find_direct() {
     const bool seen =
         std::all_of(asked.begin(), asked.end(), [&](Node v) { return group.observes(v) && !group.is_target(v); });
     const auto number = static_cast<std::int32_t>(g);
-    if (!same || !seen || !covering(settings, {number})) continue;
+    if (!same || !seen || !choose_covering(settings, {number})) continue;
     direct_ = number;
     return true;
   }
   return false;
 }
 
+// Lines 6 to 9 of ID* (Shpitser & Pearl 2007), with c-factors in place of line 9.
 bool Identification::factorise(const Copies& copies, const std::vector<bool>& keep, Part& part, bool all) {
   part.equalities = copies.equalities();
   if (auto conflict = copies.factorise(keep, part.factors)) {
@@ -100,15 +103,17 @@ bool Identification::factorise(const Copies& copies, const std::vector<bool>& ke
   return find_sources(part, all);
 }
 
+// gID (Lee, Correa & Bareinboim 2019): for every c-factor the first group that determines it, or several groups that
+// determine it at all values together.
 bool Identification::find_sources(Part& part, bool all) {
   if (nodes_.empty()) {
-    // the nodes of the denominator are among those of the numerator, which has none where its factors are in conflict
+    // the nodes of the denominator are among those of the numerator, which has none if its factors are in conflict
     for (std::size_t k = 0; k < part.factors.count(); ++k) {
       for (const auto& member : part.factors.members(k)) nodes_.push_back(member.node);
     }
   }
   prepared_.resize(sources_.size(), false);
-  bool found_all = true;
+  bool complete = true;
   part.sources.reserve(part.factors.count());
   std::vector<std::int32_t> candidates;
   std::vector<Obstacle> obstacles;
@@ -126,7 +131,7 @@ bool Identification::find_sources(Part& part, bool all) {
     if (single >= 0) continue;
     if (candidates.size() > 1) {
       const auto parents = part.factors.arguments(k).subspan(part.factors.sizes[k]);
-      if (auto chosen = covering(parents, candidates)) {
+      if (auto chosen = choose_covering(parents, candidates)) {
         part.several[k] = std::move(*chosen);
         continue;
       }
@@ -136,13 +141,13 @@ bool Identification::find_sources(Part& part, bool all) {
     for (const auto& member : part.factors.members(k)) failure.factor.push_back(member.node);
     std::sort(failure.factor.begin(), failure.factor.end());
     verdict_ = Verdict::kNo;
-    found_all = false;
+    complete = false;
     if (!all) return false;
   }
-  return found_all;
+  return complete;
 }
 
-// As the source itself does, and whether it sets the values that are needed.
+// The obstacle in the source; if there is none, whether the group sets the required values.
 Obstacle Identification::examine(std::size_t source, const Part& part, std::size_t factor) {
   if (!prepared_[source]) sources_[source].prepare(nodes_);
   prepared_[source] = true;
@@ -151,7 +156,7 @@ Obstacle Identification::examine(std::size_t source, const Part& part, std::size
   Obstacle obstacle = sources_[source].examine(members, arguments);
   if (obstacle.kind != Obstacle::Kind::kNone || groups_[source].targets.empty()) return obstacle;
   const auto parents = arguments.subspan(members.size());
-  if (covering(parents, {static_cast<std::int32_t>(source)})) return obstacle;
+  if (choose_covering(parents, {static_cast<std::int32_t>(source)})) return obstacle;
   obstacle.kind = Obstacle::Kind::kValues;
   for (const auto& parent : parents) {
     if (groups_[source].is_target(parent.node)) obstacle.nodes.push_back(parent.node);
@@ -160,36 +165,37 @@ Obstacle Identification::examine(std::size_t source, const Part& part, std::size
   return obstacle;
 }
 
-// Which candidates together set every combination of values that the parents need; nothing if they do not.
-std::optional<std::vector<std::int32_t>> Identification::covering(std::span<const CFactors::Argument> parents,
-                                                                  const std::vector<std::int32_t>& candidates) const {
-  struct Need {
+// Candidates that together set every combination of values that the parents require, chosen greedily; nullopt if the
+// candidates do not.
+std::optional<std::vector<std::int32_t>> Identification::choose_covering(
+    std::span<const CFactors::Argument> parents, const std::vector<std::int32_t>& candidates) const {
+  struct Requirement {
     Node node;
     std::int32_t level;
-    std::int32_t domain;  // number of levels to go through; 0 where only a box of every value serves
+    std::int32_t domain;  // number of levels to enumerate; 0 if only a box with every value suffices
   };
-  std::vector<Need> needs;
+  std::vector<Requirement> required;
   std::size_t combinations = 1;
   for (const auto& parent : parents) {
     std::int32_t domain = -1;
     for (const std::int32_t s : candidates) {
-      const std::ptrdiff_t place = target_place(groups_[at(s)], parent.node);
-      if (place >= 0) domain = std::max(domain, groups_[at(s)].domain[static_cast<std::size_t>(place)]);
+      const std::ptrdiff_t index = target_index(groups_[at(s)], parent.node);
+      if (index >= 0) domain = std::max(domain, groups_[at(s)].domain[static_cast<std::size_t>(index)]);
     }
     if (domain < 0) continue;
     const std::int32_t level = symbols_.level(parent.symbol);
     const bool every = level == Question::kFree && domain > 0;
-    needs.push_back({parent.node, level, every ? domain : 0});
+    required.push_back({parent.node, level, every ? domain : 0});
     if (every) combinations *= at(domain);
     if (combinations > kMostCombinations) return std::nullopt;
   }
-  if (needs.empty()) return std::vector{candidates[0]};
-  std::vector<std::int32_t> levels(needs.size());
-  const auto holds = [&](const DatasetGroup& group, const DatasetGroup::Box& box) {
-    for (std::size_t k = 0; k < needs.size(); ++k) {
-      const std::ptrdiff_t place = target_place(group, needs[k].node);
-      if (place < 0) continue;
-      const auto& set = box.levels[static_cast<std::size_t>(place)];
+  if (required.empty()) return std::vector{candidates[0]};
+  std::vector<std::int32_t> levels(required.size());
+  const auto contains_levels = [&](const DatasetGroup& group, const DatasetGroup::Box& box) {
+    for (std::size_t k = 0; k < required.size(); ++k) {
+      const std::ptrdiff_t index = target_index(group, required[k].node);
+      if (index < 0) continue;
+      const auto& set = box.levels[static_cast<std::size_t>(index)];
       if (!set.empty() && std::find(set.begin(), set.end(), levels[k]) == set.end()) return false;
     }
     return true;
@@ -197,16 +203,16 @@ std::optional<std::vector<std::int32_t>> Identification::covering(std::span<cons
   std::vector<std::int32_t> chosen;
   for (std::size_t code = 0; code < combinations; ++code) {
     std::size_t rest = code;
-    for (std::size_t k = 0; k < needs.size(); ++k) {
-      levels[k] = needs[k].level;
-      if (needs[k].domain == 0) continue;
-      levels[k] = static_cast<std::int32_t>(rest % at(needs[k].domain));
-      rest /= at(needs[k].domain);
+    for (std::size_t k = 0; k < required.size(); ++k) {
+      levels[k] = required[k].level;
+      if (required[k].domain == 0) continue;
+      levels[k] = static_cast<std::int32_t>(rest % at(required[k].domain));
+      rest /= at(required[k].domain);
     }
     const auto has_box = [&](std::int32_t s) {
       const DatasetGroup& group = groups_[at(s)];
       return std::any_of(group.boxes.begin(), group.boxes.end(),
-                         [&](const DatasetGroup::Box& box) { return holds(group, box); });
+                         [&](const DatasetGroup::Box& box) { return contains_levels(group, box); });
     };
     if (std::any_of(chosen.begin(), chosen.end(), has_box)) continue;
     const auto source = std::find_if(candidates.begin(), candidates.end(), has_box);
@@ -216,6 +222,7 @@ std::optional<std::vector<std::int32_t>> Identification::covering(std::span<cons
   return chosen;
 }
 
+// The answer of IDC* (Shpitser & Pearl 2007), line 5: P(outcomes, given) / P(given).
 Expression Identification::express() {
   ExpressionBuilder builder(symbols_.nodes(), graph_.positions());
   if (direct_) {
@@ -232,6 +239,7 @@ Expression Identification::express() {
   return builder.take(result);
 }
 
+// Line 6 of ID* (Shpitser & Pearl 2007): a sum over the product of c-factors.
 std::int32_t Identification::express(const Part& part, ExpressionBuilder& builder) {
   std::vector<std::int32_t> terms;
   for (std::size_t k = 0; k < part.factors.count(); ++k) {

@@ -6,7 +6,7 @@
 namespace mdcm {
 namespace {
 
-// A reached node is entered from itself (a member of S), from a parent p >= 0, or from a sibling s, stored as ~s.
+// The predecessor of a reached node: itself (a member of S), a parent p >= 0, or a sibling s, stored as ~s.
 constexpr Node kItself = std::numeric_limits<Node>::min();
 
 }  // namespace
@@ -21,6 +21,8 @@ ModularityClosure::ModularityClosure(const Admg& graph)
       child_(index(graph.size()), 0),
       from_(index(graph.size()), 0) {}
 
+// The least fixed point by a worklist: a node joins S once it is both a parent of S and a descendant of S or of a
+// sibling of S (Rahman & Kocaoglu 2024, Def. 4.4; under do(), Def. D.1).
 Nodes ModularityClosure::run(Nodes set, Nodes targets) {
   ++epoch_;
   closed_.clear();
@@ -30,7 +32,7 @@ Nodes ModularityClosure::run(Nodes set, Nodes targets) {
   for (const Node v : set) {
     if (target_at_[index(v)] == epoch_) continue;
     last_position_ = std::max(last_position_, position[index(v)]);
-    close(v);
+    add_to_closure(v);
   }
   num_given_ = closed_.size();
   for (std::size_t i = 0; i < closed_.size(); ++i) {
@@ -39,35 +41,35 @@ Nodes ModularityClosure::run(Nodes set, Nodes targets) {
       if (target_at_[index(p)] == epoch_ || parent_at_[index(p)] == epoch_) continue;
       parent_at_[index(p)] = epoch_;
       child_[index(p)] = v;
-      if (reached_at_[index(p)] == epoch_) close(p);
+      if (reached_at_[index(p)] == epoch_) add_to_closure(p);
     }
-    reach(v, kItself);
-    for (const Node s : graph_.siblings(v)) reach(s, ~v);
+    mark_descendants(v, kItself);
+    for (const Node s : graph_.siblings(v)) mark_descendants(s, ~v);
     for (const Node hub : graph_.hubs(v)) {
       if (hub_at_[index(hub)] == epoch_) continue;
       hub_at_[index(hub)] = epoch_;
-      for (const Node s : graph_.hub_children(hub)) reach(s, ~v);
+      for (const Node s : graph_.hub_children(hub)) mark_descendants(s, ~v);
     }
   }
   return closed_;
 }
 
-void ModularityClosure::close(Node v) {
+void ModularityClosure::add_to_closure(Node v) {
   if (closed_at_[index(v)] == epoch_) return;
   closed_at_[index(v)] = epoch_;
   closed_.push_back(v);
 }
 
-// Visits the descendants of `source` that precede the last member of the set: later ones are ancestors of nothing
-// in S.
-void ModularityClosure::reach(Node source, Node came_from) {
+// Visits the descendants of `source` that precede the last member of the set in topological order; later nodes are not
+// ancestors of S.
+void ModularityClosure::mark_descendants(Node source, Node came_from) {
   const Nodes position = graph_.positions();
   const auto visit = [&](Node v, Node from) {
     if (reached_at_[index(v)] == epoch_ || target_at_[index(v)] == epoch_) return;
     if (position[index(v)] > last_position_) return;
     reached_at_[index(v)] = epoch_;
     from_[index(v)] = from;
-    if (parent_at_[index(v)] == epoch_) close(v);
+    if (parent_at_[index(v)] == epoch_) add_to_closure(v);
     open_.push_back(v);
   };
   visit(source, came_from);
@@ -78,6 +80,7 @@ void ModularityClosure::reach(Node source, Node came_from) {
   }
 }
 
+// Follows the predecessors of q back to a member of S or a sibling of a member.
 Witness ModularityClosure::witness(Node q) const {
   Witness result;
   result.path = {child_[index(q)], q};

@@ -37,47 +37,49 @@ std::vector<Node> paper_set(const Admg& graph, Nodes set) {
   return added;
 }
 
-// The h-nodes that an h-node needs, recomputed on every call.
+// The h-nodes that must be trained before an h-node, recomputed on every call.
 class HGraph::Needs {
  public:
   explicit Needs(const HGraph& h) : h_(h), closure_(h.graph_), seen_at_(at(h.size()), 0) {}
 
   const std::vector<Node>& operator()(Node h) {
-    found_.clear();
-    if (h_.training(h) != Training::kAdversarial) return found_;
+    needed_.clear();
+    if (h_.training(h) != Training::kAdversarial) return needed_;
     ++epoch_;
     seen_at_[at(h)] = epoch_;
     if (h_.method_ == Method::kPaper) {
-      paper(h);
+      add_paper_needs(h);
     } else if (h_.plain_ || h_.fits(h).empty()) {
-      // no data can teach an h-node without fits, which is reported once the partition is known
+      // an h-node without fits is untrainable, which is reported once the partition is final
       closure_.run(h_.members(h), {});
-      need(closure_.added());
+      add_hnodes_of(closure_.added());
     } else {
       for (const PlannedFit& fit : h_.fits(h)) {
         closure_.run(fit.variables, h_.groups_[static_cast<std::size_t>(fit.groups[0])].targets);
-        need(closure_.added());
+        add_hnodes_of(closure_.added());
       }
     }
-    return found_;
+    return needed_;
   }
 
  private:
-  void need(Nodes nodes) {
+  // Adds the h-nodes of some nodes, each once.
+  void add_hnodes_of(Nodes nodes) {
     for (const Node v : nodes) {
       const Node needed = h_.hnodes_.label[at(v)];
       auto& seen = seen_at_[at(needed)];
       if (seen == epoch_) continue;
       seen = epoch_;
-      // what was trained elsewhere is there from the start
-      if (h_.training(needed) != Training::kGiven) found_.push_back(needed);
+      // pre-trained mechanisms are available from the start
+      if (h_.training(needed) != Training::kGiven) needed_.push_back(needed);
     }
   }
 
-  void paper(Node h) {
+  // Rahman & Kocaoglu (2024): the sets of Algorithm 2 and the edges of Def. 4.3.
+  void add_paper_needs(Node h) {
     const Nodes members = h_.members(h);
-    need(paper_set(h_.graph_, members));
-    // Def. 4.3: the parents in one h-node at a time
+    add_hnodes_of(paper_set(h_.graph_, members));
+    // Def. 4.3: test the parents in each other h-node
     std::vector<std::pair<Node, Node>> parents;
     for (const Node v : members) {
       for (const Node p : h_.graph_.parents(v)) parents.emplace_back(h_.hnodes_.label[at(p)], p);
@@ -89,7 +91,7 @@ class HGraph::Needs {
       const Node source = parents[i].first;
       joint.clear();
       for (; i < parents.size() && parents[i].first == source; ++i) joint.push_back(parents[i].second);
-      if (seen_at_[at(source)] != epoch_ && !rule2(h_.graph_, members, joint, {}, {})) need(joint);
+      if (seen_at_[at(source)] != epoch_ && !rule2(h_.graph_, members, joint, {}, {})) add_hnodes_of(joint);
     }
   }
 
@@ -97,9 +99,10 @@ class HGraph::Needs {
   ModularityClosure closure_;
   std::vector<std::uint32_t> seen_at_;
   std::uint32_t epoch_ = 0;
-  std::vector<Node> found_;
+  std::vector<Node> needed_;
 };
 
+// Rahman & Kocaoglu (2024), Algorithm 1: contract strongly connected h-nodes until the h-graph is acyclic.
 HGraph::HGraph(const Admg& graph, Components initial, std::vector<Training> training, std::vector<DatasetGroup> groups,
                Method method)
     : graph_(graph),
@@ -111,17 +114,17 @@ HGraph::HGraph(const Admg& graph, Components initial, std::vector<Training> trai
       plain_(method == Method::kPaper ||
              (groups_.size() == 1 && groups_[0].targets.empty() && groups_[0].columns.empty())) {
   if (training_.size() != at(hnodes_.count)) throw std::invalid_argument("one way of training per part is needed");
-  // four times what one h-node can need at most, so that dropping one h-node's needs was paid for by others'
+  // four times the maximal number of needs of an h-node, which amortises recomputing those that are dropped
   const std::size_t budget = 4 * at(graph.size());
   for (;;) {
     ++rounds_;
     choose_fits();
     const Components merged = strongly_connected(size(), Needs(*this), budget);
     if (merged.count == size()) {
-      number(merged);
+      number_hnodes(merged);
       return;
     }
-    // only h-nodes that need something can lie on a cycle, so a contracted one is adversarial throughout
+    // only adversarial h-nodes have needs, so all h-nodes on a cycle are adversarial
     std::vector<Training> next(at(merged.count), Training::kAdversarial);
     for (Node h = 0; h < size(); ++h) next[at(merged.label[at(h)])] = training_[at(h)];
     for (Node& label : hnodes_.label) label = merged.label[at(label)];
@@ -139,8 +142,8 @@ void HGraph::choose_fits() {
   for (Node h = 0; h < size(); ++h) fits_.push_back(chooser.fits(h));
 }
 
-// `order` numbers the h-nodes so that what an h-node needs comes before it.
-void HGraph::number(const Components& order) {
+// Numbers the h-nodes by level; `order` is a topological order of the h-graph.
+void HGraph::number_hnodes(const Components& order) {
   std::vector<Node> sequence(at(size()));
   for (Node h = 0; h < size(); ++h) sequence[at(order.label[at(h)])] = h;
   std::vector<Node> level(at(size()), 0);
@@ -165,9 +168,9 @@ void HGraph::number(const Components& order) {
     if (!plain_) fits[at(k)] = std::move(fits_[at(h)]);
   }
   for (Node& label : hnodes_.label) label = number[at(label)];
-  for (Untrained& one : all_untrained_) {
-    one.hnode = number[at(one.hnode)];
-    if (untrained_.hnode < 0 || one.hnode < untrained_.hnode) untrained_ = one;
+  for (Untrained& untrained : all_untrained_) {
+    untrained.hnode = number[at(untrained.hnode)];
+    if (untrained_.hnode < 0 || untrained.hnode < untrained_.hnode) untrained_ = untrained;
   }
   training_ = std::move(training);
   fits_ = std::move(fits);
@@ -175,13 +178,13 @@ void HGraph::number(const Components& order) {
 }
 
 std::vector<std::pair<Node, Node>> HGraph::edges() const {
-  std::vector<std::pair<Node, Node>> found;
+  std::vector<std::pair<Node, Node>> result;
   Needs needs(*this);
   for (Node h = 0; h < size(); ++h) {
-    for (const Node needed : needs(h)) found.emplace_back(needed, h);
+    for (const Node needed : needs(h)) result.emplace_back(needed, h);
   }
-  std::sort(found.begin(), found.end());
-  return found;
+  std::sort(result.begin(), result.end());
+  return result;
 }
 
 }  // namespace mdcm

@@ -1,4 +1,4 @@
-// Node numbers of Python as views, vectors as arrays, and groups of data sets, for all parts of the module.
+// Conversions for all parts of the module: node numbers to views, vectors to arrays, and groups of data sets.
 
 #pragma once
 
@@ -53,7 +53,7 @@ class NodesIn {
   operator Nodes() const { return view_; }  // NOLINT(google-explicit-constructor)
 
  private:
-  static Node checked(long long value) {
+  static Node to_node(long long value) {
     if (value < std::numeric_limits<Node>::min() || value > std::numeric_limits<Node>::max()) {
       throw py::index_error("node " + std::to_string(value) + " does not fit into 32 bits");
     }
@@ -63,7 +63,7 @@ class NodesIn {
   void from_array(const py::array& array) {
     if (array.ndim() != 1) throw py::value_error("node numbers must be a one-dimensional array");
     if (py::isinstance<IntArray>(array) && is_aligned<Node>(array)) {
-      kept_ = array;
+      array_ = array;
       view_ = {static_cast<const Node*>(array.data()), static_cast<std::size_t>(array.size())};
       return;
     }
@@ -72,13 +72,13 @@ class NodesIn {
     if (kind != 'i' && kind != 'u') throw py::type_error("node numbers must be integers");
     const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
     owned_.reserve(static_cast<std::size_t>(wide.size()));
-    for (py::ssize_t i = 0; i < wide.size(); ++i) owned_.push_back(checked(wide.data()[i]));
+    for (py::ssize_t i = 0; i < wide.size(); ++i) owned_.push_back(to_node(wide.data()[i]));
     view_ = owned_;
   }
 
   void from_sequence(py::handle source) {
     if (source.is_none()) throw py::type_error("node numbers must be a sequence or an array of integers, not None");
-    // a tuple of its own: the __index__ of an element may change the list that it is in
+    // a copy as a tuple: the __index__ of an element may change the list
     const auto fixed = py::reinterpret_steal<py::object>(PySequence_Tuple(source.ptr()));
     if (!fixed) throw py::error_already_set();
     const Py_ssize_t size = PyTuple_GET_SIZE(fixed.ptr());
@@ -86,19 +86,19 @@ class NodesIn {
     for (Py_ssize_t i = 0; i < size; ++i) {
       const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(fixed.ptr(), i));
       if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-      owned_.push_back(checked(value));
+      owned_.push_back(to_node(value));
     }
     view_ = owned_;
   }
 
-  py::object kept_;
+  py::object array_;
   std::vector<Node> owned_;
   Nodes view_;
 };
 
-// Hands a vector to numpy without a copy.
+// Moves a vector into a numpy array without a copy.
 template <class T>
-py::array_t<T> moved(std::vector<T>&& values) {
+py::array_t<T> to_array(std::vector<T>&& values) {
   auto owned = std::make_unique<std::vector<T>>(std::move(values));
   T* data = owned->data();
   const auto size = static_cast<py::ssize_t>(owned->size());
@@ -106,14 +106,14 @@ py::array_t<T> moved(std::vector<T>&& values) {
   return py::array_t<T>(size, data, keeper);
 }
 
-// A read-only array over memory that the graph owns and keeps alive.
-inline IntArray borrowed(Nodes view, py::handle owner) {
+// A read-only array over memory of `owner`, which it keeps alive.
+inline IntArray array_view(Nodes view, py::handle owner) {
   IntArray array(static_cast<py::ssize_t>(view.size()), view.data(), owner);
   array.attr("setflags")(py::arg("write") = false);
   return array;
 }
 
-// A data set's group as a C++ value; all of it is checked.
-DatasetGroup group_from(const py::dict& source, Node n);
+// Validates and converts a group of data sets.
+DatasetGroup parse_group(const py::dict& source, Node n);
 
 }  // namespace mdcm

@@ -13,15 +13,15 @@ std::vector<Node> joined(Nodes a, Nodes b) {
 
 }  // namespace
 
-// A walk arrives at a node at its tail (from a child, or as a start) or at an arrowhead (from a parent or sibling),
-// and may go on to
+// Reachability as in the Bayes ball (Shachter 1998), extended to bidirected edges: a walk arrives at a node at its tail
+// (from a child, or as a start) or at an arrowhead (from a parent or sibling), and may continue to
 //
 //   arrived at      node not in z                   node in z
-//   tail            parents, siblings, children     nowhere
+//   tail            parents, siblings, children     none
 //   head            children                        parents, siblings
 //
-// It arrives at a parent's tail, and at the head of a child or sibling. Each node is left at most twice. A hub is a
-// latent that is never conditioned on: once a walk has gone up to it, all its children have been reached.
+// It arrives at a parent's tail, and at the head of a child or sibling. Each node is expanded at most twice. A hub is
+// never conditioned on, so a walk up to it reaches all its children: each hub is expanded once.
 bool m_separated(const Admg& graph, Nodes x, Nodes y, Nodes z, const Cut& cut) {
   Marks marks(graph.size(), cut);
   for (const Node v : z) marks.set(v, Marks::kGiven);
@@ -70,14 +70,18 @@ bool m_separated(const Admg& graph, Nodes x, Nodes y, Nodes z, const Cut& cut) {
   return !met;
 }
 
+// Pearl (1995), rule 1: without edges into x.
 bool rule1(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w) {
   return m_separated(graph, y, z, joined(x, w), Cut{.into = x, .out_of = {}});
 }
 
+// Pearl (1995), rule 2: without edges into x and out of z.
 bool rule2(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w) {
   return m_separated(graph, y, z, joined(x, w), Cut{.into = x, .out_of = z});
 }
 
+// Pearl (1995), rule 3: without edges into x and into z(w), the members of z that are not ancestors of w without edges
+// into x.
 bool rule3(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w) {
   Marks above(graph.size(), {});
   for (const Node v : ancestors(graph, w, Cut{.into = x, .out_of = {}})) above.set(v, Marks::kWithin);

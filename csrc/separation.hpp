@@ -6,11 +6,11 @@
 
 namespace mdcm {
 
-// Whether every path between x and y is blocked given z in the mutilated graph (Richardson 2003). The three sets are
-// disjoint. O(n) to set up plus O(edges met), one byte per node.
+// Whether every path between x and y is blocked given z in the mutilated graph (Richardson 2003). The three sets must
+// be disjoint. O(n + visited edges) time, a byte per node.
 bool m_separated(const Admg& graph, Nodes x, Nodes y, Nodes z, const Cut& cut = {});
 
-// Pearl's (1995) rules as stated; the four sets are disjoint. O(n + edges).
+// The rules of Pearl (1995), Theorem 3; the four sets must be disjoint. O(n + edges).
 // Rule 1: P(y | do(x), z, w) = P(y | do(x), w).
 bool rule1(const Admg& graph, Nodes y, Nodes z, Nodes x, Nodes w);
 // Rule 2: P(y | do(x), do(z), w) = P(y | do(x), z, w).

@@ -9,14 +9,14 @@ namespace {
 
 std::size_t at(Node v) { return static_cast<std::size_t>(v); }
 
-std::vector<Node> ascending(std::vector<Node> nodes) {
+std::vector<Node> sorted_unique(std::vector<Node> nodes) {
   std::sort(nodes.begin(), nodes.end());
   nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
   return nodes;
 }
 
-// The projection onto `known` of the graph under do(targets), in the positions of `known`.
-std::unique_ptr<Admg> project(const Admg& graph, const std::vector<Node>& known, const DatasetGroup& group) {
+// The latent projection onto `known` of the graph under do(targets), with the indices of `known` as nodes.
+std::unique_ptr<Admg> project_mutilated(const Admg& graph, const std::vector<Node>& known, const DatasetGroup& group) {
   Edges cut;
   for (Node v = 0; v < graph.size(); ++v) {
     if (group.is_target(v)) continue;
@@ -44,10 +44,10 @@ std::unique_ptr<Admg> project(const Admg& graph, const std::vector<Node>& known,
   };
   const Admg mutilated(graph.size(), view(cut));
   Edges edges = latent_projection(mutilated, known, Facets::kShared);
-  std::vector<Node> place(at(graph.size()), -1);
-  for (std::size_t k = 0; k < known.size(); ++k) place[at(known[k])] = static_cast<Node>(k);
+  std::vector<Node> index(at(graph.size()), -1);
+  for (std::size_t k = 0; k < known.size(); ++k) index[at(known[k])] = static_cast<Node>(k);
   for (auto* nodes : {&edges.tails, &edges.heads, &edges.first, &edges.second, &edges.latent_children}) {
-    for (Node& v : *nodes) v = place[at(v)];
+    for (Node& v : *nodes) v = index[at(v)];
   }
   return std::make_unique<Admg>(static_cast<Node>(known.size()), view(edges));
 }
@@ -64,7 +64,7 @@ DataSource::DataSource(const Admg& graph, const DatasetGroup& group, std::int32_
     }
     local_.assign(at(graph.size()), -1);
     for (std::size_t k = 0; k < known_.size(); ++k) local_[at(known_[k])] = static_cast<Node>(k);
-    projected_ = project(graph, known_, group);
+    projected_ = project_mutilated(graph, known_, group);
   }
   is_target_.assign(at(this->graph().size()), false);
   for (const Node v : group.targets) is_target_[at(local(v))] = true;
@@ -72,6 +72,7 @@ DataSource::DataSource(const Admg& graph, const DatasetGroup& group, std::int32_
   symbol_of_.assign(at(this->graph().size()), -1);
 }
 
+// The c-components of the ancestors of `nodes` under do(targets): lines 2 and 4 of ID (Shpitser & Pearl 2006).
 void DataSource::prepare(Nodes nodes) {
   const Admg& g = graph();
   std::vector<Node> free;
@@ -90,37 +91,39 @@ void DataSource::prepare(Nodes nodes) {
   parts_.clear();
   for (const Node root : above) {
     if (label_[at(root)] >= 0) continue;
-    parts_.push_back(sub_->part_of(root));
+    parts_.push_back(sub_->c_component_of(root));
     for (const Node v : parts_.back()) label_[at(v)] = static_cast<std::int32_t>(parts_.size()) - 1;
   }
   seen_.assign(at(g.size()), 0);
   search_ = 0;
 }
 
-std::vector<Node> DataSource::locals(std::span<const CFactors::Argument> members) const {
+std::vector<Node> DataSource::local_nodes(std::span<const CFactors::Argument> members) const {
   std::vector<Node> nodes;
   nodes.reserve(members.size());
   for (const auto& member : members) nodes.push_back(local(member.node));
   return nodes;
 }
 
-// Ancestors of the factor in the graph over its part, in time of what is found.
-std::vector<Node> DataSource::ancestors_in_whole(Nodes factor) {
+// Ancestors of the factor in the graph over its c-component, in time linear in the result.
+std::vector<Node> DataSource::ancestors_in_component(Nodes factor) {
   ++search_;
   const std::int32_t part = label_[at(factor[0])];
-  std::vector<Node> found;
+  std::vector<Node> reached;
   const auto reach = [&](Node v) {
     if (label_[at(v)] != part || seen_[at(v)] == search_) return;
     seen_[at(v)] = search_;
-    found.push_back(v);
+    reached.push_back(v);
   };
   for (const Node v : factor) reach(v);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    for (const Node p : graph().parents(found[i])) reach(p);
+  for (std::size_t i = 0; i < reached.size(); ++i) {
+    for (const Node p : graph().parents(reached[i])) reach(p);
   }
-  return found;
+  return reached;
 }
 
+// Lines 5 to 7 of ID (Shpitser & Pearl 2006) for a c-factor: line 6 if it is a c-component, otherwise line 7 by
+// Identify (Tian & Pearl 2002), whose failure is the hedge of line 5.
 Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
                              std::span<const CFactors::Argument> arguments) {
   Obstacle obstacle;
@@ -130,7 +133,7 @@ Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
   }
   if (!obstacle.nodes.empty()) {
     obstacle.kind = Obstacle::Kind::kInside;
-    obstacle.nodes = ascending(std::move(obstacle.nodes));
+    obstacle.nodes = sorted_unique(std::move(obstacle.nodes));
     return obstacle;
   }
   for (const auto& argument : arguments) {
@@ -138,13 +141,13 @@ Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
   }
   if (!obstacle.nodes.empty()) {
     obstacle.kind = Obstacle::Kind::kColumns;
-    obstacle.nodes = ascending(std::move(obstacle.nodes));
+    obstacle.nodes = sorted_unique(std::move(obstacle.nodes));
     return obstacle;
   }
   const std::vector<Node>& whole = parts_[at(label_[at(local(members[0].node))])];
   if (whole.size() == members.size()) return obstacle;
-  const std::vector<Node> factor = locals(members);
-  const std::vector<Node> up = ancestors_in_whole(factor);
+  const std::vector<Node> factor = local_nodes(members);
+  const std::vector<Node> up = ancestors_in_component(factor);
   if (up.size() == factor.size()) return obstacle;
   std::vector<Node> stuck;
   if (up.size() == whole.size()) {
@@ -154,24 +157,25 @@ Obstacle DataSource::examine(std::span<const CFactors::Argument> members,
   }
   obstacle.kind = Obstacle::Kind::kHedge;
   for (const Node v : stuck) obstacle.nodes.push_back(global(v));
-  obstacle.nodes = ascending(std::move(obstacle.nodes));
+  obstacle.nodes = sorted_unique(std::move(obstacle.nodes));
   return obstacle;
 }
 
 Symbol DataSource::symbol(Node v) const { return symbol_of_[at(v)] >= 0 ? symbol_of_[at(v)] : global(v); }
 
 std::vector<Symbol> DataSource::symbols(Nodes nodes) const {
-  std::vector<Symbol> found;
-  for (const Node v : nodes) found.push_back(symbol(v));
-  return found;
+  std::vector<Symbol> result;
+  for (const Node v : nodes) result.push_back(symbol(v));
+  return result;
 }
 
-// Tian's recursion as a loop: every round takes the ancestors of the factor, then their c-component around it.
+// Identify of Tian & Pearl (2002) as a loop: every round takes the ancestors of the factor, then its c-component in
+// them.
 std::int32_t DataSource::express(std::span<const CFactors::Argument> members,
                                  std::span<const CFactors::Argument> arguments, ExpressionBuilder& builder) {
   for (const auto& argument : arguments) symbol_of_[at(local(argument.node))] = argument.symbol;
-  std::vector<Node> factor = locals(members);
-  sub_->sort(factor);
+  std::vector<Node> factor = local_nodes(members);
+  sub_->sort_topologically(factor);
   const auto without = [](const std::vector<Node>& large, std::vector<Node> small) {
     std::vector<Node> rest;
     std::sort(small.begin(), small.end());
@@ -182,36 +186,36 @@ std::int32_t DataSource::express(std::span<const CFactors::Argument> members,
   };
   std::int32_t result = -1;
   if (parts_[at(label_[at(factor[0])])].size() == factor.size()) {
-    result = from_joint(factor, builder);
+    result = factor_from_joint(factor, builder);
   } else {
-    // everything smaller that the factor's own ancestors need makes a shorter expression than the ancestors of all
+    // the ancestors of this factor alone give a shorter expression than the ancestors of all factors
     std::vector<Node> free;
     for (const Node v : graph().topological_order()) {
       if (!is_target_[at(v)]) free.push_back(v);
     }
     sub_->restrict_to(free);
     sub_->restrict_to(sub_->ancestors(factor));
-    std::vector<Node> current = sub_->part_of(factor[0]);
-    sub_->sort(current);
-    // an expression for Q[current]; none while it is a c-component of an ancestral set, whose factors are simple
+    std::vector<Node> current = sub_->c_component_of(factor[0]);
+    sub_->sort_topologically(current);
+    // the expression for Q[current]; -1 at first, when it is a c-component of an ancestral set
     std::int32_t q = -1;
     for (;;) {
-      if (q < 0) q = from_joint(current, builder);
+      if (q < 0) q = factor_from_joint(current, builder);
       sub_->restrict_to(current);
       std::vector<Node> up = sub_->ancestors(factor);
-      sub_->sort(up);
+      sub_->sort_topologically(up);
       const std::int32_t marginal = builder.sum(symbols(without(current, up)), q);
       if (up.size() == factor.size()) {
         result = marginal;
         break;
       }
       sub_->restrict_to(up);
-      std::vector<Node> part = sub_->part_of(factor[0]);
-      sub_->sort(part);
-      q = part.size() < up.size() ? from_quotients(part, up, marginal, builder) : marginal;
+      std::vector<Node> part = sub_->c_component_of(factor[0]);
+      sub_->sort_topologically(part);
+      q = part.size() < up.size() ? factor_from_quotients(part, up, marginal, builder) : marginal;
       current = std::move(part);
     }
-    // what stands in the expression and is no argument of the factor makes no difference
+    // the expression is constant in symbols that are not arguments of the factor
     std::vector<Symbol> extra = builder.free_symbols(result);
     for (const auto& argument : arguments) std::erase(extra, argument.symbol);
     result = builder.any(std::move(extra), number_, result);
@@ -220,16 +224,17 @@ std::int32_t DataSource::express(std::span<const CFactors::Argument> members,
   return result;
 }
 
-// Q[part] for a c-component of an ancestral set: the product of P(v | what precedes v and matters), where T, the
-// c-component around v among what does not follow v, and the parents of T screen off the rest (Tian & Pearl 2002).
-std::int32_t DataSource::from_joint(Nodes part, ExpressionBuilder& builder) {
+// Q[part] for a c-component of an ancestral set: the product of P(v | predecessors) of line 6 of ID (Shpitser & Pearl
+// 2006). The predecessors are reduced to T, the c-component of v among them and v, and the parents of T, which separate
+// v from the rest (Tian & Pearl 2002).
+std::int32_t DataSource::factor_from_joint(Nodes part, ExpressionBuilder& builder) {
   std::vector<std::int32_t> factors;
   sub_->restrict_to({});
   for (std::size_t i = 0; i < part.size(); ++i) {
-    sub_->admit(part[i]);
+    sub_->add(part[i]);
     std::vector<Symbol> given;
     std::vector<Symbol> set;
-    const std::vector<Node> around = sub_->part_of(part[i]);
+    const std::vector<Node> around = sub_->c_component_of(part[i]);
     for (const Node w : around) {
       if (w != part[i]) given.push_back(symbol(w));
       for (const Node p : graph().parents(w)) {
@@ -241,9 +246,10 @@ std::int32_t DataSource::from_joint(Nodes part, ExpressionBuilder& builder) {
   return builder.product(factors);
 }
 
-// Q[part] from Q[set], of which it is a c-component: the product over its members of Q of the set up to the member
-// by Q of the set before it, where neighbours in the set cancel.
-std::int32_t DataSource::from_quotients(Nodes part, Nodes set, std::int32_t q, ExpressionBuilder& builder) const {
+// Q[part] from Q[set], of which it is a c-component (Tian & Pearl 2002): the product over its members of Q[the set up
+// to the member] / Q[the set before it], where consecutive members cancel.
+std::int32_t DataSource::factor_from_quotients(Nodes part, Nodes set, std::int32_t q,
+                                               ExpressionBuilder& builder) const {
   std::vector<std::int32_t> factors;
   const auto up_to = [&](std::size_t from) { return builder.sum(symbols(set.subspan(from)), q); };
   std::size_t next = 0;
@@ -254,7 +260,7 @@ std::int32_t DataSource::from_quotients(Nodes part, Nodes set, std::int32_t q, E
       ++i;
       ++next;
     }
-    // the first member's denominator is Q of nothing, which is one
+    // the denominator of the first member is Q of the empty set, which is 1
     factors.push_back(first == 0 ? up_to(i) : builder.quotient(up_to(i), up_to(first)));
   }
   return builder.product(factors);

@@ -1,5 +1,5 @@
-// What one data set shows of the c-factors of a graph (Tian & Pearl 2002; Bareinboim & Pearl 2012; Lee, Correa &
-// Bareinboim 2019; Lee & Bareinboim 2020).
+// C-factors that a data set determines (Tian & Pearl 2002; Bareinboim & Pearl 2012; Lee, Correa & Bareinboim 2019; Lee
+// & Bareinboim 2020).
 
 #pragma once
 
@@ -16,31 +16,31 @@
 
 namespace mdcm {
 
-// Why a data set does not show a c-factor.
+// Reason why a data set does not determine a c-factor.
 struct Obstacle {
   enum class Kind : std::uint8_t {
     kNone,
     kInside,   // nodes belong to the factor and are intervened on
     kColumns,  // nodes are not observed
-    kHedge,    // nodes are where the recursion is stuck: a c-forest around the factor
-    kValues,   // nodes are set, and not to all values that are needed
+    kHedge,    // nodes are the set at which Identify fails: a c-forest that contains the factor
+    kValues,   // nodes are not set to all required values
   };
   Kind kind = Kind::kNone;
   std::vector<Node> nodes;  // ascending
 };
 
-// The c-factors of a graph in the distribution of one group of data sets: P(observed | do(targets)), whose graph is
-// the projection of the mutilated one onto what is observed.
+// The c-factors of a graph in the distribution P(observed | do(targets)) of a group of data sets, whose graph is the
+// projection of the mutilated graph onto the observed nodes and targets.
 class DataSource {
  public:
-  // `number` is what expressions call this source.
+  // `number` identifies the source in expressions.
   DataSource(const Admg& graph, const DatasetGroup& group, std::int32_t number);
 
-  // The factors that will be asked for are among the c-components of the graph over `nodes`.
+  // Prepares for factors among the c-components of the subgraph induced by `nodes`.
   void prepare(Nodes nodes);
-  // Whether Q[factor] is a function of the source's distribution at the values set, and if not, why.
+  // The obstacle to Q[factor] being a function of the source's distribution at the values set, if any.
   Obstacle examine(std::span<const CFactors::Argument> members, std::span<const CFactors::Argument> arguments);
-  // Q[factor] as an expression over the symbols of the arguments. Only after examine() found no obstacle.
+  // Q[factor] as an expression over the symbols of the arguments. Requires that examine() reports no obstacle.
   std::int32_t express(std::span<const CFactors::Argument> members, std::span<const CFactors::Argument> arguments,
                        ExpressionBuilder& builder);
 
@@ -51,17 +51,17 @@ class DataSource {
   Node global(Node v) const { return projected_ == nullptr ? v : known_[static_cast<std::size_t>(v)]; }
   Node local(Node v) const { return projected_ == nullptr ? v : local_[static_cast<std::size_t>(v)]; }
   bool is_target(Node v) const { return is_target_[static_cast<std::size_t>(v)]; }  // local
-  std::vector<Node> locals(std::span<const CFactors::Argument> members) const;
-  std::vector<Node> ancestors_in_whole(Nodes factor);
+  std::vector<Node> local_nodes(std::span<const CFactors::Argument> members) const;
+  std::vector<Node> ancestors_in_component(Nodes factor);
   Symbol symbol(Node v) const;
   std::vector<Symbol> symbols(Nodes nodes) const;
-  std::int32_t from_joint(Nodes part, ExpressionBuilder& builder);
-  std::int32_t from_quotients(Nodes part, Nodes set, std::int32_t q, ExpressionBuilder& builder) const;
+  std::int32_t factor_from_joint(Nodes part, ExpressionBuilder& builder);
+  std::int32_t factor_from_quotients(Nodes part, Nodes set, std::int32_t q, ExpressionBuilder& builder) const;
 
   const Admg* whole_;
   const DatasetGroup* group_;
   std::int32_t number_;
-  std::vector<Node> known_;  // nodes of the projection, where some columns are missing; there may be none
+  std::vector<Node> known_;  // nodes of the projection if some columns are missing; may be empty
   std::vector<Node> local_;
   std::unique_ptr<Admg> projected_;
   std::vector<bool> is_target_;
@@ -71,7 +71,7 @@ class DataSource {
   std::vector<std::vector<Node>> parts_;
   std::vector<std::uint32_t> seen_;
   std::uint32_t search_ = 0;
-  // the arguments of the factor that is being expressed
+  // by node, the argument of the factor in express()
   std::vector<Symbol> symbol_of_;
 };
 

@@ -23,8 +23,10 @@ struct Leaf {
   Candidate best;
 };
 
-// A stratum's part of the divergence of draws with share q from n rows of `total`.
-double apart(double q, double n, double total) { return q > 0 ? q * std::log(q * (total + 1) / (n + 0.5)) : 0.0; }
+// The term of the divergence of a stratum with a share q of the draws and n of `total` rows.
+double divergence_term(double q, double n, double total) {
+  return q > 0 ? q * std::log(q * (total + 1) / (n + 0.5)) : 0.0;
+}
 
 class Grower {
  public:
@@ -40,14 +42,14 @@ class Grower {
     order_.resize(static_cast<std::size_t>(widest));
   }
 
-  Strata grown() {
+  Strata grow() {
     Strata strata;
     std::vector<Leaf> leaves(1);
     leaves[0].draws.resize(samples_.share.size());
     leaves[0].rows.resize(samples_.counts.size());
     std::iota(leaves[0].draws.begin(), leaves[0].draws.end(), 0U);
     std::iota(leaves[0].rows.begin(), leaves[0].rows.end(), 0U);
-    leaves[0].best = best(leaves[0]);
+    leaves[0].best = best_split(leaves[0]);
     while (leaves.size() < limits_.most) {
       const auto chosen = std::max_element(leaves.begin(), leaves.end(),
                                            [](const Leaf& a, const Leaf& b) { return a.best.gain < b.best.gain; });
@@ -55,10 +57,10 @@ class Grower {
       const auto number = static_cast<std::int32_t>(chosen - leaves.begin());
       Split split{number, chosen->best.column, std::move(chosen->best.stays)};
       Leaf next;
-      part(chosen->draws, next.draws, samples_.draw_bins, split);
-      part(chosen->rows, next.rows, samples_.row_bins, split);
-      chosen->best = best(*chosen);
-      next.best = best(next);
+      partition(chosen->draws, next.draws, samples_.draw_bins, split);
+      partition(chosen->rows, next.rows, samples_.row_bins, split);
+      chosen->best = best_split(*chosen);
+      next.best = best_split(next);
       leaves.push_back(std::move(next));
       strata.splits.push_back(std::move(split));
     }
@@ -76,8 +78,9 @@ class Grower {
     return static_cast<std::size_t>(bins[item * columns_ + column]);
   }
 
-  void part(std::vector<std::uint32_t>& here, std::vector<std::uint32_t>& next, std::span<const std::int32_t> bins,
-            const Split& split) const {
+  // Moves the items that do not stay to the new leaf.
+  void partition(std::vector<std::uint32_t>& here, std::vector<std::uint32_t>& next, std::span<const std::int32_t> bins,
+                 const Split& split) const {
     const auto column = static_cast<std::size_t>(split.column);
     const auto middle = std::stable_partition(
         here.begin(), here.end(), [&](std::uint32_t item) { return split.stays[bin(bins, item, column)] != 0; });
@@ -85,14 +88,15 @@ class Grower {
     here.erase(middle, here.end());
   }
 
-  Candidate best(const Leaf& leaf) {
-    Candidate found;
+  // The split of a leaf with the largest gain; column -1 if no split is allowed.
+  Candidate best_split(const Leaf& leaf) {
+    Candidate result;
     double q_all = 0;
     double n_all = 0;
     for (const auto i : leaf.draws) q_all += samples_.share[i];
     for (const auto i : leaf.rows) n_all += samples_.counts[i];
-    if (q_all <= 0 || n_all < 2 * limits_.expected) return found;
-    const double here = apart(q_all, n_all, total_);
+    if (q_all <= 0 || n_all < 2 * limits_.expected) return result;
+    const double here = divergence_term(q_all, n_all, total_);
     const double ratio = n_all / q_all;
     for (std::size_t column = 0; column < columns_; ++column) {
       const auto size = static_cast<std::size_t>(samples_.sizes[column]);
@@ -105,19 +109,20 @@ class Grower {
         const double q_rest = q_all - q;
         const double n_rest = n_all - n;
         if (std::max(q * ratio, n) < limits_.expected || std::max(q_rest * ratio, n_rest) < limits_.expected) continue;
-        // a split that gains nothing may make way for one that does
-        const double gain = apart(q, n, total_) + apart(q_rest, n_rest, total_) - here + limits_.least;
-        if (gain <= found.gain) continue;
-        found.gain = gain;
-        found.column = static_cast<std::int32_t>(column);
-        found.stays.assign(size, 0);
-        for (std::size_t j = 0; j <= k; ++j) found.stays[order_[j]] = 1;
+        // a split without gain may enable a later split with gain
+        const double gain =
+            divergence_term(q, n, total_) + divergence_term(q_rest, n_rest, total_) - here + limits_.least;
+        if (gain <= result.gain) continue;
+        result.gain = gain;
+        result.column = static_cast<std::int32_t>(column);
+        result.stays.assign(size, 0);
+        for (std::size_t j = 0; j <= k; ++j) result.stays[order_[j]] = 1;
       }
     }
-    return found;
+    return result;
   }
 
-  // Shares and rows of every bin of a column in a leaf, and the bins in the order in which they may be split.
+  // Shares and rows of every bin of a column in a leaf, and the bins in the order of the thresholds.
   void sort_bins(const Leaf& leaf, std::size_t column, std::size_t size) {
     std::fill_n(q_.begin(), size, 0.0);
     std::fill_n(n_.begin(), size, 0.0);
@@ -140,6 +145,6 @@ class Grower {
 
 }  // namespace
 
-Strata grow_strata(const TwoSamples& samples, const StrataLimits& limits) { return Grower(samples, limits).grown(); }
+Strata grow_strata(const TwoSamples& samples, const StrataLimits& limits) { return Grower(samples, limits).grow(); }
 
 }  // namespace mdcm

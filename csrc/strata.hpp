@@ -1,4 +1,4 @@
-// Strata in which two samples of the same columns differ: the leaves of a tree that tells one from the other.
+// Strata in which two samples of the same columns differ: the leaves of a classification tree.
 
 #pragma once
 
@@ -15,12 +15,12 @@ struct TwoSamples {
   std::span<const std::int32_t> row_bins;
   std::span<const double> share;
   std::span<const double> counts;
-  // Number of bins of each column, and whether they are intervals in order, which a split must not interleave.
+  // Number of bins of each column, and whether the bins are ordered, so that a split must be at a threshold.
   std::span<const std::int32_t> sizes;
   std::span<const std::uint8_t> ordered;
 };
 
-// A leaf that is split: draws and rows whose bin of the column does not stay are the next leaf by number.
+// A split of a leaf: draws and rows whose bin of the column does not stay become a new leaf, numbered consecutively.
 struct Split {
   std::int32_t leaf;
   std::int32_t column;
@@ -34,17 +34,17 @@ struct Strata {
 };
 
 struct StrataLimits {
-  // Leaves at most.
+  // Maximal number of leaves.
   std::size_t most;
-  // Rows that both sides of a split hold, or would hold were rows like draws.
+  // Minimal number of rows on both sides of a split, observed or expected if rows were distributed as draws.
   double expected;
-  // Loss of divergence that a split may have.
+  // Largest loss of divergence of a split.
   double least;
 };
 
-// Greedy growth (Athey & Imbens 2016): the split that gains most of the divergence sum q log(q / p) comes first, with q
-// the share of the draws and p that of the rows in a leaf, half a row added. Of levels the best split in two is among
-// those in the order of the ratio of rows to draws (Breiman et al. 1984, section 4.2).
+// Greedy growth (Athey & Imbens 2016): the split with the largest gain of the divergence sum q log(q / p) comes first,
+// with q the share of the draws and p that of the rows in a leaf, smoothed by half a row. The best binary split of
+// unordered levels is a threshold of the ratio of rows to draws (Breiman et al. 1984, section 4.2).
 // O(leaves x columns x (draws + rows + bins log bins)).
 Strata grow_strata(const TwoSamples& samples, const StrataLimits& limits);
 

@@ -21,26 +21,26 @@ void Subgraph::restrict_to(Nodes set) {
 
 std::vector<Node> Subgraph::ancestors(Nodes nodes) {
   ++search_;
-  std::vector<Node> found;
+  std::vector<Node> reached;
   const auto reach = [&](Node v) {
     if (!inside(v) || seen_[at(v)] == search_) return;
     seen_[at(v)] = search_;
-    found.push_back(v);
+    reached.push_back(v);
   };
   for (const Node v : nodes) reach(v);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    for (const Node p : graph_.parents(found[i])) reach(p);
+  for (std::size_t i = 0; i < reached.size(); ++i) {
+    for (const Node p : graph_.parents(reached[i])) reach(p);
   }
-  return found;
+  return reached;
 }
 
-std::vector<Node> Subgraph::part_of(Node root) {
+std::vector<Node> Subgraph::c_component_of(Node root) {
   std::vector<Node> part;
-  part_of(root, part);
+  c_component_of(root, part);
   return part;
 }
 
-void Subgraph::part_of(Node root, std::vector<Node>& part) {
+void Subgraph::c_component_of(Node root, std::vector<Node>& part) {
   ++search_;
   part.clear();
   const auto reach = [&](Node v) {
@@ -59,21 +59,26 @@ void Subgraph::part_of(Node root, std::vector<Node>& part) {
   }
 }
 
-void Subgraph::sort(std::vector<Node>& nodes) const {
+void Subgraph::sort_topologically(std::vector<Node>& nodes) const {
   const Nodes position = graph_.positions();
   std::sort(nodes.begin(), nodes.end(), [&](Node a, Node b) { return position[at(a)] < position[at(b)]; });
 }
 
+// Identify(C, T, Q) of Tian & Pearl (2002) as a loop, with C = factor, T = part and A = current.
 bool Subgraph::is_identifiable(Nodes factor, Nodes from, std::vector<Node>& stuck) {
   std::vector<Node> current(from.begin(), from.end());
   std::vector<Node> part;
   for (;;) {
+    // case iii: go on with the c-component of the factor in the graph over A
     restrict_to(current);
-    part_of(factor[0], part);
+    c_component_of(factor[0], part);
     if (part.size() == factor.size()) return true;
+    // A: the ancestors of the factor in the graph over T
     restrict_to(part);
     current = ancestors(factor);
+    // case i: A = C
     if (current.size() == factor.size()) return true;
+    // case ii: A = T
     if (current.size() == part.size()) {
       stuck = std::move(current);
       return false;

@@ -1,4 +1,4 @@
-// Searches inside subsets of the nodes, and Tian's recursion from one c-factor to another.
+// Searches inside subsets of the nodes, and identification of a c-factor from another (Tian & Pearl 2002).
 
 #pragma once
 
@@ -9,24 +9,24 @@
 
 namespace mdcm {
 
-// Subsets of the nodes as marks that are cleared by a new epoch, and searches inside them.
+// A subset of the nodes, as marks that a new epoch clears, and searches inside it.
 class Subgraph {
  public:
   explicit Subgraph(const Admg& graph);
 
   void restrict_to(Nodes set);
-  void admit(Node v) { inside_[static_cast<std::size_t>(v)] = epoch_; }
+  void add(Node v) { inside_[static_cast<std::size_t>(v)] = epoch_; }
   bool inside(Node v) const { return inside_[static_cast<std::size_t>(v)] == epoch_; }
-  // Ancestors of `nodes` in the graph over the set, in no order.
+  // Ancestors of `nodes` in the induced subgraph, unordered.
   std::vector<Node> ancestors(Nodes nodes);
-  // The c-component of the graph over the set that holds `root`, in no order; the second form fills a vector.
-  std::vector<Node> part_of(Node root);
-  void part_of(Node root, std::vector<Node>& part);
-  void sort(std::vector<Node>& nodes) const;  // topologically
+  // The c-component of `root` in the induced subgraph, unordered; the second form fills a vector.
+  std::vector<Node> c_component_of(Node root);
+  void c_component_of(Node root, std::vector<Node>& part);
+  void sort_topologically(std::vector<Node>& nodes) const;
 
-  // Whether Q[factor], which bidirected paths connect, is a function of Q[from] (Tian & Pearl 2002; complete by Huang &
-  // Valtorta 2006). If not, `stuck` is the set that the recursion ends in: all of it are ancestors of the factor in
-  // the graph over it, and bidirected paths connect it.
+  // Whether Q[factor], with `factor` connected by bidirected paths, is a function of Q[from]: algorithm Identify of
+  // Tian & Pearl (2002), complete by Huang & Valtorta (2006). If not, `stuck` is the set at which it fails: connected
+  // by bidirected paths, and all of it ancestors of the factor in the subgraph that it induces.
   bool is_identifiable(Nodes factor, Nodes from, std::vector<Node>& stuck);
 
  private:

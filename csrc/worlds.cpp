@@ -50,23 +50,24 @@ Copies::Copies(const Admg& graph, const Question& question, Symbols& symbols, bo
       has_atoms_(at(graph.size()), false),
       atom_worlds_(question.atoms.size(), -1),
       atom_copies_(question.atoms.size(), -1) {
-  need(given_only);
-  for (const Node v : graph.topological_order()) copy_node(v);
+  mark_needed(given_only);
+  for (const Node v : graph.topological_order()) copy_in_worlds(v);
 }
 
-// Where the value of v in a world comes from: the world in which it is not set, or the setting.
+// Origin of the value of v in a world: the world in which it is not set, or the setting.
 std::pair<std::int32_t, const Question::Setting*> Copies::resolve(std::int32_t world, Node v) {
   for (;;) {
-    const std::int32_t found = state(world, v);
-    if (found >= kUnseen) return {world, nullptr};
-    const Question::Setting& setting = question_.worlds[at(world)][at(-2 - found)];
+    const std::int32_t code = state(world, v);
+    if (code >= kUnseen) return {world, nullptr};
+    const Question::Setting& setting = question_.worlds[at(world)][at(-2 - code)];
     if (setting.symbol >= 0) return {world, &setting};
     world = setting.world;
   }
 }
 
-// Marks what the question depends on in every world.
-void Copies::need(bool given_only) {
+// Marks the ancestors of the events in every world (lines 2 and 3 of ID, Shpitser & Pearl 2006). An event of a variable
+// that is set in its world is an equality of values (lines 2 and 3 of ID*, Shpitser & Pearl 2007).
+void Copies::mark_needed(bool given_only) {
   const auto take = [&](Symbol s) {
     if (s < graph_.size()) taken_[at(s)] = true;
   };
@@ -90,7 +91,7 @@ void Copies::need(bool given_only) {
     const Node v = symbols_.node(atom.symbol);
     const auto [world, setting] = resolve(atom.world, v);
     if (setting != nullptr) {
-      demand_equal(atom.symbol, setting->symbol);
+      require_equal(atom.symbol, setting->symbol);
       continue;
     }
     has_atoms_[at(v)] = true;
@@ -107,8 +108,8 @@ void Copies::need(bool given_only) {
   }
 }
 
-// Copies come in topological order, so that the values of the parents are known.
-void Copies::copy_node(Node v) {
+// Makes the copies of v, whose parents have been copied: line 4 of ID* (make-cg, Shpitser & Pearl 2007).
+void Copies::copy_in_worlds(Node v) {
   const std::size_t first = nodes_.size();
   for (std::int32_t world = 0; world < static_cast<std::int32_t>(states_.size()); ++world) {
     if (state(world, v) != kNeeded) continue;
@@ -131,7 +132,7 @@ void Copies::copy_node(Node v) {
     state(world, v) = static_cast<std::int32_t>(copy);
     if (copy < nodes_.size()) {
       for (auto p = row; p != parents_.end(); ++p) {
-        if (p->copy >= 0) further_parents_.emplace_back(static_cast<std::int32_t>(copy), p->copy);
+        if (p->copy >= 0) merged_parents_.emplace_back(static_cast<std::int32_t>(copy), p->copy);
       }
       parents_.resize(parent_offsets_.back());
       continue;
@@ -143,7 +144,7 @@ void Copies::copy_node(Node v) {
     parent_offsets_.push_back(parents_.size());
   }
   if (first == nodes_.size()) return;
-  if (has_atoms_[at(v)]) attach_atoms(v, first);
+  if (has_atoms_[at(v)]) attach_events(v, first);
   for (std::size_t copy = first; copy < nodes_.size(); ++copy) {
     if (values_[copy] >= 0) continue;
     values_[copy] = taken_[at(v)] ? symbols_.fresh(v) : v;
@@ -151,7 +152,8 @@ void Copies::copy_node(Node v) {
   }
 }
 
-void Copies::attach_atoms(Node v, std::size_t first) {
+// Gives every copy of v the value of its events.
+void Copies::attach_events(Node v, std::size_t first) {
   std::vector<std::vector<Symbol>> events(nodes_.size() - first);
   for (std::size_t i = 0; i < question_.atoms.size(); ++i) {
     const Question::Atom& atom = question_.atoms[i];
@@ -164,16 +166,17 @@ void Copies::attach_atoms(Node v, std::size_t first) {
   }
   for (std::size_t k = 0; k < events.size(); ++k) {
     if (events[k].empty()) continue;
-    // a constant says more than a free value
+    // prefer a constant to a free value
     const auto constant =
         std::find_if(events[k].begin(), events[k].end(), [&](Symbol s) { return symbols_.is_constant(s); });
     const Symbol value = constant == events[k].end() ? events[k][0] : *constant;
     values_[first + k] = value;
-    for (const Symbol other : events[k]) demand_equal(value, other);
+    for (const Symbol other : events[k]) require_equal(value, other);
   }
 }
 
-void Copies::demand_equal(Symbol first, Symbol second) {
+// Two different constants make the event impossible (line 5 of ID*, Shpitser & Pearl 2007).
+void Copies::require_equal(Symbol first, Symbol second) {
   if (first == second) return;
   if (symbols_.is_constant(first) && symbols_.is_constant(second)) {
     if (!contradiction_) contradiction_ = {first, second};
@@ -182,7 +185,8 @@ void Copies::demand_equal(Symbol first, Symbol second) {
   }
 }
 
-std::vector<std::int32_t> Copies::dependent() const {
+// Union-find over parents that are not given, shared latents and copies of the same node.
+std::vector<std::int32_t> Copies::dependence_labels() const {
   UnionFind groups(size());
   std::vector<std::int32_t> copy_of(at(graph_.size()), -1);
   std::unordered_map<Node, std::int32_t> hub_copy;
@@ -199,7 +203,7 @@ std::vector<std::int32_t> Copies::dependent() const {
     }
     for (const Node hub : graph_.hubs(v)) groups.unite(c, hub_copy.try_emplace(hub, c).first->second);
   }
-  for (const auto& [child, parent] : further_parents_) {
+  for (const auto& [child, parent] : merged_parents_) {
     if (!is_given_[at(parent)]) groups.unite(child, parent);
   }
   std::vector<std::int32_t> label(size());
@@ -207,8 +211,9 @@ std::vector<std::int32_t> Copies::dependent() const {
   return label;
 }
 
+// Line 6 of ID* (Shpitser & Pearl 2007): the c-components of the copies; line 8 is a conflict.
 std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactors& factors) const {
-  // a node with two copies is in conflict with itself; otherwise its copy
+  // the last kept copy of each node
   std::vector<std::int32_t> copy_of(at(graph_.size()), -1);
   std::vector<Node> kept;
   for (std::size_t c = 0; c < size(); ++c) {
@@ -227,12 +232,12 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
   std::vector<Node> part;
   for (const Node root : kept) {
     if (done[at(root)]) continue;
-    inside.part_of(root, part);
+    inside.c_component_of(root, part);
     for (const Node v : part) done[at(v)] = true;
-    inside.sort(part);
+    inside.sort_topologically(part);
     ++epoch;
     std::optional<Conflict> conflict;
-    const auto clash = [&](Node v, Symbol first, Symbol second) {
+    const auto set_conflict = [&](Node v, Symbol first, Symbol second) {
       if (conflict) return;
       conflict.emplace();
       conflict->variable = v;
@@ -241,28 +246,28 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
     };
     const auto assign = [&](Node v, Symbol s) {
       if (seen[at(v)] == epoch) {
-        if (symbol_of[at(v)] != s) clash(v, symbol_of[at(v)], s);
+        if (symbol_of[at(v)] != s) set_conflict(v, symbol_of[at(v)], s);
         return;
       }
       seen[at(v)] = epoch;
       symbol_of[at(v)] = s;
       factors.scope.push_back({v, s});
     };
-    // copies of a node stand side by side, so that the last one shows whether there are others
-    const auto copies = [&](Node v, auto&& visit) {
+    // copies of a node have consecutive numbers, so that the last leads to the others
+    const auto for_each_copy = [&](Node v, auto&& visit) {
       for (std::int32_t c = copy_of[at(v)]; c >= 0 && nodes_[at(c)] == v; --c) {
         if (keep[at(c)]) visit(c);
       }
     };
     for (const Node v : part) {
       int count = 0;
-      copies(v, [&](std::int32_t) { ++count; });
-      if (count > 1) clash(v, values_[at(copy_of[at(v)])], -1);
+      for_each_copy(v, [&](std::int32_t) { ++count; });
+      if (count > 1) set_conflict(v, values_[at(copy_of[at(v)])], -1);
       assign(v, values_[at(copy_of[at(v)])]);
     }
     const std::size_t members = part.size();
     for (const Node v : part) {
-      copies(v, [&](std::int32_t c) {
+      for_each_copy(v, [&](std::int32_t c) {
         const Nodes parents = graph_.parents(v);
         for (std::size_t k = 0; k < parents.size(); ++k) {
           assign(parents[k], parents_[parent_offsets_[at(c)] + k].symbol);
@@ -271,7 +276,7 @@ std::optional<Conflict> Copies::factorise(const std::vector<bool>& keep, CFactor
     }
     if (conflict) {
       for (const Node v : part) {
-        copies(v, [&](std::int32_t c) {
+        for_each_copy(v, [&](std::int32_t c) {
           Conflict::Member member{values_[at(c)], {}};
           for (std::size_t k = parent_offsets_[at(c)]; k < parent_offsets_[at(c) + 1]; ++k) {
             member.parents.push_back(parents_[k].symbol);

@@ -1,5 +1,5 @@
-// Counterfactual questions as products of c-factors: copies of variables in several worlds, merged where they are the
-// same variable (Shpitser & Pearl 2007; Correa, Lee & Bareinboim 2021).
+// Counterfactual questions as products of c-factors over copies of variables in several worlds; equal copies are merged
+// (Shpitser & Pearl 2007; Correa, Lee & Bareinboim 2021).
 
 #pragma once
 
@@ -16,22 +16,22 @@
 
 namespace mdcm {
 
-// What is asked: events in worlds, some of them given. P(y | do(x), z) has one world, that of do(x).
+// Events in worlds, some of them given. P(y | do(x), z) has a single world, that of do(x).
 struct Question {
   static constexpr std::int32_t kFree = -1;     // stands for every level
-  static constexpr std::int32_t kForeign = -2;  // a value that is no known level
-  // A value of a node: a constant by its level, or a free one.
+  static constexpr std::int32_t kForeign = -2;  // a value that is not a known level
+  // A value of a node: a constant with a level, or free.
   struct Value {
     Node node;
     std::int32_t level;
   };
-  // In a world `node` is set to a symbol, or to what it is in another world.
+  // In a world, `node` is set to a symbol, or to its value in another world.
   struct Setting {
     Node node;
-    Symbol symbol;       // -1 if the value is that of another world
+    Symbol symbol;       // -1 for its value in another world
     std::int32_t world;  // that world
   };
-  // The node of the symbol has the symbol's value in a world.
+  // The event that the node of the symbol has the symbol's value in a world.
   struct Atom {
     Symbol symbol;
     std::int32_t world;
@@ -42,7 +42,7 @@ struct Question {
   std::vector<Atom> atoms;
 };
 
-// Nodes and values of all symbols; grows where a node needs one more.
+// Nodes and levels of all symbols; grows if a node needs another symbol.
 class Symbols {
  public:
   Symbols(Node n, const std::vector<Question::Value>& values);
@@ -58,8 +58,8 @@ class Symbols {
   std::vector<std::int32_t> levels_;
 };
 
-// A counterfactual factor that is no c-factor: `variable` has two values among its members and their parents (or two
-// copies, where second is -1).
+// A counterfactual factor that is not a c-factor (Shpitser & Pearl 2007, ID*, line 8): `variable` has two values among
+// its members and their parents, or two copies if second is -1.
 struct Conflict {
   struct Member {
     Symbol value;
@@ -71,7 +71,7 @@ struct Conflict {
   Symbol second = -1;
 };
 
-// c-factors Q[C](c, pa(C)), with the symbol at which every argument is taken. Factor k holds
+// C-factors Q[C](c, pa(C)), with the symbol of every argument. The arguments of factor k are
 // scope[offsets[k] .. offsets[k + 1]]: sizes[k] members in topological order, then the parents outside.
 struct CFactors {
   struct Argument {
@@ -90,27 +90,27 @@ struct CFactors {
   std::span<const Argument> members(std::size_t k) const { return {scope.data() + offsets[k], sizes[k]}; }
 };
 
-// The variables that a question is about and all that they depend on, each with the values of its parents. Copies of a
-// node in two worlds are one where the values of the parents are the same.
+// The counterfactual graph of a question (make-cg of Shpitser & Pearl 2007): copies of the variables in its events and
+// of their ancestors, each with the values of its parents. Copies of a node in two worlds are merged if the values of
+// their parents are the same.
 class Copies {
  public:
-  // With `given_only` the question is about what is given alone. O(worlds (n + edges)).
+  // With `given_only`, only the given events count. O(worlds (n + edges)).
   Copies(const Admg& graph, const Question& question, Symbols& symbols, bool given_only);
 
-  // Two constants that would have to be equal: the event is impossible.
+  // Two different constants that must be equal: the event is impossible.
   const std::optional<std::pair<Symbol, Symbol>>& contradiction() const { return contradiction_; }
-  // Values of one variable: the event is their being equal.
+  // Pairs of values of the same variable that must be equal.
   const std::vector<std::pair<Symbol, Symbol>>& equalities() const { return equalities_; }
-  // Copies that hold events of a question, by atom; -1 where the atom is true by itself or was left out.
+  // The copy of each atom; -1 if the atom is trivially true or was left out.
   const std::vector<std::int32_t>& atom_copies() const { return atom_copies_; }
   std::size_t size() const { return nodes_.size(); }
   bool is_given(std::int32_t copy) const { return is_given_[static_cast<std::size_t>(copy)]; }
 
-  // Copies that depend on each other given what is given, by a label per copy: what is given passes nothing on to its
-  // children.
-  std::vector<std::int32_t> dependent() const;
+  // A label per copy, equal for copies that depend on each other given the given copies, which block their children.
+  std::vector<std::int32_t> dependence_labels() const;
 
-  // The kept copies as c-factors, or why there are none. Whole labels of dependent() must be kept.
+  // The kept copies as c-factors, or the conflict. All copies with the same dependence label must be kept or none.
   std::optional<Conflict> factorise(const std::vector<bool>& keep, CFactors& factors) const;
 
  private:
@@ -125,16 +125,16 @@ class Copies {
     return states_[static_cast<std::size_t>(world)][static_cast<std::size_t>(v)];
   }
   std::pair<std::int32_t, const Question::Setting*> resolve(std::int32_t world, Node v);
-  void need(bool given_only);
-  void copy_node(Node v);
-  void attach_atoms(Node v, std::size_t first);
-  void demand_equal(Symbol first, Symbol second);
+  void mark_needed(bool given_only);
+  void copy_in_worlds(Node v);
+  void attach_events(Node v, std::size_t first);
+  void require_equal(Symbol first, Symbol second);
 
   const Admg& graph_;
   const Question& question_;
   Symbols& symbols_;
   std::vector<std::vector<std::int32_t>> states_;
-  std::vector<bool> taken_;      // nodes whose own symbol the question uses
+  std::vector<bool> taken_;      // nodes whose symbol is in use
   std::vector<bool> has_atoms_;  // nodes
   std::vector<std::int32_t> atom_worlds_;
   std::optional<std::pair<Symbol, Symbol>> contradiction_;
@@ -147,8 +147,8 @@ class Copies {
   std::vector<bool> is_asked_;
   std::vector<std::size_t> parent_offsets_{0};
   std::vector<Source> parents_;
-  // parents of a copy that was merged into another one
-  std::vector<std::pair<std::int32_t, std::int32_t>> further_parents_;
+  // pairs (copy, parent) of copies that were merged into another
+  std::vector<std::pair<std::int32_t, std::int32_t>> merged_parents_;
 };
 
 }  // namespace mdcm

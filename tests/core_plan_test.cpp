@@ -208,13 +208,13 @@ TEST(FitChooser, SaysWhatEveryGroupLacks) {
   const HGraph h = hgraph(graph, Training::kAdversarial, {group({}, {1, 0, 1}), group({2}), one_value});
   ASSERT_GE(h.untrained().hnode, 0);
   EXPECT_EQ(to_set(h.members(h.untrained().hnode)), (Set{0, 2}));
-  const auto& lacks = h.untrained().lacks;
-  EXPECT_EQ(lacks[0].kind, Lack::Kind::kColumns);
-  EXPECT_EQ(lacks[0].nodes, (Set{1}));
-  EXPECT_EQ(lacks[1].kind, Lack::Kind::kInside);
-  EXPECT_EQ(lacks[1].nodes, (Set{2}));
-  EXPECT_EQ(lacks[2].kind, Lack::Kind::kValues);
-  EXPECT_EQ(lacks[2].nodes, (Set{1}));
+  const auto& missing = h.untrained().missing;
+  EXPECT_EQ(missing[0].kind, Missing::Kind::kColumns);
+  EXPECT_EQ(missing[0].nodes, (Set{1}));
+  EXPECT_EQ(missing[1].kind, Missing::Kind::kInside);
+  EXPECT_EQ(missing[1].nodes, (Set{2}));
+  EXPECT_EQ(missing[2].kind, Missing::Kind::kValues);
+  EXPECT_EQ(missing[2].nodes, (Set{1}));
 }
 
 TEST(FitChooser, EveryFitOfRandomDataSatisfiesRuleTwo) {
