@@ -315,7 +315,7 @@ class TestText:
         assert f"{single.value:.4f} (exact in the model)" in str(single)
         assert "±" not in str(single)
         table = str(model.query("P(Y | do(X))"))
-        assert "exact in the model, so without an error of drawing" in table
+        assert "exact in the model, so without sampling error" in table
         assert "stderr" not in table
         assert math.isinf(single.ess)
 

@@ -125,7 +125,7 @@ class TestParts:
     def test_tables_in_parts_and_kept_are_the_same(self, model, monkeypatch):
         expected = model.query("P(E | do(B), A)", allow_unidentifiable=True).table["probability"]
         for small, large, kept, most in ((0, 0, 1, 5), (0, 1 << 20, 1, 7), (1 << 15, 1 << 20, 40, 1 << 15)):
-            bounds = {"_SMALL": small, "_LARGE": large, "_MOST_KEPT": kept, "_MOST_COMBINATIONS": most}
+            bounds = {"_SMALL": small, "_LARGE": large, "_MOST_CACHED": kept, "_MOST_COMBINATIONS": most}
             for name, value in bounds.items():
                 monkeypatch.setattr(densities, name, value)
             densities._tables.clear()

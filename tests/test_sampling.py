@@ -356,7 +356,11 @@ class TestInterventions:
             (QueryError, "noise: there is no variable or confounder 'Q'", {"noise": {"Q": [0]}}),
             (DataError, r"noise of 'X' must be finite numbers of shape \[2, 1\]", {"noise": {"X": [0.0, 1.0]}}),
             (DataError, r"whole numbers in \[0, 4\) of shape \[2\]", {"noise": {"U[X,Y]": [0, 4]}}),
-            (QueryError, "noise that is given cannot be combined", {"noise": {"X": [[0], [1]]}, "given": {"Y": 0}}),
+            (
+                QueryError,
+                "noise cannot be given together with evidence",
+                {"noise": {"X": [[0], [1]]}, "given": {"Y": 0}},
+            ),
             (DataError, "variable 'X' has no level 7", {"do": {"X": lambda value: 7}}),
             (DataError, "one value of 'Y' is needed, not 2", {"given": {"Y": [0, 1]}}),
         ]:

@@ -84,7 +84,7 @@ class TestDraws:
     def test_says_which_variable_it_is(self):
         table = confounded().assign(W=[0, 1] * 300)
         model = mdcm.fit("X -> Y; X <-> Y; X -> M; W", table, config=BRIEF)
-        with pytest.warns(UserWarning, match="by itself this holds of Y$"):
+        with pytest.warns(UserWarning, match="by itself, this holds for Y$"):
             model.draw_samples(20, do={"X": 1})
         model.draw_samples(20, do={"X": 1}, variables=["X", "M", "W"], strict=True)
 

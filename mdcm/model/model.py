@@ -26,7 +26,7 @@ from mdcm.model.answering import Answering
 from mdcm.model.files import Saved, read_model, write_model
 from mdcm.planning import Plan
 from mdcm.sampling import Sampler, check_number, move_mechanisms, rule_of
-from mdcm.sampling.answers import Answer, surrounded
+from mdcm.sampling.answers import Answer, with_interval
 from mdcm.storage.disk import Folder
 from mdcm.storage.run_directory import locked
 from mdcm.text.advice import warn
@@ -265,7 +265,7 @@ class Model(Sampler):
             except LowSupportError:
                 # evidence that is barely probable enough in one model may be too improbable in another
                 continue
-        return surrounded(answer, others, len(self.members), level)
+        return with_interval(answer, others, len(self.members), level)
 
     def train_ensemble(
         self,

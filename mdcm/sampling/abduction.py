@@ -32,11 +32,11 @@ from mdcm.sampling.worlds import Network, Units
 
 __all__ = ["Abduction", "EvidenceError", "check_evidence"]
 
-# cells of all tables of an exact posterior, 32 MB
+# most cells of all tables of an exact posterior, 32 MB
 _LARGEST = 1 << 22
-# cells of one row's table of a component's confounders
+# most cells per row of a table over a component's confounders
 _ROW_LARGEST = 1 << 16
-# cells of per-row tables in one computation
+# most cells of all rows' tables at once
 _ROW_CELLS = 1 << 23
 
 
@@ -53,7 +53,7 @@ class EvidenceError(QueryError):
 
 
 def check_evidence(network: Network, evidence: Collection[int], targets: Iterable[int]) -> None:
-    """Refuse evidence that cannot be conditioned on, before sampling.
+    """Check, before sampling, that evidence can be conditioned on.
 
     Args:
         network: Nodes of all worlds.
@@ -66,7 +66,7 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
             world in which its parents differ.
     """
     dcm = network.dcm
-    twice = network.repeated(network.closure([*evidence, *targets]))
+    repeated = network.repeated(network.closure([*evidence, *targets]))
     earlier: set[str] = set()
     for number in network.closure(evidence):
         node = network.nodes[number]
@@ -88,7 +88,7 @@ def check_evidence(network: Network, evidence: Collection[int], targets: Iterabl
                 "its parents are given or set and it has no confounder; to ask for its effect, set it: "
                 f"do({node.variable}=...)"
             )
-        elif node.variable in twice and not mechanism.can_abduct:
+        elif node.variable in repeated and not mechanism.can_abduct:
             fault = (
                 f"the mechanism of {node.variable!r} ({type(mechanism).__name__}) cannot be inverted, so its "
                 "observed value does not determine its counterfactual value"
@@ -127,7 +127,7 @@ class Abduction:
         self._component = _components(self.dcm.latents.values(), len(self.dcm.confounders))
         targets = list(targets)
         check_evidence(network, evidence, targets)
-        self._twice = network.repeated(network.closure([*evidence, *targets]))
+        self._repeated = network.repeated(network.closure([*evidence, *targets]))
         self._exact = self._contraction()
         self.is_exact = self._exact is not None
         base = set(self._base) if self.is_exact else set()
@@ -136,7 +136,7 @@ class Abduction:
         self.is_equal = not network.repeated(self.order) and all(
             number in self.evidence or network.nodes[number].constant is not None for number in remaining
         )
-        # last evidence of every component conditioned on by weighting, on a variable whose noise it determines
+        # last node of every component on which rows are weighted: the first occurrence of an observed variable
         self._last: dict[int, int] = {}
         known_variables = {network.nodes[number].variable for number in base}
         for number in remaining:
@@ -188,11 +188,11 @@ class Abduction:
             self._base = sorted({*self._base, *ancestors})
         nodes = [number for number in self._base if not self.network.nodes[number].is_set]
         free = [number for number in nodes if number not in self.evidence]
-        seen = [number for number in nodes if number in self.evidence]
+        observed = [number for number in nodes if number in self.evidence]
         if not (
-            seen
+            observed
             and all(map(self._can_tabulate, free))
-            and all(has_density(self.dcm.mechanism(self.network.nodes[number].variable)) for number in seen)
+            and all(has_density(self.dcm.mechanism(self.network.nodes[number].variable)) for number in observed)
             and all(self.network.nodes[number].rule is None for number in self._base)
         ):
             return None
@@ -219,7 +219,7 @@ class Abduction:
         return (
             self.dcm.schema[name].kind == "categorical"
             and has_density(mechanism)
-            and (mechanism.can_abduct or name not in self._twice)
+            and (mechanism.can_abduct or name not in self._repeated)
         )
 
     @torch.no_grad()
@@ -276,8 +276,9 @@ class Abduction:
         return {component: _Message(units, indices) for component, indices in members.items()}
 
     def _step(self, number: int, units: Units, messages: Mapping[int, _Message], log_weight: Tensor) -> None:
+        """Compute or condition on a node, with the likelihood of its value added to the weights."""
         node = self.network.nodes[number]
-        seen = self._seen(units, number)
+        observed = self._observed_value(units, number)
         latents = self.dcm.latents[node.variable]
         message = messages[self._component[latents[0]]] if latents and not node.is_set else None
         if node.is_set or units.has_copy(node.variable):
@@ -285,10 +286,10 @@ class Abduction:
             if message is not None:
                 message.close()
             units.compute([number])
-            if seen is not None:
+            if observed is not None:
                 value = units.values[number]
-                log_weight[value != seen] = -math.inf
-                units.values[number] = _expand(seen, len(units))
+                log_weight[value != observed] = -math.inf
+                units.values[number] = _expand(observed, len(units))
             return
         mechanism, parents, rows = self.dcm.mechanism(node.variable), units.parents(node), len(units)
         if message is not None:
@@ -296,21 +297,21 @@ class Abduction:
             if number > self._last.get(component, -1) or number >= self._closing_node.get(component, number + 1):
                 message.close()
         if message is None or message.closed:
-            if seen is None:
+            if observed is None:
                 units.compute([number])
                 return
-            value = _expand(seen, rows)
+            value = _expand(observed, rows)
             if has_density(mechanism):
                 log_weight += log_density(mechanism, parents, units.latents(node.variable), value).double()
             units.set_value(number, value, inferred=True)
             return
-        if seen is not None:
-            log_weight += message.see(latents, value_density(mechanism, parents, seen, rows))
-            units.set_value(number, _expand(seen, rows), inferred=True)
+        if observed is not None:
+            log_weight += message.observe(latents, value_density(mechanism, parents, observed, rows))
+            units.set_value(number, _expand(observed, rows), inferred=True)
         else:
             self._draw(number, node, units, message)
 
-    def _seen(self, units: Units, number: int) -> Tensor | None:
+    def _observed_value(self, units: Units, number: int) -> Tensor | None:
         """Observed value of a node: None if not observed, one row if the same for all rows."""
         value = self.evidence.get(number)
         return value if value is None or len(value) == 1 else units.in_all_rows(value)
@@ -318,7 +319,7 @@ class Abduction:
     def _draw(self, number: int, node: Node[Tensor], units: Units, message: _Message) -> None:
         """Sample an unobserved variable given the observed variables of its component so far."""
         latents, mechanism = self.dcm.latents[node.variable], self.dcm.mechanism(node.variable)
-        needs_inverse = node.variable in self._twice and not mechanism.can_abduct
+        needs_inverse = node.variable in self._repeated and not mechanism.can_abduct
         if self.dcm.schema[node.variable].kind != "categorical" or not has_density(mechanism) or needs_inverse:
             # given the states, the value is sampled as without evidence
             message.close()
@@ -343,7 +344,7 @@ class _Message:
         self._indices = indices
         self._sizes: dict[Hashable, int] = {i: units.dcm.states[units.dcm.confounders[i]] for i in indices}
         self._factors: list[RowFactor] = []
-        # states already sampled from an exact posterior are known
+        # states already sampled from an exact posterior have all their weight on one value
         for index in indices:
             if index in units.states:
                 table = torch.nn.functional.one_hot(units.states[index], self._sizes[index]).double()
@@ -352,7 +353,7 @@ class _Message:
                 self._factors.append(RowFactor((index,), units.dcm.priors[index].double().softmax(0)[None]))
         self._has_evidence = False
 
-    def see(self, latents: tuple[int, ...], log_table: Tensor) -> Tensor:
+    def observe(self, latents: tuple[int, ...], log_table: Tensor) -> Tensor:
         """Condition on a value; return its log density given all earlier values, ``[n]``."""
         top = log_table.flatten(1).amax(1)
         top = torch.where(top.isfinite(), top, torch.zeros_like(top))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mdcm.identification import Identification
 
-__all__ = ["Answer", "shown_date", "student_interval", "student_quantile", "surrounded"]
+__all__ = ["Answer", "shown_date", "student_interval", "student_quantile", "with_interval"]
 
 # longest estimand shown beside a number
 _LONGEST_ESTIMAND = 160
@@ -96,8 +96,8 @@ class Answer:
         if identification.estimand is None:
             doubt = "not determined" if identification.identifiable is False else "not shown to be determined"
             return (
-                f"{doubt} by the graph and the data ({identification.witness}): other models that fit as well answer "
-                "otherwise"
+                f"{doubt} by the graph and the data ({identification.witness}): other models that fit as well give "
+                "other answers"
             )
         try:
             text = str(identification)
@@ -140,7 +140,7 @@ class Answer:
             if prefix:
                 body = f"{prefix}:\n{body}"
             if self.exact:
-                body += "\nexact in the model, so without an error of drawing"
+                body += "\nexact in the model, so without sampling error"
             if "low" in self.table:
                 body += f"\nlow and high: {self._interval}"
         if self.plug_in_note is not None:
@@ -181,7 +181,7 @@ class Answer:
         return (
             f"{self.query}: the model answers {answered:.4f}{where}, and the estimand's frequencies in the data "
             f"{plug_in['estimate']:.4f} ± {plug_in['stderr']:.4f}, {difference.iloc[row]:.0f} standard errors apart: "
-            "one of them is wrong. Train longer or with more data, or see in a report what was fitted badly"
+            "one of them is wrong. Train longer or with more data, or check the fit in a report"
         )
 
     @property
@@ -202,21 +202,21 @@ def shown_date(days: float, origin: str) -> str:
     return f"{moment:%Y-%m-%d}" if moment == moment.normalize() else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def surrounded(answer: Answer, others: Sequence[Answer], asked: int, level: float) -> Answer:
-    """An answer with an interval from the answers of an ensemble.
+def with_interval(answer: Answer, others: Sequence[Answer], size: int, level: float) -> Answer:
+    """Add an interval, from the answers of an ensemble, to an answer.
 
     Args:
         answer: Answer of the model.
-        others: Answers of the ensemble's members that have one.
-        asked: Number of members.
+        others: Answers of the ensemble's members, without those that have none.
+        size: Number of members.
         level: Probability with which the interval covers the answer, if it is identified.
 
     Raises:
         LowSupportError: If fewer than half of the members, or fewer than two, have an answer.
     """
-    if len(others) < max(2, asked / 2):
+    if len(others) < max(2, size / 2):
         raise LowSupportError(
-            f"{answer.query}: only {len(others)} of {asked} models of the ensemble have enough draws for an answer; "
+            f"{answer.query}: only {len(others)} of {size} models of the ensemble have enough draws for an answer; "
             "ask with more draws",
             ess=answer.ess,
         )
@@ -254,14 +254,14 @@ def student_quantile(probability: float, degrees: int) -> float:
     """
 
     def mass(angle: float) -> float:
-        # of the angles between 0 and this one
+        # of the angles from 0 to ``angle``, without normalisation
         return float(0.5 * angle * (_WEIGHTS @ np.cos(0.5 * angle * (_NODES + 1)) ** (degrees - 1)))
 
-    wanted = (2 * abs(probability - 0.5)) * mass(math.pi / 2)
+    target = (2 * abs(probability - 0.5)) * mass(math.pi / 2)
     low, high = 0.0, math.pi / 2
     for _ in range(100):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if mass(middle) < wanted else (low, middle)
+        low, high = (middle, high) if mass(middle) < target else (low, middle)
     return math.copysign(math.sqrt(degrees) * math.tan(0.5 * (low + high)), probability - 0.5)
 
 
@@ -272,16 +272,16 @@ def student_interval(
     level: float,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Intervals about estimates, as wide as the spread of an ensemble's answers and Student's t say.
+    """Intervals around estimates, from the spread of an ensemble's answers and Student's t distribution.
 
-    With as few members as an ensemble has, their quantiles say less of the tails than their standard deviation.
+    An ensemble has too few members for quantiles of their answers to estimate the tails.
 
     Args:
         estimate: Estimates, ``[r]``.
         members: Answers of the members, ``[k, r]``, k at least 2.
-        error: Standard errors that the estimates have besides, such as those of draws, ``[r]``.
+        error: Further standard errors of the estimates, such as those of sampling, ``[r]``.
         level: Probability with which an interval covers the truth.
-        bounds: What an answer cannot be below and above.
+        bounds: Smallest and largest possible answer.
 
     Returns:
         Lower and upper ends, ``[r]``.

@@ -14,18 +14,17 @@ from mdcm.mechanisms.placement import log_density, tabulated
 
 __all__ = ["has_density", "level_probabilities", "value_density", "whole_table"]
 
-# rows of one call of a mechanism
+# most rows per call of a mechanism
 _MOST_ROWS = 1 << 18
-# combinations of parents and states that a network sees at once, so that its layers stay in the cache
+# most combinations of parents and states per pass of a network, so that its layers stay in the cache
 _MOST_COMBINATIONS = 1 << 15
-# combinations of parents and states of a table that is made and kept whatever part of it is needed, and of one that is
-# where much of it is needed
+# largest tables, in combinations of parents and states, that are computed whole: always, or if much of them is needed
 _SMALL, _LARGE = 1 << 15, 1 << 20
-# cells of all kept tables, 256 MB
-_MOST_KEPT = 1 << 25
-# share of a large table, the inverse, of which so much is needed that all of it is made
+# most cells of all cached tables, 256 MB
+_MOST_CACHED = 1 << 25
+# inverse of the share of a large table from which on it is computed whole
 _WORTHWHILE = 4
-# cached tables by mechanism, with the weights from which they were computed, the last used one last
+# cached tables by mechanism, with the weights from which they were computed, in order of last use
 _tables: WeakKeyDictionary[Categorical, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()
 
 
@@ -60,14 +59,14 @@ def level_probabilities(mechanism: Mechanism, parents: Mapping[str, Tensor], row
 
 @torch.no_grad()
 def whole_table(mechanism: Mechanism, needed: int) -> Tensor | None:
-    """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, cached until they change.
+    """Log probabilities at all values of the parents and states, ``[p_1, ..., s_1, ..., K]``, cached.
 
     Args:
         mechanism: The mechanism.
-        needed: Combinations of parents and states that are asked for.
+        needed: Number of combinations of parents and states that are needed.
 
     Returns:
-        The table; None if it is too large, for what is needed of it or at all, or a parent is not categorical.
+        The table; None if it is too large, absolutely or for the part that is needed, or a parent is not categorical.
     """
     if not isinstance(mechanism, Categorical) or not mechanism.tabular:
         return None
@@ -85,7 +84,7 @@ def whole_table(mechanism: Mechanism, needed: int) -> Tensor | None:
         cached = [weight.detach().clone() for weight in weights], table
     _tables.pop(mechanism, None)
     _tables[mechanism] = cached
-    while sum(table.numel() for _, table in _tables.values()) > _MOST_KEPT and len(_tables) > 1:
+    while sum(table.numel() for _, table in _tables.values()) > _MOST_CACHED and len(_tables) > 1:
         del _tables[next(iter(_tables))]
     return cached[1]
 
@@ -163,18 +162,19 @@ def _enumerated(mechanism: Mechanism, parents: Mapping[str, Tensor], rows: int, 
     parts = []
     for a, b in _spans(rows, count * math.prod(mechanism.latents)):
         repeated = {name: value[a:b].repeat_interleave(count, 0) for name, value in parents.items()}
-        each = values.repeat(b - a, *(1,) * (values.ndim - 1))
-        log_prob = _over_states(mechanism, repeated, each, (b - a) * count)
+        tiled = values.repeat(b - a, *(1,) * (values.ndim - 1))
+        log_prob = _over_states(mechanism, repeated, tiled, (b - a) * count)
         parts.append(log_prob.reshape(b - a, count, *mechanism.latents).movedim(1, -1))
     return torch.cat(parts)
 
 
 def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Tensor, rows: int) -> Tensor:
+    """Log density of each row's value at every combination of states, ``[n, s_1, ..., s_d]``."""
     states = math.prod(mechanism.latents)
     grid = (
         torch.cartesian_prod(*map(torch.arange, mechanism.latents)).reshape(states, -1)
         if mechanism.latents
-        else (torch.zeros(1, 0, dtype=torch.int64))
+        else torch.zeros(1, 0, dtype=torch.int64)
     )
     repeated = {name: parent.repeat_interleave(states, 0) for name, parent in parents.items()}
     latents = [grid[:, axis].repeat(rows) for axis in range(len(mechanism.latents))]
@@ -182,6 +182,7 @@ def _over_states(mechanism: Mechanism, parents: Mapping[str, Tensor], value: Ten
     return log_prob.double().reshape(rows, *mechanism.latents)
 
 
-def _spans(rows: int, each: int, most: int = _MOST_ROWS) -> list[tuple[int, int]]:
-    size = max(1, most // max(each, 1))
+def _spans(rows: int, cells: int, most: int = _MOST_ROWS) -> list[tuple[int, int]]:
+    """Ranges of rows with at most ``most`` cells, of which every row has ``cells``."""
+    size = max(1, most // max(cells, 1))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -18,10 +18,13 @@ from mdcm.sampling.worlds import Network, Units
 
 __all__ = ["Block", "Draws"]
 
+# rows per block
 _BLOCK = 4096
-# image networks are most efficient on few rows at a time, and a grid of 32 images must not cost 4,096
+# the same with images: their networks are fastest on few rows, and 32 images must not cost as much as 4,096
 _IMAGE_BLOCK = 64
+# most weighted draws per requested row
 _DRAWS_PER_SAMPLE = 20
+# smallest effective sample size, and largest share of the total weight on a single row
 _FEWEST = 100
 _LARGEST_SHARE = 0.05
 
@@ -111,7 +114,7 @@ class Draws:
         """Log weight of every proposed row, or None if all weights are equal."""
         block = self._block_rows(self._abduction.order)
         if self._abduction.is_equal:
-            # all rows have the same weight, so that one row suffices
+            # the weight of a single row suffices
             log_weight = self._abducted(torch.arange(1))[1]
             self.probability = math.exp(float(log_weight[0]))
             if self.probability == 0.0 and not bool(log_weight[0].isfinite()):

@@ -30,9 +30,9 @@ from mdcm.sampling.worlds import Network
 
 __all__ = ["Posterior", "common_noise", "event_probability", "posterior"]
 
-# cells of one table, 32 MB
+# most cells of a table, 32 MB
 _LARGEST = 1 << 22
-# cells of all tables of all rows, about a second's work
+# most cells of all tables of all rows, about a second of computation
 _MOST = 1 << 28
 # logarithm at which probabilities are clamped, so that ratios do not overflow
 _SMALLEST = -300.0
@@ -101,7 +101,7 @@ def posterior(
 
 
 def _batch(rows: int, most: int) -> int:
-    """Rows to compute at once: a divisor, so that those of one intervention, which follow each other, stay together."""
+    """Rows per batch: a divisor of ``rows`` if a large one exists, so that rows of an intervention stay together."""
     best = max(number for number in range(1, min(rows, most) + 1) if rows % number == 0)
     return best if 2 * best > min(rows, most) else min(rows, most)
 
@@ -122,23 +122,23 @@ def event_probability(
     """
     if any(number in evidence or network.nodes[number].is_set for number in event):
         return None
-    given = posterior(network, (), evidence, rows)
+    condition = posterior(network, (), evidence, rows)
     joint = posterior(network, (), {**evidence, **event}, rows)
-    if given is None or joint is None:
+    if condition is None or joint is None:
         return None
-    possible = given.log_evidence > -math.inf
-    share = torch.where(possible, joint.log_evidence - given.log_evidence, torch.zeros_like(given.log_evidence)).exp()
-    return Posterior(share.clamp_max(1.0), given.log_evidence)
+    log_evidence = condition.log_evidence
+    log_share = torch.where(log_evidence > -math.inf, joint.log_evidence - log_evidence, torch.zeros_like(log_evidence))
+    return Posterior(log_share.exp().clamp_max(1.0), log_evidence)
 
 
 def _groups(tables: NetworkTables, closure: Sequence[int]) -> list[tuple[int, ...]] | None:
-    """Nodes by factor: the copies of a variable share one. None if a factor has no closed form."""
+    """Nodes of every factor, which are all copies of a variable; None if a factor has no closed form."""
     copies = tables.network.copies(closure)
     for name, numbers in copies.items():
         mechanism = tables.dcm.mechanism(name)
         if not mechanism.has_density or not all(n in tables.evidence or _is_summable(tables, n) for n in numbers):
             return None
-        # only a mechanism that uses this forward runs a Gumbel race
+        # a mechanism with another forward does not sample by a Gumbel race
         races = isinstance(mechanism, Categorical) and type(mechanism).forward is Categorical.forward
         if len(numbers) > 2 or (len(numbers) == 2 and not races):
             return None
@@ -217,9 +217,9 @@ def _pair(tables: NetworkTables, first: int, second: int) -> tuple[RowFactor, Te
     joint = common_noise(_aligned(log_p, first_axes, outer), _aligned(log_q, second_axes, outer))
     for axis, number in ((-2, first), (-1, second)):
         if number in tables.evidence:
-            seen = tables.known_value(number)
-            joint = joint.expand(max(len(joint), len(seen)), *joint.shape[1:])
-            index = seen.view(-1, *(1,) * (joint.ndim - 1))
+            observed = tables.known_value(number)
+            joint = joint.expand(max(len(joint), len(observed)), *joint.shape[1:])
+            index = observed.view(-1, *(1,) * (joint.ndim - 1))
             size = [*joint.shape]
             size[axis] = 1
             joint = joint.gather(axis, index.expand(size))

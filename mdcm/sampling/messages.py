@@ -44,11 +44,8 @@ class Eliminated:
     @property
     def log_total(self) -> Tensor:
         """Logarithm of the sum of the whole product in each row, ``[n or 1]``."""
-        return (
-            self.rest.flatten(1).sum(1).log() + self.log_scale
-            if self.rest.ndim > 1
-            else (self.rest.log() + self.log_scale)
-        )
+        total = self.rest.flatten(1).sum(1) if self.rest.ndim > 1 else self.rest
+        return total.log() + self.log_scale
 
     def draw(
         self, uniform: Callable[[Hashable], Tensor], chosen: dict[Hashable, Tensor], rows: Tensor | None = None
@@ -130,20 +127,22 @@ def eliminate(
 def _summed(
     factors: Sequence[RowFactor], scope: tuple[Hashable, ...], variable: Hashable, sizes: Mapping[Hashable, int]
 ) -> Tensor:
-    """Sum over a variable of a product, without the product's own table: the largest factor is multiplied last."""
+    """Sum of a product over a variable, without a table of the product: the largest factor is multiplied last."""
     *others, largest = sorted(factors, key=lambda factor: factor.table.numel())
     inner = [name for name in scope if any(name in factor.scope for factor in others)]
     product = _product(others, (*inner, variable), sizes)
-    parts = [_aligned(one, (variable, *scope), sizes) for one in (RowFactor((*inner, variable), product), largest)]
+    left, right = (
+        _aligned(factor, (variable, *scope), sizes) for factor in (RowFactor((*inner, variable), product), largest)
+    )
     # the variable is the second axis, after the rows
-    total = parts[0][:, 0] * parts[1][:, 0]
+    total = left[:, 0] * right[:, 0]
     for index in range(1, sizes[variable]):
-        total.addcmul_(parts[0][:, index], parts[1][:, index])
+        total.addcmul_(left[:, index], right[:, index])
     return total.expand(-1, *(sizes[name] for name in scope))
 
 
 def _aligned(factor: RowFactor, scope: Sequence[Hashable], sizes: Mapping[Hashable, int]) -> Tensor:
-    """View of a factor's table with one axis for each of ``scope``, of size 1 where it lacks the variable."""
+    """View of a factor's table with one axis for each of ``scope``, of size 1 if it lacks the variable."""
     order = sorted(range(len(factor.scope)), key=lambda axis: scope.index(factor.scope[axis]))
     table = factor.table.permute(0, *(axis + 1 for axis in order))
     present = set(factor.scope)

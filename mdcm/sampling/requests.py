@@ -12,7 +12,7 @@ from mdcm.errors import QueryError
 from mdcm.mechanisms.placement import uses_accelerator
 from mdcm.sampling.draws import Block, Draws
 from mdcm.sampling.samples import Samples, to_samples
-from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, known, numbers_given
+from mdcm.sampling.settings import encode_evidence, encode_noise, encode_setting, exact_numbers, known
 from mdcm.sampling.worlds import Network
 from mdcm.text.limits import seeded
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
-# blocks per task of an engine: enough that the cost of starting a task is small
+# blocks per task of an engine, so many that starting a task costs little
 _BLOCKS_PER_TASK = 16
 
 
@@ -67,23 +67,23 @@ class Request:
     ) -> None:
         seed = seeded(seed)
         self.schema = dcm.schema
-        for what, values in {"do": do, "given": given, "evidence": evidence, "noise": noise}.items():
+        for name, values in {"do": do, "given": given, "evidence": evidence, "noise": noise}.items():
             if values is not None and not isinstance(values, Mapping):
-                raise QueryError(f"{what} must be values by variable, as in {what}={{'X': 1}}, not {values!r}")
+                raise QueryError(f"{name} must be values by variable, as in {name}={{'X': 1}}, not {values!r}")
         settings = {
             name: encode_setting(known(dcm.schema, name), value, num_samples) for name, value in (do or {}).items()
         }
-        seen = encode_evidence(dcm.schema, given or {}, settings)
+        conditions = encode_evidence(dcm.schema, given or {}, settings)
         actual = encode_evidence(dcm.schema, evidence or {}, {})
         for name, value in settings.items():
-            if isinstance(value, Tensor) and len(value) > 1 and (seen or actual):
+            if isinstance(value, Tensor) and len(value) > 1 and (conditions or actual):
                 raise QueryError(f"do({name}) with one value per row cannot be combined with evidence")
-        if noise and (seen or actual):
-            raise QueryError("noise that is given cannot be combined with evidence, which decides it")
+        if noise and (conditions or actual):
+            raise QueryError("noise cannot be given together with evidence, which determines it")
         sizes = {node: dcm.mechanism(node).noise_size for node in dcm.graph.nodes}
         fixed = encode_noise(sizes, dcm.states, noise or {}, num_samples)
         # return numbers given by the user unchanged rather than rounded to float32
-        self._exact = numbers_given(dcm.schema, {**(given or {}), **(do or {})})
+        self._exact = exact_numbers(dcm.schema, {**(given or {}), **(do or {})})
         self.names = list(dcm.graph.nodes) if variables is None else list(variables)
         for name in self.names:
             known(dcm.schema, name)
@@ -92,7 +92,7 @@ class Request:
         factual = network.world({}) if evidence is not None else {}
         self._world = network.world(settings)
         nodes: dict[int, Tensor] = {}
-        for world, values in ((factual, actual), (self._world, seen)):
+        for world, values in ((factual, actual), (self._world, conditions)):
             for name, value in values.items():
                 if not torch.equal(nodes.setdefault(world[name], value), value):
                     raise QueryError(
@@ -123,13 +123,13 @@ class Request:
                 yield self._samples([part])
             return
         tasks = [(first, first + _BLOCKS_PER_TASK) for first in range(0, len(self.draws), _BLOCKS_PER_TASK)]
-        waiting: dict[int, list[Samples]] = {}
-        following = 0
-        for index, result in engine.map(_drawn, self, tasks, gpu=uses_accelerator(self.draws.network.dcm)):
-            waiting[index] = result
-            while following in waiting:
-                yield from waiting.pop(following)
-                following += 1
+        pending: dict[int, list[Samples]] = {}
+        next_index = 0
+        for index, result in engine.map(_draw, self, tasks, gpu=uses_accelerator(self.draws.network.dcm)):
+            pending[index] = result
+            while next_index in pending:
+                yield from pending.pop(next_index)
+                next_index += 1
 
     def whole(self) -> Samples:
         """All rows."""
@@ -155,5 +155,5 @@ class Request:
         )
 
 
-def _drawn(request: Request, task: tuple[int, int]) -> list[Samples]:
+def _draw(request: Request, task: tuple[int, int]) -> list[Samples]:
     return request.part(*task)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler", "check_number"]
 
-# largest number of variables to identify one by one if their joint distribution is not identified
-_MOST_ALONE = 20
+# largest number of variables to identify separately if their joint distribution is not identified
+_MOST_SEPARATE = 20
 
 
 def check_number(num_samples: object, least: int, why: str = "") -> None:
@@ -195,7 +195,7 @@ class Sampler:
             variables: Variables to draw; all by default.
             seed: Seed of the draws.
             engine: Engine that computes blocks in parallel, such as :class:`mdcm.engines.RayEngine`; by default blocks
-                are computed one by one in this process. The rows are the same.
+                are computed in turn in this process. The rows are the same.
             strict: As in :meth:`draw_samples`.
 
         Yields:
@@ -216,9 +216,9 @@ class Sampler:
         )
         return request.stream(engine)
 
-    def draw_unjudged(self, num_samples: int, **asked: Any) -> Samples:
+    def draw_unjudged(self, num_samples: int, **arguments: Any) -> Samples:
         """Draw samples as :meth:`draw_samples` does, without identification, for callers that report it themselves."""
-        return self._request(num_samples, **asked).whole()
+        return self._request(num_samples, **arguments).whole()
 
     def draw_noise(self, num_samples: int, *, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Noise of rows, in the form that :meth:`draw_samples` accepts.
@@ -244,19 +244,19 @@ class Sampler:
         # implemented by the model, which knows its training data sets
         raise NotImplementedError
 
-    def _request(self, num_samples: int, **asked: Any) -> Request:
+    def _request(self, num_samples: int, **arguments: Any) -> Request:
         check_number(num_samples, 1)
-        return Request(self.dcm, int(num_samples), support=self._support, **asked)
+        return Request(self.dcm, int(num_samples), support=self._support, **arguments)
 
-    def _checked_request(self, num_samples: int, strict: bool, **asked: Any) -> Request:
+    def _checked_request(self, num_samples: int, strict: bool, **arguments: Any) -> Request:
         """A request, after a warning (or error) if its distribution is not identified or lacks support."""
-        request = self._request(num_samples, **asked)
-        do, given, evidence = asked.get("do") or {}, asked.get("given") or {}, asked.get("evidence")
-        asked_for = question(self.graph, self.schema, request.names, do, given, evidence)
-        if asked_for is None:
+        request = self._request(num_samples, **arguments)
+        do, given, evidence = arguments.get("do") or {}, arguments.get("given") or {}, arguments.get("evidence")
+        distribution = question(self.graph, self.schema, request.names, do, given, evidence)
+        if distribution is None:
             return request
         warnings = []
-        refusal = self._refusal(asked_for)
+        refusal = self._refusal(distribution)
         if refusal is not None:
             decision, text = refusal
             if strict:
@@ -269,52 +269,56 @@ class Sampler:
         basis = request.basis
         if basis is not None and basis.is_low:
             if strict:
-                raise LowSupportError(f"{asked_for.shown}: {basis}", rows=basis.rows, unseen=basis.unseen)
-            warnings.append(f"{asked_for.shown}: {basis}")
+                raise LowSupportError(f"{distribution.shown}: {basis}", rows=basis.rows, unseen=basis.unseen)
+            warnings.append(f"{distribution.shown}: {basis}")
         if warnings:
             warn("; ".join(warnings))
         return request
 
-    def _refusal(self, asked: RequestedDistribution) -> tuple[Identification | None, str] | None:
+    def _refusal(self, distribution: RequestedDistribution) -> tuple[Identification | None, str] | None:
         """The decision that the distribution is not identified, or None if undecided, with an explanation."""
-        for expression, do in asked.parts:
+        for expression, do in distribution.parts:
             try:
                 decision = self.identify(expression, do=do)
             except QueryError as error:
-                if do or len(asked.parts) > 1:
-                    return None, f"whether {asked.shown} is determined could not be decided: {error}"
-                # whether this evidence is possible is known to the model alone
+                if do or len(distribution.parts) > 1:
+                    return None, f"whether {distribution.shown} is determined could not be decided: {error}"
+                # only the model knows whether this evidence is possible
                 continue
             if not decision.identifiable:
-                return decision, self._doubt(asked.shown, expression, do, decision)
-        if not asked.is_whole:
+                return decision, self._doubt(distribution.shown, expression, do, decision)
+        if not distribution.is_whole:
             return None, (
-                f"whether {asked.shown} is determined could not be decided: the rules have too many combinations"
+                f"whether {distribution.shown} is determined could not be decided: the rules have too many combinations"
             )
         return None
 
     def _doubt(self, shown: str, expression: Expression, do: Mapping[str, Any], decision: Identification) -> str:
-        """Explanation of which variables of the rows are not identified, and why."""
+        """Which variables of the rows are not identified, and why."""
         doubt = "not determined" if decision.identifiable is False else "not shown to be determined"
         query = expression.query
         parts = ""
-        # every outcome is joined by the natural values on which a rule depends
+        # every outcome is identified together with the natural values on which a rule depends
         natural = tuple(term for term in query.outcomes if term.value is not None)
         outcomes = [term for term in query.outcomes if term.value is None]
-        if 1 < len(outcomes) <= _MOST_ALONE:
-            open_ = []
+        if 1 < len(outcomes) <= _MOST_SEPARATE:
+            unidentified = []
             for term in outcomes:
                 single = Expression(((1, Query("P", (term, *natural), query.do, query.given)),))
                 try:
-                    is_open = not self.identify(single, do=do).identifiable
+                    is_identified = bool(self.identify(single, do=do).identifiable)
                 except QueryError:
-                    is_open = True
-                if is_open:
-                    open_.append(term.label)
-            parts = f"; by itself this holds of {', '.join(open_)}" if open_ else "; each of its variables by itself is"
+                    is_identified = False
+                if not is_identified:
+                    unidentified.append(term.label)
+            parts = (
+                f"; by itself, this holds for {', '.join(unidentified)}"
+                if unidentified
+                else "; each of its variables by itself is determined"
+            )
         return (
             f"{shown} is {doubt} by the graph and the data ({decision.witness}): these rows are those of one fitted "
-            f"model, and other models that fit as well draw others{parts}"
+            f"model, and other models that fit as well draw other rows{parts}"
         )
 
     @property

@@ -27,14 +27,14 @@ __all__ = [
     "encode_noise",
     "encode_setting",
     "encode_values",
+    "exact_numbers",
     "known",
-    "numbers_given",
 ]
 
 Rule = Callable[[Tensor], Tensor]
 # one value or one per row; a function of the natural value; or a node of a network, for nested worlds
 Setting = Tensor | Rule | int
-# largest standardised number, whose square is far from overflow in float32
+# largest standardised number; its square is far from overflow in float32
 _MOST = 1e12
 
 
@@ -57,7 +57,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
         variable: The variable.
         value: One level or number; an array with one per row; for a vector ``[size]`` or one per row; for an image one
             picture ``[c, h, w]`` or one per row, uint8 or floats in [0, 1].
-        what: Role of the value, for messages.
+        what: Role of the value in messages.
 
     Returns:
         A tensor with one row, or with as many rows as the array; images stay uint8.
@@ -78,7 +78,7 @@ def encode_values(variable: Variable, value: Any, what: str = "do") -> Tensor:
                 column=name,
             )
         return _computable(variable, torch.from_numpy(variable.standardise(array)), value, what)
-    value = _given(value)
+    value = _as_column(value)
     if isinstance(value, pd.Series):
         try:
             column = value
@@ -113,8 +113,8 @@ def _computable(variable: Variable, numbers: Tensor, value: Any, what: str) -> T
     return numbers
 
 
-def _given(value: Any) -> Any:
-    """A single value, or a column with one value per row from a list, an array, an index or a tensor."""
+def _as_column(value: Any) -> Any:
+    """A single value unchanged; a list, an array, an index or a tensor as a column of values by row."""
     value = as_array(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return value.item()
@@ -129,8 +129,8 @@ def _given(value: Any) -> Any:
     return value
 
 
-def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Numbers given by the user, by continuous variable, in its own units; functions are skipped.
+def exact_numbers(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Numbers given by the user, by continuous variable, in its units; functions are skipped.
 
     Raises:
         DataError: If a value is not a number.
@@ -139,8 +139,8 @@ def numbers_given(schema: Schema, values: Mapping[str, Any]) -> dict[str, np.nda
     for name, value in values.items():
         variable = schema[name]
         if variable.levels is None and variable.kind != "image" and variable.size is None and not callable(value):
-            given = _given(value)
-            distinct = given.unique() if isinstance(given, pd.Series) else [given]
+            column = _as_column(value)
+            distinct = column.unique() if isinstance(column, pd.Series) else [column]
             numbers[name] = np.array([variable.number(number) for number in distinct], dtype=np.float64)
     return numbers
 

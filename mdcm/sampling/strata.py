@@ -18,7 +18,7 @@ __all__ = ["Column", "Overlap", "overlap", "overlaps"]
 
 # half the width of the neighbourhood of a number, in robust standard deviations of the rows
 _REACH = 0.5
-# least expected rows of a stratum, so that it is empty by chance with probability e^-5 only
+# smallest expected number of rows of a stratum, which is then empty by chance with probability e^-5
 _EXPECTED = 5.0
 # largest share of the draws in empty strata by chance, if every combination of levels is a stratum
 _CHANCE = 0.01
@@ -119,11 +119,11 @@ def overlap(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDA
     for column in columns:
         if not column.is_constant:
             continue
-        agrees, text, single = _agreeing(column, counts)
+        agrees, text, unmatched_text = _agreeing(column, counts)
         matches &= agrees
         fixed_texts.append(text)
-        if single is not None:
-            unmatched.append(single)
+        if unmatched_text is not None:
+            unmatched.append(unmatched_text)
     matched = float(counts[matches].sum())
     if matched == 0:
         return Overlap(0.0, 1.0, tuple(unmatched) or (" with ".join(fixed_texts),), is_empty=True)
@@ -171,13 +171,13 @@ def _overlaps_by_counts(
     size = math.prod(shape)
     if len(shape) < len(columns) or cases * size > _MOST_COUNTED:
         return [None] * cases
-    drawn, seen = np.zeros(weights.shape, dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
+    draws, observed = np.zeros(weights.shape, dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
     for column, levels in zip(columns, shape, strict=True):
-        drawn, seen = drawn * levels + column.draws, seen * levels + column.rows
-    drawn += size * np.arange(cases)[:, None]
+        draws, observed = draws * levels + column.draws, observed * levels + column.rows
+    draws += size * np.arange(cases)[:, None]
     share = weights / weights.sum(axis=1, keepdims=True)
-    shares = np.bincount(drawn.ravel(), weights=share.ravel(), minlength=cases * size).reshape(cases, size)
-    rows = np.bincount(seen, weights=counts, minlength=size).astype(np.float64)
+    shares = np.bincount(draws.ravel(), weights=share.ravel(), minlength=cases * size).reshape(cases, size)
+    rows = np.bincount(observed, weights=counts, minlength=size).astype(np.float64)
     constant = np.array([column.is_fixed | (column.draws == column.draws[:, :1]).all(axis=1) for column in columns])
     results: list[Overlap | None] = []
     for case in range(cases):
@@ -203,7 +203,7 @@ def _is_fine(shares: NDArray[np.float64], rows: float) -> bool:
 
 
 def _agreeing(column: Column, counts: NDArray[np.float64]) -> tuple[NDArray[np.bool_], str, str | None]:
-    """Mask of the rows with the common value of all draws, that value as text, and a text if no row has it."""
+    """Mask of the rows with the value that all draws share, that value as text, and a message if no row has it."""
     value = column.draws[0]
     text = f"{column.name}={column.shown(value)}"
     if column.levels is not None:
@@ -211,11 +211,13 @@ def _agreeing(column: Column, counts: NDArray[np.float64]) -> tuple[NDArray[np.b
         return agrees, text, None if agrees.any() else text
     reach = _REACH * _spread(column.rows, counts)
     agrees = np.abs(column.rows - value) <= reach
-    single = None
+    unmatched_text = None
     if not agrees.any():
         low, high = column.shown(column.rows.min()), column.shown(column.rows.max())
-        single = f"{text} or within {reach * column.scale:.3g} of it ({column.name} goes from {low} to {high} there)"
-    return agrees, text, single
+        unmatched_text = (
+            f"{text} or within {reach * column.scale:.3g} of it ({column.name} goes from {low} to {high} there)"
+        )
+    return agrees, text, unmatched_text
 
 
 def _spread(values: NDArray[Any], counts: NDArray[np.float64]) -> float:
@@ -369,7 +371,7 @@ class _Tree:
         # intervals are ordered, levels are not
         ordered = np.array([edges is not None for edges in binned.edges], dtype=np.uint8)
         share = share / max(float(share.sum()), 1e-300)
-        # leaf that is split, column, bins that stay in this leaf; the other bins become the next leaf
+        # the leaf to split, the column, and the bins that stay in this leaf; the other bins become the next leaf
         self._splits, self.leaf_of_draw, self.leaf_of_row = _core.grow_strata(
             binned.draws, binned.rows, share, counts, binned.sizes, ordered, _MOST_STRATA, _EXPECTED, _LEAST
         )

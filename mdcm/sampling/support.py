@@ -57,9 +57,9 @@ __all__ = ["FEWEST_ROWS", "MOST_CASES", "MOST_UNSEEN", "Basis", "Support"]
 
 # fewer effective rows than this cause a warning
 FEWEST_ROWS = 50
-# larger shares of the weight without rows cause a warning (first) or a refusal (second)
+# larger shares of the weight without rows cause a warning (first) or an error (second)
 MOST_UNSEEN = (0.05, 0.2)
-# largest number of cases, such as values that are set, of one computation
+# largest number of cases, such as values that are set, in a computation
 MOST_CASES = 64
 # draws per case for the comparison with the rows
 _DRAWS = 2048
@@ -95,7 +95,8 @@ class Basis:
 
     def __str__(self) -> str:
         if self.is_empty:
-            return f"no row of the training data has {' or '.join(self.missing)}, so that nothing shows the answer"
+            missing = " or ".join(self.missing)
+            return f"no row of the training data has {missing}, so the data say nothing about the answer"
         support = f"rests on about {self.rows:,.0f} of {self.total:,} rows"
         if self.unseen > MOST_UNSEEN[0]:
             where = f" ({'; '.join(self.missing)})" if self.missing else ""
@@ -162,7 +163,7 @@ class Support:
         return cls(graph, schema, [CountedRows.of(dataset, schema, knots) for dataset in encoded], knots)
 
     def compact(self) -> Support:
-        """The same reduced for a file: counts of the columns that were fitted together."""
+        """Reduced copy for a file: counts of the columns that were fitted together."""
         return Support(self.graph, self.schema, [self._compacted(rows) for rows in self.rows], self.knots)
 
     def _compacted(self, rows: CountedRows) -> CountedRows:
@@ -269,8 +270,12 @@ class Support:
                 chosen = by_family or backup
                 if not chosen:
                     continue
-                as_seen = not evidence and all(factual[column] == node for family in chosen for column, node in family)
-                families.append({(): [rows for group in chosen.values() for rows in group]} if as_seen else chosen)
+                is_observational = not evidence and all(
+                    factual[column] == node for family in chosen for column, node in family
+                )
+                families.append(
+                    {(): [rows for group in chosen.values() for rows in group]} if is_observational else chosen
+                )
         return families
 
     def _family(
@@ -363,7 +368,7 @@ class Support:
         return self._compared(network, families, wanted, values, np.ones((cases, _DRAWS)), evidence)
 
     def _drawable(self, network: Network, families: Sequence[Mapping[_Family, object]]) -> set[int]:
-        """Nodes of families that do not depend on an image that would have to be drawn."""
+        """Nodes of families that can be drawn without drawing an image."""
         images = {number for number in range(len(network.nodes)) if self._is_drawn_image(network, number)}
         nodes = {node for by_family in families for family in by_family for _, node in family}
         return {node for node in nodes if not images.intersection(network.closure([node]))}
@@ -457,7 +462,7 @@ class Support:
         cases = len(weights)
         if not family:
             return [Overlap(float(sum(dataset.size for dataset in rows)), 0.0)] * cases
-        # a variable may occur in two worlds; rows have one value of it
+        # a variable may occur in two worlds, but has a single value in rows
         names = list(dict.fromkeys(column for column, _ in family))
         tables = [table for dataset in rows if (table := dataset.table(names)) is not None]
         if not tables:
@@ -477,9 +482,9 @@ class Support:
             if variable.levels is not None:
                 columns.append(Column(column, values[node], codes, variable.levels, is_fixed))
             else:
-                seen = self.knots[column][codes]
+                numbers = self.knots[column][codes]
                 mean, scale = float(variable.mean or 0.0), float(variable.scale or 1.0)  # type: ignore[arg-type]
-                columns.append(Column(column, values[node], seen, None, is_fixed, mean, scale))
+                columns.append(Column(column, values[node], numbers, None, is_fixed, mean, scale))
         return overlaps(columns, weights, table.counts)
 
 

@@ -30,7 +30,7 @@ class NetworkTables:
         evidence: Observed value of each node, one or one per row.
         rows: Number of rows.
         start: Index of the first row; values that differ by row may have more rows before and after.
-        shared: Factors that are the same for all rows, by node, to which those that are computed here are added.
+        shared: Factors that are the same for all rows, by node; factors computed here are added.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class NetworkTables:
         return number in self.evidence or self.network.nodes[number].constant is not None
 
     def known_value(self, number: int) -> Tensor:
-        """Set or observed value of a node, one or one per row."""
+        """Set or observed value of a node, or its values in these rows."""
         value = self._known(number)
         if len(value) > 1:
             value = value[self.start : self.start + self.rows]
@@ -91,7 +91,7 @@ class NetworkTables:
         return float_pixels(value)
 
     def _known(self, number: int) -> Tensor:
-        """Set or observed value of a node, one or one for each of all rows."""
+        """Set or observed value of a node, or its values in all rows."""
         value = self.evidence[number] if number in self.evidence else self.network.nodes[number].constant
         assert value is not None
         return value
@@ -151,18 +151,18 @@ class NetworkTables:
         The factor of an observed node is its probability or density.
         """
         if number not in self._shared:
-            found = self._factor(number)
+            factor = self._factor(number)
             if not self._is_shared(number):
-                return found
-            self._shared[number] = found
-        # the axes that it has are known here too
+                return factor
+            self._shared[number] = factor
+        # record the sizes of its axes, also if it was computed by another object
         self.scope(number)
         return self._shared[number]
 
     def _is_shared(self, number: int) -> bool:
-        """Whether the factor of a node is the same for all rows, also those before and after."""
-        known = [one for one in (number, *self.network.nodes[number].parents) if self.is_known(one)]
-        return all(len(self._known(one)) == 1 for one in known)
+        """Whether the factor of a node is the same for all rows, including those before and after."""
+        nodes = (number, *self.network.nodes[number].parents)
+        return all(len(self._known(node)) == 1 for node in nodes if self.is_known(node))
 
     def _factor(self, number: int) -> tuple[RowFactor, Tensor]:
         scope = self.scope(number)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RequestedDistribution", "question", "rule_of"]
 
-# largest numbers of values set by row, and of combinations of natural values, to identify one by one
+# largest numbers of values set by row, and of combinations of natural values, to identify separately
 _MOST_VALUES = 32
 _MOST_COMBINATIONS = 256
 

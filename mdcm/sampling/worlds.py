@@ -81,7 +81,7 @@ class Units:
         self.states: dict[int, Tensor] = {}
         self.inferred: set[str] = set()
         self._copies: dict[str, list[int]] = {}
-        # of several cases, the values and states that all of them have in common, by row
+        # values and states that are the same in several cases, by row
         self._common: dict[int, Tensor] = {}
         self._common_states: dict[int, Tensor] = {}
         self._noise = dict(noise or {})
@@ -106,7 +106,7 @@ class Units:
         return value[self.rows.clamp_max(len(value) - 1)]
 
     def continue_at(self, rows: Tensor, seed: int) -> None:
-        """Draw all noise that has not been used yet at other rows, so that copies of a row differ."""
+        """Draw noise not used so far at other rows, so that copies of a row differ."""
         self._settled = frozenset(self._copies)
         self._further = (rows, seed)
 
@@ -206,11 +206,11 @@ class Units:
     def state(self, index: int) -> Tensor:
         """State of a confounder, by its index."""
         if index not in self.states:
-            given = self._noise.get(self.dcm.confounders[index])
+            fixed = self._noise.get(self.dcm.confounders[index])
             rows, seed = self._further or (self.rows, self.seed)
-            drawn = self._of_rows(given) if given is not None else self.dcm.confounder_states(index, rows, seed)
-            self._common_states[index] = drawn
-            self.states[index] = self.in_all_cases(drawn)
+            state = self._of_rows(fixed) if fixed is not None else self.dcm.confounder_states(index, rows, seed)
+            self._common_states[index] = state
+            self.states[index] = self.in_all_cases(state)
         return self.states[index]
 
     def own_noise(self, variable: str) -> Tensor:
@@ -235,8 +235,8 @@ class Units:
         rows, seed = further or (self.rows, self.seed)
         return self.dcm.own_noise(variable, rows, seed)
 
-    def _of_rows(self, given: Tensor) -> Tensor:
-        return given[self.rows.clamp_max(len(given) - 1)]
+    def _of_rows(self, values: Tensor) -> Tensor:
+        return values[self.rows.clamp_max(len(values) - 1)]
 
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:
