@@ -8,6 +8,7 @@ and of the coverage of intervals. Every number in them, and every comparison in 
 """
 
 import json
+import math
 import statistics
 import sys
 import textwrap
@@ -15,23 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mdcm.experiments.records import ANSWERS, COST, FITTED, Criterion, Result, select, summary
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 Run = dict[str, Any]
-
-# what a method of `frontdoor` is measured by, and the share of pictures that show the other digit
-_FLIP = 0.1
-_FRONT_DOOR: dict[str, Callable[[dict[str, Any]], float]] = {
-    "P(D, A)": lambda one: one["joint"][0],
-    **{f"P(A | do(D={d})) with real pictures": lambda one, d=d: one["real"][d] for d in (0, 1)},
-    **{f"P(A | do(D={d})) with its own": lambda one, d=d: one["generated"][d] for d in (0, 1)},
-    "share of each digit against the mechanism": lambda one: max(
-        max(abs(j["intended"] - 1 + _FLIP), abs(j["flipped"] - _FLIP)) for j in one["judged"]
-    ),
-    "share of each colour against the mechanism": lambda one: max(
-        abs(share - 1 / 3) for j in one["judged"] for share in j["colours"]
-    ),
-}
+TIME = "time of a training"
+STEPS, SECONDS, MEMORY = "What a step against critics takes", "seconds per step of all", "MB on top"
 
 
 def number(value: float | None) -> str:
@@ -43,73 +34,39 @@ def listed(parts: list[str]) -> str:
 
 
 def read() -> dict[str, Run]:
-    """The runs of experiments, by the name of their file."""
+    """The runs of experiments, by the name of their file, with results and criteria as records."""
     runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    return {name: run for name, run in runs.items() if "experiment" in run}
+    runs = {name: run for name, run in runs.items() if "experiment" in run}
+    for run in runs.values():
+        run["results"] = [Result(**{"value": math.nan, "seed": None, **row}) for row in run["results"]]
+        run["criteria"] = [
+            Criterion(**{name: value for name, value in row.items() if name not in {"what", "met"}})
+            for row in run["criteria"]
+        ]
+    return runs
 
 
 # ---- criteria
 
 
-def met(row: Run, value: float) -> bool:
-    return value <= row["limit"] if row["relation"] == "<=" else value >= row["limit"]
-
-
-def outcomes(run: Run) -> Iterator[tuple[str, Run]]:
-    """The suffix that titles of a problem have, and a training of it."""
-    for problem, own in run["numbers"].items():
-        if problem == "outcomes":
-            yield from (("", one) for one in own)
-        elif isinstance(own, dict) and "outcomes" in own:
-            yield from (("" if problem == "problem" else f", {problem}", one) for one in own["outcomes"])
-
-
-def method_of(one: Run) -> str:
-    return one.get("method") or one["label"]
-
-
-def by_method(run: Run) -> dict[str, dict[str, list[Run]]]:
-    """Trainings of every method, by the suffix of their problem, in the order in which they were made."""
-    own: dict[str, dict[str, list[Run]]] = {}
-    for suffix, one in outcomes(run):
-        own.setdefault(method_of(one), {}).setdefault(suffix, []).append(one)
-    return own
-
-
-def measured(run: Run, what: str, suffix: str, own: list[Run]) -> float | None:
-    """What a criterion of `auto` measures, of the trainings of another method; None if it is of `auto` alone."""
-    what = what.removesuffix(suffix)
-    average = what.endswith(", on average")
-    if run["experiment"] == "frontdoor":
-        return statistics.mean(map(_FRONT_DOOR[what], own)) if what in _FRONT_DOOR else None
-    if run["experiment"] == "covidx":
-        errors = [abs(one["effect"] - run["numbers"]["effect"]) for one in own]
-        return statistics.mean(errors) if "average" in what else errors[0]
-    if "most probable outcomes" in what:
-        return min(one["agreeing"] for one in own)
-    if what in own[0]["fitted"]:
-        return statistics.mean(one["fitted"][what]["tvd"] for one in own)
-    what = what.removesuffix(", on average")
-    if what not in own[0]["answered"]:
-        return None
-    answers = [one["answered"][what] for one in own]
-    return statistics.mean(answers) if average else answers[0]
+def by_method(run: Run) -> list[str]:
+    """Methods of training, in the order in which they were run."""
+    return list(dict.fromkeys(row.method for row in select(run["results"], quantity=TIME)))
 
 
 def held_to(run: Run, method: str) -> tuple[int, int]:
     """How many of the criteria of `auto` a method meets, and of how many."""
-    reached = judged = 0
-    for row in run["criteria"]:
-        for suffix, own in by_method(run)[method].items():
-            if not row["what"].startswith("auto, ") or not row["what"].endswith(suffix) or not row["judged"]:
-                continue
-            value = measured(run, row["what"].removeprefix("auto, "), suffix, own)
-            if value is not None:
-                if method == "auto" and abs(value - row["value"]) > 1e-9:
-                    raise SystemExit(f"{run['command']}: {row['what']} is {row['value']}, and {value} by its trainings")
-                judged += 1
-                reached += met(row, value)
-    return reached, judged
+    met = judged = 0
+    for kept in run["criteria"]:
+        own = select(run["results"], experiment=kept.experiment, quantity=kept.quantity, method=method)
+        if kept.method != "auto" or not kept.judged or not own:
+            continue
+        value = summary(own, kept.over, kept.relation)
+        if method == "auto" and abs(value - kept.value) > 1e-9:
+            raise SystemExit(f"{run['command']}: {kept.what} is {kept.value}, and {value} by its trainings")
+        judged += 1
+        met += kept.admits(value)
+    return met, judged
 
 
 def compares(run: Run) -> bool:
@@ -118,29 +75,29 @@ def compares(run: Run) -> bool:
 
 def rows(runs: dict[str, Run]) -> Iterator[str]:
     for run in runs.values():
-        judged = [row for row in run["criteria"] if row["judged"]]
-        missed = [row for row in judged if not row["met"]]
+        judged = [kept for kept in run["criteria"] if kept.judged]
+        missed = [kept for kept in judged if not kept.met]
 
-        def share(row: Run) -> float:
-            if row["value"] is None:
+        def share(kept: Criterion) -> float:
+            if not math.isfinite(kept.value):
                 return float("inf")
-            ratio = row["value"] / row["limit"] if row["limit"] else float(row["value"] > 0)
-            return ratio if row["relation"] == "<=" else 1 / max(ratio, 1e-9)
+            ratio = kept.value / kept.limit if kept.limit else float(kept.value > 0)
+            return ratio if kept.relation == "<=" else 1 / max(ratio, 1e-9)
 
-        shown = missed or [max((row for row in judged if row["relation"] == "<="), key=share)]
+        shown = missed or [max((kept for kept in judged if kept.relation == "<="), key=share)]
         said = "; ".join(
-            f"{row['what']}: {number(row['value'])} {'≤' if row['relation'] == '<=' else '≥'} {number(row['limit'])}"
-            + ("" if row["met"] else " **missed**")
-            for row in shown
+            f"{kept.what}: {number(kept.value)} {'≤' if kept.relation == '<=' else '≥'} {number(kept.limit)}"
+            + ("" if kept.met else " **missed**")
+            for kept in shown
         ).replace("|", "\\|")
-        reached = f"{len(judged) - len(missed)} of {len(judged)}"
+        met = f"{len(judged) - len(missed)} of {len(judged)}"
         others = [method for method in by_method(run) if method != "auto"] if compares(run) else []
         if others:
             # that what is recomputed of the others is what the run measured of its own
             held_to(run, "auto")
         same = "; ".join("{}: {} of {}".format(method, *held_to(run, method)) for method in others) or "–"
         cpu = run["machine"]["cpu"].replace("(R)", "").removesuffix(" Processor")
-        yield f"| `{run['command']}` | {reached} | {same} | {said} | {run['seconds']:,.0f} s, {cpu} |"
+        yield f"| `{run['command']}` | {met} | {same} | {said} | {run['seconds']:,.0f} s, {cpu} |"
 
 
 # ---- methods
@@ -148,16 +105,14 @@ def rows(runs: dict[str, Run]) -> Iterator[str]:
 
 def trained(run: Run) -> Iterator[tuple[str, str, float, float, float]]:
     """Problem, method, seconds, distance of what was fitted, and distance of the answers, of every training."""
-    numbers, name = run["numbers"], run["experiment"]
-    for suffix, one in outcomes(run):
-        label, method = f"{name}{suffix}", method_of(one)
-        if name == "frontdoor":
-            yield label, method, one["seconds"], one["joint"][0], statistics.mean(one["generated"])
-        elif name == "covidx":
-            yield label, method, one["curve"][-1][0], one["distances"][-1], abs(one["effect"] - numbers["effect"])
-        else:
-            fitted = list(one["fitted"].values())[-1]["tvd"]
-            yield label, method, one["seconds"], fitted, statistics.mean(one["answered"].values())
+    for time in select(run["results"], quantity=TIME):
+        own = select(run["results"], experiment=time.experiment, method=time.method, seed=time.seed)
+        fitted = select(own, group=FITTED)[-1].value
+        yield time.experiment, time.method, time.value, fitted, mean_of(select(own, group=ANSWERS))
+
+
+def mean_of(results: list[Result]) -> float:
+    return statistics.mean(row.value for row in results)
 
 
 def methods(runs: dict[str, Run]) -> Iterator[str]:
@@ -179,7 +134,7 @@ def judged_critics(runs: dict[str, Run]) -> str:
     named = [
         f"`{run['experiment']}`"
         for run in runs.values()
-        if any(row["judged"] and row["what"].startswith(("adversarial, ", "joint")) for row in run["criteria"])
+        if any(kept.judged and kept.method.startswith(("adversarial", "joint")) for kept in run["criteria"])
         and compares(run)
     ]
     return (
@@ -208,7 +163,7 @@ def joint_ahead(runs: dict[str, Run]) -> str:
         error = statistics.stdev(pairs) / len(pairs) ** 0.5
         sure += [f"`{name}`"] if statistics.mean(pairs) > 2 * error else []
         steps = (run["settings"].get("tables") or run["settings"])["steps"]
-        (made,) = {one["steps"] for _, one in outcomes(run) if method_of(one) == "joint"}
+        (made,) = {row.value for row in select(run["results"], group=COST, quantity="steps", method="joint")}
         ahead.append(
             f"`{name}` ({joint:.4f} against {modular:.4f}, {statistics.mean(pairs):.4f} ± {error:.4f} nearer; every "
             f"mechanism trained for {made:,} steps against {steps:,})"
@@ -239,14 +194,13 @@ def missed(runs: dict[str, Run]) -> str:
     """What the criteria that were missed are about."""
     sachs, data = runs["sachs"], runs["sachs-data"]
     query = "P(Akt | do(PKA=2))"
-    plug_in = statistics.mean(one[query] for one in sachs["numbers"]["problem"]["plug_in"].values())
-    auto = next(row["value"] for row in sachs["criteria"] if row["what"] == f"auto, {query}, on average")
-    beside = max(row["value"] for row in data["criteria"] if row["what"].endswith(", to the best fit of the graph"))
-    mek = next(row["value"] for row in data["criteria"] if row["what"] == "auto, P(Mek | do(PKA=2)), to the plug-in")
+    plug_in = mean_of(select(sachs["results"], method="plug-in estimate", group=ANSWERS, quantity=query))
+    auto = mean_of(select(sachs["results"], method="auto", group=ANSWERS, quantity=query))
+    kept = {kept.quantity: kept.value for kept in data["criteria"]}
+    beside = max(value for quantity, value in kept.items() if quantity.endswith(", to the best fit of the graph"))
+    mek = kept["P(Mek | do(PKA=2)), to the plug-in"]
     names = [
-        f"`{run['command']}`"
-        for run in runs.values()
-        if any(row["judged"] and not row["met"] for row in run["criteria"])
+        f"`{run['command']}`" for run in runs.values() if any(kept.judged and not kept.met for kept in run["criteria"])
     ]
     if sorted(names) != sorted(f"`{run['command']}`" for run in (sachs, data)):
         raise SystemExit(f"criteria are not met in {listed(names)}: say here why")
@@ -258,20 +212,27 @@ def missed(runs: dict[str, Run]) -> str:
     )
 
 
+def by_size(run: Run, **fields: Any) -> dict[int, list[Result]]:
+    """Results of `large` by the number of variables."""
+    sizes: dict[int, list[Result]] = {}
+    for row in select(run["results"], **fields):
+        sizes.setdefault(int(row.problem.split()[0]), []).append(row)
+    return dict(sorted(sizes.items()))
+
+
 def behind_best(run: Run) -> str:
     """How much farther from the truth the models of `large` are than the best fit of the true structure."""
-    own = run["numbers"]["runs"]
     ratios, bare = {}, []
-    for size in sorted({one["nodes"] for one in own}):
-        means = {
-            name: statistics.mean(one["tvd"][name] for one in own if one["nodes"] == size)
-            for name in ("auto", "maximum likelihood", "no edges")
-        }
-        ratios[size] = means["auto"] / means["maximum likelihood"] - 1
-        bare.append(means["no edges"] / means["maximum likelihood"])
-    costs = {(one["nodes"], one["way"]): one for one in run["numbers"]["costs"]}
-    size = max(nodes for nodes, _ in costs)
-    modular, joint = costs[size, "adversarial"], costs[size, "joint"]
+    for size, own in by_size(run, group=FITTED).items():
+        auto, best, none = (mean_of(select(own, method=name)) for name in ("auto", "maximum likelihood", "no edges"))
+        ratios[size] = auto / best - 1
+        bare.append(none / best)
+    costs = by_size(run, group=STEPS)
+    size = max(costs)
+    (modular, m_memory), (joint, j_memory) = (
+        [select(costs[size], method=way, quantity=quantity)[0].value for quantity in (SECONDS, MEMORY)]
+        for way in ("adversarial", "joint")
+    )
     if min(ratios.values()) <= 0:
         raise SystemExit("large is as near as the best fit somewhere: say so here")
     each = listed([f"{100 * ratio:.0f} % at {nodes}" for nodes, ratio in ratios.items()])
@@ -279,8 +240,8 @@ def behind_best(run: Run) -> str:
         f"Models of random graphs of {min(ratios)} to {max(ratios)} variables are not as near to the truth as the best "
         f"fit of the true structure: farther by {each}. One without edges is {min(bare):.1f} to {max(bare):.1f} "
         "times as far as the best fit. Below, what a step against critics takes, for every h-node by itself and for "
-        f"everything at once: at {size} variables module by module takes {modular['seconds per step']:.2f} s against "
-        f"{joint['seconds per step']:.2f} s, and {modular['MB']:.0f} MB against {joint['MB']:.0f} MB."
+        f"everything at once: at {size} variables module by module takes {modular:.2f} s against {joint:.2f} s, and "
+        f"{m_memory:.0f} MB against {j_memory:.0f} MB."
     )
 
 
@@ -421,12 +382,11 @@ def item(text: str) -> str:
 
 def missed_in_short(runs: dict[str, Run]) -> str:
     """How many limits were reached, and which were not, with the number beside the limit."""
-    judged = [(run, row) for run in runs.values() for row in run["criteria"] if row["judged"]]
+    judged = [(run, kept) for run in runs.values() for kept in run["criteria"] if kept.judged]
     lost = [
-        f"{row['what'].removeprefix('auto, ').removesuffix(', on average')} in `{run['command']}` "
-        f"({number(row['value'])}, limit {number(row['limit'])})"
-        for run, row in judged
-        if not row["met"]
+        f"{kept.quantity} in `{run['command']}` ({number(kept.value)}, limit {number(kept.limit)})"
+        for run, kept in judged
+        if not kept.met
     ]
     said = f"- {len(judged) - len(lost)} of {len(judged)} limits that were set for the experiments are reached. "
     return item(f"{said}Missed: {listed(lost)}." if lost else f"{said}None is missed.")
@@ -490,26 +450,26 @@ Lines = dict[str, tuple[list[float], list[float]]]
 
 def large_numbers(runs: dict[str, Run]) -> list[tuple[str, str, Lines]]:
     """Title, unit and lines of every panel of the chart of `large`, over the number of variables."""
-    own, costs = runs["large"]["numbers"]["runs"], runs["large"]["numbers"]["costs"]
-    sizes = sorted({one["nodes"] for one in own})
-    names = {"auto": "mdcm", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
+    run = runs["large"]
+    names = {"auto": "mdcm", "maximum likelihood": "best fit", "no edges": "no edges"}
 
-    def over_sizes(measure: Callable[[Run], float]) -> tuple[list[float], list[float]]:
-        return sizes, [statistics.mean(measure(one) for one in own if one["nodes"] == size) for size in sizes]
+    def over_sizes(**fields: Any) -> tuple[list[float], list[float]]:
+        sizes = by_size(run, **fields)
+        return list(sizes), [mean_of(own) for own in sizes.values()]
 
-    def of_step(what: str) -> Lines:
+    def of_step(quantity: str) -> Lines:
         ways = {"adversarial": "module by module", "joint": "all at once"}
-        return {
-            label: tuple([one[key] for one in costs if one["way"] == way] for key in ("nodes", what))
-            for way, label in ways.items()
-        }
+        return {label: over_sizes(group=STEPS, quantity=quantity, method=way) for way, label in ways.items()}
 
-    quality = {label: over_sizes(lambda one, name=name: one["tvd"][name]) for name, label in names.items()}
+    quality = {label: over_sizes(group=FITTED, method=name) for name, label in names.items()}
+    floors = {size: statistics.mean(row.floor for row in select(own, method="auto") if row.floor is not None)
+              for size, own in by_size(run, group=FITTED).items()}  # fmt: skip
+    quality["sampling floor"] = list(floors), list(floors.values())
     return [
         ("Distance of adjacent pairs to the truth", "mean TVD", quality),
-        ("Training by likelihood, one core", "seconds", {"mdcm": over_sizes(lambda one: one["seconds"])}),
-        ("A step against critics", "seconds", of_step("seconds per step")),
-        ("A step against critics", "MB", of_step("MB")),
+        ("Training by likelihood, one core", "seconds", {"mdcm": over_sizes(quantity=TIME)}),
+        ("A step against critics", "seconds", of_step(SECONDS)),
+        ("A step against critics", "MB", of_step(MEMORY)),
     ]
 
 

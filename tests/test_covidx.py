@@ -164,8 +164,8 @@ class TestFolder:
             "mdcm experiment covidx --fast --data DIR --mechanism X=test_covidx:given --method auto"
         )
         assert record["criteria"] == [], "nothing is known of the truth"
-        (outcome,) = record["numbers"]["outcomes"]
-        assert -1 <= outcome["effect"] <= 1
+        (effect,) = (row for row in record["results"] if row["quantity"] == "effect of C on N")
+        assert -1 <= effect["value"] <= 1
         assert not any("stand-in" in note for note in record["notes"])
 
 

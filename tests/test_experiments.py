@@ -15,7 +15,8 @@ import numpy as np
 import oracles
 import pandas as pd
 import pytest
-from command_line import Result, call, fail, succeed
+from command_line import Result as CommandResult
+from command_line import call, fail, succeed
 from filelock import FileLock
 from pages import Page, look
 from scipy import optimize
@@ -23,12 +24,24 @@ from scipy import optimize
 from mdcm import ADMG
 from mdcm.data import Dataset
 from mdcm.experiments import asia, command, complexity, large, sachs, synthetic
+from mdcm.experiments.discrete import DiscreteProblem, Size
 from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
 from mdcm.experiments.likelihoods import log_likelihood, maximum_likelihood
 from mdcm.experiments.methods import RATES
 from mdcm.experiments.page import verdict
-from mdcm.experiments.records import METHODS, Criterion, ExperimentRequest, Findings
-from mdcm.experiments.study import Size, StudyProblem, study
+from mdcm.experiments.records import (
+    COST,
+    METHODS,
+    Criterion,
+    ExperimentRequest,
+    Findings,
+    Result,
+    hold,
+    select,
+    summary,
+)
+from mdcm.experiments.study import study
+from mdcm.experiments.summaries import result_tables
 from mdcm.metrics import sampling_floor
 from mdcm.model import fit
 from mdcm.report.charts import draw_chart
@@ -56,13 +69,19 @@ def runs(tmp_path_factory):
                 result = call("experiment", name, "--fast", "--out", path / name)
                 assert result.code in {0, 1}, result.err
                 made.write_text(json.dumps(asdict(result)))
-        return path / name, Result(**json.loads(made.read_text()))
+        return path / name, CommandResult(**json.loads(made.read_text()))
 
     return run
 
 
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
+
+
+def results(folder, **fields):
+    """Rows of a run that have these fields."""
+    rows = (Result(**{"value": math.nan, "seed": None, **row}) for row in metrics(folder)["results"])
+    return select(rows, **fields)
 
 
 # ---- records
@@ -96,6 +115,45 @@ class TestCriteria:
     )
     def test_numbers_are_short_and_never_a_false_zero(self, value, shown):
         assert number(value) == shown
+
+
+class TestResults:
+    """Summaries of rows over seeds, and the limits that they are held to."""
+
+    rows = tuple(
+        Result("asia", "auto", seed, "Answers", "P(Y)", value, floor)
+        for seed, (value, floor) in enumerate([(0.2, 0.1), (0.5, 0.5), (0.3, 0.2)])
+    )
+
+    def test_summaries_over_seeds(self):
+        assert summary(self.rows, "first") == 0.2
+        assert summary(self.rows, "mean") == pytest.approx(1 / 3)
+        # the largest multiple of its own floor
+        assert summary(self.rows, "worst") == 0.2
+        assert summary(self.rows, "worst", ">=") == 0.2
+
+    def test_limits_are_multiples_of_the_floor_and_conditions_are_named(self):
+        first, average = hold(self.rows, "P(Y)", {"first": 1.5, "mean": 1.2}, floor="estimation floor")
+        assert (first.what, average.what) == ("auto, P(Y)", "auto, P(Y), on average")
+        assert (first.limit, average.limit) == pytest.approx((0.15, 0.12))
+        assert first.note == "1.5 times the estimation floor; seed 0"
+        assert average.note == "1.2 times the estimation floor; mean over 3 seeds, worst 0.2000"
+
+    def test_a_single_seed_is_its_own_average(self):
+        (only,) = hold(self.rows[1:2], "P(Y)", {"first": 1.5, "mean": 1.2}, floor="floor")
+        assert (only.over, only.limit, only.met) == ("first", 0.75, True)
+        (only,) = hold(self.rows[:1], "P(Y)", {"mean": 0.1})
+        assert (only.over, only.limit, only.met) == ("first", 0.1, False)
+
+    def test_without_results_there_is_no_criterion(self):
+        assert hold(self.rows, "P(Y)", {"first": 1.0}, method="joint") == []
+
+    def test_results_of_several_problems_are_one_criterion(self):
+        rows = [
+            Result(f"asia, {name}", "auto", 0, "Answers", "P(Y)", value) for name, value in (("a", 1.0), ("b", 2.0))
+        ]
+        (criterion,) = hold(rows, "P(Y)", {"worst": 1.5})
+        assert (criterion.what, criterion.value, criterion.met) == ("auto, P(Y)", 2.0, False)
 
 
 # ---- truths
@@ -208,7 +266,7 @@ class TestSynthetic:
         np.testing.assert_allclose(found, right[taken], atol=1e-12)
 
     def test_data_sets_lack_what_the_paper_leaves_out(self):
-        first, second = synthetic.problem("binary", 50).draw(0)
+        first, second = synthetic.problem("binary", Size(50, 1, 1)).draw(0)
         assert set(first.columns) == {"X0", "X1", "X2", "W1", "Y1"}
         assert set(second.columns) == {"X0", "X1", "X2", "W0", "W1", "Y0"}
 
@@ -225,17 +283,20 @@ class TestComplexity:
             plain = oracles.Mixed(graph.nodes, frozenset(graph.directed), pairs)
             assert complexity.largest_component(graph) == max(map(len, oracles.c_components(plain)))
 
-    def test_joint_training_holds_every_variable_and_no_way_holds_more(self, runs):
-        largest = metrics(runs("complexity")[0])["numbers"]["largest"]
-        for nodes, joint in largest["joint"].items():
-            assert joint == [int(nodes)] * len(joint)
-            for way in ("likelihood", "adversarial"):
-                printed = largest["adversarial, sets as printed"][nodes]
-                assert all(a <= b for a, b in zip(largest[way][nodes], printed, strict=True))
+    def test_joint_training_holds_every_variable_likelihood_c_components_and_no_way_more(self, runs):
+        folder, _ = runs("complexity")
+        for nodes in complexity._FAST.nodes:
+            problem = f"complexity, {nodes} variables"
 
-    def test_likelihood_trains_c_components(self, runs):
-        numbers = metrics(runs("complexity")[0])["numbers"]
-        assert numbers["largest"]["likelihood"] == numbers["components"]
+            def largest(way, problem=problem):
+                rows = results(folder, experiment=problem, method=way, quantity="mechanisms trained together")
+                return [row.value for row in rows]
+
+            assert largest("joint") == [nodes] * complexity._FAST.graphs
+            assert largest("likelihood") == largest("largest c-component")
+            for way in ("likelihood", "adversarial"):
+                printed = largest("adversarial, sets as printed")
+                assert all(a <= b for a, b in zip(largest(way), printed, strict=True))
 
 
 class TestLikelihoods:
@@ -291,10 +352,10 @@ class TestLarge:
             assert (np.abs(share - exact) < 5 * np.sqrt(exact * (1 - exact) / 100_000)).all()
 
     def test_run_compares_with_a_model_without_edges(self, runs):
-        found = metrics(runs("large")[0])
-        (run,) = found["numbers"]["runs"]
-        assert run["tvd"]["no edges"] > large._TVD_LIMIT * run["tvd"]["floor"]
-        assert {one["way"] for one in found["numbers"]["costs"]} == {"adversarial", "joint"}
+        folder, _ = runs("large")
+        (bare,) = results(folder, method="no edges", quantity="mean TVD of adjacent pairs")
+        assert bare.value > large._TVD_LIMIT * bare.floor
+        assert {row.method for row in results(folder, quantity="MB on top")} == {"adversarial", "joint"}
 
 
 class TestFloors:
@@ -357,6 +418,7 @@ class TestRuns:
         found = metrics(runs(name)[0])
         for key in ("machine", "versions", "seeds", "settings", "stages", "criteria", "tables", "command", "started"):
             assert found[key], key
+        assert found["format"] == 2
         assert (found["experiment"], found["size"]) == (name, "fast")
         assert {"python", "torch", "numpy", "mdcm"} <= set(found["versions"])
         assert found["seconds"] >= sum(found["stages"].values()) - 0.1
@@ -376,6 +438,26 @@ class TestRuns:
         for criterion in found["criteria"]:
             assert criterion["what"] in result.out
 
+    @named(*command.NAMES)
+    def test_criteria_summarise_results(self, runs, name):
+        folder, _ = runs(name)
+        for criterion in metrics(folder)["criteria"]:
+            own = results(folder, quantity=criterion["quantity"], method=criterion["method"])
+            own = [row for row in own if row.experiment.startswith(criterion["experiment"])]
+            assert summary(own, criterion["over"], criterion["relation"]) == criterion["value"]
+            assert all(row.limit is not None for row in own if row.experiment == criterion["experiment"])
+
+    @named(*command.NAMES)
+    def test_no_quantity_is_measured_twice(self, runs, name):
+        rows = [(row.experiment, row.method, row.seed, row.group, row.quantity) for row in results(runs(name)[0])]
+        assert len(rows) == len(set(rows))
+
+    @named(*command.NAMES)
+    def test_every_training_has_a_time(self, runs, name):
+        for row in results(runs(name)[0], group=COST):
+            assert row.seconds is not None
+            assert row.seconds >= 0
+
     @named("asia", "sachs", "synthetic")
     def test_likelihood_reaches_its_floors_at_the_small_size(self, runs, name):
         criteria = [row for row in metrics(runs(name)[0])["criteria"] if row["what"].startswith("auto")]
@@ -384,14 +466,13 @@ class TestRuns:
 
     @named("asia", "sachs", "synthetic")
     def test_all_methods_are_compared(self, runs, name):
-        numbers = metrics(runs(name)[0])["numbers"]
-        for problem in numbers.values():
-            if isinstance(problem, dict) and "outcomes" in problem:
-                assert {one["method"] for one in problem["outcomes"]} == {
-                    "auto", "adversarial", "joint", "joint, equal time",
-                }  # fmt: skip
-                joint = next(one for one in problem["outcomes"] if one["method"] == "joint")
-                assert joint["largest"] == len(ADMG.from_string(problem["graph"]).nodes)
+        together = results(runs(name)[0], quantity="mechanisms trained together")
+        methods = ["auto", "adversarial", "joint", "joint, equal time"]
+        nodes = {"asia": 6, "sachs": 4, "synthetic": 7}[name]
+        for problem in {row.experiment for row in together}:
+            own = select(together, experiment=problem)
+            assert [row.method for row in own] == methods
+            assert [row.value for row in own[2:]] == [nodes, nodes]
 
     def test_output_goes_where_it_belongs(self, runs):
         folder, result = runs("complexity")
@@ -418,46 +499,60 @@ class TestRuns:
         assert "✗ missed" in (tmp_path / "report.html").read_text()
 
 
+# joint methods are trained once more, within the time of "adversarial"
+REPEATED = ("joint, equal time", "joint-rep, equal time")
+
+
 @pytest.fixture(scope="module")
 def found():
     truth = random_discrete(ADMG.from_string("X -> Y; X <-> Y"), levels=2, seed=0)
     samples = (Sample("d1", ("X", "Y"), 400), Sample("d2", ("X", "Y"), 300, {"X": (0, 1)}))
-    problem = StudyProblem("tiny", truth, samples, ("P(Y | do(X))",), {"parts": 0.5, "joint": 1e-9, "do": 0.5}, 300.0)
-    return study(problem, ExperimentRequest(seeds=(0, 1)), Size(rows=400, steps=4, repeats=4, lengths=(5,)))
+    limits = {"worst data set": 0.5, "all variables": 1e-9, "worst answer": 0.5, "time of a training": 300.0}
+    size = Size(rows=400, steps=4, repeats=4, lengths=(5,))
+    problem = DiscreteProblem("small, tiny", truth, samples, ("P(Y | do(X))",), size, limits)
+    return study(problem, ExperimentRequest(seeds=(0, 1)))
 
 
 class TestStudy:
     """What only a full run does, on a problem of two variables."""
 
     def test_every_method_is_tuned_over_the_same_rates(self, found):
-        rates = found.numbers["tiny"]["learning_rates"]
-        assert set(rates) == set(METHODS)
-        assert set(rates.values()) <= set(RATES)
+        rates = select(found.results, quantity="learning rate, times the usual")
+        assert {row.method for row in rates} == {*METHODS, *REPEATED}
+        assert {row.value for row in rates} <= set(RATES)
 
     def test_every_method_has_a_curve_and_a_run_per_seed(self, found):
-        numbers = found.numbers["tiny"]
-        assert set(numbers["curves"]) == set(METHODS)
-        for curve in numbers["curves"].values():
-            assert all(math.isfinite(x) and 0 <= y <= 1 for x, y in curve)
-        runs = [(one["method"], one["seed"]) for one in numbers["outcomes"]]
-        assert sorted(runs) == sorted(itertools.product([*METHODS, "joint, equal time"], (0, 1)))
+        (curves,) = (chart for chart in found.charts if chart.x_label == "seconds of training")
+        assert [line.label for line in curves.lines] == list(METHODS)
+        for line in curves.lines:
+            assert all(math.isfinite(x) and 0 <= y <= 1 for x, y in zip(line.x, line.y, strict=True))
+        runs = [(row.method, row.seed) for row in select(found.results, quantity="steps")]
+        assert sorted(runs) == sorted(itertools.product([*METHODS, *REPEATED], (0, 1)))
 
     def test_full_run_judges_training_against_critics(self, found):
         criteria = {criterion.what: criterion for criterion in found.criteria}
         assert all(criterion.judged for criterion in criteria.values())
         assert not criteria["adversarial, all variables, tiny"].met
-        assert criteria["adversarial, time of a training, tiny"].met
+        assert criteria["adversarial, time of a training, on average, tiny"].met
 
     def test_averages_are_over_the_seeds(self, found):
-        outcomes = [one for one in found.numbers["tiny"]["outcomes"] if one["method"] == "auto"]
-        average = next(criterion for criterion in found.criteria if "on average" in criterion.what)
-        assert average.value == pytest.approx(np.mean([one["answered"]["P(Y | do(X))"] for one in outcomes]))
+        answers = [row.value for row in select(found.results, method="auto", quantity="P(Y | do(X))")]
+        average = next(criterion for criterion in found.criteria if criterion.what.startswith("auto, P(Y | do(X)), on"))
+        assert len(answers) == 2
+        assert average.value == pytest.approx(np.mean(answers))
 
     def test_an_answer_is_compared_by_its_own_table(self, found):
-        table = next(one for one in found.tables if one.title == "P(Y | do(X)), tiny")
+        (table,) = (table for table in result_tables(found.results, {}) if table.title == "P(Y | do(X))")
         truth = [row[list(table.columns).index("truth")] for row in table.rows]
         assert sum(truth) == pytest.approx(2)
-        assert table.rows[0][0] == "X=0, Y=0"
+        assert table.rows[0][0] == "X=0, Y=0, tiny"
+
+    def test_table_shows_means_and_ranges_over_seeds(self, found):
+        (table,) = (table for table in result_tables(found.results, {}) if table.title == "Answers")
+        values = [row.value for row in select(found.results, method="auto", quantity="P(Y | do(X))")]
+        shown = f"{number(sum(values) / 2)} ({number(min(values))} to {number(max(values))})"
+        assert table.rows[0][list(table.columns).index("auto")] == shown
+        assert table.columns[-1] == "floor"
 
 
 class TestBadUsage:
@@ -531,14 +626,16 @@ class TestSachsData:
         result = call("experiment", "sachs", "--fast", "--method", "auto", "--data", SACHS, "--out", tmp_path)
         assert result.code in {0, 1}, result.err
         found = metrics(tmp_path)
-        assert found["numbers"]["rows"] == [853, 707]
+        assert "853 cells" in found["notes"][0]
+        assert "707 whose PKA" in found["notes"][0]
         # cells that have the top level anyway are among those set to it: what D1 has more of than D2, no model can fit
         observed, activated = sachs.read_cells(SACHS)
         excess = [
             max(0.0, ((observed["PKA"] == 2) & (observed["Mek"] == m)).mean() - (activated["Mek"] == m).mean())
             for m in range(3)
         ]
-        assert found["numbers"]["beyond any model"] == pytest.approx(sum(excess), abs=1e-12)
+        (beyond,) = results(tmp_path, method="any model")
+        assert beyond.value == pytest.approx(sum(excess), abs=1e-12)
         assert "P(PKA=2, Mek=2) = 0.110 in D1, P(Mek=2 | do(PKA=2)) = 0.003 in D2" in found["notes"][-1]
 
     @pytest.mark.parametrize("seed", range(6))

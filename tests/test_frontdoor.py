@@ -10,6 +10,7 @@ import mdcm
 from mdcm.errors import CheckpointError
 from mdcm.experiments import demo, door
 from mdcm.experiments.command import run_experiment
+from mdcm.experiments.digits import COLOURS
 from mdcm.experiments.door import FrontDoor
 from mdcm.metrics import tv_distance
 
@@ -199,32 +200,40 @@ def record(tmp_path_factory):
     return run_experiment("frontdoor", tmp_path_factory.mktemp("frontdoor"), fast=True)
 
 
+def answers(record, method):
+    """P(A | do(D)), one row per value of D."""
+    values = {
+        row["quantity"]: row["value"]
+        for row in record["results"]
+        if row["method"] == method and row["experiment"] == "frontdoor"
+    }
+    return [[values[f"P(A={a} | do(D={d}))"] for a in range(3)] for d in (0, 1)]
+
+
 # a small generator that was trained for seconds
 @pytest.mark.filterwarnings("ignore:a pretrained mechanism does not draw what the data hold")
 class TestSideBySide:
     """The experiment: four ways of training on the same rows."""
 
     def test_all_methods_are_there(self, record):
-        methods = [one["label"] for one in record["numbers"]["outcomes"]]
-        assert methods == ["auto", "adversarial", "joint", "joint-rep"]
-        hnodes = {one["title"]: one for one in record["tables"]}
-        assert [row[0] for row in hnodes["Distances to the truth"]["rows"]] == [*methods, "naive"]
-        assert record["numbers"]["truth"] == FrontDoor(8).exact().do.tolist()
+        methods = ["auto", "adversarial", "joint", "joint-rep"]
+        assert [row["method"] for row in record["results"] if row["quantity"] == "steps"] == methods
+        tables = {table["title"]: table for table in record["tables"]}
+        assert tables["Answers"]["columns"] == ["", "naive", *methods]
+        assert answers(record, "exact") == FrontDoor(8).exact().do.tolist()
 
     def test_numbers_are_those_of_what_was_drawn(self, record):
         exact = FrontDoor(8).exact()
-        for one in record["numbers"]["outcomes"]:
-            found = [tv_distance(exact.do[d], one["answer"][d]) for d in (0, 1)]
-            assert found == pytest.approx(one["generated"])
-            for d in (0, 1):
-                seen = one["judged"][d]
-                assert seen["intended"] + seen["flipped"] + seen["neither"] == pytest.approx(1)
-                assert sum(seen["colours"]) == pytest.approx(1)
+        for method in ("auto", "adversarial", "joint", "joint-rep"):
+            values = {row["quantity"]: row["value"] for row in record["results"] if row["method"] == method}
+            for d, answer in enumerate(answers(record, method)):
+                assert values[f"P(A | do(D={d})) with its own"] == pytest.approx(tv_distance(exact.do[d], answer))
+                for parts in (("digit D", "the other digit", "neither digit"), COLOURS):
+                    assert sum(values[f"do(D={d}): {part}"] for part in parts) == pytest.approx(1)
 
     def test_without_flips_the_effect_is_not_determined(self, record):
-        (criterion,) = [one for one in record["criteria"] if one["what"].startswith("without flips")]
-        (table,) = [one for one in record["tables"] if one["title"].startswith("Without flips")]
-        losses = {row[0]: row[-1] for row in table["rows"] if row[-1] is not None}
+        (criterion,) = [one for one in record["criteria"] if one["experiment"] == "frontdoor, without flips"]
+        losses = {row["method"]: row["value"] for row in record["results"] if row["quantity"].startswith("loss of")}
         assert criterion["value"] == pytest.approx(losses["without one"] - losses["with a confounder"])
         # the picture tells D, so that what is seen and what is set are different questions
         exact = FrontDoor(8, flip=0.0).exact()

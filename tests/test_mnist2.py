@@ -11,6 +11,7 @@ import torch
 from mdcm import DataError
 from mdcm.experiments.command import run_experiment
 from mdcm.experiments.digits import train_judge
+from mdcm.experiments.discrete import Size
 from mdcm.experiments.handwriting import COLOURS, STROKES, DigitPainter, Handwriting, load_handwriting, restroke
 from mdcm.experiments.mnist2 import QUERIES, apart, double_digits, equation_57, problem
 
@@ -75,13 +76,13 @@ class TestTruth:
             assert (shares[:-1] / shares[1:]).min() > 1.15
 
     def test_data_are_the_paper_s(self):
-        data = problem(50).draw(0)
+        data = problem(Size(50, 1, 1)).draw(0)
         assert [(one.name, one.do) for one in data] == [("D1", ()), ("D2", ("X1",)), ("D3", ("X1",))]
         assert [sorted(set(one.table["X1"])) for one in data[1:]] == [[0], [1]]
 
     def test_two_steps(self):
         """Digits and stroke are trained on D1 alone, the four others together on all three."""
-        asked, made = apart(50)
+        asked, made = apart(Size(50, 1, 1))
         fits = {hnode.variables: [one.datasets for one in hnode.fits] for hnode in made.hnodes}
         assert fits.pop(("Color", "W", "X1", "X2")) == [("D1",), ("D2", "D3")]
         assert fits == {("Thick",): [("D1",)], ("Y1",): [("D1",)], ("Y2",): [("D1",)]}

@@ -10,9 +10,10 @@ import numpy as np
 
 from mdcm.data import Dataset
 from mdcm.errors import LowSupportError
+from mdcm.experiments.discrete import DiscreteProblem, Size
 from mdcm.experiments.estimates import Sample
-from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
-from mdcm.experiments.study import Size, StudyProblem, study
+from mdcm.experiments.records import Experiment, ExperimentRequest, Findings, Result, hold
+from mdcm.experiments.study import study
 from mdcm.graph import ADMG
 from mdcm.model import Model, fit
 from mdcm.scm import DiscreteSCM
@@ -69,9 +70,8 @@ def network(noise: float = _NOISE) -> DiscreteSCM:
 
 def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
-    truth = network()
-    problem = StudyProblem("", truth, (Sample("d1", _NODES, size.rows),), _EFFECTS)
-    findings = study(problem, request, size)
+    problem = DiscreteProblem("asia", network(), (Sample("d1", _NODES, size.rows),), _EFFECTS, size)
+    findings = study(problem, request)
     request.stages.expect(1)
     with request.stages.stage("the network as published"):
         findings.extend(_published(size.rows, request.seeds[0]))
@@ -90,13 +90,17 @@ def _published(rows: int, seed: int) -> Findings:
     # a short training: only the warning matters
     model = fit(graph, Dataset(table, name="d1"), variables=variables, config=TrainConfig(max_steps=60), seed=seed)
     messages = {query: _support_message(model, query, seed) for query in (_EFFECTS[1], "P(lung, dysp | do(either))")}
+    note = "no row has lung = yes with either = no, which the answer has to state"
+    results = [
+        Result("asia, the network as published", "auto", seed, "Warnings", query, float(bool(text)))
+        for query, text in messages.items()
+    ]
     return Findings(
+        results=results,
         criteria=[
-            Criterion(
-                f"the network as published, {query}: warnings", float(bool(text)), 1.0, ">=", unit="warnings",
-                note="no row has lung = yes with either = no, which the answer has to state",
-            )
-            for query, text in messages.items()
+            criterion
+            for query in messages
+            for criterion in hold(results, query, {"first": 1.0}, relation=">=", unit="warnings", note=note)
         ],
         notes=[f"Of the network as published: {text or f'{query} is answered without a warning'}."
                for query, text in messages.items()],

@@ -19,7 +19,8 @@ from mdcm.data.variables import suggestion
 from mdcm.errors import DataError, MdcmError, PlanError
 from mdcm.experiments.handwriting import load_handwriting
 from mdcm.experiments.page import render_page, verdict
-from mdcm.experiments.records import METHODS, Experiment, ExperimentRequest
+from mdcm.experiments.records import METHODS, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.summaries import result_tables
 from mdcm.progress import Stages
 from mdcm.report.page import NO_CHARTS, can_draw, number
 from mdcm.storage.disk import as_path, replacing
@@ -29,7 +30,7 @@ __all__ = ["METRICS", "NAMES", "REPORT", "load_experiment", "render", "run_exper
 
 NAMES = ("asia", "complexity", "covidx", "frontdoor", "large", "mnist2", "sachs", "synthetic")
 METRICS, REPORT = "metrics.json", "report.html"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def load_experiment(name: str) -> Experiment:
@@ -103,6 +104,7 @@ def run_experiment(
             resolution=resolution, stages=stages,
         )  # fmt: skip
         findings = experiment.run(request)
+    findings.tables += result_tables(findings.results, findings.captions)
     kind, text = verdict(findings.criteria)
     record: dict[str, Any] = {
         "format": _FORMAT,
@@ -128,9 +130,9 @@ def run_experiment(
         "met": kind != "missed",
         "verdict": text,
         "criteria": [criterion.to_json() for criterion in findings.criteria],
+        "results": _rows(findings),
         "tables": [asdict(table) for table in findings.tables],
         "charts": [asdict(chart) for chart in findings.charts],
-        "numbers": findings.numbers,
         "notes": findings.notes,
         "machine": _machine(),
         "versions": _versions(),
@@ -138,7 +140,7 @@ def run_experiment(
         "seconds": round(time.monotonic() - began, 2),
         "stages": stages.seconds,
     }  # fmt: skip
-    encoded = json.dumps(_finite(record), indent=1, allow_nan=False, default=_plain).encode()
+    encoded = _encoded(_finite(record)).encode()
     contents = {REPORT: render_page(record, findings).encode(), METRICS: encoded + b"\n"}
     # metrics.json last, so that a report exists whenever it does
     for file, content in contents.items():
@@ -253,10 +255,18 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not a JSON value")
+def _rows(findings: Findings) -> list[dict[str, Any]]:
+    """All results with the limits of their criteria."""
+    limits = {(kept.experiment, kept.quantity): kept.limit for kept in reversed(findings.criteria)}
+    rows = ({**asdict(row), "limit": limits.get((row.experiment, row.quantity))} for row in findings.results)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _encoded(record: dict[str, Any]) -> str:
+    """JSON text in which every result is one line."""
+    text = json.dumps({**record, "results": []}, indent=1, allow_nan=False)
+    rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in record["results"])
+    return text.replace('"results": []', f'"results": [\n{rows}\n ]', 1) if rows else text
 
 
 def _finite(value: Any) -> Any:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import mean, median
 
 import networkx as nx
 import numpy as np
 
 from mdcm.experiments.appendix import examples
-from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.records import Experiment, ExperimentRequest, Findings, Result, hold, select
+from mdcm.experiments.summaries import plan_picture
 from mdcm.graph import ADMG
 from mdcm.planning import Method, Objective, plan
-from mdcm.report.page import Chart, Line, Picture, Table
+from mdcm.report.page import Chart, Line
 
 __all__ = ["EXPERIMENT", "largest_component", "random_graph"]
 
@@ -29,6 +32,10 @@ _WAYS: dict[str, tuple[Objective, Method]] = {
 }
 _SPARSE_ARCS = 1.5
 _SAFE_LIMIT, _MILLISECONDS = 24.0, 100.0
+# groups and quantities
+_RANDOM, _LARGE = "Largest set of mechanisms trained together", "Large sparse graphs"
+_TOGETHER, _TIME = "mechanisms trained together", "time to plan, ms"
+_BEYOND = "mechanisms beyond the largest c-component"
 
 
 @dataclass(frozen=True)
@@ -76,105 +83,99 @@ def largest_component(graph: ADMG) -> int:
 def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     request.stages.expect(len(size.nodes) + len(size.sparse))
-    largest: dict[str, dict[int, list[int]]] = {way: {} for way in _WAYS}
-    components: dict[int, list[int]] = {}
+    results = []
     for nodes in size.nodes:
         with request.stages.stage(f"planning graphs of {nodes} nodes"):
-            graphs = [random_graph(nodes, _ARCS[nodes], nodes // 3, seed) for seed in range(size.graphs)]
-            components[nodes] = [largest_component(graph) for graph in graphs]
-            for way, (objective, method) in _WAYS.items():
-                largest[way][nodes] = [plan(graph, objective=objective, method=method).largest for graph in graphs]
-    sparse = []
+            results += _largest(nodes, size.graphs)
     for nodes in size.sparse:
         with request.stages.stage(f"planning a sparse graph of {nodes:,} nodes"):
-            sparse.append(_sparse(nodes, size.repeats))
-    means = {way: [mean(by_nodes[nodes]) for nodes in size.nodes] for way, by_nodes in largest.items()}
-    last = size.nodes[-1]
+            results += _sparse(nodes, size.repeats)
+    last = select(results, experiment=f"complexity, {size.nodes[-1]} variables")
+    sparse = select(results, experiment=f"complexity, {size.sparse[-1]:,} variables, sparse")
     findings = Findings(
+        results=results,
         criteria=[
-            Criterion(
-                f"adversarial, trained together at {last} nodes", means["adversarial"][-1], _SAFE_LIMIT,
-                unit="mechanisms", note=f"mean over {size.graphs} graphs; joint training has {last}",
+            *hold(
+                last, _TOGETHER, {"mean": _SAFE_LIMIT}, method="adversarial", unit="mechanisms",
+                note=f"joint training has {size.nodes[-1]}",
             ),
-            Criterion(
-                "likelihood, beyond the largest c-component", float(max(
-                    abs(ours - component)
-                    for nodes in size.nodes
-                    for ours, component in zip(largest["likelihood"][nodes], components[nodes], strict=True)
-                )), 0.0, unit="mechanisms", note="worst graph; c-components found by another algorithm",
+            *hold(
+                select(results, quantity=_BEYOND), _BEYOND, {"worst": 0.0}, method="likelihood", unit="mechanisms",
+                note="all sizes; c-components found by another algorithm",
             ),
-            Criterion(
-                f"time to plan {size.sparse[-1]:,} nodes", max(row["adversarial ms"] for row in sparse),
-                _MILLISECONDS, unit="ms", judged=not request.fast, note="adversarial, graph at hand",
+            *hold(
+                sparse, _TIME, {"first": _MILLISECONDS}, method="adversarial", unit="ms", judged=not request.fast,
+                note="graph at hand",
             ),
         ],
-        charts=[_figure(size, means)],
-        tables=[_table(size, means), _sparse_table(sparse)],
-        pictures=[_picture()],
+        captions={
+            _RANDOM: f"Means over {size.graphs} random graphs with a third as many confounded pairs as variables.",
+            _LARGE: f"{_SPARSE_ARCS} arcs per variable; median time to make the plan of a graph that is there.",
+        },
+        charts=[_figure(results)],
+        pictures=[plan_picture("A plan", plan(random_graph(15, 20, 5, 0), objective="adversarial"))],
         notes=[
             "The published algorithm and its published code differ: the code merges only short cycles, and its "
             "partition is then in no order that is safe to train in. The line of the sets as printed merges whatever "
             "its order needs.",
             f"Graph k of a size is drawn with seed k, k = 0 to {size.graphs - 1}.",
         ],
-        numbers={"largest": {way: {str(n): v for n, v in by_nodes.items()} for way, by_nodes in largest.items()},
-                 "components": {str(n): v for n, v in components.items()}, "sparse": sparse, "arcs": dict(_ARCS)},
     )  # fmt: skip
     findings.extend(examples())
     return findings
 
 
-def _sparse(nodes: int, repeats: int) -> dict[str, float]:
+def _largest(nodes: int, graphs: int) -> list[Result]:
+    """Size of the largest set of every plan of random graphs of a size."""
+    row = partial(Result, f"complexity, {nodes} variables", group=_RANDOM)
+    results = []
+    for seed in range(graphs):
+        graph = random_graph(nodes, _ARCS[nodes], nodes // 3, seed)
+        component = largest_component(graph)
+        for way, (objective, method) in _WAYS.items():
+            largest = plan(graph, objective=objective, method=method).largest
+            results.append(row(way, seed, quantity=_TOGETHER, value=largest))
+            if way == "likelihood":
+                results.append(row(way, seed, quantity=_BEYOND, value=abs(largest - component)))
+        results.append(row("largest c-component", seed, quantity=_TOGETHER, value=component))
+    results.append(row("published code", None, quantity=_TOGETHER, value=_AUTHORS[nodes]))
+    results.append(row("the graphs", None, quantity="arcs", value=_ARCS[nodes]))
+    return results
+
+
+def _sparse(nodes: int, repeats: int) -> list[Result]:
+    """Size of the largest set and time of the plan of a sparse graph."""
     graph = random_graph(nodes, round(_SPARSE_ARCS * nodes), nodes // 3, 0)
-    row: dict[str, float] = {"nodes": nodes, "arcs": len(graph.directed), "pairs": len(graph.bidirected)}
+    row = partial(Result, f"complexity, {nodes:,} variables, sparse", group=_LARGE)
+    results = [
+        row("the graph", 0, quantity="arcs", value=len(graph.directed)),
+        row("the graph", 0, quantity="confounded pairs", value=nodes // 3),
+    ]
     objectives: tuple[Objective, ...] = ("likelihood", "adversarial")
     for objective in objectives:
         times = []
         for _ in range(repeats):
             began = time.perf_counter()
-            row[f"{objective} largest"] = plan(graph, objective=objective).largest
+            largest = plan(graph, objective=objective).largest
             times.append(1000 * (time.perf_counter() - began))
-        row[f"{objective} ms"] = round(median(times), 3)
-    return row
+        results.append(row(objective, 0, quantity=_TOGETHER, value=largest))
+        results.append(row(objective, 0, quantity=_TIME, value=round(median(times), 3)))
+    return results
 
 
-def _figure(size: _Size, means: dict[str, list[float]]) -> Chart:
-    lines = [Line(way, size.nodes, values) for way, values in means.items()]
-    lines.append(Line("published code", size.nodes, [_AUTHORS[nodes] for nodes in size.nodes], dashed=True))
+def _figure(results: Sequence[Result]) -> Chart:
+    own = select(results, group=_RANDOM, quantity=_TOGETHER)
+    problems = {name: int(name.split()[1]) for name in dict.fromkeys(row.experiment for row in own)}
+    lines = [
+        Line(way, list(problems.values()), [
+            mean(row.value for row in select(own, experiment=name, method=way)) for name in problems
+        ], dashed=way == "published code")
+        for way in (*_WAYS, "published code")
+    ]  # fmt: skip
     ends = "; ".join(f"{line.label} from {line.y[0]:.1f} to {line.y[-1]:.1f}" for line in lines)
     return Chart(
         "Mechanisms trained together", "variables in the graph", "largest set, mean over graphs", lines,
-        f"Largest set of mechanisms trained together, from {size.nodes[0]} to {size.nodes[-1]} variables: {ends}.",
-    )  # fmt: skip
-
-
-def _table(size: _Size, means: dict[str, list[float]]) -> Table:
-    rows = [
-        [str(nodes), _ARCS[nodes], *(round(values[k], 2) for values in means.values()), _AUTHORS[nodes]]
-        for k, nodes in enumerate(size.nodes)
-    ]
-    return Table(
-        "Largest set of mechanisms trained together", ["variables", "arcs", *means, "published code"], rows,
-        f"Means over {size.graphs} random graphs with a third as many confounded pairs as variables.",
-    )  # fmt: skip
-
-
-def _sparse_table(rows: list[dict[str, float]]) -> Table:
-    return Table(
-        "Large sparse graphs",
-        ["variables", "arcs", "confounded pairs", "likelihood: largest", "ms", "adversarial: largest", "ms "],
-        [[f"{int(row['nodes']):,}", *list(row.values())[1:]] for row in rows],
-        f"{_SPARSE_ARCS} arcs per variable; median time to make the plan of a graph that is there.",
-    )
-
-
-def _picture() -> Picture:
-    nodes = 15
-    made = plan(random_graph(nodes, 20, nodes // 3, 0), objective="adversarial")
-    return Picture(
-        "A plan", made.to_svg(),
-        f"Plan of a random graph of {nodes} variables: {len(made.hnodes)} h-nodes in {len(made.levels)} levels, at "
-        f"most {made.largest} mechanisms trained together.",
+        f"Largest set of mechanisms trained together against the number of variables: {ends}.",
     )  # fmt: skip
 
 

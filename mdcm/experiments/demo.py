@@ -28,13 +28,13 @@ from mdcm.storage.run_directory import is_finished, refuse_taken, reserve
 from mdcm.text.advice import advice
 from mdcm.training.config import TrainConfig
 
-__all__ = ["Result", "render", "run"]
+__all__ = ["DemoResult", "render", "run"]
 
 _FILES = {"digits": "digits.png", "plan": "plan.svg", "metrics": "metrics.json"}
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """Results of the demo; distributions over A have one row per value of D.
 
     Attributes:
@@ -119,7 +119,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     progress: bool = False,
-) -> Result:
+) -> DemoResult:
     """Train a model of D -> I -> A, D <-> A on pictures of digits, and compare its answers with the truth.
 
     Args:
@@ -169,7 +169,7 @@ def run(
         "naive": np.stack([shares(data.table["A"][data.table["D"] == d]) for d in (0, 1)]),
     }
     files = {name: str(out / file) for name, file in _FILES.items()}
-    result = Result(
+    result = DemoResult(
         resolution=resolution,
         rows=size.rows,
         draws=size.draws,
@@ -244,11 +244,11 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - began, 1)
 
 
-def render(result: Result) -> str:
+def render(result: DemoResult) -> str:
     """Render the results as text for a terminal.
 
     Args:
-        result: Result of :func:`run`.
+        result: DemoResult of :func:`run`.
     """
     lines = [
         f"{GRAPH}, where I is a picture of a handwritten digit, {result.resolution} x {result.resolution} pixels;",
@@ -294,7 +294,7 @@ def render(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _direction(result: Result) -> str:
+def _direction(result: DemoResult) -> str:
     effect, naive = (table[1][2] - table[0][2] for table in (result.model, result.naive))
     exact = result.truth[1][2] - result.truth[0][2]
     verdict = "even the sign is wrong" if naive * exact < 0 else "the sign is right"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import mean
@@ -15,20 +14,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdcm.data import Dataset, Schema
-from mdcm.dcm import DCM, MechanismFactory
+from mdcm.data import Dataset
+from mdcm.dcm import DCM
 from mdcm.experiments.digits import COLOURS, DigitJudge, train_judge
 from mdcm.experiments.door import GRAPH, FrontDoor
-from mdcm.experiments.methods import Clock
-from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.methods import Trained, train_against_critics, train_auto
+from mdcm.experiments.records import (
+    ANSWERS,
+    FITTED,
+    Criterion,
+    Experiment,
+    ExperimentRequest,
+    Findings,
+    Result,
+    hold,
+)
+from mdcm.experiments.study import Measured, StudyProblem, graph_picture, study
+from mdcm.experiments.summaries import bar_chart
 from mdcm.graph import ADMG
-from mdcm.identification import identify
-from mdcm.mechanisms import Categorical, ImageGenerator, Pretrained, RectifiedFlow
+from mdcm.mechanisms import ImageGenerator, Pretrained, RectifiedFlow
 from mdcm.metrics import frechet_distance, kl_divergence, tv_distance
 from mdcm.model import Model, fit
-from mdcm.planning import Plan, plan
 from mdcm.report.image_grid import grid_png
-from mdcm.report.page import Chart, Line, Photo, Picture, Table
+from mdcm.report.page import Photo
 from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.config import TrainConfig
 from mdcm.training.objectives.critic_problem import pixels
@@ -37,8 +45,15 @@ from mdcm.training.objectives.likelihood import ComponentLikelihood, ComponentRo
 __all__ = ["EXPERIMENT", "Judgement", "do_image_distance", "judge_pictures", "on_real_pictures", "shares"]
 
 # limits of total variation distances and shares
-_JOINT, _REAL, _GENERATED, _SHOWN = 0.015, 0.015, 0.03, 0.03
-_GAP = 0.003
+_JOINT_LIMIT, _REAL_LIMIT, _OWN_LIMIT, _SHOWN_LIMIT = 0.015, 0.015, 0.03, 0.03
+_GAP_LIMIT = 0.003
+# groups and names of quantities
+_THROUGH_REAL, _EFFECT, _PICTURES = "Answers with real pictures", "The effect of D", "What the pictures show"
+_UNDETERMINED = "Without flips: P(A | do(D)) is not determined"
+_REAL = [f"P(A | do(D={d})) with real pictures" for d in (0, 1)]
+_OWN = [f"P(A | do(D={d})) with its own" for d in (0, 1)]
+_DIGITS, _COLOURS = "share of each digit against the mechanism", "share of each colour against the mechanism"
+_GAP = "log-likelihood of fresh rows beyond that without one"
 _COLUMNS = 16
 _NAMES = {
     "auto": "likelihood, module by module", "adversarial": "critics, module by module",
@@ -106,57 +121,6 @@ _FULL = _Size(
 _FAST = _Size(8, 1_000, 200, (2, 200), 60, 3, 32, 1, 200, (5,), encoder_steps=10, max_steps=20)
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A trained model with measurements of its training."""
-
-    model: Model
-    seconds: float
-    steps: int
-    curve: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """A training and its distances to the truth.
-
-    Attributes:
-        label: Name of the method.
-        seed: Seed of data and training.
-        seconds: Wall-clock time of the training.
-        steps: Steps of all levels together.
-        joint: Distance of P(D, A), and its divergence in nats.
-        real: Distance of P(A | do(D = d)) through real pictures, for both d.
-        generated: The same through generated pictures.
-        do_image: Mean distance of P(A | do(I = picture)).
-        judged: Judgements of the classifier under do(D = 0) and do(D = 1).
-        frechet: Fréchet distance of the pictures to real ones in the classifier's features.
-        answer: P(A | do(D = d)), row d.
-        curve: Seconds and distance of P(D, A) during the training.
-        shown: Some pictures under do(D = 0) and do(D = 1).
-    """
-
-    label: str
-    seed: int
-    seconds: float
-    steps: int
-    joint: tuple[float, float]
-    real: tuple[float, float]
-    generated: tuple[float, float]
-    do_image: float
-    judged: tuple[Judgement, Judgement]
-    frechet: float
-    answer: NDArray[np.float64]
-    curve: tuple[tuple[float, float], ...]
-    shown: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, without the pictures."""
-        plain = {**asdict(self), "answer": self.answer.tolist(), "curve": [list(point) for point in self.curve]}
-        del plain["shown"]
-        return plain
-
-
 def shares(outcomes: pd.Series[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     """P(A) by counting."""
     return np.bincount(np.asarray(outcomes, dtype=np.int64), minlength=3) / len(outcomes)
@@ -197,244 +161,154 @@ def _run(request: ExperimentRequest) -> Findings:
     scm = FrontDoor(size.resolution)
     with request.stages.stage("judge"):
         judge = train_judge(size.resolution, steps=size.judge_steps)
-    study = _Study(scm, size, judge, request)
-    study.run()
-    findings = study.findings()
+    findings = study(_Problem(scm, size, judge, full=not request.fast), request)
     if "auto" in request.methods:
         with request.stages.stage("without flips"):
             findings.extend(_without_flips(size, request.seeds[0], judged=not request.fast))
     return findings
 
 
-class _Study:
-    """All methods on the same data."""
+class _Problem(StudyProblem):
+    """The front door with the exact truth, and a classifier that judges pictures."""
 
-    def __init__(self, scm: FrontDoor, size: _Size, judge: DigitJudge, request: ExperimentRequest) -> None:
-        self.scm, self.size, self.judge, self.request = scm, size, judge, request
+    experiment = "frontdoor"
+    critics_once = True
+
+    def __init__(self, scm: FrontDoor, size: _Size, judge: DigitJudge, *, full: bool) -> None:
+        self.scm, self.size, self.judge = scm, size, judge
+        self.steps, self.lengths, self.equal_time = size.steps, {"auto": size.lengths}, full
         self.truth = scm.exact()
-        self.outcomes: list[_Outcome] = []
-        self.plans: dict[str, Plan] = {}
+        self.shown: dict[str, NDArray[np.uint8]] = {}
 
-    def run(self) -> None:
-        """Train all methods and measure their distances."""
-        first = self.request.seeds[0]
-        # likelihood takes minutes; the slower methods run with a single seed
-        runs = [(method, seed) for method in self.request.methods for seed in self.request.seeds]
-        runs = [(method, seed) for method, seed in runs if method == "auto" or seed == first]
-        self.request.stages.expect(2 * len(runs) + 2)
-        for method, seed in runs:
-            drawn = self.scm.sample(self.size.rows, seed=seed)
-            data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
-            with self.request.stages.stage(f"training {method}"):
-                trained = self._train(method, data, seed)
-            with self.request.stages.stage(f"judging {method}"):
-                self.outcomes.append(self._judged(method, seed, trained))
-            rival = next((outcome for outcome in self.outcomes if outcome.label == "adversarial"), None)
-            if method.startswith("joint") and rival is not None and not self.request.fast:
-                share = min(1.0, rival.seconds / trained.seconds)
-                with self.request.stages.stage(f"training {method}, equal time"):
-                    trained = self._train(method, data, seed, share=share)
-                with self.request.stages.stage(f"judging {method}"):
-                    self.outcomes.append(self._judged(f"{method}, equal time", seed, trained))
+    def draw(self, seed: int) -> Dataset:
+        """Draw training data."""
+        drawn = self.scm.sample(self.size.rows, seed=seed)
+        return Dataset(drawn.table, images={"I": drawn.images}, name="d1")
 
-    def _train(self, method: str, data: Dataset, seed: int, share: float = 1.0) -> _Trained:
+    def train(self, method: str, data: Dataset, seed: int, *, rate: float = 1.0, length: int | None = None) -> Trained:
+        """Train by a method."""
+        size = self.size
         if method == "auto":
-            return self._by_likelihood(data, seed)
-        graph, joint = ADMG.from_string(GRAPH), method != "adversarial"
-        specs, kinds = [data.spec(graph.nodes)], Schema.infer([data]).kinds
-        depth = len(plan(graph, specs, objective="adversarial", kinds=kinds).levels)
-        steps = max(1, round(share * self.size.steps * (depth if joint else 1)))
-        adversarial = AdversarialConfig(
-            steps=steps, batch_size=self.size.batch, encoder_steps=self.size.encoder_steps,
-            checks=min(self.size.looks, steps),
+            # shortened trainings are for P(D, A), which the mechanism of the picture does not change
+            longer = None if length else size.picture_steps
+            mechanisms = None if longer is None else {"I": partial(_Patient, steps_of_training=longer)}
+            return train_auto(GRAPH, [data], seed, rate=rate, max_steps=length or size.max_steps, mechanisms=mechanisms)
+        config = AdversarialConfig(
+            # never more than in the full time
+            steps=min(length or size.steps, size.steps), batch_size=size.batch, encoder_steps=size.encoder_steps,
+            checks=size.looks,
         )  # fmt: skip
-        wide = partial(Categorical, hidden=64)
-        mechanisms: dict[str, MechanismFactory] = {"D": wide, "A": wide, "I": ImageGenerator}
-        clock = Clock(self._distance)
-        model = fit(
-            graph,
-            data,
-            objective="adversarial",
-            method="joint" if joint else "minimal",
-            mechanisms=mechanisms,
-            config=TrainConfig(confounder_states=8, adversarial=adversarial),
-            seed=seed,
-            device="cpu",
+        return train_against_critics(
+            ADMG.from_string(GRAPH), [data], seed, config, joint=method != "adversarial", rate=rate,
+            distances=self.distances, mechanisms={"I": ImageGenerator},
             readers={"I": pixels} if method == "joint" else None,
-            on_validation=clock.look,
-        )
-        self.plans[method] = model.plan
-        return _Trained(model, clock.elapsed(), steps * len(model.plan.levels), tuple(clock.curve))
+        )  # fmt: skip
 
-    def _by_likelihood(self, data: Dataset, seed: int) -> _Trained:
-        curve = []
-        if seed == self.request.seeds[0]:
-            for length in self.size.lengths:
-                began = time.monotonic()
-                short = fit(GRAPH, data, config=TrainConfig(max_steps=length), seed=seed)
-                curve.append((time.monotonic() - began, self._distance(short)))
-        began = time.monotonic()
-        longer = self.size.picture_steps
-        mechanisms = None if longer is None else {"I": partial(_Patient, steps_of_training=longer)}
-        model = fit(GRAPH, data, mechanisms=mechanisms, config=TrainConfig(max_steps=self.size.max_steps), seed=seed)
-        seconds = time.monotonic() - began
-        self.plans["auto"] = model.plan
-        curve.append((seconds, self._distance(model)))
-        steps = sum(record["steps"] for record in model.history if record["event"] == "trained")
-        return _Trained(model, seconds, steps, tuple(sorted(curve)))
+    def distances(self, model: Model) -> dict[str, float]:
+        """Distance of P(D, A), from a few rows."""
+        return {"P(D, A)": tv_distance(self.truth.joint, _joint(model, self.size.look_rows))}
 
-    def _distance(self, model: Model) -> float:
-        """Distance of P(D, A) during the training, from a few rows."""
-        return tv_distance(self.truth.joint, _joint(model, self.size.look_rows))
+    def references(self, seeds: Sequence[int]) -> Iterator[Result]:
+        """The exact answers, and the naive ones."""
+        row = partial(Result, self.experiment)
+        for name, table in (("exact", self.truth.do), ("naive", self.truth.conditional)):
+            for group, quantity, value, *_ in _cells(table):
+                yield row(name, None, group, quantity, value)
+        for d in (0, 1):
+            naive = tv_distance(self.truth.do[d], self.truth.conditional[d])
+            yield row("naive", None, ANSWERS, _OWN[d], naive)
+            shown = {"digit D": 1 - self.scm.flip, "the other digit": self.scm.flip, "neither digit": 0.0}
+            for what, share in {**shown, **dict.fromkeys(COLOURS, 1 / 3)}.items():
+                yield row("exact", None, _PICTURES, f"do(D={d}): {what}", share)
+        for d in (0, 1):
+            real = self.scm.sample_images(np.full(_COLUMNS, d), seed=seeds[0])
+            self.shown[f"real pictures: do(D={d}), where one in ten shows the other digit"] = real
 
-    def _judged(self, label: str, seed: int, trained: _Trained) -> _Outcome:
+    def measure(self, method: str, trained: Trained, seed: int) -> Iterator[Measured]:
+        """Distances of distributions and answers to the truth, and what the pictures show."""
         size, model, scm = self.size, trained.model, self.scm
         drawn = [model.draw_samples(size.draws, do={"D": d}, seed=seed) for d in (0, 1)]
-        joint_shares = _joint(model, size.draws)
-        real = [on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)]
+        joint = _joint(model, size.draws)
+        yield FITTED, "P(D, A)", tv_distance(self.truth.joint, joint)
+        yield "Fitted distributions, KL in nats", "P(D, A), KL", kl_divergence(self.truth.joint, joint)
+        for d in (0, 1):
+            real = on_real_pictures(model, scm, d, 10 * size.draws, seed)
+            yield _THROUGH_REAL, _REAL[d], tv_distance(self.truth.do[d], real)
+        yield _THROUGH_REAL, "P(A | do(I))", do_image_distance(model, scm, *size.pictures, seed)
         answer = np.stack([shares(samples.table["A"]) for samples in drawn])
+        for d in (0, 1):
+            yield ANSWERS, _OWN[d], tv_distance(self.truth.do[d], answer[d])
+        yield from _cells(answer)
         pictures = [samples.images["I"] for samples in drawn]
         like = np.concatenate([
             scm.sample_images(np.full(len(images), d), seed=seed) for d, images in enumerate(pictures)
         ])  # fmt: skip
-        frechet = frechet_distance(self.judge.describe(np.concatenate(pictures)), self.judge.describe(like))
-        first, second = (judge_pictures(self.judge, images, d) for d, images in enumerate(pictures))
-        joint = (tv_distance(self.truth.joint, joint_shares), kl_divergence(self.truth.joint, joint_shares))
-        return _Outcome(
-            label, seed, trained.seconds, trained.steps, joint,
-            _pair(tv_distance(self.truth.do[d], real[d]) for d in (0, 1)),
-            _pair(tv_distance(self.truth.do[d], answer[d]) for d in (0, 1)),
-            do_image_distance(model, scm, *size.pictures, seed), (first, second), frechet, answer, trained.curve,
-            (pictures[0][:_COLUMNS], pictures[1][:_COLUMNS]),
-        )  # fmt: skip
+        seen = [judge_pictures(self.judge, images, d) for d, images in enumerate(pictures)]
+        for d, judged in enumerate(seen):
+            yield _PICTURES, f"do(D={d}): digit D", judged.intended
+            yield _PICTURES, f"do(D={d}): the other digit", judged.flipped
+            yield _PICTURES, f"do(D={d}): neither digit", judged.neither
+            for colour, share in zip(COLOURS, judged.colours, strict=True):
+                yield _PICTURES, f"do(D={d}): {colour}", share
+        flip = scm.flip
+        yield _PICTURES, _DIGITS, max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in seen)
+        yield _PICTURES, _COLOURS, max(abs(share - 1 / 3) for j in seen for share in j.colours)
+        distance = frechet_distance(self.judge.describe(np.concatenate(pictures)), self.judge.describe(like))
+        yield _PICTURES, "Fréchet distance to real pictures", distance
+        for d, images in enumerate(pictures):
+            if method in _NAMES:
+                self.shown.setdefault(f"{_NAMES[method]}: do(D={d})", images[:_COLUMNS])
 
-    # ---- reporting
+    def criteria(self, results: Sequence[Result], *, full: bool) -> list[Criterion]:
+        """Limits of likelihood on average over seeds."""
+        limits = {"P(D, A)": _JOINT_LIMIT}
+        for d in (0, 1):
+            limits |= {_REAL[d]: _REAL_LIMIT, _OWN[d]: _OWN_LIMIT}
+        limits |= {_DIGITS: _SHOWN_LIMIT, _COLOURS: _SHOWN_LIMIT}
+        return [
+            criterion
+            for name, limit in limits.items()
+            for criterion in hold(
+                results, name, {"mean": limit}, unit="share" if name in {_DIGITS, _COLOURS} else "TVD", judged=full
+            )
+        ]  # fmt: skip
 
-    def _of(self, label: str) -> list[_Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.label == label]
-
-    def findings(self) -> Findings:
-        """Criteria, curves, tables and pictures."""
+    def findings(self, results: Sequence[Result]) -> Findings:
+        """Captions, a chart of the effect, the graph, and pictures of every method."""
+        size, judge = self.size, self.judge
         return Findings(
-            criteria=self._criteria(), charts=[self._curves(), self._effects()],
-            tables=[self._answers(), self._pictures()],
-            pictures=self._drawings(), photos=[self._photo()],
+            captions={
+                ANSWERS: f"TVD of P(A | do(D)) through the pictures that the model makes; {size.rows:,} rows.",
+                _THROUGH_REAL: "TVD of P(A | ...) with real pictures put in.",
+                _PICTURES: f"By a classifier trained apart, which names {judge.digit_accuracy:.1%} of held-out real "
+                f"digits and {judge.colour_accuracy:.1%} of colours correctly; the distance is one of its features.",
+            },
+            charts=[
+                bar_chart("Distance of the answers to the truth", results),
+                bar_chart("The effect of D", results, _EFFECT, "probability"),
+            ],
+            pictures=[graph_picture(ADMG.from_string(GRAPH), "P(A | do(D))")],
+            photos=[Photo(
+                "Pictures under do(D)", grid_png(self.shown, columns=_COLUMNS),
+                "Rows of digits that each method generates with D set to 0 and to 1, and real ones.",
+            )],
             notes=[
-                f"Pictures have {self.size.resolution} x {self.size.resolution} pixels. The full size of the paper's "
+                f"Pictures have {size.resolution} x {size.resolution} pixels. The full size of the paper's "
                 "comparison is hours of training against critics; what is shown is how far each way comes in minutes.",
                 "Against critics, the picture's mechanism is a convolutional generator. The modular and the first "
                 "joint method compare pixels; joint-rep compares a representation that was trained beforehand to tell "
                 "D and A from the picture, and so has no reason to make pictures that look real. All have the same "
                 "networks and steps: as many for all variables at once as for the levels of the modular plan together.",
                 "Methods with critics are trained at the first seed only; distances on the way are from "
-                f"{self.size.look_rows:,} rows, and their time is not counted.",
+                f"{size.look_rows:,} rows, and their time is not counted.",
             ],
-            numbers={"outcomes": [outcome.to_json() for outcome in self.outcomes], "truth": self.truth.do.tolist()},
         )  # fmt: skip
 
-    def _criteria(self) -> list[Criterion]:
-        runs = self._of("auto")
-        if not runs:
-            return []
-        note = f"mean over {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
 
-        def criterion(what: str, values: Sequence[float], limit: float, unit: str = "TVD") -> Criterion:
-            worst = f", worst {max(values):.4f}" if len(values) > 1 else ""
-            judged = not self.request.fast
-            return Criterion(f"auto, {what}", mean(values), limit, unit=unit, note=note + worst, judged=judged)
-
-        flip = self.scm.flip
-        digits = [max(max(abs(j.intended - 1 + flip), abs(j.flipped - flip)) for j in run.judged) for run in runs]
-        colours = [max(max(abs(share - 1 / 3) for share in j.colours) for j in run.judged) for run in runs]
-        criteria = [criterion("P(D, A)", [run.joint[0] for run in runs], _JOINT)]
-        for d in (0, 1):
-            criteria.append(criterion(f"P(A | do(D={d})) with real pictures", [run.real[d] for run in runs], _REAL))
-            criteria.append(criterion(f"P(A | do(D={d})) with its own", [run.generated[d] for run in runs], _GENERATED))
-        criteria.append(criterion("share of each digit against the mechanism", digits, _SHOWN, "share"))
-        criteria.append(criterion("share of each colour against the mechanism", colours, _SHOWN, "share"))
-        return criteria
-
-    def _curves(self) -> Chart:
-        first = self.request.seeds[0]
-        runs = [outcome for outcome in self.outcomes if outcome.seed == first and "equal" not in outcome.label]
-        lines = [Line(run.label, [x for x, _ in run.curve], [y for _, y in run.curve]) for run in runs]
-        ends = "; ".join(f"{line.label} ends at {line.y[-1]:.4f} after {line.x[-1]:.0f} s" for line in lines)
-        return Chart(
-            "Distance of P(D, A) to the truth while it is learned", "seconds of training", "TVD to the truth", lines,
-            f"Distance against time, one line per method: {ends}.", log_x=True, log_y=True,
-        )  # fmt: skip
-
-    def _effects(self) -> Chart:
-        first = [outcome for outcome in self.outcomes if outcome.seed == self.request.seeds[0]]
-        names = [f"P(A={a} | do(D={d}))" for d in (0, 1) for a in range(3)]
-        lines = [Line("exact", names, self.truth.do.ravel().tolist())]
-        lines += [Line(run.label, names, run.answer.ravel().tolist()) for run in first if "equal" not in run.label]
-        lines.append(Line("naive: P(A | D)", names, self.truth.conditional.ravel().tolist()))
-        return Chart(
-            "The effect of D", "", "probability", lines,
-            "; ".join(f"{line.label} {', '.join(f'{y:.3f}' for y in line.y)}" for line in lines) + ".", kind="bars",
-        )  # fmt: skip
-
-    def _answers(self) -> Table:
-        rows: list[list[Any]] = []
-        for label in dict.fromkeys(outcome.label for outcome in self.outcomes):
-            runs = self._of(label)
-            rows.append([
-                label, *(mean(run.joint[k] for run in runs) for k in (0, 1)),
-                *(mean(run.real[d] for run in runs) for d in (0, 1)),
-                *(mean(run.generated[d] for run in runs) for d in (0, 1)), mean(run.do_image for run in runs),
-                mean(run.steps for run in runs), mean(run.seconds for run in runs),
-            ])  # fmt: skip
-        naive = [tv_distance(self.truth.do[d], self.truth.conditional[d]) for d in (0, 1)]
-        rows.append(["naive", None, None, None, None, *naive, None, None, None])
-        return Table(
-            "Distances to the truth",
-            ["method", "P(D,A)", "KL, nats", "do(D=0), real", "do(D=1), real", "do(D=0)", "do(D=1)", "do(I)", "steps",
-             "seconds"],
-            rows, "TVD of P(A | ...), with real pictures put in or with those that the model makes; "
-            f"{self.size.rows:,} rows, one thread.",
-        )  # fmt: skip
-
-    def _pictures(self) -> Table:
-        rows: list[list[Any]] = []
-        for label in dict.fromkeys(outcome.label for outcome in self.outcomes):
-            for d in (0, 1):
-                seen = [outcome.judged[d] for outcome in self._of(label)]
-                rows.append([
-                    f"{label}, do(D={d})", *(mean(getattr(judged, share) for judged in seen)
-                                             for share in ("intended", "flipped", "neither")),
-                    *(mean(judged.colours[k] for judged in seen) for k in range(3)),
-                    mean(outcome.frechet for outcome in self._of(label)),
-                ])  # fmt: skip
-        flip = self.scm.flip
-        rows.append(["the mechanism", 1 - flip, flip, 0.0, 1 / 3, 1 / 3, 1 / 3, 0.0])
-        return Table(
-            "What the pictures show", ["", "digit D", "the other", "neither", *COLOURS, "Fréchet distance"], rows,
-            f"By a classifier trained apart, which names {self.judge.digit_accuracy:.1%} of held-out real digits and "
-            f"{self.judge.colour_accuracy:.1%} of colours correctly; the distance is one of its features.",
-        )  # fmt: skip
-
-    def _photo(self) -> Photo:
-        sections = {}
-        for outcome in self.outcomes:
-            if outcome.seed == self.request.seeds[0] and "equal" not in outcome.label:
-                for d in (0, 1):
-                    sections[f"{_NAMES[outcome.label]}: do(D={d})"] = outcome.shown[d]
-        for d in (0, 1):
-            real = self.scm.sample_images(np.full(_COLUMNS, d), seed=self.request.seeds[0])
-            sections[f"real pictures: do(D={d}), where one in ten shows the other digit"] = real
-        return Photo(
-            "Pictures under do(D)", grid_png(sections, columns=_COLUMNS),
-            "Rows of digits that each method generates with D set to 0 and to 1, and real ones below them.",
-        )  # fmt: skip
-
-    def _drawings(self) -> list[Picture]:
-        marked = identify(GRAPH, "P(A | do(D))")
-        drawn = [Picture("The graph", marked.to_svg(), f"{GRAPH}. P(A | do(D)) = {marked.estimand}.")]
-        for method, made in self.plans.items():
-            parts = "; ".join("{" + ", ".join(hnode.variables) + "}" for hnode in made.hnodes)
-            drawn.append(Picture(f"The plan, {method}", made.to_svg(), f"{len(made.hnodes)} h-nodes: {parts}."))
-        return drawn
+def _cells(table: NDArray[np.float64]) -> Iterator[Measured]:
+    for d in (0, 1):
+        for a in range(3):
+            yield _EFFECT, f"P(A={a} | do(D={d}))", float(table[d, a])
 
 
 class _Patient(RectifiedFlow):
@@ -446,11 +320,6 @@ class _Patient(RectifiedFlow):
 
     def training_defaults(self, rows: int) -> dict[str, Any]:
         return super().training_defaults(rows) | {"steps": self._steps_of_training}
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    first, second = values
-    return float(first), float(second)
 
 
 def _joint(model: Model, rows: int) -> NDArray[np.float64]:
@@ -468,29 +337,37 @@ def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
     data = Dataset(drawn.table, images={"I": drawn.images}, name="d1")
     # the mechanism of the picture is not needed
     config = TrainConfig(max_steps=size.variant_steps or size.max_steps)
-    losses, answers = {}, {}
+    row = partial(Result, "frontdoor, without flips", group=_UNDETERMINED)
+    results = []
+
+    def compared(source: str, given: int | None, answer: NDArray[np.float64]) -> None:
+        far = mean(tv_distance(truth.do[d], answer[d]) for d in (0, 1))
+        for _, quantity, value, *_ in _cells(answer):
+            results.append(row(source, given, quantity=quantity, value=value))
+        results.append(row(source, given, quantity="TVD of P(A | do(D))", value=far))
+
+    compared("exact", None, truth.do)
+    losses = {}
     for name, text in (("with a confounder", GRAPH), ("without one", "D -> I -> A")):
         model = _without_picture(text, data, config, seed)
         losses[name] = _negative_log_likelihood(model.dcm, fresh.table, fresh.images)
-        answers[name] = np.stack([on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)])
+        compared(name, seed, np.stack([on_real_pictures(model, scm, d, 10 * size.draws, seed) for d in (0, 1)]))
+        results.append(row(name, seed, quantity="loss of fresh rows, nats", value=float(np.mean(losses[name]))))
+    compared("naive", None, truth.conditional)
     gap = float(np.mean(losses["without one"] - losses["with a confounder"]))
-    rows: list[list[Any]] = [["exact", *truth.do.ravel().tolist(), 0.0, None]]
-    for name, answer in answers.items():
-        far = mean(tv_distance(truth.do[d], answer[d]) for d in (0, 1))
-        rows.append([name, *answer.ravel().tolist(), far, float(np.mean(losses[name]))])
-    far = mean(tv_distance(truth.do[d], truth.conditional[d]) for d in (0, 1))
-    rows.append(["naive: P(A | D)", *truth.conditional.ravel().tolist(), far, None])
-    names = [f"A={a}, D={d}" for d in (0, 1) for a in range(3)]
+    results.append(row("with a confounder", seed, quantity=_GAP, value=gap))
+    note = "the data do not tell the two models apart, and so do not determine the effect"
     return Findings(
-        criteria=[Criterion(
-            "without flips: what a confounder adds to the likelihood of fresh rows", gap, _GAP, unit="nats per row",
-            note="the data do not tell the two models apart, and so do not determine the effect", judged=judged,
-        )],
-        tables=[Table(
-            "Without flips: P(A | do(D)) is not determined", ["", *names, "TVD", "loss, nats"], rows,
-            "Real pictures put in. If the picture shows D for certain, the model without a confounder fits as well and "
-            "gives the naive answer; that with one gives some answer, and no data could say which is right.",
-        )],
+        results=results,
+        criteria=hold(
+            results, _GAP, {"first": _GAP_LIMIT}, method="with a confounder", unit="nats per row", note=note,
+            judged=judged,
+        ),
+        captions={
+            _UNDETERMINED: "Real pictures put in. If the picture shows D for certain, the model without a confounder "
+            "fits as well and gives the naive answer; that with one gives some answer, and no data could say which is "
+            "right.",
+        },
     )  # fmt: skip
 
 

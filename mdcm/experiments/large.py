@@ -8,27 +8,37 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdcm.data import Dataset
 from mdcm.experiments.estimates import read_out
 from mdcm.experiments.likelihoods import adjacent_pairs, log_likelihood, maximum_likelihood
-from mdcm.experiments.methods import Adversarial, train_adversarial
-from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
+from mdcm.experiments.methods import train_against_critics, train_auto
+from mdcm.experiments.records import (
+    COST,
+    FITTED,
+    Experiment,
+    ExperimentRequest,
+    Findings,
+    Result,
+    hold,
+    select,
+)
+from mdcm.experiments.summaries import plan_picture
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
-from mdcm.model import fit
-from mdcm.planning import Objective, plan
-from mdcm.report.page import Chart, Line, Picture, Table
+from mdcm.planning import plan
+from mdcm.report.page import Chart, Line, Picture, number
 from mdcm.scm import DiscreteSCM, random_discrete
-from mdcm.training.config import TrainConfig
+from mdcm.training.adversarial_config import AdversarialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +51,12 @@ _MOST_PARENTS = 4
 _TVD_LIMIT, _NATS_LIMIT = 1.2, 0.01
 _BLOCK = 50_000
 _LONGEST = 240.0
+# other models, groups and quantities
+_BEST, _BARE = "maximum likelihood", "no edges"
+_NATS, _STEPS = "Log-likelihood of held-out rows, nats per row", "What a step against critics takes"
+_PAIRS, _LOGLIK = "mean TVD of adjacent pairs", "held-out log-likelihood"
+_BEHIND, _PEAK = "held-out log-likelihood behind the best fit", "peak memory, MB"
+_SECONDS, _MEMORY = "seconds per step of all", "MB on top"
 
 
 @dataclass(frozen=True)
@@ -106,55 +122,42 @@ def pair_distances(truth: DiscreteSCM, models: Mapping[str, DiscreteSCM], rows: 
 
 def _pair_shares(model: DiscreteSCM, pairs: Sequence[tuple[str, str]], draws: int) -> NDArray[np.float64]:
     counts = np.zeros((len(pairs), _LEVELS**2))
-    for number, start in enumerate(range(0, draws, _BLOCK)):
+    for block_index, start in enumerate(range(0, draws, _BLOCK)):
         size = min(_BLOCK, draws - start)
         # the same seed for all models, so that most of the sampling noise cancels
-        block = model.sample(size, seed=1_000_000 + number)
+        block = model.sample(size, seed=1_000_000 + block_index)
         columns = {name: block[name].to_numpy() for name in block}
         for index, (first, second) in enumerate(pairs):
             counts[index] += np.bincount(_LEVELS * columns[first] + columns[second], minlength=_LEVELS**2)
     return counts / draws
 
 
-@dataclass(frozen=True)
-class _Measured:
-    nodes: int
-    seed: int
-    largest: int
-    seconds: float
-    peak: float
-    tvd: Mapping[str, float]
-    loglik: Mapping[str, float]
-
-    @property
-    def ratio(self) -> float:
-        return self.tvd["auto"] / self.tvd["floor"]
-
-    @property
-    def gap(self) -> float:
-        """Difference of log-likelihood to the maximum-likelihood model, in nats per row and variable."""
-        return (self.loglik["maximum likelihood"] - self.loglik["auto"]) / self.nodes
-
-
-def _measure(nodes: int, seed: int, size: _Size, request: ExperimentRequest) -> _Measured:
+def _measure(nodes: int, seed: int, size: _Size, request: ExperimentRequest) -> list[Result]:
+    """Train a model; compare it with the best fit and with the model without edges."""
     stages = request.stages
     truth = random_problem(nodes, seed)
     table, heldout = truth.sample(size.rows, seed=2 * seed + 1), truth.sample(size.rows, seed=2 * seed + 2)
     variables = {name: {"levels": list(range(_LEVELS))} for name in truth.graph.nodes}
     with stages.stage(f"training {nodes} variables"):
-        began = time.monotonic()
-        config = TrainConfig(max_steps=size.longest)
-        model = fit(truth.graph, Dataset(table, name="d1"), variables=variables, config=config, seed=seed)
-        seconds = time.monotonic() - began
+        data = [Dataset(table, name="d1")]
+        trained = train_auto(truth.graph, data, seed, max_steps=size.longest, variables=variables)
         peak = _peak()
     with stages.stage(f"maximum likelihood of {nodes} variables"):
         best = maximum_likelihood(truth, table)
-    models = {"auto": read_out(model.dcm), "maximum likelihood": best, "no edges": independent(truth, table)}
+    models = {"auto": read_out(trained.model.dcm), _BEST: best, _BARE: independent(truth, table)}
     with stages.stage(f"comparing models of {nodes} variables"):
         loglik = {name: float(log_likelihood(model, heldout).mean()) for name, model in models.items()}
         loglik["truth"] = float(log_likelihood(truth, heldout).mean())
         tvd = pair_distances(truth, models, size.rows, size.draws)
-    return _Measured(nodes, seed, model.plan.largest, seconds, peak, tvd, loglik)
+    floor = tvd.pop("floor")
+    row = partial(Result, f"large, {nodes} variables", seed=seed)
+    results = [row(name, group=FITTED, quantity=_PAIRS, value=value, floor=floor) for name, value in tvd.items()]
+    results += [row(name, group=_NATS, quantity=_LOGLIK, value=value) for name, value in loglik.items()]
+    for name in ("auto", _BARE):
+        results.append(row(name, group=_NATS, quantity=_BEHIND, value=loglik[_BEST] - loglik[name]))
+    cost = {"mechanisms trained together": trained.plan.largest, "time of a training": trained.seconds, _PEAK: peak}
+    results += [row("auto", group=COST, quantity=name, value=value) for name, value in cost.items()]
+    return [replace(result, seconds=trained.seconds) if result.method == "auto" else result for result in results]
 
 
 def _peak() -> float:
@@ -170,142 +173,105 @@ def _peak() -> float:
 def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     request.stages.expect(3 * len(size.nodes) * len(request.seeds) + 2 * len(size.compared))
-    runs = [_measure(nodes, seed, size, request) for nodes in size.nodes for seed in request.seeds]
-    costs = []
+    findings = Findings()
+    for nodes in size.nodes:
+        results = [row for seed in request.seeds for row in _measure(nodes, seed, size, request)]
+        findings.results += results
+        rules: list[tuple[str, float, dict[str, Any]]] = [
+            (_PAIRS, _TVD_LIMIT, {"floor": "sampling floor", "judged": size.longest is None}),
+            (_BEHIND, _NATS_LIMIT * nodes, {"unit": "nats per row"}),
+        ]
+        for quantity, limit, more in rules:
+            bare = max(row.value for row in select(results, quantity=quantity, method=_BARE))
+            note = f"without edges {number(bare)}"
+            findings.criteria += hold(results, quantity, {"worst": limit}, note=note, **more)
     for nodes in size.compared:
         for way in ("adversarial", "joint"):
             with request.stages.stage(f"cost of {way}"):
-                costs.append(_cost(way, nodes, size, apart=not request.fast))
-    by_size = {nodes: [run for run in runs if run.nodes == nodes] for nodes in size.nodes}
-    criteria = []
-    for nodes, group in by_size.items():
-        worst = max(group, key=lambda run: run.ratio)
-        criteria.append(Criterion(
-            f"{nodes} variables, mean TVD of adjacent pairs", worst.tvd["auto"], _TVD_LIMIT * worst.tvd["floor"],
-            judged=size.longest is None,
-            note=f"{_TVD_LIMIT} times the sampling floor; worst of seeds {_listed(group)}; without edges "
-            f"{worst.tvd['no edges']:.4f}",
-        ))  # fmt: skip
-        gap = max(group, key=lambda run: run.gap)
-        criteria.append(Criterion(
-            f"{nodes} variables, held-out log-likelihood behind the best fit", gap.gap * nodes, _NATS_LIMIT * nodes,
-            unit="nats per row", note=f"{_NATS_LIMIT} nats per variable; worst of seeds {_listed(group)}; without "
-            f"edges {(gap.loglik['maximum likelihood'] - gap.loglik['no edges']):.2f}",
-        ))  # fmt: skip
-    return Findings(
-        criteria=criteria,
-        charts=[_quality(by_size), *([_costs(costs)] if len(size.compared) > 1 else [])],
-        tables=[_runs_table(runs), _costs_table(costs, size)],
-        pictures=_pictures(size.nodes[0]),
-        notes=[
-            "Answers of models this large are counted in draws; everything else is exact.",
-            "The best fit is the maximum-likelihood model of the true structure, by expectation-maximisation from the "
-            "true parameters, with half a row in every cell in advance.",
-            "What training all at once costs is measured in steps of equal kernels, each way in a process of its own.",
-        ],
-        numbers={"runs": [asdict(run) for run in runs], "costs": costs},
-    )
-
-
-def _listed(runs: Sequence[_Measured]) -> str:
-    return ", ".join(str(run.seed) for run in runs)
-
-
-def _quality(by_size: Mapping[int, Sequence[_Measured]]) -> Chart:
-    sizes = list(by_size)
-    names = {"auto": "auto", "maximum likelihood": "best fit", "no edges": "no edges", "floor": "sampling floor"}
-    lines = [
-        Line(label, sizes, [mean(run.tvd[name] for run in group) for group in by_size.values()], dashed=name == "floor")
-        for name, label in names.items()
+                findings.results += _cost(way, nodes, size, apart=not request.fast)
+    findings.captions = {
+        FITTED: "Mean TVD over adjacent pairs. The floor is the sampling floor.",
+        COST: "Seconds are wall-clock of one thread; the peak is of the whole process so far.",
+        _STEPS: f"{size.steps} steps of every h-node; memory is what the peak rose by while training.",
+    }
+    findings.charts = [_against_nodes("Distance of adjacent pairs to the truth", findings.results, _PAIRS, "mean TVD")]
+    if len(size.compared) > 1:
+        findings.charts.append(_against_nodes("A step against critics", findings.results, _SECONDS, "seconds"))
+    findings.pictures = _pictures(size.nodes[0])
+    findings.notes = [
+        "Answers of models this large are counted in draws; everything else is exact.",
+        "The best fit is the maximum-likelihood model of the true structure, by expectation-maximisation from the "
+        "true parameters, with half a row in every cell in advance.",
+        "What training all at once costs is measured in steps of equal kernels, each way in a process of its own.",
     ]
-    return Chart(
-        "Distance of adjacent pairs to the truth", "variables", "mean TVD", lines,
-        "Mean distance over pairs against the number of variables: "
-        + "; ".join(f"{line.label} {', '.join(f'{y:.4f}' for y in line.y)}" for line in lines) + ".",
-        log_x=len(sizes) > 1, log_y=True,
-    )  # fmt: skip
+    return findings
 
 
-def _costs(costs: Sequence[Mapping[str, Any]]) -> Chart:
+def _against_nodes(title: str, results: Sequence[Result], quantity: str, unit: str) -> Chart:
+    """A quantity of every method over the number of variables."""
+    own = select(results, quantity=quantity)
+    problems = {name: int(name.split()[1]) for name in dict.fromkeys(row.experiment for row in own)}
     lines = [
-        Line(way, [cost["nodes"] for cost in costs if cost["way"] == way],
-             [cost["seconds per step"] for cost in costs if cost["way"] == way])
-        for way in ("adversarial", "joint")
+        Line(method, list(problems.values()), [
+            mean(row.value for row in select(own, experiment=name, method=method)) for name in problems
+        ])
+        for method in dict.fromkeys(row.method for row in own)
     ]  # fmt: skip
+    floors = [own[0].floor for name in problems for own in [select(results, experiment=name, quantity=quantity)]]
+    if None not in floors:
+        lines.append(Line("sampling floor", list(problems.values()), [floor or 0.0 for floor in floors], dashed=True))
+    said = "; ".join(f"{line.label} {', '.join(f'{y:.4f}' for y in line.y)}" for line in lines)
     return Chart(
-        "Time of a step against critics", "variables", "seconds", lines,
-        "Seconds per step against the number of variables: "
-        + "; ".join(f"{line.label} {', '.join(f'{y:.3f}' for y in line.y)}" for line in lines) + ".",
+        title, "variables", unit, lines, f"{title} against the number of variables: {said}.",
+        log_x=len(problems) > 1, log_y=True,
     )  # fmt: skip
 
 
 def _pictures(nodes: int) -> list[Picture]:
-    pictures = []
-    for title, objective in (("The smallest graph's plan", "auto"), ("Its plan against critics", "adversarial")):
-        made = plan(random_problem(nodes, 0).graph, objective=cast("Objective", objective))
-        pictures.append(Picture(
-            title, made.to_svg(), f"{len(made.hnodes)} h-nodes of {nodes} variables in {len(made.levels)} levels, at "
-            f"most {made.largest} mechanisms trained together.",
-        ))  # fmt: skip
-    return pictures
+    graph = random_problem(nodes, 0).graph
+    return [
+        plan_picture("The smallest graph's plan", plan(graph)),
+        plan_picture("Its plan against critics", plan(graph, objective="adversarial")),
+    ]
 
 
-def _runs_table(runs: Sequence[_Measured]) -> Table:
-    return Table(
-        "Quality and cost of a model",
-        ["variables", "seed", "largest c-component", "TVD", "floor", "TVD without edges", "nats per variable behind "
-         "the best fit", "seconds", "peak MB"],
-        [[str(run.nodes), run.seed, run.largest, run.tvd["auto"], run.tvd["floor"], run.tvd["no edges"], run.gap,
-          run.seconds, run.peak] for run in runs],
-        "Seconds are wall-clock of one thread; the peak is of the whole process so far.",
-    )  # fmt: skip
-
-
-def _costs_table(costs: Sequence[Mapping[str, Any]], size: _Size) -> Table:
-    rows = [[str(cost["nodes"]), cost["way"], cost["largest"], cost["seconds per step"], cost["MB"]] for cost in costs]
-    return Table(
-        "What training against critics costs",
-        ["variables", "method", "trained together", "seconds per step of all", "MB on top"], rows,
-        f"{size.steps} steps of every h-node; memory is what the peak rose by while training.",
-    )  # fmt: skip
-
-
-def _cost(way: str, nodes: int, size: _Size, *, apart: bool) -> dict[str, Any]:
+def _cost(way: str, nodes: int, size: _Size, *, apart: bool) -> list[Result]:
     """Measure time and memory of a step, in a separate process for an unbiased peak."""
+    measured = {"mechanisms trained together": float("nan"), _SECONDS: float("nan"), _MEMORY: float("nan")}
     if not apart:
-        return {"way": way, "nodes": nodes, **_child(way, nodes, size.steps, size.rows)}
-    command = [sys.executable, "-m", "mdcm.experiments.large", way, str(nodes), str(size.steps), str(size.rows)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    nothing = {"way": way, "nodes": nodes, "largest": None, "seconds per step": float("nan"), "MB": float("nan")}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment, timeout=_LONGEST
-        )  # fmt: skip
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        measured = _child(way, nodes, size.steps, size.rows)
+    else:
+        command = [sys.executable, "-m", "mdcm.experiments.large", way, str(nodes), str(size.steps), str(size.rows)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         # failing is a result too
-        return nothing
-    return {"way": way, "nodes": nodes, **json.loads(done.stdout)}
+        with suppress(subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, env=environment, timeout=_LONGEST
+            )
+            measured = json.loads(done.stdout)
+    return [Result(f"large, {nodes} variables", way, 0, _STEPS, name, value) for name, value in measured.items()]
 
 
 def _child(way: str, nodes: int, steps: int, rows: int) -> dict[str, float]:
     # libraries are loaded before the measurement
     small = random_problem(12, 0)
     few = [Dataset(small.sample(100, seed=1), name="d1")]
-    train_adversarial(small.graph, few, small.levels, 0, Adversarial(1), joint=way == "joint")
+    joint = way == "joint"
+    train_against_critics(small.graph, few, 0, AdversarialConfig(steps=1), joint=joint, levels=small.levels)
     truth = random_problem(nodes, 0)
     data = [Dataset(truth.sample(rows, seed=1), name="d1")]
     before = _peak()
     # work that is done once cancels in the difference of two lengths
     short, trained = (
-        train_adversarial(truth.graph, data, truth.levels, 0, Adversarial(count), joint=way == "joint")
+        train_against_critics(truth.graph, data, 0, AdversarialConfig(steps=count), joint=joint, levels=truth.levels)
         for count in (1, 1 + steps)
     )
     # modular: the steps of all levels add up; joint: one step trains all mechanisms
-    share = trained.steps - short.steps if way == "joint" else steps
+    share = trained.steps - short.steps if joint else steps
     return {
-        "largest": trained.plan.largest,
-        "seconds per step": (trained.seconds - short.seconds) / share,
-        "MB": _peak() - before,
+        "mechanisms trained together": trained.plan.largest,
+        _SECONDS: (trained.seconds - short.seconds) / share,
+        _MEMORY: _peak() - before,
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mdcm.experiments.estimates import read_out
+from mdcm.data import Schema
 from mdcm.mechanisms import Categorical
 from mdcm.model import fit
-from mdcm.planning import Plan, plan
+from mdcm.planning import plan
 from mdcm.training.adversarial_config import AdversarialConfig
 from mdcm.training.config import TrainConfig
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mdcm.data import Dataset
     from mdcm.graph import ADMG
     from mdcm.model import Model
-    from mdcm.scm import DiscreteSCM
+    from mdcm.planning import Plan
 
-__all__ = ["RATES", "Adversarial", "Clock", "Trained", "train_adversarial", "train_auto"]
+__all__ = ["RATES", "Curve", "Distances", "Trained", "train", "train_against_critics", "train_auto"]
 
 # learning rates that every method is tuned over, as multiples of its usual one
 RATES = (0.4, 1.0, 2.5)
@@ -29,7 +29,10 @@ _LIKELIHOOD_RATE = 1e-2
 # the same networks for both ways of training against critics
 _HIDDEN, _STATES = 64, 8
 
-Levels = Mapping[str, Sequence[Any]]
+# distances of a model to the truth, by quantity
+Distances = Callable[["Model"], Mapping[str, float]]
+# seconds of training, and distances then
+Curve = Sequence[tuple[float, Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -37,85 +40,109 @@ class Trained:
     """A trained model with measurements of its training.
 
     Attributes:
-        model: Its distribution as tables.
+        model: The model.
         seconds: Wall-clock time of the training, one thread.
         steps: Total number of steps: the largest of the h-nodes of a level, summed over levels.
-        heldout: Mean over h-nodes of the smallest loss or distance on held-out rows.
-        curve: Seconds and distance at every validation, if measured.
-        plan: The plan.
+        curve: Seconds and distances at every validation, if measured.
     """
 
-    model: DiscreteSCM
+    model: Model
     seconds: float
     steps: int
-    heldout: float
-    curve: tuple[tuple[float, float], ...]
-    plan: Plan
+    curve: Curve = ()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the training."""
+        return self.model.plan
+
+    @property
+    def heldout(self) -> float:
+        """Mean over h-nodes of the smallest loss or distance on held-out rows."""
+        losses = [record["heldout"] for record in _records(self.model) if record["heldout"] is not None]
+        return sum(losses) / len(losses) if losses else float("nan")
 
 
-@dataclass(frozen=True)
-class Adversarial:
-    """Length of training against critics.
+def _records(model: Model) -> list[dict[str, Any]]:
+    return [record for record in model.history if record["event"] == "trained"]
 
-    Attributes:
-        steps: Generator steps of a level.
-        config: Other settings.
+
+def _steps(model: Model) -> int:
+    levels = [[set(model.plan.hnodes[index].variables) for index in level] for level in model.plan.levels]
+    records = _records(model)
+    return sum(
+        max((record["steps"] for record in records if set(record["hnode"]) in level), default=0) for level in levels
+    )
+
+
+def train(
+    graph: ADMG | str, datasets: Sequence[Dataset], seed: int, *, distances: Distances | None = None, **settings: Any
+) -> Trained:
+    """Train with :func:`mdcm.fit`.
+
+    Args:
+        graph: The ADMG.
+        datasets: The data.
+        seed: Seed of the training.
+        distances: Distances of a model to the truth, measured at every validation; their time is not counted.
+        settings: Further arguments of :func:`mdcm.fit`.
     """
+    began, paused = time.monotonic(), 0.0
+    curve: list[tuple[float, Mapping[str, float]]] = []
 
-    steps: int
-    config: AdversarialConfig = field(default_factory=AdversarialConfig)
+    def look(model: Model) -> None:
+        nonlocal paused
+        assert distances is not None
+        now = time.monotonic()
+        curve.append((round(now - began - paused, 3), distances(model)))
+        paused += time.monotonic() - now
+
+    if distances is not None:
+        settings["on_validation"] = look
+    model = fit(graph, list(datasets), seed=seed, **settings)
+    seconds = time.monotonic() - began - paused
+    if distances is not None:
+        look(model)
+    return Trained(model, seconds, _steps(model), tuple(curve))
 
 
 def train_auto(
-    graph: ADMG,
+    graph: ADMG | str,
     datasets: Sequence[Dataset],
-    levels: Levels,
     seed: int,
     *,
     rate: float = 1.0,
     max_steps: int | None = None,
+    **settings: Any,
 ) -> Trained:
     """Train with the defaults of :func:`mdcm.fit`.
 
     Args:
         graph: The ADMG.
         datasets: The data.
-        levels: Levels of every variable, including levels that no row has.
         seed: Seed of the training.
         rate: Multiple of the usual learning rate.
         max_steps: Largest number of steps of an h-node.
+        settings: Further arguments of :func:`mdcm.fit`.
     """
     # with None the objective chooses its schedule too
     learning_rate = None if rate == 1.0 else rate * _LIKELIHOOD_RATE
     config = TrainConfig(learning_rate=learning_rate, max_steps=max_steps)
-    variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
-    began = time.monotonic()
-    model = fit(graph, list(datasets), variables=variables, config=config, seed=seed)
-    seconds = time.monotonic() - began
-    trained = [record for record in model.history if record["event"] == "trained"]
-    losses = [record["heldout"] for record in trained if record["heldout"] is not None]
-    steps = sum(
-        max((r["steps"] for r in trained if set(r["hnode"]) in _names(model.plan, level)), default=0)
-        for level in model.plan.levels
-    )
-    mean = sum(losses) / len(losses) if losses else float("nan")
-    return Trained(read_out(model.dcm), seconds, steps, mean, (), model.plan)
+    return train(graph, datasets, seed, config=config, **settings)
 
 
-def _names(made: Plan, level: Sequence[int]) -> list[set[str]]:
-    return [set(made.hnodes[index].variables) for index in level]
-
-
-def train_adversarial(
+def train_against_critics(
     graph: ADMG,
     datasets: Sequence[Dataset],
-    levels: Levels,
     seed: int,
-    budget: Adversarial,
+    config: AdversarialConfig,
     *,
     joint: bool = False,
     rate: float = 1.0,
-    distance: Callable[[DiscreteSCM], float] | None = None,
+    distances: Distances | None = None,
+    levels: Mapping[str, Sequence[Any]] | None = None,
+    mechanisms: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Trained:
     """Train against critics, by modules or jointly, with the same networks.
 
@@ -124,66 +151,29 @@ def train_adversarial(
     Args:
         graph: The ADMG.
         datasets: The data.
-        levels: Levels of every variable.
         seed: Seed of weights and batches.
-        budget: Steps.
+        config: Generator steps of a level, and other settings.
         joint: Whether to train all mechanisms jointly.
         rate: Multiple of the usual learning rates.
-        distance: Distance of a model to the truth, measured during the training; its time is not counted.
+        distances: As in :func:`train`.
+        levels: Levels of every variable; inferred from the data by default.
+        mechanisms: Constructors of mechanisms that are not tables.
+        settings: Further arguments of :func:`mdcm.fit`.
     """
-    variables = {name: {"levels": list(levels[name])} for name in graph.nodes}
     specs = [dataset.spec(graph.nodes) for dataset in datasets]
-    depth = len(plan(graph, specs, objective="adversarial", levels=levels).levels)
-    steps = budget.steps * (depth if joint else 1)
+    kinds = None if levels else Schema.infer(list(datasets)).kinds
+    depth = len(plan(graph, specs, objective="adversarial", kinds=kinds, levels=levels).levels)
+    steps = config.steps * (depth if joint else 1)
     adversarial = replace(
-        budget.config, steps=steps, learning_rate=rate * budget.config.learning_rate,
-        critic_learning_rate=rate * budget.config.critic_learning_rate,
-        checks=min(budget.config.checks, steps),
+        config, steps=steps, learning_rate=rate * config.learning_rate,
+        critic_learning_rate=rate * config.critic_learning_rate, checks=min(config.checks, steps),
     )  # fmt: skip
-    clock = Clock(None if distance is None else lambda model: distance(read_out(model.dcm)))
-    model = fit(
-        graph,
-        list(datasets),
-        objective="adversarial",
-        method="joint" if joint else "minimal",
-        variables=variables,
-        mechanisms={name: partial(Categorical, hidden=_HIDDEN) for name in graph.nodes},
-        config=TrainConfig(confounder_states=_STATES, adversarial=adversarial),
-        seed=seed,
-        device="cpu",
-        on_validation=None if distance is None else clock.look,
-    )
-    seconds = clock.elapsed()
-    clock.look(model)
-    distances = [record["heldout"] for record in model.history if record["event"] == "trained"]
-    heldout = sum(distances) / len(distances)
-    total = steps * len(model.plan.levels)
-    return Trained(read_out(model.dcm), seconds, total, heldout, tuple(clock.curve), model.plan)
-
-
-class Clock:
-    """Time of a training without that of the measurements during it.
-
-    Args:
-        distance: Distance of a model to the truth, or None.
-
-    Attributes:
-        curve: Seconds and distance at every measurement.
-    """
-
-    def __init__(self, distance: Callable[[Model], float] | None) -> None:
-        self._distance = distance
-        self._began, self._paused = time.monotonic(), 0.0
-        self.curve: list[tuple[float, float]] = []
-
-    def elapsed(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._began - self._paused
-
-    def look(self, model: Model) -> None:
-        """Measure the distance of a model."""
-        if self._distance is None:
-            return
-        now = time.monotonic()
-        self.curve.append((round(self.elapsed(), 3), self._distance(model)))
-        self._paused += time.monotonic() - now
+    if levels:
+        settings["variables"] = {name: {"levels": list(levels[name])} for name in graph.nodes}
+    trained = train(
+        graph, datasets, seed, distances=distances, objective="adversarial", method="joint" if joint else "minimal",
+        mechanisms={name: partial(Categorical, hidden=_HIDDEN) for name in graph.nodes} | dict(mechanisms or {}),
+        config=TrainConfig(confounder_states=_STATES, adversarial=adversarial), device="cpu", **settings,
+    )  # fmt: skip
+    # the history counts steps up to the best weights
+    return replace(trained, steps=steps * len(trained.plan.levels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +11,19 @@ import pandas as pd
 
 from mdcm.data import Dataset
 from mdcm.experiments.digits import DigitJudge, train_judge
-from mdcm.experiments.estimates import Sample, answer_distance, estimation_errors, read_out
+from mdcm.experiments.discrete import DiscreteProblem, Size
+from mdcm.experiments.estimates import Sample, read_out
 from mdcm.experiments.handwriting import DigitPainter, Handwriting, load_handwriting
-from mdcm.experiments.records import Criterion, Experiment, ExperimentRequest, Findings
-from mdcm.experiments.study import Size, StudyProblem, study
+from mdcm.experiments.records import Experiment, ExperimentRequest, Findings, Result, hold, select
+from mdcm.experiments.study import study
+from mdcm.experiments.summaries import plan_picture
 from mdcm.graph import ADMG
 from mdcm.identification import identify
 from mdcm.metrics import frechet_distance, sampling_floor, tv_distance
 from mdcm.model import Model, fit
 from mdcm.planning import DatasetSpec, Plan, plan
 from mdcm.report.image_grid import grid_png
-from mdcm.report.page import Photo, Picture, Table
+from mdcm.report.page import Photo, Table
 from mdcm.scm import DiscreteSCM
 from mdcm.training.config import TrainConfig
 
@@ -146,28 +149,28 @@ def _noisy(name: str, formula: Any) -> NDArray[np.float64]:
     return (1 - _NOISE) * table(formula) + _NOISE * noise
 
 
-def problem(rows: int, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> StudyProblem:
+def problem(size: Size, *, shown: tuple[str, ...] = tuple(_LEVELS)) -> DiscreteProblem:
     """Problem of the seven discrete variables: D1 observed, D2 under do(X1 = 0), D3 under do(X1 = 1).
 
     Args:
-        rows: Rows of each data set.
+        size: Size of the study.
         shown: Columns of D2 and D3, X1 among them; all by default, as in the paper.
     """
     samples = (
-        Sample("D1", tuple(_LEVELS), rows),
-        Sample("D2", shown, rows, {"X1": (0,)}),
-        Sample("D3", shown, rows, {"X1": (1,)}),
+        Sample("D1", tuple(_LEVELS), size.rows),
+        Sample("D2", shown, size.rows, {"X1": (0,)}),
+        Sample("D3", shown, size.rows, {"X1": (1,)}),
     )
     ranked = tuple(query for query, _ in QUERIES.values())
-    return StudyProblem("", double_digits(), samples, (*ranked, _SHOWN_ONCE), ranked=ranked)
+    return DiscreteProblem("mnist2", double_digits(), samples, (*ranked, _SHOWN_ONCE), size, ranked=ranked)
 
 
-def apart(rows: int) -> tuple[StudyProblem, Plan]:
+def apart(size: Size) -> tuple[DiscreteProblem, Plan]:
     """The two steps of section F.4.2: X1, X2, W and Color as one h-node on D1 to D3, the others on D1 alone.
 
     Digits and stroke are missing in D2 and D3, so that they are trained on D1 alone.
     """
-    discrete = problem(rows, shown=_GROUP)
+    discrete = problem(size, shown=_GROUP)
     specs = [DatasetSpec(sample.name, sample.columns, sample.do, sample.rows) for sample in discrete.samples]
     levels = {name: tuple(range(count)) for name, count in _LEVELS.items()}
     return discrete, plan(discrete.truth.graph, specs, together=[_GROUP], levels=levels)
@@ -198,18 +201,18 @@ def _run(request: ExperimentRequest) -> Findings:
     size = _FAST if request.fast else _FULL
     # fails before the training if files are missing
     written = load_handwriting(request.mnist)
-    discrete = problem(size.tables.rows)
-    findings = study(discrete, request, size.tables)
+    discrete = problem(size.tables)
+    findings = study(discrete, request)
     request.stages.expect(4)
     with request.stages.stage("equation 57"):
         findings.extend(_derived(discrete.truth))
     if "auto" in request.methods:
         with request.stages.stage("grouped by hand"):
-            findings.extend(_grouped(request.seeds[0], size))
+            findings.extend(_grouped(request.seeds[0], size, full=not request.fast))
         with request.stages.stage("judge"):
             judge = train_judge(size.resolution, steps=size.judge_steps, strokes=True, handwriting=written)
         with request.stages.stage("pictures"):
-            findings.extend(_pictures(discrete, request.seeds[0], size, written, judge))
+            findings.extend(_pictures(discrete, request.seeds[0], size, written, judge, full=not request.fast))
     findings.notes.append(
         "Methods are compared on the seven discrete variables. Nothing confounds the pictures, so that each is an "
         "h-node of its own in every modular plan; they are trained once, by a rectified flow. How methods compare "
@@ -233,22 +236,32 @@ def _derived(truth: DiscreteSCM) -> Findings:
     nodes = tuple(_LEVELS)
     exact = truth.exact(list(nodes))
     joint = np.asarray(exact, dtype=np.float64).reshape(tuple(_LEVELS.values()))
-    theirs = float(np.abs(equation_57(joint) - right).max())
     estimand = identify(truth.graph, query, levels=truth.levels).estimand
     assert estimand is not None
-    ours = float(np.abs(np.asarray(estimand.evaluate(exact)).reshape(right.shape) - right).max())
-    criteria = [
-        Criterion("equation (57) on exact P(V), largest difference to the counterfactual", theirs, 1e-12),
-        Criterion("the estimand found here, likewise", ours, 1e-12, note=str(estimand)),
+    found = {
+        "equation (57)": equation_57(joint),
+        "our estimand": np.asarray(estimand.evaluate(exact)).reshape(right.shape),
+    }
+    results = [
+        Result("mnist2", method, None, "Formulas, on exact P(V)", _FORMULA, float(np.abs(answer - right).max()))
+        for method, answer in found.items()
     ]
     rows: list[list[Any]] = []
     for name, (text, paper) in QUERIES.items():
         top = ", ".join(f"{outcome} {share:.3f}" for outcome, share in _top(_exact(truth, text), _TOP))
         rows.append([name, top, paper])
     table = Table("Most probable outcomes", ["query", "exactly, with probabilities", "in the paper"], rows, _KEY)
-    return Findings(criteria=criteria, tables=[table])
+    return Findings(
+        results=results,
+        criteria=[
+            *hold(results, _FORMULA, {"first": 1e-12}, method="equation (57)"),
+            *hold(results, _FORMULA, {"first": 1e-12}, method="our estimand", note=str(estimand)),
+        ],
+        tables=[table],
+    )
 
 
+_FORMULA = "largest difference to the counterfactual"
 _KEY = (
     "Digits Y1 and Y2, colour (R, G or B), and th for thin or Th for thick. The paper's equations have no published "
     "noise; here it is such that the outcomes agree."
@@ -269,44 +282,36 @@ def _shown(index: int) -> str:
     return f"{y1}{y2}{'RGB'[int(colour)]}{('th', 'Th')[int(thick)]}"
 
 
-def _grouped(seed: int, size: _Size) -> Findings:
+def _grouped(seed: int, size: _Size, *, full: bool) -> Findings:
     """Train the variant in which the user groups four variables in one h-node."""
-    discrete, made = apart(size.tables.rows)
-    truth, data = discrete.truth, discrete.draw(seed)
+    discrete, made = apart(size.tables)
     variables = {name: {"levels": list(range(count))} for name, count in _LEVELS.items()}
-    model = read_out(fit(truth.graph, data, plan=made, variables=variables, seed=seed).dcm)
-    floors = estimation_errors(truth, discrete.queries, discrete.samples, size.tables.repeats).mean(axis=0).tolist()
-    right, answers = discrete.answers(truth), discrete.answers(model)
-    distances = [answer_distance(exact, answered) for exact, answered in zip(right, answers, strict=True)]
-    fitted = [(sample.label, sample.compare(truth, model)) for sample in discrete.samples]
-    rows: list[list[Any]] = [[name, measured["tvd"], measured["floor"], "sampling"] for name, measured in fitted]
-    for query, distance, floor in zip(discrete.queries, distances, floors, strict=True):
-        rows.append([query, distance, floor, "estimation"])
+    model = fit(discrete.truth.graph, discrete.draw(seed), plan=made, variables=variables, seed=seed)
+    group = f"In the two steps of section F.4.2: {{{', '.join(_GROUP)}}} as one, the others on D1 alone"
     steps = "; ".join(str(step) for hnode in made.hnodes for step in hnode.fits)
-    criteria = [
-        Criterion(
-            f"in two steps by hand, {query}", distance, 1.5 * floor,
-            note=f"1.5 times the estimation floor; seed {seed}; "
-            + ("digits and stroke trained on D1 alone" if query == _SHOWN_ONCE else "step 1 as one h-node"),
-        )
-        for query, distance, floor in zip(discrete.queries, distances, floors, strict=True)
-    ]  # fmt: skip
-    criteria.append(Criterion(
-        f"in two steps by hand, queries whose {_TOP} most probable outcomes are the true ones",
-        discrete.agreeing(right, answers), len(discrete.ranked), ">=", unit="queries", note=f"seed {seed}",
-        judged=size is _FULL,
-    ))  # fmt: skip
+    results = [
+        Result("mnist2", _BY_HAND, seed, group, *measured[1:])
+        for measured in discrete.measured(read_out(model.dcm))
+        if measured[0] not in discrete.queries
+    ]
     return Findings(
-        criteria=criteria,
-        tables=[Table(
-            f"Trained in the two steps of section F.4.2: {{{', '.join(_GROUP)}}} as one, the others on D1 alone",
-            ["distribution", "TVD", "floor", "kind of floor"], rows, f"By likelihood; seed {seed}. {steps}.",
-        )],
-        pictures=[Picture("The plan grouped by hand", made.to_svg(), f"{len(made.hnodes)} h-nodes. {steps}.")],
-    )  # fmt: skip
+        results=results,
+        criteria=[
+            criterion
+            for criterion in discrete.criteria(results, full=full, method=_BY_HAND)
+            if criterion.quantity not in discrete.targets
+        ],
+        captions={group: f"By likelihood; seed {seed}. {steps}."},
+        pictures=[plan_picture("The plan grouped by hand", made)],
+    )
 
 
-def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge) -> Findings:
+_BY_HAND = "in two steps by hand"
+
+
+def _pictures(
+    discrete: DiscreteProblem, seed: int, size: _Size, written: Handwriting, judge: DigitJudge, *, full: bool
+) -> Findings:
     """Train the model with both pictures; judge its answers and its pictures."""
     painter = DigitPainter(written, size.resolution)
     model, real = _trained(discrete, seed, size, painter)
@@ -346,25 +351,19 @@ def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriti
     floor = frechet_distance(
         judge.describe(_like(drawn, painter, seed + 1)), judge.describe(_like(drawn, painter, seed))
     )
-    kinds = ("digit", "colour", "stroke")
-    criteria = [
-        Criterion(
-            f"pictures that show the {kind} they are of", judged[kind], _RIGHT, ">=", unit="share",
-            note="judged by the classifier", judged=size is _FULL,
-        )
-        for kind in kinds
-    ]  # fmt: skip
     real_seen = judge.classify(real["Image1"][:2000])
-    quality = Table(
-        "The pictures", ["", "generated", "real"],
-        [
-            *([f"{kind} recognised", judged[kind], float((recognised == actual).mean())]
-              for kind, recognised, actual in zip(kinds, real_seen, real["shown"], strict=True)),
-            ["Fréchet distance to real ones", distance, floor],
-        ],
+    row = partial(Result, "mnist2", group=_SHOWN)
+    results = []
+    for (kind, share), recognised, actual in zip(judged.items(), real_seen, real["shown"], strict=True):
+        quantity = f"pictures that show the {kind} they are of"
+        results.append(row("auto", seed, quantity=quantity, value=share))
+        results.append(row("real pictures", None, quantity=quantity, value=float((recognised == actual).mean())))
+    results.append(row("auto", seed, quantity=_FRECHET, value=distance))
+    results.append(row("real pictures", None, quantity=_FRECHET, value=floor))
+    caption = (
         f"{size.resolution} x {size.resolution} pixels, judged by a classifier trained apart on {written.source}; the "
-        "distance is one of its 128 features, of as many pictures of the same digits, colours and strokes.",
-    )  # fmt: skip
+        "distance is one of its 128 features, of as many pictures of the same digits, colours and strokes."
+    )
     table = Table(
         "Most probable outcomes, as the classifier reads them off generated pictures",
         ["query", "truth", "pictures", "TVD to the truth", "sampling floor"], rows,
@@ -378,11 +377,24 @@ def _pictures(discrete: StudyProblem, seed: int, size: _Size, written: Handwriti
         + "; ".join(f"{row[0]}: {row[2]}" for row in rows)
         + ".",
     )
-    numbers = {"pictures": {"right": judged, "frechet": distance, "frechet_floor": floor, "rows": size.rows}}
-    return Findings(criteria=criteria, tables=[table, quality], photos=[photo], numbers=numbers)
+    return Findings(
+        results=results,
+        criteria=[
+            criterion
+            for quantity in dict.fromkeys(result.quantity for result in select(results, method="auto"))
+            if quantity != _FRECHET
+            for criterion in hold(results, quantity, {"first": _RIGHT}, relation=">=", unit="share", judged=full)
+        ],
+        captions={_SHOWN: caption},
+        tables=[table],
+        photos=[photo],
+    )
 
 
-def _trained(discrete: StudyProblem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
+_SHOWN, _FRECHET = "What the pictures show", "Fréchet distance to real pictures"
+
+
+def _trained(discrete: DiscreteProblem, seed: int, size: _Size, painter: DigitPainter) -> tuple[Model, dict[str, Any]]:
     """Train the model of all nine variables; return it with some real pictures and their labels."""
     table = discrete.truth.sample(size.rows, seed=1_000_000 + seed)
     codes = {name: table[name].to_numpy(dtype=np.int64) for name in _OUTCOME}

@@ -1,19 +1,97 @@
-"""Records of an experiment: its description, its arguments and its results, as plain data."""
+"""Records of an experiment: its description, its arguments, and its results as rows of one table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 from mdcm.progress import Stages
 from mdcm.report.page import Chart, Photo, Picture, Table
 
-__all__ = ["METHODS", "Criterion", "Experiment", "ExperimentRequest", "Findings"]
+__all__ = [
+    "ANSWERS",
+    "COST",
+    "FITTED",
+    "METHODS",
+    "Criterion",
+    "Experiment",
+    "ExperimentRequest",
+    "Findings",
+    "Result",
+    "hold",
+    "select",
+    "summary",
+]
 
 METHODS = ("auto", "adversarial", "joint", "joint-rep")
+# groups of quantities that most experiments have; the last quantity of the first group stands for all of them
+FITTED, ANSWERS, COST = "Fitted distributions", "Answers", "What it took"
+
+Over = Literal["first", "mean", "worst"]
+Relation = Literal["<=", ">="]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measured quantity: one row of the table of all results.
+
+    Attributes:
+        experiment: Name of the experiment, followed by that of the problem if it has several.
+        method: Method of training, or another source of the value such as "plug-in estimate".
+        seed: Seed of data and training; None if the value depends on none.
+        group: Title of the table that shows the quantity.
+        quantity: Name of the quantity.
+        value: Measured value; NaN if it could not be measured.
+        floor: Expected value for the best estimate from the same number of rows; None if it is unknown.
+        limit: Limit of the quantity; None if no criterion sets one.
+        seconds: Wall-clock time of the training; None without a training.
+    """
+
+    experiment: str
+    method: str
+    seed: int | None
+    group: str
+    quantity: str
+    value: float
+    floor: float | None = None
+    limit: float | None = None
+    seconds: float | None = None
+
+    @property
+    def problem(self) -> str:
+        """Name of the problem; empty if the experiment has a single one."""
+        return self.experiment.partition(", ")[2]
+
+
+def select(results: Iterable[Result], **fields: Any) -> list[Result]:
+    """Results whose fields have the given values.
+
+    Example:
+        >>> results = [Result("asia", "auto", seed, ANSWERS, "P(Y)", 0.1) for seed in (0, 1)]
+        >>> [result.seed for result in select(results, seed=1)]
+        [1]
+    """
+    return [result for result in results if all(getattr(result, name) == value for name, value in fields.items())]
+
+
+def summary(results: Sequence[Result], over: Over, relation: Relation = "<=") -> float:
+    """Value of the results of several seeds: of the first one, their mean, or the farthest on the wrong side.
+
+    Where the floor depends on the seed, the worst result is the largest multiple of its floor.
+    """
+    if over == "mean":
+        return mean(result.value for result in results)
+    return (results[0] if over == "first" else _worst(results, relation)).value
+
+
+def _worst(results: Sequence[Result], relation: Relation) -> Result:
+    if relation == ">=":
+        return min(results, key=lambda result: result.value)
+    return max(results, key=lambda result: result.value / (result.floor or 1.0))
 
 
 @dataclass(frozen=True)
@@ -21,7 +99,7 @@ class Criterion:
     """A measured quantity with its limit.
 
     Attributes:
-        what: Name of the quantity.
+        quantity: Name of the quantity.
         value: Measured value; if it is not finite, the limit is missed.
         limit: Upper or lower limit.
         relation: "<=" for an upper limit, ">=" for a lower one.
@@ -29,27 +107,105 @@ class Criterion:
         judged: Whether missing the limit makes the experiment fail. A limit for the full size is shown, but not judged,
             in a fast run.
         note: Conditions of the measurement.
+        experiment: That of the results.
+        method: That of the results.
+        over: How the value summarises the results of several seeds, as in :func:`summary`.
     """
 
-    what: str
+    quantity: str
     value: float
     limit: float
-    relation: Literal["<=", ">="] = "<="
+    relation: Relation = "<="
     unit: str = "TVD"
     judged: bool = True
     note: str = ""
+    experiment: str = ""
+    method: str = ""
+    over: Over = "first"
+
+    @property
+    def what(self) -> str:
+        """Method, quantity and problem as text."""
+        average = "on average" if self.over == "mean" else ""
+        parts = (self.method, self.quantity, average, self.experiment.partition(", ")[2])
+        return ", ".join(part for part in parts if part)
 
     @property
     def met(self) -> bool:
         """Whether the value satisfies the limit."""
-        if not math.isfinite(self.value):
+        return self.admits(self.value)
+
+    def admits(self, value: float) -> bool:
+        """Whether a value satisfies the limit."""
+        if not math.isfinite(value):
             return False
-        return self.value <= self.limit if self.relation == "<=" else self.value >= self.limit
+        return value <= self.limit if self.relation == "<=" else value >= self.limit
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with ``met``."""
+        """Plain JSON values, with ``what`` and ``met``."""
         value = self.value if math.isfinite(self.value) else None
-        return {**asdict(self), "value": value, "met": self.met}
+        return {"what": self.what, **asdict(self), "value": value, "met": self.met}
+
+
+def hold(
+    results: Iterable[Result],
+    quantity: str,
+    limits: Mapping[Over, float],
+    *,
+    method: str = "auto",
+    floor: str = "",
+    relation: Relation = "<=",
+    unit: str = "TVD",
+    judged: bool = True,
+    note: str = "",
+) -> list[Criterion]:
+    """Hold the results of a method to limits; without results there are no criteria.
+
+    Args:
+        results: Results of one problem, or of several that are held to the same limit.
+        quantity: Name of the quantity.
+        limits: Limit of each summary; the mean of a single seed is that of the first.
+        method: The method.
+        floor: Name of the floor that the limits are multiples of; empty if they are none.
+        relation: As in :class:`Criterion`.
+        unit: Unit of value and limit.
+        judged: Whether missing a limit makes the experiment fail.
+        note: Further conditions of the measurement.
+    """
+    results = list(results)
+    own = select(results, quantity=quantity, method=method)
+    criteria = []
+    for over, limit in limits.items() if own else ():
+        if over == "mean" and len(own) == 1:
+            if "first" in limits:
+                continue
+            over = "first"
+        multiple = "" if not floor else floor if limit == 1 else f"{limit} times the {floor}"
+        if floor:
+            base = (_worst(own, relation) if over == "worst" else own[0]).floor
+            assert base is not None
+            limit *= base
+        said = [part for part in (multiple, note, _seeds(own, over)) if part]
+        estimates = select(results, quantity=quantity, method="plug-in estimate")
+        if over == "mean" and estimates:
+            said.append(f"plug-in estimate of the same data {mean(row.value for row in estimates):.4f}")
+        name, *more = dict.fromkeys(row.experiment for row in own)
+        criteria.append(Criterion(
+            quantity, summary(own, over, relation), limit, relation, unit, judged, "; ".join(said),
+            name.partition(", ")[0] if more else name, method, over,
+        ))  # fmt: skip
+    return criteria
+
+
+def _seeds(results: Sequence[Result], over: Over) -> str:
+    seeds = [str(result.seed) for result in results if result.seed is not None]
+    if not seeds:
+        return ""
+    if over == "first" or len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    if over == "worst":
+        return f"worst of seeds {', '.join(seeds)}"
+    return f"mean over {len(seeds)} seeds, worst {summary(results, 'worst'):.4f}"
 
 
 @dataclass
@@ -57,28 +213,30 @@ class Findings:
     """Results of an experiment.
 
     Attributes:
+        results: All measured quantities.
         criteria: Quantities with limits.
+        captions: Explanations of groups of quantities.
         charts: Curves and bar charts.
-        tables: Tables.
+        tables: Tables of text; those of results follow from ``results``.
         pictures: Drawings of graphs and plans.
         photos: Generated images beside real ones.
         notes: Remarks on the results.
-        numbers: All other results as plain JSON values.
     """
 
+    results: list[Result] = field(default_factory=list)
     criteria: list[Criterion] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
     charts: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     photos: list[Photo] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
 
     def extend(self, other: Findings) -> None:
         """Append the results of another part of the experiment."""
-        for name in ("criteria", "charts", "tables", "pictures", "photos", "notes"):
+        for name in ("results", "criteria", "charts", "tables", "pictures", "photos", "notes"):
             getattr(self, name).extend(getattr(other, name))
-        self.numbers.update(other.numbers)
+        self.captions.update(other.captions)
 
 
 @dataclass(frozen=True)
