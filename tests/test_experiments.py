@@ -133,26 +133,26 @@ class TestResults:
         assert summary(self.rows, "worst", ">=") == 0.2
 
     def test_limits_are_multiples_of_the_floor_and_conditions_are_named(self):
-        first, average = hold(self.rows, "P(Y)", {"first": 1.5, "mean": 1.2}, floor="estimation floor")
+        first, average = hold(self.rows, ["P(Y)"], {"first": 1.5, "mean": 1.2}, floor="estimation floor")
         assert (first.what, average.what) == ("auto, P(Y)", "auto, P(Y), on average")
         assert (first.limit, average.limit) == pytest.approx((0.15, 0.12))
         assert first.note == "1.5 times the estimation floor; seed 0"
         assert average.note == "1.2 times the estimation floor; mean over 3 seeds, worst 0.2000"
 
     def test_a_single_seed_is_its_own_average(self):
-        (only,) = hold(self.rows[1:2], "P(Y)", {"first": 1.5, "mean": 1.2}, floor="floor")
+        (only,) = hold(self.rows[1:2], ["P(Y)"], {"first": 1.5, "mean": 1.2}, floor="floor")
         assert (only.over, only.limit, only.met) == ("first", 0.75, True)
-        (only,) = hold(self.rows[:1], "P(Y)", {"mean": 0.1})
+        (only,) = hold(self.rows[:1], ["P(Y)"], {"mean": 0.1})
         assert (only.over, only.limit, only.met) == ("first", 0.1, False)
 
     def test_without_results_there_is_no_criterion(self):
-        assert hold(self.rows, "P(Y)", {"first": 1.0}, method="joint") == []
+        assert hold(self.rows, ["P(Y)"], {"first": 1.0}, method="joint") == []
 
     def test_results_of_several_problems_are_one_criterion(self):
         rows = [
             Result(f"asia, {name}", "auto", 0, "Answers", "P(Y)", value) for name, value in (("a", 1.0), ("b", 2.0))
         ]
-        (criterion,) = hold(rows, "P(Y)", {"worst": 1.5})
+        (criterion,) = hold(rows, ["P(Y)"], {"worst": 1.5})
         assert (criterion.what, criterion.value, criterion.met) == ("auto, P(Y)", 2.0, False)
 
 

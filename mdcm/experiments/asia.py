@@ -97,11 +97,7 @@ def _published(rows: int, seed: int) -> Findings:
     ]
     return Findings(
         results=results,
-        criteria=[
-            criterion
-            for query in messages
-            for criterion in hold(results, query, {"first": 1.0}, relation=">=", unit="warnings", note=note)
-        ],
+        criteria=hold(results, messages, {"first": 1.0}, relation=">=", unit="warnings", note=note),
         notes=[f"Of the network as published: {text or f'{query} is answered without a warning'}."
                for query, text in messages.items()],
     )  # fmt: skip

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import mean, median
+from statistics import median
 
 import networkx as nx
 import numpy as np
 
 from mdcm.experiments.appendix import examples
 from mdcm.experiments.records import Experiment, ExperimentRequest, Findings, Result, hold, select
-from mdcm.experiments.summaries import plan_picture
+from mdcm.experiments.summaries import plan_picture, size_chart
 from mdcm.graph import ADMG
 from mdcm.planning import Method, Objective, plan
-from mdcm.report.page import Chart, Line
 
 __all__ = ["EXPERIMENT", "largest_component", "random_graph"]
 
@@ -96,15 +94,15 @@ def _run(request: ExperimentRequest) -> Findings:
         results=results,
         criteria=[
             *hold(
-                last, _TOGETHER, {"mean": _SAFE_LIMIT}, method="adversarial", unit="mechanisms",
+                last, [_TOGETHER], {"mean": _SAFE_LIMIT}, method="adversarial", unit="mechanisms",
                 note=f"joint training has {size.nodes[-1]}",
             ),
             *hold(
-                select(results, quantity=_BEYOND), _BEYOND, {"worst": 0.0}, method="likelihood", unit="mechanisms",
+                select(results, quantity=_BEYOND), [_BEYOND], {"worst": 0.0}, method="likelihood", unit="mechanisms",
                 note="all sizes; c-components found by another algorithm",
             ),
             *hold(
-                sparse, _TIME, {"first": _MILLISECONDS}, method="adversarial", unit="ms", judged=not request.fast,
+                sparse, [_TIME], {"first": _MILLISECONDS}, method="adversarial", unit="ms", judged=not request.fast,
                 note="graph at hand",
             ),
         ],
@@ -112,7 +110,7 @@ def _run(request: ExperimentRequest) -> Findings:
             _RANDOM: f"Means over {size.graphs} random graphs with a third as many confounded pairs as variables.",
             _LARGE: f"{_SPARSE_ARCS} arcs per variable; median time to make the plan of a graph that is there.",
         },
-        charts=[_figure(results)],
+        charts=[size_chart("Mechanisms trained together", select(results, group=_RANDOM), _TOGETHER, "largest set")],
         pictures=[plan_picture("A plan", plan(random_graph(15, 20, 5, 0), objective="adversarial"))],
         notes=[
             "The published algorithm and its published code differ: the code merges only short cycles, and its "
@@ -161,22 +159,6 @@ def _sparse(nodes: int, repeats: int) -> list[Result]:
         results.append(row(objective, 0, quantity=_TOGETHER, value=largest))
         results.append(row(objective, 0, quantity=_TIME, value=round(median(times), 3)))
     return results
-
-
-def _figure(results: Sequence[Result]) -> Chart:
-    own = select(results, group=_RANDOM, quantity=_TOGETHER)
-    problems = {name: int(name.split()[1]) for name in dict.fromkeys(row.experiment for row in own)}
-    lines = [
-        Line(way, list(problems.values()), [
-            mean(row.value for row in select(own, experiment=name, method=way)) for name in problems
-        ], dashed=way == "published code")
-        for way in (*_WAYS, "published code")
-    ]  # fmt: skip
-    ends = "; ".join(f"{line.label} from {line.y[0]:.1f} to {line.y[-1]:.1f}" for line in lines)
-    return Chart(
-        "Mechanisms trained together", "variables in the graph", "largest set, mean over graphs", lines,
-        f"Largest set of mechanisms trained together against the number of variables: {ends}.",
-    )  # fmt: skip
 
 
 EXPERIMENT = Experiment(

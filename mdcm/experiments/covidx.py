@@ -205,7 +205,7 @@ class _Problem(StudyProblem):
         if self.chest is None:
             return []
         note = f"true effect {self.chest.effect():.4f}"
-        return hold(results, _ERROR, {"first": _EFFECT, "mean": _EFFECT}, judged=full, note=note)
+        return hold(results, [_ERROR], {"first": _EFFECT, "mean": _EFFECT}, judged=full, note=note)
 
     def findings(self, results: Sequence[Result]) -> Findings:
         """Captions, the graph, and pictures of both kinds."""

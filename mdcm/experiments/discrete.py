@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from mdcm.experiments.estimates import Sample, answer_distance, estimand_of, estimation_errors, plug_in, read_out
 from mdcm.experiments.methods import Distances, Trained, train_against_critics, train_auto
-from mdcm.experiments.records import ANSWERS, FITTED, Criterion, Findings, Result, hold
+from mdcm.experiments.records import ANSWERS, FITTED, Criterion, Findings, Over, Result, hold
 from mdcm.experiments.study import Measured, StudyProblem, graph_picture
 from mdcm.experiments.summaries import bar_chart
 from mdcm.scm import DiscreteSCM
@@ -31,7 +31,7 @@ __all__ = ["STATED", "DiscreteProblem", "Size", "train_tables"]
 STATED, _AVERAGE = 1.5, 1.2
 _RANKS = 3
 _LONGEST_TABLE = 12
-_PLUG_IN = "plug-in estimate"
+_PLUG_IN, _TIME = "plug-in estimate", "time of a training"
 _DIVERGENCES, _WORST = "Fitted distributions, KL in nats", "Worst distances"
 _RANKED = f"queries whose {_RANKS} most probable outcomes are the true ones"
 
@@ -224,24 +224,16 @@ class DiscreteProblem(StudyProblem):
 
     def criteria(self, results: Sequence[Result], *, full: bool, method: str = "auto") -> list[Criterion]:
         """Limits of fitted distributions, answers and ranks of a method, and of training against critics."""
-        criteria = []
-        for name in self.targets if self.fitted else ():
-            # the floor is an expectation: about half of all data sets exceed it, whatever model is fitted
-            criteria += hold(results, name, {"mean": 1.0}, method=method, floor="sampling floor")
-        for query in self.queries:
-            limits = {"first": STATED, "mean": _AVERAGE}
-            criteria += hold(results, query, limits, method=method, floor="estimation floor")  # type: ignore[arg-type]
-        if self.ranked:
-            # ranks a sixth apart are within a standard error of the few rows of a fast run
-            criteria += hold(
-                results, _RANKED, {"worst": len(self.ranked)}, method=method, relation=">=", unit="queries", judged=full
-            )
+        held = partial(hold, results, method=method)
+        # the floor is an expectation: about half of all data sets exceed it, whatever model is fitted
+        criteria = held(self.targets if self.fitted else (), {"mean": 1.0}, floor="sampling floor")
+        criteria += held(self.queries, {"first": STATED, "mean": _AVERAGE}, floor="estimation floor")
+        # ranks a sixth apart are within a standard error of the few rows of a fast run
+        criteria += held([_RANKED], {"worst": len(self.ranked)}, relation=">=", unit="queries", judged=full)
         for name, limit in self.limits.items():
-            timed = name == "time of a training"
-            criteria += hold(
-                results, name, {"mean" if timed else "worst": limit}, method="adversarial", judged=full,
-                unit="s" if timed else "TVD", note="wall-clock, one thread" if timed else "",
-            )  # fmt: skip
+            timed: dict[str, Any] = {"unit": "s", "note": "wall-clock, one thread"} if name == _TIME else {}
+            over: Over = "mean" if timed else "worst"
+            criteria += hold(results, [name], {over: limit}, method="adversarial", judged=full, **timed)
         return criteria
 
     def findings(self, results: Sequence[Result]) -> Findings:

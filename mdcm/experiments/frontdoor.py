@@ -261,17 +261,13 @@ class _Problem(StudyProblem):
 
     def criteria(self, results: Sequence[Result], *, full: bool) -> list[Criterion]:
         """Limits of likelihood on average over seeds."""
-        limits = {"P(D, A)": _JOINT_LIMIT}
-        for d in (0, 1):
-            limits |= {_REAL[d]: _REAL_LIMIT, _OWN[d]: _OWN_LIMIT}
-        limits |= {_DIGITS: _SHOWN_LIMIT, _COLOURS: _SHOWN_LIMIT}
+        held = partial(hold, results, judged=full)
         return [
-            criterion
-            for name, limit in limits.items()
-            for criterion in hold(
-                results, name, {"mean": limit}, unit="share" if name in {_DIGITS, _COLOURS} else "TVD", judged=full
-            )
-        ]  # fmt: skip
+            *held(["P(D, A)"], {"mean": _JOINT_LIMIT}),
+            *held(_REAL, {"mean": _REAL_LIMIT}),
+            *held(_OWN, {"mean": _OWN_LIMIT}),
+            *held([_DIGITS, _COLOURS], {"mean": _SHOWN_LIMIT}, unit="share"),
+        ]
 
     def findings(self, results: Sequence[Result]) -> Findings:
         """Captions, a chart of the effect, the graph, and pictures of every method."""
@@ -360,7 +356,7 @@ def _without_flips(size: _Size, seed: int, *, judged: bool) -> Findings:
     return Findings(
         results=results,
         criteria=hold(
-            results, _GAP, {"first": _GAP_LIMIT}, method="with a confounder", unit="nats per row", note=note,
+            results, [_GAP], {"first": _GAP_LIMIT}, method="with a confounder", unit="nats per row", note=note,
             judged=judged,
         ),
         captions={

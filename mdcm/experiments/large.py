@@ -32,11 +32,11 @@ from mdcm.experiments.records import (
     hold,
     select,
 )
-from mdcm.experiments.summaries import plan_picture
+from mdcm.experiments.summaries import plan_picture, size_chart
 from mdcm.graph import ADMG
 from mdcm.metrics import sampling_floor, tv_distance
 from mdcm.planning import plan
-from mdcm.report.page import Chart, Line, Picture, number
+from mdcm.report.page import Picture, number
 from mdcm.scm import DiscreteSCM, random_discrete
 from mdcm.training.adversarial_config import AdversarialConfig
 
@@ -184,7 +184,7 @@ def _run(request: ExperimentRequest) -> Findings:
         for quantity, limit, more in rules:
             bare = max(row.value for row in select(results, quantity=quantity, method=_BARE))
             note = f"without edges {number(bare)}"
-            findings.criteria += hold(results, quantity, {"worst": limit}, note=note, **more)
+            findings.criteria += hold(results, [quantity], {"worst": limit}, note=note, **more)
     for nodes in size.compared:
         for way in ("adversarial", "joint"):
             with request.stages.stage(f"cost of {way}"):
@@ -194,9 +194,11 @@ def _run(request: ExperimentRequest) -> Findings:
         COST: "Seconds are wall-clock of one thread; the peak is of the whole process so far.",
         _STEPS: f"{size.steps} steps of every h-node; memory is what the peak rose by while training.",
     }
-    findings.charts = [_against_nodes("Distance of adjacent pairs to the truth", findings.results, _PAIRS, "mean TVD")]
+    findings.charts = [
+        size_chart("Distance of adjacent pairs to the truth", findings.results, _PAIRS, "mean TVD", log=True)
+    ]
     if len(size.compared) > 1:
-        findings.charts.append(_against_nodes("A step against critics", findings.results, _SECONDS, "seconds"))
+        findings.charts.append(size_chart("A step against critics", findings.results, _SECONDS, "seconds"))
     findings.pictures = _pictures(size.nodes[0])
     findings.notes = [
         "Answers of models this large are counted in draws; everything else is exact.",
@@ -205,26 +207,6 @@ def _run(request: ExperimentRequest) -> Findings:
         "What training all at once costs is measured in steps of equal kernels, each way in a process of its own.",
     ]
     return findings
-
-
-def _against_nodes(title: str, results: Sequence[Result], quantity: str, unit: str) -> Chart:
-    """A quantity of every method over the number of variables."""
-    own = select(results, quantity=quantity)
-    problems = {name: int(name.split()[1]) for name in dict.fromkeys(row.experiment for row in own)}
-    lines = [
-        Line(method, list(problems.values()), [
-            mean(row.value for row in select(own, experiment=name, method=method)) for name in problems
-        ])
-        for method in dict.fromkeys(row.method for row in own)
-    ]  # fmt: skip
-    floors = [own[0].floor for name in problems for own in [select(results, experiment=name, quantity=quantity)]]
-    if None not in floors:
-        lines.append(Line("sampling floor", list(problems.values()), [floor or 0.0 for floor in floors], dashed=True))
-    said = "; ".join(f"{line.label} {', '.join(f'{y:.4f}' for y in line.y)}" for line in lines)
-    return Chart(
-        title, "variables", unit, lines, f"{title} against the number of variables: {said}.",
-        log_x=len(problems) > 1, log_y=True,
-    )  # fmt: skip
 
 
 def _pictures(nodes: int) -> list[Picture]:

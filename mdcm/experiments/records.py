@@ -21,6 +21,7 @@ __all__ = [
     "Experiment",
     "ExperimentRequest",
     "Findings",
+    "Over",
     "Result",
     "hold",
     "select",
@@ -149,7 +150,7 @@ class Criterion:
 
 def hold(
     results: Iterable[Result],
-    quantity: str,
+    quantities: Iterable[str],
     limits: Mapping[Over, float],
     *,
     method: str = "auto",
@@ -162,9 +163,9 @@ def hold(
     """Hold the results of a method to limits; without results there are no criteria.
 
     Args:
-        results: Results of one problem, or of several that are held to the same limit.
-        quantity: Name of the quantity.
-        limits: Limit of each summary; the mean of a single seed is that of the first.
+        results: Results of one problem, or of several that are held to the same limits.
+        quantities: Names of the quantities.
+        limits: Limit of each summary; a single result is held to the first one.
         method: The method.
         floor: Name of the floor that the limits are multiples of; empty if they are none.
         relation: As in :class:`Criterion`.
@@ -172,28 +173,28 @@ def hold(
         judged: Whether missing a limit makes the experiment fail.
         note: Further conditions of the measurement.
     """
-    results = list(results)
-    own = select(results, quantity=quantity, method=method)
-    criteria = []
-    for over, limit in limits.items() if own else ():
-        if over == "mean" and len(own) == 1:
-            if "first" in limits:
-                continue
-            over = "first"
-        multiple = "" if not floor else floor if limit == 1 else f"{limit} times the {floor}"
-        if floor:
-            base = (_worst(own, relation) if over == "worst" else own[0]).floor
-            assert base is not None
-            limit *= base
-        said = [part for part in (multiple, note, _seeds(own, over)) if part]
-        estimates = select(results, quantity=quantity, method="plug-in estimate")
-        if over == "mean" and estimates:
-            said.append(f"plug-in estimate of the same data {mean(row.value for row in estimates):.4f}")
-        name, *more = dict.fromkeys(row.experiment for row in own)
-        criteria.append(Criterion(
-            quantity, summary(own, over, relation), limit, relation, unit, judged, "; ".join(said),
-            name.partition(", ")[0] if more else name, method, over,
-        ))  # fmt: skip
+    results, criteria = list(results), []
+    for quantity in quantities:
+        own = select(results, quantity=quantity, method=method)
+        if not own:
+            continue
+        first, *others = dict.fromkeys(row.experiment for row in own)
+        experiment = first.partition(", ")[0] if others else first
+        # of a single result all summaries are the same
+        chosen: Mapping[Over, float] = {"first": next(iter(limits.values()))} if len(own) == 1 else limits
+        for over, limit in chosen.items():
+            said = [note, _seeds(own, over)]
+            if floor:
+                said.insert(0, floor if limit == 1 else f"{limit} times the {floor}")
+                base = (_worst(own, relation) if over == "worst" else own[0]).floor
+                assert base is not None
+                limit *= base
+            estimates = select(results, quantity=quantity, method="plug-in estimate")
+            if over == "mean" and estimates:
+                said.append(f"plug-in estimate of the same data {summary(estimates, 'mean'):.4f}")
+            value = summary(own, over, relation)
+            words = "; ".join(filter(None, said))
+            criteria.append(Criterion(quantity, value, limit, relation, unit, judged, words, experiment, method, over))
     return criteria
 
 

@@ -244,12 +244,8 @@ class _Cells(StudyProblem):
 
     def criteria(self, results: Sequence[Result], *, full: bool) -> list[Criterion]:
         """Limits of the distances to both estimates, at the first seed, judged in both sizes."""
-        return [
-            criterion
-            for name in ("to the plug-in", "to the best fit of the graph")
-            for query in _QUERIES
-            for criterion in hold(results, f"{query}, {name}", {"first": STATED}, floor="estimation floor")
-        ]
+        names = [f"{query}, {to}" for to in ("to the plug-in", "to the best fit of the graph") for query in _QUERIES]
+        return hold(results, names, {"first": STATED}, floor="estimation floor")
 
     def findings(self, results: Sequence[Result]) -> Findings:
         """Captions, a chart of the answers, the graph, and what was found in the data."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 from mdcm.experiments.methods import Curve
-from mdcm.experiments.records import ANSWERS, Result, select
+from mdcm.experiments.records import ANSWERS, COST, FITTED, Result, select
 from mdcm.planning import Plan
 from mdcm.report.page import Chart, Line, Picture, Table, number
 
-__all__ = ["bar_chart", "convergence", "plan_picture", "result_tables"]
+__all__ = ["bar_chart", "convergence", "plan_picture", "result_tables", "size_chart"]
 
 _LONGEST_NAME = 64
 
@@ -23,10 +24,9 @@ def result_tables(results: Sequence[Result], captions: Mapping[str, str]) -> lis
         results: The results.
         captions: Explanations of groups.
     """
-    return [
-        _table(group, select(results, group=group), captions.get(group, ""))
-        for group in dict.fromkeys(result.group for result in results)
-    ]
+    order = {FITTED: 0, ANSWERS: 1, COST: 3}
+    groups = sorted(dict.fromkeys(result.group for result in results), key=lambda group: order.get(group, 2))
+    return [_table(group, select(results, group=group), captions.get(group, "")) for group in groups]
 
 
 def _table(group: str, results: Sequence[Result], caption: str) -> Table:
@@ -76,6 +76,26 @@ def bar_chart(title: str, results: Sequence[Result], group: str = ANSWERS, unit:
         lines.append(Line("floor", shown, [floor for floor in floors if floor is not None]))
     says = "; ".join(f"{line.label} {', '.join(f'{y:.4f}' for y in line.y)}" for line in lines)
     return Chart(title, "", unit, lines, f"Groups of bars, one per quantity: {says}.", kind="bars")
+
+
+def size_chart(title: str, results: Sequence[Result], quantity: str, unit: str, *, log: bool = False) -> Chart:
+    """A quantity against the number of variables, which the problem is named by: means, one line per method."""
+    own = select(results, quantity=quantity)
+    problems = {name: int(name.split()[1]) for name in dict.fromkeys(row.experiment for row in own)}
+
+    def means(rows: Sequence[Result]) -> list[float]:
+        return [mean(row.value for row in select(rows, experiment=name)) for name in problems]
+
+    sizes = list(problems.values())
+    lines = [
+        Line(method, sizes, means(select(own, method=method))) for method in dict.fromkeys(row.method for row in own)
+    ]
+    if all(row.floor is not None for row in own):
+        floors = means([replace(row, value=row.floor or 0.0) for row in own])
+        lines.append(Line("sampling floor", sizes, floors, dashed=True))
+    said = "; ".join(f"{line.label} {', '.join(f'{y:.4g}' for y in line.y)}" for line in lines)
+    says = f"{unit.capitalize()} at {', '.join(map(str, sizes))} variables: {said}."
+    return Chart(title, "variables", f"{unit}, mean", lines, says, log_x=log and len(sizes) > 1, log_y=log)
 
 
 def convergence(
