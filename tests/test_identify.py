@@ -424,7 +424,7 @@ def test_other_questions_are_refused(query, message):
 
 
 def test_experiments_that_are_none():
-    for experiments, message in (("X", "several interventions"), (["X"], "lists of names"), ([["Q"]], "'Q'")):
+    for experiments, message in (("X", "is the text 'X'"), (["X"], "lists of names"), ([["Q"]], "'Q'")):
         with pytest.raises(PlanError, match=message):
             identify("X -> Y", "P(Y | do(X))", experiments=experiments)
 
@@ -461,7 +461,7 @@ class TestEvaluation:
         data = [Dataset(rows[0]), Dataset(pd.concat(rows[1:]), do=["T"])]
         # a share of at least a tenth of 4,000 rows has a standard error of at most 0.025; four times that
         assert np.abs(estimand.evaluate(data).to_numpy() - truth).max() < 0.1
-        with pytest.raises(DataError, match="one table was given"):
+        with pytest.raises(DataError, match="a single table was given"):
             estimand.evaluate(rows[0])
         with pytest.raises(DataError, match="needs data of do"):
             estimand.evaluate({frozenset(): seen})

@@ -1,4 +1,4 @@
-"""Identification: whether graph and data determine the answer to a query, by which estimand, or why not."""
+"""Identification: whether graph and data determine the answer to a query, with an estimand or a witness."""
 
 from mdcm.identification.decide import Identification, identify
 from mdcm.identification.estimand import Estimand

@@ -1,4 +1,4 @@
-"""Composite formulas: signed sums over the levels of a variable, their ratios, and cases by level."""
+"""Composite formulas: signed sums over the levels of a variable, ratios of such sums, and cases by level."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mdcm.identification.estimand import Formula
     from mdcm.identification.tables import SourceTables, TableSource
 
-__all__ = ["AnyFormula", "Combination", "Pieces", "Signed", "Unwritten"]
+__all__ = ["AnyFormula", "CaseFormula", "Combination", "RuleMixture", "SignedFormula"]
 
 
 class AnyFormula(Protocol):
@@ -39,7 +39,7 @@ class AnyFormula(Protocol):
 
     @property
     def condition(self) -> AnyFormula | None:
-        """Formula of the probability of the condition; None without one or if it is not identified."""
+        """Formula of the probability of the condition; None without a condition or if it is not identified."""
 
     @property
     def sources(self) -> Sequence[TableSource]:
@@ -54,7 +54,7 @@ class AnyFormula(Protocol):
         """Names of the variables that data must have for the evaluation."""
 
     @property
-    def asked_variables(self) -> frozenset[str]:
+    def answer_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
 
     def cost(self, data: SourceTables) -> Cost:
@@ -67,36 +67,36 @@ class AnyFormula(Protocol):
         """Description of the condition without rows that matters most in a row of the answer."""
 
     def text(self, *, latex: bool) -> str:
-        """The formula in one line."""
+        """The formula as a single line."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
 
 
 @dataclass(frozen=True)
-class Signed:
-    """A probability with a sign.
+class SignedFormula:
+    """Formula of a probability with a sign.
 
     Attributes:
         sign: 1 or -1.
-        formula: Formula of the probability.
-        places: Column of the formula for every column of the answer; -1 if it has no such column.
+        formula: The formula.
+        positions: Index of the formula's column for every column of the answer; -1 if it has no such column.
     """
 
     sign: int
     formula: Formula
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
 
     @classmethod
-    def of(cls, sign: int, formula: Formula, terms: Sequence[language.Term | None]) -> Signed:
-        """A probability whose formula has the columns ``terms``; None for columns of the answer that it lacks."""
+    def of(cls, sign: int, formula: Formula, terms: Sequence[language.Term | None]) -> SignedFormula:
+        """Match the columns of a formula with ``terms``, the columns of the answer; None for a column it lacks."""
         columns = (*formula.query.do, *formula.query.given, *formula.query.outcomes)
-        places = tuple(-1 if term is None or term not in columns else columns.index(term) for term in terms)
-        return cls(sign, formula, places)
+        positions = tuple(-1 if term is None or term not in columns else columns.index(term) for term in terms)
+        return cls(sign, formula, positions)
 
 
 class Combination:
-    """A signed sum of probabilities, divided by another one if the query has a condition.
+    """A signed sum of probabilities, divided by that of the condition if there is a condition.
 
     Args:
         query: The query, all of whose settings have values.
@@ -108,8 +108,8 @@ class Combination:
     def __init__(
         self,
         query: language.Query,
-        top: Sequence[Signed],
-        bottom: Sequence[Signed] | None,
+        top: Sequence[SignedFormula],
+        bottom: Sequence[SignedFormula] | None,
         exhaustive: Mapping[str, Sequence[Any]],
     ) -> None:
         self.query = query
@@ -120,7 +120,7 @@ class Combination:
         outcomes = range(len(self._terms) - len(query.outcomes), len(self._terms))
         # every probability must have all outcome columns, so that the sum over outcomes is that of the condition
         self.is_partition = all(
-            part.formula.is_partition and all(part.places[column] >= 0 for column in outcomes) for part in self.top
+            part.formula.is_partition and all(part.positions[column] >= 0 for column in outcomes) for part in self.top
         )
 
     @property
@@ -139,7 +139,7 @@ class Combination:
         if self.bottom is None:
             return None
         count = len(self.query.do) + len(self.query.given)
-        bottom = [Signed(part.sign, part.formula, part.places[:count]) for part in self.bottom]
+        bottom = [SignedFormula(part.sign, part.formula, part.positions[:count]) for part in self.bottom]
         return Combination(language.Query("P", self.query.given, self.query.do), bottom, None, self.exhaustive)
 
     @property
@@ -158,7 +158,7 @@ class Combination:
         return frozenset().union(*(part.variables for part in self.parts))
 
     @property
-    def asked_variables(self) -> frozenset[str]:
+    def answer_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
         return frozenset(term.variable for term in self._terms).union(self.exhaustive)
 
@@ -176,10 +176,10 @@ class Combination:
             DataError: If a variable has levels that the sums do not include.
         """
         for name, known in self.exhaustive.items():
-            further = data.levels(name)[len(known) :]
-            if further:
+            unknown = data.levels(name)[len(known) :]
+            if unknown:
                 raise DataError(
-                    f"{name!r} has the level {further[0]!r}, but the query is identified only if its levels are "
+                    f"{name!r} has the level {unknown[0]!r}, but the query is identified only if its levels are "
                     f"{', '.join(map(str, known))}",
                     column=name,
                 )
@@ -195,25 +195,25 @@ class Combination:
         low, high = self._sum(self.top, data, free, shape)
         is_zero = high <= 0
         if self.bottom is not None:
-            below, above = self._sum(self.bottom, data, free, shape)
-            low = np.divide(low, above, out=np.zeros(low.shape), where=above > 0)
-            high = np.divide(high, below, out=np.ones(high.shape), where=below > 0)
-            high = np.where(below > 0, np.minimum(high, np.maximum(low, 1.0)), 1.0)
+            bottom_low, bottom_high = self._sum(self.bottom, data, free, shape)
+            low = np.divide(low, bottom_high, out=np.zeros(low.shape), where=bottom_high > 0)
+            high = np.divide(high, bottom_low, out=np.ones(high.shape), where=bottom_low > 0)
+            high = np.where(bottom_low > 0, np.minimum(high, np.maximum(low, 1.0)), 1.0)
         return Columns(low, high, is_zero, levels)
 
     def _sum(
-        self, signed: Sequence[Signed], data: SourceTables, free: Collection[int], shape: Sequence[int]
+        self, signed: Sequence[SignedFormula], data: SourceTables, free: Collection[int], shape: Sequence[int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         samples = [] if data.replicates is None else [data.replicates]
         low, high, size = (np.zeros([*samples, *shape]) for _ in range(3))
         for part in signed:
-            free_columns = [part.places[column] for column in free if part.places[column] >= 0]
+            free_columns = [part.positions[column] for column in free if part.positions[column] >= 0]
             values = part.formula.columns(data, free_columns)
-            down, up = (_aligned(table, part.places, len(samples)) for table in (values.low, values.high))
-            low = low + (down if part.sign > 0 else -up)
-            high = high + (up if part.sign > 0 else -down)
-            size = size + up
-        # set rounding errors of differences of equal numbers to 0
+            least, most = (_aligned(table, part.positions, len(samples)) for table in (values.low, values.high))
+            low = low + (least if part.sign > 0 else -most)
+            high = high + (most if part.sign > 0 else -least)
+            size = size + most
+        # differences of equal numbers are 0 up to rounding errors
         rounding = size * ROUNDING
         return np.where(np.abs(low) <= rounding, 0.0, low), np.where(np.abs(high) <= rounding, 0.0, high)
 
@@ -222,7 +222,7 @@ class Combination:
         return next((reason for part in self.parts if (reason := part.reason(data, row)) is not None), None)
 
     def text(self, *, latex: bool) -> str:
-        """The formula in one line."""
+        """The formula as a single line."""
         top = _written(self.top, latex)
         if self.bottom is None:
             return top
@@ -238,25 +238,25 @@ class Combination:
         return content
 
 
-class Pieces:
+class CaseFormula:
     """A formula for every level of a variable of the query.
 
     Args:
         query: The query.
-        place: Index of the variable's column in the answer.
+        position: Position of the variable's column in the answer.
         levels: The levels.
         formulas: The formula at each level.
     """
 
     def __init__(
-        self, query: language.Query, place: int, levels: Sequence[Any], formulas: Sequence[AnyFormula]
+        self, query: language.Query, position: int, levels: Sequence[Any], formulas: Sequence[AnyFormula]
     ) -> None:
         self.query = query
-        self.place = place
+        self.position = position
         self.levels = tuple(levels)
         self.formulas = tuple(formulas)
         self._terms = (*query.do, *query.given, *query.outcomes)
-        is_condition = place < len(query.do) + len(query.given)
+        is_condition = position < len(query.do) + len(query.given)
         self.is_partition = is_condition and all(formula.is_partition for formula in formulas)
 
     @property
@@ -265,15 +265,15 @@ class Pieces:
         return [term.label for term in self._terms]
 
     @cached_property
-    def condition(self) -> Pieces | None:
+    def condition(self) -> CaseFormula | None:
         """The probability of the condition, if it is identified at every level."""
         conditions = [formula.condition for formula in self.formulas]
         if not self.query.given or None in conditions:
             return None
-        if self.place >= len(self.query.do) + len(self.query.given):
+        if self.position >= len(self.query.do) + len(self.query.given):
             return None
         query = language.Query("P", self.query.given, self.query.do)
-        return Pieces(query, self.place, self.levels, [part for part in conditions if part is not None])
+        return CaseFormula(query, self.position, self.levels, [part for part in conditions if part is not None])
 
     @property
     def sources(self) -> list[TableSource]:
@@ -291,9 +291,9 @@ class Pieces:
         return frozenset().union(*(formula.variables for formula in self.formulas))
 
     @property
-    def asked_variables(self) -> frozenset[str]:
+    def answer_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
-        return frozenset().union(*(formula.asked_variables for formula in self.formulas))
+        return frozenset().union(*(formula.answer_variables for formula in self.formulas))
 
     def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
@@ -308,7 +308,7 @@ class Pieces:
         Raises:
             DataError: If the variable has more levels.
         """
-        name = self._terms[self.place].variable
+        name = self._terms[self.position].variable
         known = data.levels(name)
         if len(known) > len(self.levels):
             raise DataError(
@@ -317,27 +317,26 @@ class Pieces:
             )
         pieces = [formula.columns(data, free) for formula in self.formulas]
         # counted from the end: an axis of samples may come first
-        axis = self.place - len(self._terms)
+        axis = self.position - len(self._terms)
         low = np.concatenate([piece.low for piece in pieces], axis=axis)
         high = np.concatenate([piece.high for piece in pieces], axis=axis)
         is_zero = np.concatenate([piece.is_zero for piece in pieces], axis=axis)
         levels = [list(values) for values in pieces[0].levels]
-        levels[self.place] = [level for piece in pieces for level in piece.levels[self.place]]
+        levels[self.position] = [level for piece in pieces for level in piece.levels[self.position]]
         return Columns(low, high, is_zero, levels)
 
     def reason(self, data: SourceTables, row: Mapping[str, Hashable]) -> str | None:
         """Description of a condition without rows that matters in a row of the answer."""
-        label = self.labels[self.place]
+        label = self.labels[self.position]
+        variable = self._terms[self.position].variable
         for level, formula in zip(self.levels, self.formulas, strict=True):
-            if label not in row or data.code(self._terms[self.place].variable, level) == data.levels(
-                self._terms[self.place].variable
-            ).index(row[label]):
+            if label not in row or data.code(variable, level) == data.levels(variable).index(row[label]):
                 return formula.reason(data, row)
         return None
 
     def text(self, *, latex: bool) -> str:
-        """The formula in one line, a case for each level."""
-        term = self._terms[self.place]
+        """The formula as a single line, with a case for each level."""
+        term = self._terms[self.position]
         cases = [
             f"{formula.text(latex=latex)} at {language.Term(term.variable, level, term.world)}"
             for level, formula in zip(self.levels, self.formulas, strict=True)
@@ -350,28 +349,25 @@ class Pieces:
         cases = [
             {"level": level, **formula.to_json()} for level, formula in zip(self.levels, self.formulas, strict=True)
         ]
-        return {"query": str(self.query), "variable": self._terms[self.place].variable, "cases": cases}
+        return {"query": str(self.query), "variable": self._terms[self.position].variable, "cases": cases}
 
 
-def _aligned(table: NDArray[np.float64], places: Sequence[int], before: int) -> NDArray[np.float64]:
-    """Table with axes in the order of the answer's columns; axes that only one of the two has are of size 1.
-
-    The first ``before`` axes are unchanged.
-    """
-    axes = [before + column for column in places if column >= 0]
+def _aligned(table: NDArray[np.float64], positions: Sequence[int], before: int) -> NDArray[np.float64]:
+    """Align a table after its first ``before`` axes with the columns of the answer; absent columns have size 1."""
+    axes = [before + column for column in positions if column >= 0]
     aligned = table.squeeze(tuple(k for k in range(before, table.ndim) if k not in axes))
     ordered = sorted(axes)
     aligned = aligned.transpose([*range(before), *(before + ordered.index(axis) for axis in axes)])
     sizes = iter(aligned.shape[before:])
-    return aligned.reshape([*aligned.shape[:before], *(next(sizes) if column >= 0 else 1 for column in places)])
+    return aligned.reshape([*aligned.shape[:before], *(next(sizes) if column >= 0 else 1 for column in positions)])
 
 
-class Unwritten:
-    """Placeholder for an identified query whose rule is unknown, so that it cannot be evaluated.
+class RuleMixture:
+    """Mixture of terms by an unknown rule: identified, but without values.
 
     Args:
         query: The query.
-        example: Formula of one of the terms that the rule mixes.
+        example: Formula of an example term.
     """
 
     is_partition = False
@@ -383,7 +379,7 @@ class Unwritten:
         self.sources: list[TableSource] = example.sources
         self.used: list[TableSource] = example.used
         self.variables: frozenset[str] = example.variables
-        self.asked_variables: frozenset[str] = example.asked_variables
+        self.answer_variables: frozenset[str] = example.answer_variables
 
     @property
     def labels(self) -> list[str]:
@@ -391,7 +387,7 @@ class Unwritten:
         return [term.label for term in (*self.query.do, *self.query.given, *self.query.outcomes)]
 
     def cost(self, data: SourceTables) -> Cost:
-        """Refuse, since there are no values.
+        """Refuse the evaluation.
 
         Raises:
             QueryError: Always.
@@ -399,7 +395,7 @@ class Unwritten:
         raise QueryError(f"{self.query}: the rule is not a table of levels, so its estimand cannot be evaluated")
 
     def columns(self, data: SourceTables, free: Collection[int] = ()) -> Columns:
-        """Refuse, since there are no values.
+        """Refuse the evaluation.
 
         Raises:
             QueryError: Always.
@@ -411,7 +407,7 @@ class Unwritten:
         return None
 
     def text(self, *, latex: bool) -> str:
-        """The mixture in one line."""
+        """The mixture as a single line."""
         body = self._example.text(latex=latex)
         return (
             rf"\text{{a mixture by the rule of terms such as }} {body}" if latex else f"mixture by the rule of {body}"
@@ -422,7 +418,7 @@ class Unwritten:
         return {"query": str(self.query), "mixture": self._example.to_json()}
 
 
-def _written(signed: Sequence[Signed], latex: bool) -> str:
+def _written(signed: Sequence[SignedFormula], latex: bool) -> str:
     if len(signed) == 1 and signed[0].sign > 0:
         return signed[0].formula.text(latex=latex)
     parts: list[str] = []

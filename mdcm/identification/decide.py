@@ -1,4 +1,4 @@
-"""Identification of queries: translation of queries and data sets for the compiled core, and of its results."""
+"""Identification of queries: translation of queries and data sets to the compiled core, and of its results back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Identification", "identify"]
 
 # largest number of candidates for helpful experiments, the nearest to the obstacle
 _MOST_TARGETS = 40
-_WORDS = {
+_OBSTACLES = {
     "inside": "sets {} by do(), a variable of the c-factor",
     "columns": "does not observe {}",
     "values": "does not set all values of {} that are needed",
@@ -45,10 +45,10 @@ class Identification:
 
     Attributes:
         query: The query.
-        identifiable: True; False; or None if undecided: some data set does not observe all variables and no estimand
-            was found, which does not prove that there is none.
+        identifiable: True; False; or None if undecided: without an estimand, but with a rule or a data set that does
+            not observe all variables, for which the search is incomplete.
         estimand: Expression for the answer, if identifiable.
-        witness: Reason why the query is not identified, otherwise.
+        witness: Reason why the query is not identified, if it is not.
     """
 
     query: language.Expression
@@ -60,7 +60,7 @@ class Identification:
     rules: Rules = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def _asked(self) -> str:
+    def _query_text(self) -> str:
         ruled = [term.variable for query in self.query.queries for term in query.do if term.variable in self.rules]
         if not ruled:
             return str(self.query)
@@ -69,30 +69,30 @@ class Identification:
     def __str__(self) -> str:
         if self.estimand is not None:
             try:
-                return f"{self._asked} = {self.estimand}"
+                return f"{self._query_text} = {self.estimand}"
             except QueryError as error:
-                return f"{self._asked} is identifiable; {error}"
-        no = "not identifiable" if self.identifiable is False else "not shown to be identifiable"
-        return f"{no} from {self._data.words}: {self.witness}"
+                return f"{self._query_text} is identifiable; {error}"
+        decision = "not identifiable" if self.identifiable is False else "not shown to be identifiable"
+        return f"{decision} from {self._data.description}: {self.witness}"
 
     @cached_property
     def experiments(self) -> tuple[tuple[str, ...], ...]:
         """The smallest experiments that would make the query identifiable, each with all variables observed.
 
-        Single targets, or pairs if no single one helps, set to all values; experiments on other variables than the
-        query's come first. Empty if the query is identifiable or no such experiment helps. Computed on first access
-        by trying the members of the witness, in large graphs only the nearest ones.
+        Single targets, or pairs if no single target helps, set to all values; experiments on variables outside the
+        query come first. Empty if the query is identifiable or no such experiment helps. Computed on first access from
+        the members of the witness, in large graphs from the nearest 40.
         """
         if self.estimand is not None or (isinstance(self.witness, InconsistentFactor) and not self._data.levels):
             return ()
-        return tuple(_helpful(self.query, self.graph, self._data, self.rules))
+        return tuple(_helpful_experiments(self.query, self.graph, self._data, self.rules))
 
     def explain(self) -> str:
         """The decision with its reason and the experiments that would help, as text."""
         if self.estimand is not None:
             return str(self)
         assert self.witness is not None
-        lines = [f"{self._asked} is {self}.", self.witness.explain()]
+        lines = [f"{self._query_text} is {self}.", self.witness.explain()]
         if self.experiments:
             alternatives = " or ".join(" and ".join(targets) for targets in self.experiments)
             lines.append(f"It would be identifiable with an experiment that sets {alternatives} to all values.")
@@ -190,84 +190,73 @@ def identify(
     graph = ADMG.of(graph)
     expression = language.parse(query) if isinstance(query, str) else query
     if not all(name in graph for name in expression.variables):
-        # names the unknown variable, at a cost linear in the graph
+        # raises an error that suggests similar names, which takes time linear in the graph
         expression.check(graph.nodes)
     data = _Data.of(graph, experiments, datasets, kinds or {}, levels or {})
     rules = rules or {}
     formulas: list[AnyFormula] = []
-    for asked in expression.queries:
-        result = _answered(graph, data, expression, asked, rules)
+    for single_query in expression.queries:
+        result = _formula_of(graph, data, expression, single_query, rules)
         if isinstance(result, _Attempt):
-            ruled = any(term.variable in rules for term in asked.do)
+            ruled = any(term.variable in rules for term in single_query.do)
             verdict = None if data.is_partial or ruled else False
             return Identification(expression, verdict, None, result.witness(), graph, data, rules)
         formulas.append(result)
     return Identification(expression, True, Estimand(expression, formulas, data.levels), None, graph, data, rules)
 
 
-def _answered(
-    graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query, rules: Rules
+def _formula_of(
+    graph: ADMG, data: _Data, expression: language.Expression, query: language.Query, rules: Rules
 ) -> AnyFormula | _Attempt:
-    """A formula for a query, or the failed attempt that explains why there is none."""
-    asked, order = _ruled(graph, asked, rules)
-
-    def direct(query: language.Query) -> Formula | None:
-        try:
-            result = _direct(graph, data, language.Expression(((1, query),)), query)
-        except QueryError:
-            return None
-        return None if isinstance(result, _Attempt) else result
-
-    reduction = Reduction(direct, data.levels)
+    """A formula for a query, or the failed attempt with the reason."""
+    query, order = _split_rules(graph, query, rules)
+    reduction = Reduction(partial(_direct_or_none, graph, data), data.levels)
     if order:
-        formula = reduction.ruled(asked, rules, order)
+        formula = reduction.ruled(query, rules, order)
         if formula is None:
-            missing = reduction.missing or asked
+            missing = reduction.missing or query
             result = _direct(graph, data, language.Expression(((1, missing),)), missing)
             if not isinstance(result, _Attempt):
                 raise QueryError(f"{expression}: the rule has too many combinations of levels to be decided")
             return result
         return formula
-    result = _direct(graph, data, expression, asked)
+    result = _direct(graph, data, expression, query)
     if isinstance(result, _Attempt) and data.levels:
-        return reduction.formula(asked) or result
+        return reduction.formula(query) or result
     return result
 
 
-def _ruled(graph: ADMG, asked: language.Query, rules: Rules) -> tuple[language.Query, list[str]]:
+def _split_rules(graph: ADMG, query: language.Query, rules: Rules) -> tuple[language.Query, list[str]]:
     """The query with constant rules as values, and the variables of the other rules in topological order."""
     settings, order = [], set()
-    for term in asked.do:
+    for term in query.do:
         if term.value is None and term.variable in rules:
             rule = rules[term.variable]
-            becomes = None if rule is None else set(rule.values())
-            if becomes is not None and len(becomes) == 1:
-                term = replace(term, value=becomes.pop())
+            values_set = None if rule is None else set(rule.values())
+            if values_set is not None and len(values_set) == 1:
+                term = replace(term, value=values_set.pop())
             else:
                 order.add(term.variable)
         settings.append(term)
     names = [name for name in graph.topological_order() if name in order] if order else []
-    return replace(asked, do=tuple(settings)), names
+    return replace(query, do=tuple(settings)), names
 
 
-def _direct(graph: ADMG, data: _Data, expression: language.Expression, asked: language.Query) -> Formula | _Attempt:
+def _direct(graph: ADMG, data: _Data, expression: language.Expression, query: language.Query) -> Formula | _Attempt:
     """Formula of a query by factorisation into c-factors, or the failed attempt on the whole graph."""
     failed: _Attempt | None = None
-    for view in _views(graph, data, asked):
-        attempt = _Attempt(expression, asked, view)
+    for view in _views(graph, data, query):
+        attempt = _Attempt(expression, query, view)
         if attempt.core.verdict == "yes":
-            return attempt.formula(partial(_condition, graph, data, asked))
+            return attempt.formula(partial(_condition, graph, data, query))
         # the reason is that of the first attempt
         failed = failed or attempt
     assert failed is not None
     return failed
 
 
-def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | None:
-    """Formula of the probability of the condition, if it is identified."""
-    if not asked.given:
-        return None
-    query = language.Query("P", asked.given, asked.do)
+def _direct_or_none(graph: ADMG, data: _Data, query: language.Query) -> Formula | None:
+    """Formula of a query by factorisation into c-factors, or None."""
     try:
         result = _direct(graph, data, language.Expression(((1, query),)), query)
     except QueryError:
@@ -275,16 +264,21 @@ def _condition(graph: ADMG, data: _Data, asked: language.Query) -> Formula | Non
     return None if isinstance(result, _Attempt) else result
 
 
+def _condition(graph: ADMG, data: _Data, query: language.Query) -> Formula | None:
+    """Formula of the probability of the condition, if there is a condition and it is identified."""
+    return _direct_or_none(graph, data, language.Query("P", query.given, query.do)) if query.given else None
+
+
 @dataclass(frozen=True)
 class _Data:
-    """Available data sets; ``named`` if the user gave them as data sets with names."""
+    """Available data sets; ``named`` if the user named them."""
 
     specs: tuple[DatasetSpec, ...]
     named: bool
     kinds: Mapping[str, Kind]
     levels: Mapping[str, Sequence[Any]]
     is_partial: bool
-    words: str
+    description: str
 
     @classmethod
     def of(
@@ -296,9 +290,9 @@ class _Data:
         levels: Mapping[str, Sequence[Any]],
     ) -> _Data:
         if isinstance(experiments, str):
-            raise PlanError(f"experiments holds several interventions, as in [[{experiments!r}]], not one text")
-        given = () if datasets is None else checked(graph, datasets)
-        specs = list(given or (DatasetSpec("P(V)"),))
+            raise PlanError(f"experiments is the text {experiments!r}; it takes lists of names, as in [['X']]")
+        named_specs = () if datasets is None else checked(graph, datasets)
+        specs = list(named_specs or (DatasetSpec("P(V)"),))
         for number, experiment in enumerate(experiments or ()):
             if isinstance(experiment, str):
                 raise PlanError(f"experiments holds the text {experiment!r}; it takes lists of names, as in [['X']]")
@@ -309,17 +303,15 @@ class _Data:
                 except GraphError as error:
                     raise PlanError(f"experiments: {error}") from None
             specs.append(DatasetSpec(f"experiment {number + 1}", None, targets))
-        partial = any(s.columns is not None and not {*s.columns, *s.do}.issuperset(graph.nodes) for s in specs)
-        named = bool(given)
-        if named:
-            words = ", ".join(spec.name for spec in given)
+        is_partial = any(s.columns is not None and not {*s.columns, *s.do}.issuperset(graph.nodes) for s in specs)
+        if named_specs:
+            description = ", ".join(spec.name for spec in named_specs)
         else:
-            words = " and ".join(["P(V)", *(_intervention(spec) for spec in specs[1:])])
-        return cls(tuple(specs), named, kinds, levels, partial, words)
+            description = " and ".join(["P(V)", *(_intervention(spec) for spec in specs[1:])])
+        return cls(tuple(specs), bool(named_specs), kinds, levels, is_partial, description)
 
     def with_experiment(self, targets: Sequence[str]) -> _Data:
-        experiment = DatasetSpec("further", None, targets)
-        return _Data((*self.specs, experiment), self.named, self.kinds, self.levels, self.is_partial, self.words)
+        return replace(self, specs=(*self.specs, DatasetSpec("further", None, targets)))
 
 
 def _intervention(spec: DatasetSpec) -> str:
@@ -356,15 +348,15 @@ class _View:
         return cls(graph, groups, tuple(sources), specs, tuple(map(tuple, members)), domains)
 
 
-def _views(graph: ADMG, data: _Data, asked: language.Query) -> Iterator[_View]:
+def _views(graph: ADMG, data: _Data, query: language.Query) -> Iterator[_View]:
     """The graph and, if columns are missing, its projections in which the query may be identified."""
     yield _View.of(graph, data)
     if not data.is_partial:
         return
-    events = {term.variable for term in (*asked.outcomes, *asked.given)}
+    events = {term.variable for term in (*query.outcomes, *query.given)}
     # intervened variables that are not ancestors of the events stay nodes even if not observed
-    idle = {term.variable for term in asked.walk()} - graph.ancestors(events)
-    needed = {term.variable for term in asked.walk()} - idle
+    idle = {term.variable for term in query.walk()} - graph.ancestors(events)
+    needed = {term.variable for term in query.walk()} - idle
     known = [
         frozenset(graph.nodes if spec.columns is None else {*spec.columns, *spec.do}).intersection(graph.nodes)
         for spec in data.specs
@@ -383,21 +375,22 @@ class _Attempt:
     """Identification of a query in a view."""
 
     def __init__(
-        self, expression: language.Expression, query: language.Query, view: _View, *, every: bool = False
+        self, expression: language.Expression, query: language.Query, view: _View, *, all_failures: bool = False
     ) -> None:
         self.expression = expression
         self.query = query
         self.view = view
         self.question = Question.of(query, view.graph, view.domains)
-        q = self.question
-        self.core = _core.Identification(view.graph.compiled, view.groups, q.values, q.worlds, q.atoms, every)
+        question = self.question
+        self.core = _core.Identification(
+            view.graph.compiled, view.groups, question.values, question.worlds, question.atoms, all_failures
+        )
         if self.core.verdict == "impossible":
             raise expression.error("the conditions contradict each other", query.given[0] if query.given else query)
 
     def formula(self, condition: Callable[[], Formula | None] = lambda: None) -> Formula:
-        q = self.question
-        settings = {symbol for world in q.worlds for _, symbol, _ in world if symbol >= 0}
-        return Formula(self.query, q.asked, self.view.sources, self._terms, condition, settings)
+        settings = {symbol for world in self.question.worlds for _, symbol, _ in world if symbol >= 0}
+        return Formula(self.query, self.question.answer_columns, self.view.sources, self._terms, condition, settings)
 
     def _terms(self) -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
         try:
@@ -405,16 +398,16 @@ class _Attempt:
         except _core.ExpressionTooLarge as error:
             raise QueryError(f"{error}, too many to construct it") from None
         formula_terms = [
-            FormulaTerm(kind, source, tuple(symbols), tuple(given), tuple(done), tuple(operands))  # type: ignore[arg-type]
-            for kind, source, symbols, given, done, operands in terms
+            FormulaTerm(kind, source, tuple(symbols), tuple(given), tuple(set_), tuple(operands))  # type: ignore[arg-type]
+            for kind, source, symbols, given, set_, operands in terms
         ]
         nodes = self.view.graph.nodes
         known = len(nodes) + len(self.question.values)
         # additional values of a node that the decision required
-        further = [Symbol(nodes[v]) for v in self.core.symbols[len(self.question.values) :]]
+        additional = [Symbol(nodes[v]) for v in self.core.symbols[len(self.question.values) :]]
 
         def symbol(number: int) -> Symbol:
-            return self.question.symbol(number) if number < known else further[number - known]
+            return self.question.symbol(number) if number < known else additional[number - known]
 
         return formula_terms, symbol
 
@@ -433,7 +426,7 @@ class _Attempt:
             label = ", ".join(source.names) if source.shown else str(source)
             if kind == "values" and len(involved) > 1:
                 kind = "combinations"
-            reasons.append(f"{label} {_WORDS[kind].format(', '.join(involved))}")
+            reasons.append(f"{label} {_OBSTACLES[kind].format(', '.join(involved))}")
         shown_reasons = tuple(reasons) if len(reasons) > 1 or not hedge else ()
         if hedge:
             return Hedge(names, hedge, roots_of(graph, names), shown_reasons)
@@ -444,12 +437,11 @@ class _Attempt:
         variable, _, _, members = conflict
         nodes = self.view.graph.nodes
         known = len(nodes) + len(self.question.values)
-        further = self.core.symbols[len(self.question.values) :]
-
+        additional = self.core.symbols[len(self.question.values) :]
         free: dict[str, list[int]] = {}
 
         def symbol(number: int) -> Symbol:
-            return self.question.symbol(number) if number < known else Symbol(nodes[further[number - known]])
+            return self.question.symbol(number) if number < known else Symbol(nodes[additional[number - known]])
 
         def setting(number: int) -> str:
             value = symbol(number)
@@ -466,18 +458,20 @@ class _Attempt:
             world = f"[{', '.join(map(setting, parents))}]" if parents else ""
             event = symbol(value)
             name = str(language.Term(event.variable))
-            shown = "" if event.value is None else str(language.Term(event.variable, event.value))[len(name) :]
-            events.append(name + world + shown)
+            suffix = "" if event.value is None else str(language.Term(event.variable, event.value))[len(name) :]
+            events.append(name + world + suffix)
         return InconsistentFactor(tuple(events), nodes[variable])
 
 
-def _helpful(expression: language.Expression, graph: ADMG, data: _Data, rules: Rules) -> Iterator[tuple[str, ...]]:
+def _helpful_experiments(
+    expression: language.Expression, graph: ADMG, data: _Data, rules: Rules
+) -> Iterator[tuple[str, ...]]:
     base = _View.of(graph, data)
     outcomes = {term.variable for query in expression.queries for term in query.outcomes}
     query_variables = {t.variable for q in expression.queries for term in q.walk() for t in term.walk()}
     candidates_by_distance: dict[str, None] = {}
     for query in expression.queries:
-        for factor, obstacles, conflict in _Attempt(expression, query, base, every=True).core.failures:
+        for factor, obstacles, conflict in _Attempt(expression, query, base, all_failures=True).core.failures:
             if conflict is not None:
                 # settings of the worlds, since subtraction may help if levels are known
                 candidates_by_distance.update(
@@ -491,9 +485,9 @@ def _helpful(expression: language.Expression, graph: ADMG, data: _Data, rules: R
             candidates_by_distance.update(dict.fromkeys(sorted(parents - {graph.nodes[v] for v in factor})))
 
     def helps(targets: Sequence[str]) -> bool:
-        more = data.with_experiment(targets)
-        answers = (_answered(graph, more, expression, query, rules) for query in expression.queries)
-        return not any(isinstance(answer, _Attempt) for answer in answers)
+        extended = data.with_experiment(targets)
+        results = (_formula_of(graph, extended, expression, query, rules) for query in expression.queries)
+        return not any(isinstance(result, _Attempt) for result in results)
 
     candidates = [name for name in candidates_by_distance if name not in outcomes][:_MOST_TARGETS]
     candidates.sort(key=lambda name: name in query_variables)

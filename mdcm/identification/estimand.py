@@ -13,7 +13,7 @@ from mdcm.data.levels import as_word
 from mdcm.errors import DataError, MdcmError, QueryError
 from mdcm.identification.evaluation import Columns, Cost, columns, cost, evaluate, unseen_condition
 from mdcm.identification.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
-from mdcm.identification.question import Asked, Symbol, as_text
+from mdcm.identification.question import AnswerColumn, Symbol, as_text
 from mdcm.identification.tables import SourceTables, TableSource
 from mdcm.text.advice import warn
 from mdcm.text.limits import seeded
@@ -29,7 +29,7 @@ __all__ = ["Estimand", "Formula", "FormulaTerm"]
 _LONGEST_TEXT = 100_000
 # fewest bootstrap samples, whose standard error is accurate to 13 %
 _FEWEST_REPLICATES = 30
-# largest work for the estimate, as a fraction of the allowed work: one eighth
+# an estimate without errors may take at most 1 / _LEAST_RATIO of the allowed work
 _LEAST_RATIO = 8
 
 
@@ -40,7 +40,7 @@ class FormulaTerm:
     Attributes:
         kind: Operation: P(symbols | given) under do(set) in the data of ``source``; a product (1 without operands);
             a quotient; a sum over ``symbols``; ``"any"``, an operand that is constant in ``symbols``; ``"cases"``, the
-            first operand whose source has the required values; ``"equal"``, 1 if two symbols are equal.
+            first operand whose source has the required values; ``"equal"``, 1 if two symbols are equal, else 0.
         source: Index of the source, or -1.
         symbols: Indices of symbols.
         given: Indices of symbols; for cases the sources of the operands.
@@ -61,41 +61,42 @@ class Formula:
 
     Args:
         query: The query.
-        asked: Columns of the answer.
+        answer_columns: Columns of the answer.
         sources: Sources of the probabilities.
-        find: Function that computes terms and symbols on first use.
-        condition: Function that returns the formula of the probability of the condition, if there is one.
+        construct: Function that computes the terms and the symbol with each index, called on first use.
+        condition: Function that returns the formula of the probability of the condition, or None.
         settings: Indices of the symbols that are set in worlds.
     """
 
     def __init__(
         self,
         query: language.Query,
-        asked: Sequence[Asked],
+        answer_columns: Sequence[AnswerColumn],
         sources: Sequence[TableSource],
-        find: Callable[[], tuple[list[FormulaTerm], Callable[[int], Symbol]]],
+        construct: Callable[[], tuple[list[FormulaTerm], Callable[[int], Symbol]]],
         condition: Callable[[], Formula | None] = lambda: None,
         settings: Iterable[int] = (),
     ) -> None:
         self.query = query
-        self.asked = tuple(asked)
+        self.answer_columns = tuple(answer_columns)
         self.sources = tuple(sources)
-        self._find = find
-        self._find_condition = condition
-        outcomes = [column.symbol for column in self.asked[len(self.asked) - len(query.outcomes) :]]
-        others = {column.symbol for column in self.asked[: len(self.asked) - len(query.outcomes)]}.union(settings)
+        self._construct = construct
+        self._construct_condition = condition
+        symbols = [column.symbol for column in self.answer_columns]
+        split = len(symbols) - len(query.outcomes)
+        outcomes, others = symbols[split:], {*symbols[:split], *settings}
         # whether the events at all levels of the outcomes are disjoint and exhaustive
         self.is_partition = len(set(outcomes)) == len(outcomes) and others.isdisjoint(outcomes)
         self._open = frozenset(outcomes if self.is_partition else ())
 
     @cached_property
     def _content(self) -> tuple[tuple[FormulaTerm, ...], Callable[[int], Symbol]]:
-        terms, symbol = self._find()
+        terms, symbol = self._construct()
         return tuple(terms), symbol
 
     @property
     def terms(self) -> tuple[FormulaTerm, ...]:
-        """The terms; the last one is the formula."""
+        """The terms; the last is the formula."""
         return self._content[0]
 
     def symbol(self, number: int) -> Symbol:
@@ -104,23 +105,23 @@ class Formula:
 
     @cached_property
     def condition(self) -> Formula | None:
-        """Formula of the probability of the condition; None without one or if it is not identified."""
-        return self._find_condition()
+        """Formula of the probability of the condition; None without a condition or if it is not identified."""
+        return self._construct_condition()
 
     def is_fixed(self, s: int) -> bool:
         """Whether a symbol is a constant and not summed over with the outcomes."""
         return s not in self._open and self.symbol(s).value is not None
 
     def at(self, values: Mapping[int, Any]) -> Formula:
-        """The same formula with values for symbols, so that only these values are computed."""
-        # symbols that are summed over somewhere keep all values
+        """The formula restricted to values of some symbols."""
+        # symbols that are summed over keep all values
         summed = {s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols}
         fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in summed}
 
-        def find() -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
+        def construct() -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
             return list(self.terms), lambda number: fixed.get(number) or self.symbol(number)
 
-        formula = Formula(self.query, self.asked, self.sources, find)
+        formula = Formula(self.query, self.answer_columns, self.sources, construct)
         formula._open = self._open.difference(fixed)
         return formula
 
@@ -145,12 +146,12 @@ class Formula:
     @property
     def labels(self) -> list[str]:
         """Names of the columns."""
-        return [column.label for column in self.asked]
+        return [column.label for column in self.answer_columns]
 
     @property
-    def asked_variables(self) -> frozenset[str]:
+    def answer_variables(self) -> frozenset[str]:
         """Names of the variables of the columns."""
-        return frozenset(self.names(column.symbol for column in self.asked))
+        return frozenset(self.names(column.symbol for column in self.answer_columns))
 
     def cost(self, data: SourceTables) -> Cost:
         """Cost of the evaluation."""
@@ -176,7 +177,7 @@ class Formula:
     # ------------------------------------------------------------------ text
 
     def text(self, *, latex: bool) -> str:
-        """The formula in one line."""
+        """The formula as a single line."""
         return _Writer(self, latex).written()
 
     def to_json(self) -> dict[str, Any]:
@@ -264,7 +265,7 @@ class Estimand:
             Probabilities by the levels of the query's terms: interventions, conditions, outcomes; a term with a value
             has that level only. For an expectation, numbers by interventions and conditions; for a sum or a difference
             a single number. If a condition with weight has no rows, the known probabilities are normalised to sum to
-            one, provided they hold at least 80 % of the weight; otherwise, and if the query's own condition has
+            1, provided they hold at least 80 % of the weight; otherwise, and if the condition of the query has
             probability 0, the row is NaN.
 
         Raises:
@@ -298,7 +299,7 @@ class Estimand:
         """Plug-in estimate as in :meth:`evaluate`, with standard errors from a Bayesian bootstrap over the rows.
 
         Rows of a group of a :class:`mdcm.Dataset` share a weight. In every sample the conditional probabilities are
-        drawn with one additional row, spread over the levels, so that no error is 0 because few rows agree; weight
+        drawn with an additional row, spread over the levels, so that no error is 0 because few rows agree; weight
         without rows adds the standard deviation of a uniform distribution over its share.
 
         Args:
@@ -345,7 +346,7 @@ class Estimand:
             seed: Seed.
             most_unseen: Largest share of the weight on conditions without rows for which an estimate is made.
             most_work: Largest number of cells and rows in all bootstrap samples together. If ``replicates`` samples
-                exceed it, their number is reduced to no less than 30, and the notes name no condition without rows.
+                exceed it, their number is reduced, but not below 30, and the notes name no condition without rows.
 
         Raises:
             DataError: If a variable is missing, or a value of the query does not occur.
@@ -383,8 +384,9 @@ class Estimand:
     def _columns(self) -> frozenset[str]:
         """Columns that are used if present."""
         conditions = [formula.condition for formula in self._formulas]
-        asked = [formula.asked_variables for formula in self._formulas]
-        return self.variables.union(*asked, *(condition.variables for condition in conditions if condition is not None))
+        variables = [formula.answer_variables for formula in self._formulas]
+        variables += [condition.variables for condition in conditions if condition is not None]
+        return self.variables.union(*variables)
 
     def _tables(self, data: Any, weights: Any) -> SourceTables:
         sources = dict.fromkeys(source for formula in self._formulas for source in formula.sources)
@@ -425,11 +427,11 @@ class _Writer:
         self.latex = latex
         self.length = 0
         # summation variables must differ from free variables of the same name
-        self.outside = frozenset(self._quoted(formula.symbol(column.symbol).variable) for column in formula.asked)
+        symbols = [formula.symbol(column.symbol) for column in formula.answer_columns]
+        self.outside = frozenset(self._quoted(symbol.variable) for symbol in symbols)
         self.free: dict[int, str] = {}
         names: set[str] = set()
-        for column in formula.asked:
-            symbol = formula.symbol(column.symbol)
+        for column, symbol in zip(formula.answer_columns, symbols, strict=True):
             if column.symbol in self.free or symbol.value is not None:
                 continue
             name = self._quoted(symbol.variable)
@@ -472,7 +474,7 @@ class _Writer:
             text = self._probability(term, env)
             self.length += len(text)
             if self.length > _LONGEST_TEXT:
-                raise QueryError("the estimand is too long to be written; evaluate and to_json take it as it is")
+                raise QueryError("the estimand is too long for a text; evaluate and to_json do not need it")
             return text
         if term.kind == "equal":
             first, second = (self._name(s, env) for s in term.symbols)
@@ -483,7 +485,7 @@ class _Writer:
         if term.kind == "product":
             written: list[str] = []
             for k, operand in enumerate(term.operands):
-                # a sum extends as far as possible, so that a sum before the last factor needs brackets
+                # a sum extends as far as possible, so a sum before the last factor needs brackets
                 written.append((yield self._write(operand, env, inside or k + 1 < len(term.operands))))
             return (r"\, " if latex else " ").join(written) or "1"
         if term.kind == "quotient":

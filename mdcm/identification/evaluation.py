@@ -1,8 +1,8 @@
 """Evaluation of formulas on tables, as intervals if conditions have no rows.
 
 A conditional probability whose condition has no rows is unknown, between 0 and 1. Every formula is a sum of products of
-probabilities and of quotients of such sums, so that its bounds follow from those of its parts, and the two bounds
-differ exactly where unknown probabilities have weight. A quotient of zeros is unknown as well.
+probabilities and of quotients of such sums, so its bounds follow from those of its parts, and the two bounds differ
+exactly where unknown probabilities have weight. A quotient of zeros is unknown as well.
 """
 
 from __future__ import annotations
@@ -150,17 +150,17 @@ def cost(formula: Formula, data: SourceTables) -> Cost:
             for operand in operands:
                 add_table(tuple({s for scope in operand for s in scope}))
         scopes.append(scope_list)
-    asked = {column.symbol for column in formula.asked}
-    constants = {s for s in asked if formula.symbol(s).value is not None}
+    answer = {column.symbol for column in formula.answer_columns}
+    constants = {s for s in answer if formula.symbol(s).value is not None}
     last = [tuple(s for s in scope if s not in constants) for scope in scopes[-1]]
     remaining = {s for scope in last for s in scope}
-    steps = elimination(last, [s for s in asked if s in remaining], sizes)
-    add_table([s for s in asked - constants if s in sizes])
+    steps = elimination(last, [s for s in answer if s in remaining], sizes)
+    add_table([s for s in answer - constants if s in sizes])
     return Cost(max(largest, steps.largest), cells + steps.cells, reads)
 
 
 class _Sizes(dict[Hashable, int]):
-    """Number of levels of symbols, looked up when needed."""
+    """Number of levels of each symbol, computed on first use."""
 
     def __init__(self, formula: Formula, data: SourceTables) -> None:
         super().__init__()
@@ -193,15 +193,15 @@ def evaluate(
         DataError: If the tables lack a column.
         MdcmError: If a table would be too large.
     """
-    mentions: list[set[int]] = []
+    symbols_of: list[set[int]] = []
     last_use = {i: number for number, term in enumerate(formula.terms) for i in term.operands}
     values: dict[int, Bounds] = {}
     for number, term in enumerate(formula.terms):
         high = None if fill is None else fill.get(number)
         # symbols of the operands, including constants, which have no axes
-        inside = [mentions[i] for i in term.operands]
+        inside = [symbols_of[i] for i in term.operands]
         term_symbols = {*term.set, *term.given, *term.symbols} if term.kind in {"probability", "equal"} else set()
-        mentions.append(term_symbols.union(*inside))
+        symbols_of.append(term_symbols.union(*inside))
         operands = [values[i] for i in term.operands]
         values[number] = (
             known[number]
@@ -262,12 +262,12 @@ def _conditional(
 ) -> tuple[tuple[int, ...], NDArray[np.float64], dict[int, int]]:
     """A probability at its fixed symbols: symbols of its axes, table, and codes of the fixed symbols."""
     codes = _codes(formula, (*term.set, *term.given, *term.symbols), data)
-    done, given = ([s for s in part if s not in codes] for part in (term.set, term.given))
+    intervened, given = ([s for s in part if s not in codes] for part in (term.set, term.given))
     at = {formula.symbol(s).variable: codes[s] for s in (*term.set, *term.given) if s in codes}
     table = data.conditional(
-        formula.sources[term.source], formula.names(given), formula.names(term.symbols), formula.names(done), at
+        formula.sources[term.source], formula.names(given), formula.names(term.symbols), formula.names(intervened), at
     )
-    factor = _sliced(_factor((*done, *given, *term.symbols), table, data), codes)
+    factor = _sliced(_factor((*intervened, *given, *term.symbols), table, data), codes)
     return factor.variables, factor.table, codes  # type: ignore[return-value]
 
 
@@ -292,7 +292,7 @@ def _summed(product: Product, symbols: Sequence[int], scale: float) -> Product:
 
 
 def _any(operand: Bounds, symbols: Sequence[int], weight: Factor) -> Bounds:
-    """Weighted mean over the values of symbols of which the operand is independent, up to sampling error."""
+    """Weighted mean over symbols on which the operand does not depend, up to sampling error."""
     if operand.high is None:
         return Bounds(_summed(_joined([operand.low, Product((weight,))]), symbols, 0.0))
     remaining = [s for s in operand.scope() if s not in symbols]
@@ -382,7 +382,7 @@ def _spread(array: NDArray[Any], names: Sequence[int], scope: Sequence[int], sha
 
 @dataclass(frozen=True)
 class Columns:
-    """Values of a formula with one axis per column of its answer.
+    """Values of a formula with an axis for each column of its answer.
 
     Attributes:
         low: Lower bounds.
@@ -411,11 +411,12 @@ def columns(formula: Formula, bounds: Bounds, data: SourceTables, free: Collecti
         data: The tables.
         free: Indices of columns that get all levels although the query has a value for them.
     """
-    open_ = {formula.asked[column].symbol for column in free}
+    open_ = {formula.answer_columns[column].symbol for column in free}
     levels: dict[int, list[Hashable]] = {}
     codes: dict[int, int] = {}
     scope = bounds.scope()
-    for s in dict.fromkeys([*(column.symbol for column in formula.asked), *scope]):
+    symbols = [column.symbol for column in formula.answer_columns]
+    for s in dict.fromkeys([*symbols, *scope]):
         if s == SAMPLES:
             continue
         symbol = formula.symbol(s)
@@ -426,9 +427,9 @@ def columns(formula: Formula, bounds: Bounds, data: SourceTables, free: Collecti
         levels[s] = data.levels(symbol.variable)
         if symbol.value is not None and s not in open_:
             codes[s] = data.code(symbol.variable, symbol.value)
-    axes = [s for s in dict.fromkeys(column.symbol for column in formula.asked) if s not in codes]
-    shown = [[levels[c.symbol][codes[c.symbol]]] if c.symbol in codes else levels[c.symbol] for c in formula.asked]
-    shape = [len(values) for values in shown]
+    axes = [s for s in dict.fromkeys(symbols) if s not in codes]
+    column_levels = [[levels[s][codes[s]]] if s in codes else levels[s] for s in symbols]
+    shape = [len(values) for values in column_levels]
     sizes = {s: len(levels[s]) for s in axes}
     if data.replicates is not None:
         axes, shape, sizes = [SAMPLES, *axes], [data.replicates, *shape], {**sizes, SAMPLES: data.replicates}
@@ -450,7 +451,7 @@ def columns(formula: Formula, bounds: Bounds, data: SourceTables, free: Collecti
     if bounds.high is not None:
         below, scale = array(bounds.low)
         low = below * _exp(scale)
-    return Columns(low, high, table == 0, shown)
+    return Columns(low, high, table == 0, column_levels)
 
 
 def unseen_condition(
@@ -458,19 +459,19 @@ def unseen_condition(
 ) -> tuple[int, dict[str, int]] | None:
     """Condition without rows that matters most in a row of the answer: source and codes by variable.
 
-    Found by bisection over the unknown cells of a term: those matter whose removal reduces the upper bound.
+    Unknown cells matter if their removal reduces the upper bound; the search bisects the unknown cells of a term.
     """
     if cost(formula, data).cells > _MOST_SEARCHED:
         return None
     codes = {}
-    for column in formula.asked:
+    for column in formula.answer_columns:
         variable = formula.symbol(column.symbol).variable
         if data.has(variable) and column.label in row:
             codes[column.symbol] = data.levels(variable).index(row[column.label])
     # restrict the formula to that row
     formula = formula.at({s: data.levels(formula.symbol(s).variable)[code] for s, code in codes.items()})
-    plain: dict[int, Bounds] = {}
-    for s in evaluate(formula, data, known=plain).scope():
+    values: dict[int, Bounds] = {}
+    for s in evaluate(formula, data, known=values).scope():
         symbol = formula.symbol(s)
         codes.setdefault(s, 0 if symbol.value is None else data.code(symbol.variable, symbol.value))
 
@@ -479,10 +480,10 @@ def unseen_condition(
         for number, term in enumerate(formula.terms):
             if not changed.isdisjoint(term.operands):
                 changed.add(number)
-        unchanged = {number: value for number, value in plain.items() if number not in changed}
+        unchanged = {number: value for number, value in values.items() if number not in changed}
         return float(_table(evaluate(formula, data, fill, unchanged).upper.sliced(codes), []))
 
-    whole = upper_bound({})
+    bound = upper_bound({})
     best: tuple[float, int] | None = None
     tried = 0
     for number, term in enumerate(formula.terms):
@@ -494,8 +495,8 @@ def unseen_condition(
         tried += 1
         if tried > _MOST_TERMS:
             break
-        drop = whole - upper_bound({number: np.zeros(table.shape)})
-        if drop > (0.0 if best is None else best[0]) + ROUNDING * whole:
+        drop = bound - upper_bound({number: np.zeros(table.shape)})
+        if drop > (0.0 if best is None else best[0]) + ROUNDING * bound:
             best = (drop, number)
     if best is None:
         return None
@@ -511,7 +512,7 @@ def unseen_condition(
         for half in halves:
             fill = np.ones(table.shape)
             fill[tuple(half.T)] = 0.0
-            drops.append(whole - upper_bound({number: fill}))
+            drops.append(bound - upper_bound({number: fill}))
         cells = halves[int(np.argmax(drops))]
     condition = dict(zip(axes, cells[0].tolist(), strict=True)) | fixed
     return term.source, {formula.symbol(s).variable: condition[s] for s in (*term.set, *term.given)}

@@ -24,7 +24,7 @@ _HEAD = 7.0
 
 
 def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness | None = None) -> str:
-    """An SVG document: directed edges as arrows, confounders as dashed arcs, one column per depth.
+    """Draw a graph as an SVG document: directed edges as arrows, confounders as dashed arcs, a column for each depth.
 
     Args:
         graph: The graph.
@@ -32,8 +32,8 @@ def draw(graph: ADMG, query: language.Expression | None = None, witness: Witness
         witness: Witness whose sets are filled.
     """
     roles: dict[str, str] = {}
-    for asked in () if query is None else query.queries:
-        for terms, role in ((asked.given, "given"), (asked.do, "do"), (asked.outcomes, "outcome")):
+    for single in () if query is None else query.queries:
+        for terms, role in ((single.given, "given"), (single.do, "do"), (single.outcomes, "outcome")):
             for term in terms:
                 roles[term.variable] = role
                 for setting in term.world:
@@ -165,7 +165,7 @@ def _arc(first: str, second: str, boxes: Mapping[str, tuple[float, float, float]
     (x0, y0, w0), (x1, y1, w1) = sorted((boxes[first], boxes[second]))
     start, end = (x0 + w0 / 2, y0), (x1 + w1 / 2, y1)
     if abs(start[0] - end[0]) < 1:
-        # one below the other: an arc to the left
+        # boxes in the same column: an arc to the left
         left = min(x0, x1) - 26
         start, end = (x0, y0 + _HEIGHT / 2), (x1, y1 + _HEIGHT / 2)
         middle = f"C{left:.1f},{start[1]:.1f} {left:.1f},{end[1]:.1f}"

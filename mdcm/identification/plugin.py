@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,9 @@ class Part:
 
     Attributes:
         query: The query.
-        values: Probabilities or expectations, one axis per column; NaN without an estimate.
+        values: Probabilities or expectations, an axis for each column; NaN without an estimate.
         unseen: Share of the weight of each value on conditions without rows, from 0 to 1.
-        impossible: Whether the query's own condition has probability 0.
+        impossible: Whether the condition of the query has probability 0.
         spread: Largest error of a value per unit of unseen weight: 1 for a probability.
         labels: Names of the axes.
         levels: Levels of the axes.
@@ -55,7 +55,7 @@ class Part:
         return not self.unseen.any() and not self.impossible.any()
 
     def series(self, values: NDArray[np.float64], name: str | None = None) -> pd.Series[float]:
-        """Values of the part's shape as a series with an index of its columns' levels."""
+        """Values as a series, indexed by the levels of the columns."""
         import pandas as pd
 
         name = name or ("expectation" if self.query.kind == "E" else "probability")
@@ -87,8 +87,8 @@ class Estimate:
 def part_of(formula: AnyFormula, data: SourceTables, most_unseen: float = MOST_UNSEEN) -> Part:
     """Plug-in estimate of a single query.
 
-    If conditions with weight have no rows, the known probabilities are normalised to sum to one, unless too much of
-    the weight is unknown.
+    If conditions with weight have no rows, the known probabilities are normalised to sum to 1, unless too much of the
+    weight is unknown.
 
     Args:
         formula: The estimand's formula.
@@ -150,7 +150,7 @@ def _renormalised(
     partly = np.where(unknown, all_columns.low, 0.0).sum(axis=axes, keepdims=True)
     remaining = 1.0 - known - partly
     width = (all_columns.high - all_columns.low).max(axis=axes, keepdims=True)
-    # frequencies of several tables need not sum to one
+    # frequencies of several tables need not sum to 1
     missing = np.clip(np.where(remaining > 0, remaining, width), 0.0, 1.0)
     missing = np.where(unknown.any(axis=axes, keepdims=True), missing, 0.0)
     factor = np.divide(np.maximum(1.0 - known, 0.0), partly, out=np.full(partly.shape, np.nan), where=partly > 0)
@@ -170,45 +170,42 @@ def notes_on(formula: AnyFormula, part: Part, data: SourceTables, explains: bool
     """Remarks on the estimate of a query, a sentence each; ``explains`` names a condition without rows."""
     notes = []
     if part.impossible.any():
-        row = _row(part, part.impossible)
-        shown = [f"{label}={level}" for label, level in row.items()]
+        row = _row(part, int(part.impossible.argmax()))
         conditions = [
             str(term) if term.value is not None else f"{term.label}={row[term.label]}" for term in part.query.given
         ]
         settings = [f"{term.variable}={row[term.variable]}" for term in part.query.do]
         under = f" under do({', '.join(settings)})" if settings else ""
         notes.append(
-            f"{part.query}: by the data the condition {', '.join(conditions)} has probability 0{under}, "
-            f"so nothing follows from it{_others(part, part.impossible, shown)}"
+            f"{part.query}: in the data the condition {', '.join(conditions)} has probability 0{under}, "
+            f"so there is no estimate{_extent(part.impossible, row)}"
         )
     absent = np.isnan(part.values) & ~part.impossible
     partly = (part.unseen > 0) & ~absent
     for where, verdict in ((absent, "there is no estimate"), (partly, "the estimate is that of the rest")):
         if not where.any():
             continue
-        worst = np.where(where, part.unseen, -1.0)
-        index = np.unravel_index(int(worst.argmax()), worst.shape)
-        row = {label: levels[k] for label, levels, k in zip(part.labels, part.levels, index, strict=True)}
-        shown = [f"{label}={level}" for label, level in row.items()]
+        worst = int(np.where(where, part.unseen, -1.0).argmax())
+        row = _row(part, worst)
         reason = formula.reason(data, row) if explains else None
         reason = reason or "some conditions of the estimand have no row"
-        notes.append(
-            f"{part.query}: {reason}, on which {_percent(float(part.unseen[index]))} of the weight rests; {verdict}"
-            f"{_others(part, where, shown)}"
-        )
+        share = _percent(float(part.unseen.flat[worst]))
+        notes.append(f"{part.query}: {reason}, on which {share} of the weight rests; {verdict}{_extent(where, row)}")
     return notes
 
 
-def _row(part: Part, where: NDArray[np.bool_]) -> dict[str, Hashable]:
-    index = np.unravel_index(int(where.argmax()), where.shape)
-    return {label: levels[k] for label, levels, k in zip(part.labels, part.levels, index, strict=True)}
+def _row(part: Part, index: int) -> dict[str, Hashable]:
+    """Levels of the columns in the row with a flat index."""
+    indices = np.unravel_index(index, part.values.shape)
+    return {label: levels[k] for label, levels, k in zip(part.labels, part.levels, indices, strict=True)}
 
 
-def _others(part: Part, where: NDArray[np.bool_], shown: Sequence[str]) -> str:
-    count = int(where.sum())
+def _extent(where: NDArray[np.bool_], row: Mapping[str, Hashable]) -> str:
+    """Number of affected rows of the answer, with an example, as the end of a note."""
     if where.size == 1:
         return ""
-    return f" (so in {count} of {where.size} rows of the answer, such as {', '.join(shown)})"
+    example = ", ".join(f"{label}={level}" for label, level in row.items())
+    return f" (so in {int(where.sum())} of {where.size} rows of the answer, such as {example})"
 
 
 def _percent(share: float) -> str:
@@ -279,9 +276,9 @@ def with_error(
     unseen_variance = np.square(estimate.doubt.to_numpy(dtype=np.float64)) / 12
     spread = np.where(estimate.values.isna(), np.nan, np.sqrt(variance + unseen_variance))
     notes = estimate.notes
-    lost = int(replicates - count[~estimate.values.isna().to_numpy()].min(initial=replicates))
-    if lost:
-        notes = (*notes, f"{expression}: {lost} of {replicates} bootstrap samples have no value and are left out")
+    omitted = int(replicates - count[~estimate.values.isna().to_numpy()].min(initial=replicates))
+    if omitted:
+        notes = (*notes, f"{expression}: {omitted} of {replicates} bootstrap samples have no value and are left out")
     return replace(estimate, stderr=pd.Series(spread, index=estimate.values.index, name="stderr"), notes=notes)
 
 

@@ -10,7 +10,7 @@ from mdcm.data.levels import LevelError, position
 from mdcm.graph import ADMG
 from mdcm.planning.pooling import Domain
 
-__all__ = ["Asked", "Question", "Symbol"]
+__all__ = ["AnswerColumn", "Question", "Symbol"]
 
 # codes of the compiled core for values that are free, or not a known level
 _FREE, _FOREIGN = -1, -2
@@ -30,13 +30,13 @@ class Symbol:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerColumn:
     """A column of the answer.
 
     Attributes:
-        label: Its name.
+        label: Name of the column.
         symbol: Index of the symbol.
-        value: The only value, if the query has one.
+        value: The value that the query fixes, or None.
     """
 
     label: str
@@ -46,15 +46,15 @@ class Asked:
 
 @dataclass
 class Question:
-    """A query over the nodes of a graph, in integers.
+    """A query in integers, for the compiled core.
 
     Attributes:
         graph: The graph.
         domains: Levels of the variables that data sets set.
-        values: (node, level) of the symbols beyond those of the nodes, whose indices are the nodes'.
+        values: (node, level) of the additional symbols; the first symbols are the nodes, with the same indices.
         worlds: (node, symbol, other world) for the settings of every world.
         atoms: (symbol, world, whether it is a condition).
-        asked: Columns of the answer: interventions, conditions, outcomes.
+        answer_columns: Columns of the answer: interventions, conditions, outcomes.
     """
 
     graph: ADMG
@@ -62,9 +62,9 @@ class Question:
     values: list[tuple[int, int]] = field(default_factory=list)
     worlds: list[list[tuple[int, int, int]]] = field(default_factory=list)
     atoms: list[tuple[int, int, bool]] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    answer_columns: list[AnswerColumn] = field(default_factory=list)
     _constants: dict[tuple[str, str | int], int] = field(default_factory=dict)
-    _further: list[Symbol] = field(default_factory=list)
+    _additional: list[Symbol] = field(default_factory=list)
     _used: set[int] = field(default_factory=set)
     _world_of: dict[tuple[tuple[int, int, int], ...], int] = field(default_factory=dict)
 
@@ -82,20 +82,20 @@ class Question:
         for term in query.do:
             symbol = self._symbol(term)
             settings.append((graph.index(term.variable), symbol, -1))
-            self.asked.append(Asked(term.label, symbol, term.value))
+            self.answer_columns.append(AnswerColumn(term.label, symbol, term.value))
         actual = self._world(settings)
-        for terms, given in ((query.given, True), (query.outcomes, False)):
+        for terms, is_condition in ((query.given, True), (query.outcomes, False)):
             for term in terms:
                 symbol = self._symbol(term)
                 world = self._world_for(term.world) if term.world else actual
-                self.atoms.append((symbol, world, given))
-                self.asked.append(Asked(term.label, symbol, term.value))
+                self.atoms.append((symbol, world, is_condition))
+                self.answer_columns.append(AnswerColumn(term.label, symbol, term.value))
         return self
 
     def symbol(self, number: int) -> Symbol:
-        """The symbol with an index used in the question itself."""
+        """The symbol with an index that the query itself uses."""
         n = len(self.graph)
-        return Symbol(self.graph.nodes[number]) if number < n else self._further[number - n]
+        return Symbol(self.graph.nodes[number]) if number < n else self._additional[number - n]
 
     def _symbol(self, term: language.Term) -> int:
         node = self.graph.index(term.variable)
@@ -109,7 +109,7 @@ class Question:
             code = position(order, term.value)
         except LevelError:
             code = _FOREIGN
-        # unknown levels may be numbers or texts
+        # an unknown level may be written as a number or a text
         key = (term.variable, as_text(term.value) if code == _FOREIGN else code)
         if key not in self._constants:
             self._constants[key] = self._add(node, code, Symbol(term.variable, term.value))
@@ -117,8 +117,8 @@ class Question:
 
     def _add(self, node: int, level: int, symbol: Symbol) -> int:
         self.values.append((node, level))
-        self._further.append(symbol)
-        return len(self.graph) + len(self._further) - 1
+        self._additional.append(symbol)
+        return len(self.graph) + len(self._additional) - 1
 
     def _world_for(self, world: tuple[language.Term, ...]) -> int:
         settings = []
@@ -140,7 +140,7 @@ class Question:
 
 
 def as_text(value: object) -> str:
-    """A value as typed by a user: 1 for 1.0."""
+    """A value as a user types it: 1 for 1.0."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and value.is_integer():

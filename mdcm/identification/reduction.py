@@ -1,4 +1,4 @@
-"""Reduction of queries to sums over the levels of a variable, and of interventions by a rule.
+"""Reduction of queries, including interventions by a rule, to sums over the levels of a variable.
 
 P(E, X=0) = P(E) - P(E, X=1) if X has two levels, and likewise for more. A query that is not identified directly may
 be identified as a sum of such terms: the effect of treatment on the untreated,
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mdcm import query as language
-from mdcm.identification.combination import Combination, Pieces, Signed, Unwritten
+from mdcm.identification.combination import CaseFormula, Combination, RuleMixture, SignedFormula
 from mdcm.identification.question import as_text
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ _SignedSum = tuple[tuple[tuple[int, "Formula"], ...], frozenset[str]]
 
 
 class Reduction:
-    """Search for identified terms whose sum answers a query.
+    """Search for identified probabilities whose signed sum answers a query.
 
     Args:
         direct: Function that returns the formula of a query that is identified directly, or None.
         levels: All levels of the variables with known levels.
 
     Attributes:
-        missing: First required probability that is not identified.
+        missing: First required probability that is not identified, or None.
     """
 
     def __init__(self, direct: Callable[[language.Query], Formula | None], levels: Mapping[str, Sequence[Any]]) -> None:
@@ -68,26 +68,26 @@ class Reduction:
         for column, term in enumerate(terms):
             # the formula may depend on the level if the variable is set or occurs in another term
             if term.value is None and self._few(term.variable) and self._occurs_again(term, terms, query.do):
-                return self._pieces(query, column, term)
+                return self._cases(query, column, term)
         return None
 
     def ruled(self, query: language.Query, rules: Rules, order: Sequence[str]) -> AnyFormula | None:
-        """A formula for a query some of whose settings are functions of the natural value, or None.
+        """A formula for a query with settings that are functions of natural values, or None.
 
         Args:
-            query: The query; do() terms without a value and rule stand for every level.
-            rules: Values set for the levels of variables of do().
+            query: The query; a do() term with neither a value nor a rule stands for every level.
+            rules: Value that is set for each natural level, by variable of do().
             order: Variables with rules, in topological order.
         """
         for column, term in enumerate(query.do):
             if term.value is None and term.variable not in rules:
                 if not self._few(term.variable):
                     return None
-                pieces = [self.ruled(_at(query, term, level), rules, order) for level in self._levels[term.variable]]
-                formulas = [piece for piece in pieces if piece is not None]
-                if len(formulas) < len(pieces):
+                cases = [self.ruled(_at(query, term, level), rules, order) for level in self._levels[term.variable]]
+                formulas = [case for case in cases if case is not None]
+                if len(formulas) < len(cases):
                     return None
-                return Pieces(query, column, self._levels[term.variable], formulas)
+                return CaseFormula(query, column, self._levels[term.variable], formulas)
         known = all(rules[name] is not None for name in order)
         combinations = list(self._combinations(query, rules, order))
         if len(combinations) > _MOST_COMBINATIONS:
@@ -95,11 +95,11 @@ class Reduction:
         if known:
             return self._combination(query, combinations, frozenset(order))
         # for an unknown rule, every pair of a natural value and a value that is set must be identified
-        single = [self._combination(query, [combination], frozenset(order)) for combination in combinations]
-        if None in single or not single:
+        terms = [self._combination(query, [combination], frozenset(order)) for combination in combinations]
+        if None in terms or not terms:
             return None
-        assert single[0] is not None
-        return Unwritten(query, single[0])
+        assert terms[0] is not None
+        return RuleMixture(query, terms[0])
 
     def _combinations(
         self, query: language.Query, rules: Rules, order: Sequence[str]
@@ -118,12 +118,12 @@ class Reduction:
         if math.prod(map(len, choices)) > _MOST_COMBINATIONS:
             return [((), [])] * (_MOST_COMBINATIONS + 1)
         combinations = []
-        for chosen in itertools.product(*choices):
+        for pairs in itertools.product(*choices):
             settings = [term for term in query.do if term.value is not None]
             events = []
-            for name, (natural, becomes) in zip(order, chosen, strict=True):
+            for name, (natural, value_set) in zip(order, pairs, strict=True):
                 events.append(language.Term(name, natural, tuple(settings)))
-                settings.append(language.Term(name, becomes))
+                settings.append(language.Term(name, value_set))
             columns = [_in_world(term, settings) for term in (*query.given, *query.outcomes)]
             combinations.append((tuple(events), [*[None] * len(query.do), *columns]))
         return combinations
@@ -136,16 +136,16 @@ class Reduction:
         others.update(other.variable for other in terms if other is not term)
         return term in do or term.variable in others
 
-    def _pieces(self, query: language.Query, column: int, term: language.Term) -> Pieces | None:
+    def _cases(self, query: language.Query, column: int, term: language.Term) -> CaseFormula | None:
         levels = self._levels[term.variable]
         formulas: list[AnyFormula] = []
         for level in levels:
-            at = _at(query, term, level)
-            formula = self._direct(at) or self.formula(at)
+            query_at_level = _at(query, term, level)
+            formula = self._direct(query_at_level) or self.formula(query_at_level)
             if formula is None:
                 return None
             formulas.append(formula)
-        return Pieces(query, column, levels, formulas)
+        return CaseFormula(query, column, levels, formulas)
 
     def _combination(
         self,
@@ -154,25 +154,25 @@ class Reduction:
         summed: frozenset[str] = frozenset(),
     ) -> Combination | None:
         """Sum over combinations of disjoint events, each joined with the columns of the answer."""
-        top: list[Signed] = []
-        bottom: list[Signed] = []
+        top: list[SignedFormula] = []
+        bottom: list[SignedFormula] = []
         for events, columns in combinations:
             present = [term for term in columns if term is not None]
             given = [term for term in columns[len(query.do) : len(query.do) + len(query.given)] if term is not None]
-            for part, wanted in ((top, present), (bottom, given)):
+            for part, terms in ((top, present), (bottom, given)):
                 if part is bottom and not query.given:
                     continue
-                signed_sum = self._joint([*events, *wanted], _DEEPEST)
+                signed_sum = self._joint([*events, *terms], _DEEPEST)
                 if signed_sum is None:
-                    self.missing = self.missing or language.Query("P", tuple(dict.fromkeys([*events, *wanted])))
+                    self.missing = self.missing or language.Query("P", tuple(dict.fromkeys([*events, *terms])))
                     return None
-                part += [Signed.of(sign, formula, columns) for sign, formula in signed_sum[0]]
+                part += [SignedFormula.of(sign, formula, columns) for sign, formula in signed_sum[0]]
                 summed |= signed_sum[1]
         exhaustive = {name: self._levels[name] for name in sorted(summed) if name in self._levels}
         return Combination(query, top, bottom if query.given else None, exhaustive)
 
     def _joint(self, events: Sequence[language.Term], depth: int) -> _SignedSum | None:
-        """Signed terms whose sum is the joint probability of all events, or None."""
+        """Signed formulas whose sum is the joint probability of all events, or None."""
         unique = tuple(dict.fromkeys(events))
         key = (frozenset(unique), depth)
         if key in self._known:
@@ -191,16 +191,16 @@ class Reduction:
         return result
 
     def _without(self, events: Sequence[language.Term], event: language.Term, depth: int) -> _SignedSum | None:
-        """Joint probability as that without ``event``, minus those with the other levels of its variable."""
+        """Joint probability of the other events, minus that with each other level of the variable of ``event``."""
         rest = [other for other in events if other != event]
         if not rest or event.value is None or not self._few(event.variable):
             return None
         levels = self._levels[event.variable]
         others = [level for level in levels if as_text(level) != as_text(event.value)]
-        whole = self._joint(rest, depth - 1) if len(others) == len(levels) - 1 else None
-        if whole is None:
+        marginal = self._joint(rest, depth - 1) if len(others) == len(levels) - 1 else None
+        if marginal is None:
             return None
-        terms, summed = list(whole[0]), whole[1] | {event.variable}
+        terms, summed = list(marginal[0]), marginal[1] | {event.variable}
         for level in others:
             part = self._joint([*rest, replace(event, value=level)], depth - 1)
             if part is None:
@@ -211,12 +211,16 @@ class Reduction:
 
 
 def _in_world(term: language.Term, do: Sequence[language.Term]) -> language.Term:
-    """A term in the world of do(), unless it has a world of its own."""
+    """A term in the world of do(), unless it specifies a world."""
     return replace(term, world=tuple(do)) if do and not term.world else term
 
 
 def _at(query: language.Query, term: language.Term, level: Any) -> language.Query:
-    def put(terms: Sequence[language.Term]) -> tuple[language.Term, ...]:
+    """The query with a level as the value of a term."""
+
+    def substituted(terms: Sequence[language.Term]) -> tuple[language.Term, ...]:
         return tuple(replace(other, value=level) if other is term else other for other in terms)
 
-    return replace(query, do=put(query.do), given=put(query.given), outcomes=put(query.outcomes))
+    return replace(
+        query, do=substituted(query.do), given=substituted(query.given), outcomes=substituted(query.outcomes)
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SourceTables", "TableSource"]
 
-# largest number of cell indices, one per row and term, to cache between bootstrap samples
+# largest number of cell indices, for each row and term, to cache between bootstrap samples
 _MOST_CELLS_KEPT = 1 << 25
 # row codes are packed into 64 bits, with room for another column
 _MOST_PACKED = 1 << 40
@@ -75,11 +75,11 @@ class SourceTables:
     """Discrete tables by source.
 
     Args:
-        data: One table (or exact distribution); a mapping from frozensets of targets, or from names of data sets, to
+        data: A table (or exact distribution); a mapping from frozensets of targets, or from names of data sets, to
             tables; or a list of data sets, matched by name or by their interventions.
         sources: All sources whose tables define levels.
         used: Sources whose probabilities are needed.
-        weights: Weights of the rows: for one table a sequence or the name of a column, for a mapping a mapping.
+        weights: Weights of the rows: for a single table a sequence or the name of a column, for a mapping a mapping.
         levels: Known levels of variables.
 
     Attributes:
@@ -106,20 +106,20 @@ class SourceTables:
         self._members: dict[TableSource, list[int]] = {}
         if isinstance(data, pd.DataFrame | pd.Series) and len(used) > 1:
             needed = " and ".join(map(str, used))
-            raise DataError(f"the estimand needs data of {needed}, and one table was given")
+            raise DataError(f"the estimand needs data of {needed}, but a single table was given")
         part_of_table: dict[int, int] = {}
         for source in [*used, *(source for source in sources if source not in used)]:
-            matches = _find(data, source)
+            matches = _matching_tables(data, source)
             if not matches and source in used:
                 raise DataError(
                     f"the estimand needs data of {source}; give a mapping such as "
                     f"{{frozenset({set(source.targets) or ''}): table}}, or a list of data sets"
                 )
             self._members[source] = []
-            for number, key, table, own, groups in matches:
+            for number, key, table, table_weights, groups in matches:
                 if number not in part_of_table:
                     part_of_table[number] = len(self._parts)
-                    self._parts.append(_part(key, table, own, groups, data, weights))
+                    self._parts.append(_part(key, table, table_weights, groups, data, weights))
                 self._members[source].append(part_of_table[number])
         self._known = {name: list(map(plain, values)) for name, values in (levels or {}).items()}
         self._levels: dict[str, list[Hashable]] = {}
@@ -130,7 +130,7 @@ class SourceTables:
         self._drawn: dict[Hashable, NDArray[np.float64]] = {}
 
     def compressed(self, names: Collection[str]) -> SourceTables:
-        """The same tables with rows merged that are equal in some columns.
+        """The tables with equal rows merged.
 
         Args:
             names: The columns to keep.
@@ -167,9 +167,9 @@ class SourceTables:
             return pd.factorize(frame[name], use_na_sentinel=False)[0]
 
     def resampled(self, replicates: int, seed: int, batch: int) -> Iterator[SourceTables]:
-        """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight with mean one.
+        """Samples of the Bayesian bootstrap: every row, or group of rows, has a random weight with mean 1.
 
-        Conditional probabilities are drawn with one additional row spread over the levels, so that a few equal rows do
+        Conditional probabilities are drawn with an additional row spread over the levels, so that a few equal rows do
         not imply certainty; conditions without rows stay unknown.
 
         Args:
@@ -228,15 +228,15 @@ class SourceTables:
             if not columns and not known:
                 raise DataError(f"the data have no column {name!r}, which the estimand needs", column=name)
             observed = dict.fromkeys(plain(value) for column in columns for value in _distinct(column))
-            further = [level for level in observed if level not in known]
+            additional = [level for level in observed if level not in known]
             # categories keep their order
             if not all(_has_categories(column) for column in columns):
-                further = _sorted(further)
-            self._levels[name] = [*known, *further]
+                additional = _sorted(additional)
+            self._levels[name] = [*known, *additional]
         return self._levels[name]
 
     def code(self, name: str, value: object) -> int:
-        """Code of a level; a text matches a number, since values of a command line are texts.
+        """Code of a level; a text may identify a number, since values on a command line are texts.
 
         Raises:
             DataError: If there is no such level.
@@ -253,7 +253,7 @@ class SourceTables:
     def counts(
         self, source: TableSource, names: Sequence[str], at: Mapping[str, int] | None = None
     ) -> NDArray[np.float64]:
-        """Total weight of every combination of levels, one axis per name, over the rows with the codes ``at``."""
+        """Total weight of every combination of levels, an axis for each name, over the rows with the codes ``at``."""
         shape = [len(self.levels(name)) for name in names]
         size = math.prod(shape)
         check_size(size * (self.replicates or 1))
@@ -279,10 +279,10 @@ class SourceTables:
         source: TableSource,
         given: Sequence[str],
         names: Sequence[str],
-        done: Sequence[str] = (),
+        intervened: Sequence[str] = (),
         at: Mapping[str, int] | None = None,
     ) -> NDArray[np.float64]:
-        """P(names | given) under do(done) in a source, axes in the order (done, given, names).
+        """P(names | given) under do(intervened) in a source, axes in the order (intervened, given, names).
 
         Probabilities are NaN if the condition has no rows.
 
@@ -290,27 +290,27 @@ class SourceTables:
             source: The source.
             given: Names of the conditions.
             names: Names of the outcomes.
-            done: Names of the variables set in the source.
+            intervened: Names of the variables set in the source.
             at: Codes of further variables that are set or conditioned on.
         """
-        key = (source, tuple(given), tuple(names), tuple(done), tuple((at or {}).items()))
+        key = (source, tuple(given), tuple(names), tuple(intervened), tuple((at or {}).items()))
         if key in self._drawn:
             return self._drawn[key]
-        counts = self.counts(source, (*done, *given, *names), at)
+        counts = self.counts(source, (*intervened, *given, *names), at)
         axes = tuple(range(-len(names), 0))
         total = counts.sum(axis=axes, keepdims=True)
-        seen = np.broadcast_to(total > 0, counts.shape)
+        has_rows = np.broadcast_to(total > 0, counts.shape)
         if self._rng is not None:
-            # add one row, spread over the levels at random
+            # add a row, spread over the levels at random
             levels = math.prod(counts.shape[axis] for axis in axes)
-            shares = _small_gamma(self._rng, 1 / levels, int(seen.sum())).reshape(self.replicates or 1, -1)
+            shares = _small_gamma(self._rng, 1 / levels, int(has_rows.sum())).reshape(self.replicates or 1, -1)
             additional = self._row_weight(source) * shares
             if additional.size == counts.size:
                 counts += additional.reshape(counts.shape)
             else:
-                counts[seen] += additional.ravel()
+                counts[has_rows] += additional.ravel()
             total = counts.sum(axis=axes, keepdims=True)
-        share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=seen)
+        share: NDArray[np.float64] = np.divide(counts, total, out=np.full_like(counts, np.nan), where=has_rows)
         if self.is_sample:
             self._drawn[key] = share
         return share
@@ -357,7 +357,7 @@ class SourceTables:
 
 
 def _distinct_rows(keys: Sequence[NDArray[np.intp]]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Index of the first of every kind of row, and the number of rows of each kind."""
+    """Index of the first of every set of equal rows, and the number of rows in each set."""
     packed, size = np.zeros(len(keys[0]), dtype=np.int64), 1
     for column in keys:
         levels = int(column.max(initial=0)) + 1
@@ -395,11 +395,11 @@ def _has_categories(column: pd.Series[Any]) -> bool:
     return isinstance(column.dtype, pd.CategoricalDtype)
 
 
-# index of the table, key, table, its own weights, its own groups
+# index of the table, key, table, weights and groups of its data set
 _Matches = list[tuple[int, Any, Any, Any, Any]]
 
 
-def _find(data: Any, source: TableSource) -> _Matches:
+def _matching_tables(data: Any, source: TableSource) -> _Matches:
     """All tables of a source."""
     import pandas as pd
 
@@ -415,19 +415,19 @@ def _find(data: Any, source: TableSource) -> _Matches:
     if isinstance(data, Sequence) and not isinstance(data, str):
         items = [(number, item) for number, item in enumerate(data) if hasattr(item, "table")]
         named = [(number, item) for number, item in items if getattr(item, "name", None) in source.names]
-        chosen = named or [
+        matching = named or [
             (number, item) for number, item in items if frozenset(getattr(item, "do", ())) == frozenset(source.targets)
         ]
         return [
             (number, None, item.table, getattr(item, "weights", None), getattr(item, "groups", None))
-            for number, item in chosen
+            for number, item in matching
         ]
     raise DataError(
         f"data must be a table, an exact distribution, a mapping or a list of data sets, not {type(data).__name__}"
     )
 
 
-def _part(key: Any, table: Any, own_weights: Any, groups: Any, data: Any, weights: Any) -> _Part:
+def _part(key: Any, table: Any, table_weights: Any, groups: Any, data: Any, weights: Any) -> _Part:
     import pandas as pd
 
     if isinstance(table, pd.Series):
@@ -436,20 +436,20 @@ def _part(key: Any, table: Any, own_weights: Any, groups: Any, data: Any, weight
         values = table.to_numpy(dtype=np.float64)
     elif isinstance(table, pd.DataFrame):
         frame = table
-        given = weights.get(key) if isinstance(weights, Mapping) else weights
-        if own_weights is not None:
-            given = own_weights
-        elif given is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping | str):
+        row_weights = weights.get(key) if isinstance(weights, Mapping) else weights
+        if table_weights is not None:
+            row_weights = table_weights
+        elif row_weights is not None and isinstance(data, Mapping) and not isinstance(weights, Mapping | str):
             raise DataError("weights of several tables must be a mapping with the same keys as the tables")
-        if isinstance(given, str):
-            if given not in table:
-                raise DataError(f"weights: the data have no column {given!r}", column=given)
-            given = table[given]
-        values = np.ones(len(frame)) if given is None else np.asarray(given, dtype=np.float64)
+        if isinstance(row_weights, str):
+            if row_weights not in table:
+                raise DataError(f"weights: the data have no column {row_weights!r}", column=row_weights)
+            row_weights = table[row_weights]
+        values = np.ones(len(frame)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
     else:
         raise DataError(f"a table must be a DataFrame or an exact distribution, not {type(table).__name__}")
     if len(values) != len(frame) or not len(frame) or not (values >= 0).all() or not np.isfinite(values).all():
-        raise DataError("weights must be one non-negative number per row, and there must be a row")
+        raise DataError("weights must be a non-negative number for each row, and there must be a row")
     if not values.any():
         raise DataError("weights must not all be 0")
     return _Part(

@@ -1,4 +1,4 @@
-"""Reasons why a query is not identifiable: hedges, unknown c-factors and inconsistent worlds."""
+"""Reasons why a query is not identified: hedges, unknown c-factors and inconsistent worlds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Hedge", "InconsistentFactor", "UnknownFactor", "Witness"]
 
 @dataclass(frozen=True)
 class Hedge:
-    """Two nested sets of variables, each connected by confounders.
+    """Two nested c-forests with the same roots: sets of variables that confounders connect.
 
     Every member of either set is an ancestor of the roots by directed edges inside the set. The interventions are in
     ``outer`` but not in ``inner``, so two models can agree on the observed distribution and disagree on the answer.
 
     Attributes:
-        inner: The smaller set F', sorted.
-        outer: The larger set F, sorted.
+        inner: The smaller c-forest F', sorted.
+        outer: The larger c-forest F, sorted.
         roots: Members of ``inner`` without a child inside it, sorted.
         reasons: With several data sets, why each of them does not determine the c-factor of ``inner``.
 
@@ -64,7 +64,7 @@ class UnknownFactor:
 
     Attributes:
         variables: Its variables, sorted.
-        parents: Their parents outside, sorted.
+        parents: Their other parents, sorted.
         reasons: Why each data set does not determine it.
     """
 
@@ -95,7 +95,7 @@ class InconsistentFactor:
     """A counterfactual factor over worlds that share hidden causes and contradict each other.
 
     Attributes:
-        events: Its events, each a variable in the world in which its parents are set.
+        events: Its events, each a variable in the world that sets its parents.
         variable: The variable that would need two different values.
 
     References:
