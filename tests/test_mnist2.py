@@ -190,7 +190,7 @@ def test_fast_run(tmp_path, mnist):
     ranks = criteria["auto, queries whose 3 most probable outcomes are the true ones"]
     assert ranks["value"] >= 3
     assert not ranks["judged"]
-    assert criteria["in two steps by hand, P(Y1, Y2, Thick | do(X1))"]["judged"]
+    assert criteria["auto, P(Y1, Y2, Thick | do(X1)), in two steps by hand"]["judged"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert len(page) < 5_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -222,14 +222,13 @@ class DiscreteProblem(StudyProblem):
         for k in order:
             yield ", ".join(f"{right.index.names[at]!s}={levels.iloc[k, at]!s}" for at in varies), float(answer[k])
 
-    def criteria(self, results: Sequence[Result], *, full: bool, method: str = "auto") -> list[Criterion]:
-        """Limits of fitted distributions, answers and ranks of a method, and of training against critics."""
-        held = partial(hold, results, method=method)
+    def criteria(self, results: Sequence[Result], *, full: bool) -> list[Criterion]:
+        """Limits of fitted distributions, answers and ranks, and of training against critics."""
         # the floor is an expectation: about half of all data sets exceed it, whatever model is fitted
-        criteria = held(self.targets if self.fitted else (), {"mean": 1.0}, floor="sampling floor")
-        criteria += held(self.queries, {"first": STATED, "mean": _AVERAGE}, floor="estimation floor")
+        criteria = hold(results, self.targets if self.fitted else (), {"mean": 1.0}, floor="sampling floor")
+        criteria += hold(results, self.queries, {"first": STATED, "mean": _AVERAGE}, floor="estimation floor")
         # ranks a sixth apart are within a standard error of the few rows of a fast run
-        criteria += held([_RANKED], {"worst": len(self.ranked)}, relation=">=", unit="queries", judged=full)
+        criteria += hold(results, [_RANKED], {"worst": len(self.ranked)}, relation=">=", unit="queries", judged=full)
         for name, limit in self.limits.items():
             timed: dict[str, Any] = {"unit": "s", "note": "wall-clock, one thread"} if name == _TIME else {}
             over: Over = "mean" if timed else "worst"
