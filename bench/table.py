@@ -38,11 +38,8 @@ def read() -> dict[str, Run]:
     runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     runs = {name: run for name, run in runs.items() if "experiment" in run}
     for run in runs.values():
-        run["results"] = [Result(**{"value": math.nan, "seed": None, **row}) for row in run["results"]]
-        run["criteria"] = [
-            Criterion(**{name: value for name, value in row.items() if name not in {"what", "met"}})
-            for row in run["criteria"]
-        ]
+        run["results"] = list(map(Result.from_json, run["results"]))
+        run["criteria"] = list(map(Criterion.from_json, run["criteria"]))
     return runs
 
 

@@ -80,8 +80,7 @@ def metrics(folder):
 
 def results(folder, **fields):
     """Rows of a run that have these fields."""
-    rows = (Result(**{"value": math.nan, "seed": None, **row}) for row in metrics(folder)["results"])
-    return select(rows, **fields)
+    return select(map(Result.from_json, metrics(folder)["results"]), **fields)
 
 
 # ---- records
@@ -124,6 +123,17 @@ class TestResults:
         Result("asia", "auto", seed, "Answers", "P(Y)", value, floor)
         for seed, (value, floor) in enumerate([(0.2, 0.1), (0.5, 0.5), (0.3, 0.2)])
     )
+
+    @pytest.mark.parametrize("value", [0.25, math.nan, -math.inf])
+    def test_rows_and_criteria_are_read_as_they_were_written(self, value):
+        row = Result("asia, small", "auto", None, "Answers", "P(Y)", value, limit=0.5)
+        criterion = Criterion("P(Y)", value, 0.5, note="seed 0", experiment="asia, small", method="auto", over="worst")
+        for one in (row, criterion):
+            written = json.loads(json.dumps(one.to_json(), allow_nan=False))
+            again = type(one).from_json(written)
+            assert again.to_json() == one.to_json()
+            assert math.isfinite(again.value) == math.isfinite(value)
+            assert again == one or not math.isfinite(value)
 
     def test_summaries_over_seeds(self):
         assert summary(self.rows, "first") == 0.2

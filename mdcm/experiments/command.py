@@ -10,7 +10,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -258,8 +258,7 @@ def _versions() -> dict[str, str]:
 def _rows(findings: Findings) -> list[dict[str, Any]]:
     """All results with the limits of their criteria."""
     limits = {(kept.experiment, kept.quantity): kept.limit for kept in reversed(findings.criteria)}
-    rows = ({**asdict(row), "limit": limits.get((row.experiment, row.quantity))} for row in findings.results)
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return [replace(row, limit=limits.get((row.experiment, row.quantity))).to_json() for row in findings.results]
 
 
 def _encoded(record: dict[str, Any]) -> str:

@@ -67,6 +67,16 @@ class Result:
         """Name of the problem; empty if the experiment has a single one."""
         return self.experiment.partition(", ")[2]
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without those that are None; a value that is not finite is null."""
+        row = {name: value for name, value in asdict(self).items() if value is not None}
+        return row if math.isfinite(self.value) else {**row, "value": None}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Result:
+        """Read a row of metrics.json."""
+        return cls(**{"seed": None, **row, "value": math.nan if row["value"] is None else row["value"]})
+
 
 def select(results: Iterable[Result], **fields: Any) -> list[Result]:
     """Results whose fields have the given values.
@@ -146,6 +156,12 @@ class Criterion:
         """Plain JSON values, with ``what`` and ``met``."""
         value = self.value if math.isfinite(self.value) else None
         return {"what": self.what, **asdict(self), "value": value, "met": self.met}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Criterion:
+        """Read a criterion of metrics.json."""
+        fields = {name: value for name, value in row.items() if name not in {"what", "met"}}
+        return cls(**{**fields, "value": math.nan if row["value"] is None else row["value"]})
 
 
 def hold(
