@@ -237,6 +237,40 @@ class TestImpossibleConditions:
                 scm.answer(f"P(X=0 | {condition})")
 
 
+# the condition or an outcome has a value, and elsewhere in the estimand its variable is summed over
+ALSO_SUMMED = [
+    ("X -> M -> Y; W -> Z -> Y; X <-> Y; X <-> Z; W <-> Y", "P(Y | do(X=1), Z=1)"),
+    ("X -> M -> Y; W -> Z -> Y; X <-> Y; X <-> Z; W <-> Y", "P(Y=1 | do(X), Z=0)"),
+    ("A -> E; B -> C; B -> D; C -> D; D -> E; A <-> B; A <-> C; B <-> C; B <-> E; C <-> E", "P(B=1 | do(D=1), E=0)"),
+    ("A -> B; A -> D; A -> E; B -> D; C -> E; D -> F; E -> F; A <-> C; C <-> D; D <-> F", "P(E | do(C=1), F=1)"),
+    ("A -> B; A -> D; A -> E; B -> D; C -> E; D -> F; E -> F; A <-> C; C <-> D; D <-> F", "P(E=1, F=0 | do(C=1))"),
+    ("A -> C; A -> F; B -> D; B -> E; E -> F; A <-> B; A <-> C; A <-> D; B <-> F; C <-> D", "P(F=1, E=0 | do(B=1))"),
+    (
+        "A -> D; A -> E; A -> F; B -> C; B -> F; C -> E; D -> E; D -> F; E -> F; B <-> C; B <-> D; C <-> F",
+        "P(B[C=1]=1, F[C=0]=0 | D=1)",
+    ),
+    (
+        "A -> D; A -> E; A -> F; B -> C; B -> D; C -> D; D -> E; D -> F; E -> F; A <-> E; B <-> D; C <-> E; C <-> F",
+        "P(F[C=1]=1 | A=1)",
+    ),
+    ("A -> B; A -> D; B -> C; B -> E; C -> D; D -> E; B <-> C; C <-> E", "P(E[C=1]=1, A[C=0]=0 | B=1)"),
+]
+
+
+@pytest.mark.parametrize(("text", "query"), ALSO_SUMMED)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_constant_may_also_be_summed_over(text, query, seed):
+    graph = ADMG.from_string(text)
+    result = identify(graph, query)
+    if not result.identifiable:
+        pytest.fail(result.explain())
+    scm = random_discrete(graph, levels=2, seed=seed)
+    table = scm.exact(list(graph.nodes))
+    truth = np.ravel(np.asarray(scm.answer(query)))
+    # a few hundred products and sums
+    np.testing.assert_allclose(np.ravel(np.asarray(result.estimand.evaluate(table))), truth, rtol=1e-9)
+
+
 class TestErrors:
     def test_few_rows_that_agree_are_no_certainty(self):
         table = pd.DataFrame({"X": [0] * 50 + [1] * 3, "Y": [0, 1] * 25 + [1] * 3})

@@ -108,15 +108,21 @@ class Formula:
         """Formula of the probability of the condition; None without a condition or if it is not identified."""
         return self._construct_condition()
 
+    @cached_property
+    def _summed(self) -> frozenset[int]:
+        return frozenset(s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols)
+
+    def is_constant(self, s: int) -> bool:
+        """Whether a symbol has a value, and no term sums over it."""
+        return s not in self._summed and self.symbol(s).value is not None
+
     def is_fixed(self, s: int) -> bool:
-        """Whether a symbol is a constant and not summed over with the outcomes."""
-        return s not in self._open and self.symbol(s).value is not None
+        """Whether a symbol is a constant for which tables need no axis; outcomes have one, to be normalised."""
+        return s not in self._open and self.is_constant(s)
 
     def at(self, values: Mapping[int, Any]) -> Formula:
         """The formula restricted to values of some symbols."""
-        # symbols that are summed over keep all values
-        summed = {s for term in self.terms if term.kind in {"sum", "any"} for s in term.symbols}
-        fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in summed}
+        fixed = {s: replace(self.symbol(s), value=value) for s, value in values.items() if s not in self._summed}
 
         def construct() -> tuple[list[FormulaTerm], Callable[[int], Symbol]]:
             return list(self.terms), lambda number: fixed.get(number) or self.symbol(number)

@@ -136,7 +136,7 @@ def cost(formula: Formula, data: SourceTables) -> Cost:
         elif term.kind == "product":
             scope_list = [scope for operand in operands for scope in operand]
         elif term.kind == "equal":
-            constant = all(formula.symbol(s).value is not None for s in term.symbols)
+            constant = all(map(formula.is_constant, term.symbols))
             scope_list = [() if constant else tuple(s for s in term.symbols if not formula.is_fixed(s))]
         elif term.kind in {"sum", "any"}:
             inside = [*operands[0], *([tuple(term.symbols)] if term.kind == "any" else [])]
@@ -242,8 +242,8 @@ def _value(
         weight = _factor(term.symbols, data.conditional(formula.sources[term.source], (), names), data)
         return _any(operands[0], term.symbols, weight)
     if term.kind == "equal":
-        first, second = (formula.symbol(s).value for s in term.symbols)
-        if first is not None and second is not None:
+        if all(map(formula.is_constant, term.symbols)):
+            first, second = (formula.symbol(s).value for s in term.symbols)
             return Bounds(Product((Factor((), np.array(float(as_text(first) == as_text(second)))),)))
         size = len(data.levels(formula.symbol(term.symbols[0]).variable))
         codes = _codes(formula, term.symbols, data)
