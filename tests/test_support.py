@@ -224,6 +224,63 @@ class TestPositivity:
             model.query("P(Y=1 | X=1)", 500)
 
 
+class TestFewRows:
+    """A stratum that holds much of the weight and has no row is named, however few the rows of an arm are."""
+
+    def model(self, rows, *, outcome=None, levels=(0, 1, 2), further=False):
+        rng = np.random.default_rng(0)
+        age, drug = rng.integers(0, 3, 6_000), rng.integers(0, 3, 6_000)
+        chance = 0.2 + 0.2 * age + 0.1 * drug
+        y = rng.random(6_000) < chance if outcome is None else chance + rng.normal(size=6_000)
+        table = pd.DataFrame({"Drug": np.array(levels)[drug], "Age": age, "Y": y if outcome else y.astype(int)})
+        graph = "Age -> Drug -> Y; Age -> Y"
+        if further:
+            table["Sex"] = rng.integers(0, 2, 6_000)
+            graph += "; Sex -> Drug; Sex -> Y"
+        last = table["Drug"] == levels[2]
+        arm = table[last & (age != 0)][:rows]
+        return mdcm.fit(graph, pd.concat([table[~last], arm]), config=QUICK)
+
+    @pytest.mark.parametrize("rows", [12, 20])
+    @pytest.mark.parametrize(
+        ("text", "options"),
+        [
+            ("P(Y=1 | do(Drug=2))", {}),
+            ("P(Y=1 | do(Drug='new drug'))", {"levels": ("none", "old drug", "new drug")}),
+            ("E[Y | do(Drug=2)]", {"outcome": "number"}),
+        ],
+    )
+    def test_a_stratum_that_chance_does_not_empty_is_refused(self, rows, text, options):
+        model = self.model(rows, **options)
+        with pytest.raises(LowSupportError, match=r"3\d% of the answer's weight .* with Age=0") as caught:
+            model.query(text, 2_000)
+        assert caught.value.rows <= rows
+
+    @pytest.mark.parametrize("further", [False, True])
+    def test_one_that_chance_may_empty_is_mentioned(self, further):
+        model = self.model(6, further=further)
+        with pytest.warns(UserWarning, match=r"rests on about \d of .*, none of them with Drug=2 with .*Age=0"):
+            model.query("P(Y=1 | do(Drug=2))", 2_000)
+
+    @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 8))
+    @settings(max_examples=200, deadline=None)
+    def test_of_combinations_those_count_that_chance_hardly_empties(self, seed, size, kinds):
+        rng = np.random.default_rng(seed)
+        draws = rng.choice(kinds, p=rng.dirichlet(np.ones(kinds)), size=400)
+        rows = rng.choice(kinds, p=rng.dirichlet(np.full(kinds, 0.5)), size=size)
+        levels = tuple(f"level {k}" for k in range(kinds))
+        result = overlap([Column("C", draws, rows, levels, is_fixed=False)], np.ones(400), np.ones(size))
+        shares = np.bincount(draws, minlength=kinds) / 400
+        certain = [
+            k
+            for k in range(kinds)
+            if shares[k] > 0 and (rows != k).all() and (1 - shares[k]) ** size * (shares > 0).sum() <= 0.05
+        ]
+        if not (draws == draws[0]).all():
+            assert result.unseen >= shares[certain].sum() - 1e-12
+            assert result.unseen <= shares[~np.isin(np.arange(kinds), rows)].sum() + 1e-12
+
+
 class TestEmptyConditions:
     # a brief training is off where no row is
     @pytest.mark.filterwarnings("ignore:.* standard errors apart")

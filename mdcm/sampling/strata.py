@@ -22,6 +22,10 @@ _REACH = 0.5
 _EXPECTED = 5.0
 # largest share of the draws in empty strata by chance, if every combination of levels is a stratum
 _CHANCE = 0.01
+# largest probability, times the number of combinations, that one with draws has no rows by chance
+_MISSED = 0.05
+# least share of the draws of a combination without rows that chance explains, to be mentioned
+_WORTH_SAYING = 0.05
 _MOST_STRATA = 32
 # combinations of levels, summed over cases, to count for several cases at once
 _MOST_COUNTED = 1 << 20
@@ -74,7 +78,8 @@ class Overlap:
     Attributes:
         rows: Effective number of rows, ``(sum w)^2 / sum w^2`` with w the ratio of the draws' density to the rows'.
         unseen: Share of the draws in regions without rows.
-        missing: Descriptions of these regions, the largest share first.
+        missing: Descriptions of these regions, the largest share first; if there are none, of combinations of levels
+            that have no rows, perhaps by chance.
         is_empty: Whether no row has the values that all draws share.
     """
 
@@ -91,7 +96,9 @@ def overlap(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDA
     robust standard deviation of the number. In the other variables the ratio w of the two densities is taken to be
     constant in strata: the combinations of levels, if so few that hardly any is empty by chance, and otherwise the
     leaves of a tree that separates draws from rows. The tree is grown on one half of both and evaluated on the other,
-    and vice versa, so that no leaf is selected for being empty. With shares q of the draws and n rows in each stratum
+    and vice versa, so that no leaf is selected for being empty. A combination of levels without rows counts as well,
+    however few the rows are, if its share of the draws is so large that chance hardly explains it. With shares q of
+    the draws and n rows in each stratum
     the effective number of rows is ``(sum q)^2 / sum q^2 / n``.
 
     Args:
@@ -132,10 +139,16 @@ def overlap(columns: Sequence[Column], weights: NDArray[np.float64], counts: NDA
         return Overlap(matched, 0.0)
     rest = [Column(c.name, c.draws, c.rows[matches], c.levels, False, c.mean, c.scale) for c in rest]
     counts = counts[matches]
-    result = _cells(rest, share, counts)
-    if result is None:
-        result = _leaves(rest, share, counts)
-    effective, unseen, missing = result
+    cells = _Cells.of(rest, share, counts)
+    if cells is not None and cells.are_fine:
+        effective, unseen, missing = cells.overlap()
+    else:
+        effective, unseen, missing = _leaves(rest, share, counts)
+        empty = {} if cells is None else cells.empty()
+        if sum(empty.values()) > unseen:
+            unseen, missing = sum(empty.values()), empty
+        elif not unseen and cells is not None:
+            missing = cells.empty(by_chance=True)
     ordered = sorted(missing, key=missing.__getitem__, reverse=True)[:_MOST_SHOWN]
     return Overlap(min(effective, matched), unseen, tuple(" with ".join([*fixed_texts, region]) for region in ordered))
 
@@ -246,32 +259,68 @@ def _effective_rows(shares: NDArray[np.float64], rows: NDArray[np.float64], corr
 # ---------------------------------------------------------------------- combinations of levels
 
 
-def _cells(
-    columns: Sequence[Column], share: NDArray[np.float64], counts: NDArray[np.float64]
-) -> tuple[float, float, Mapping[str, float]] | None:
-    """Overlap with combinations of levels as strata; None if there are too many for the rows."""
-    if any(column.levels is None for column in columns):
-        return None
-    codes = np.zeros(len(share) + len(counts), dtype=np.int64)
-    size = 1
-    for column in columns:
-        size *= len(column.levels or ())
-        if size > 1 << 40:
+@dataclass(frozen=True)
+class _Cells:
+    """Combinations of levels that draws or rows have.
+
+    Attributes:
+        columns: The variables.
+        shares: Share of the draws in every combination, ``[c]``.
+        rows: Number of rows in every combination, ``[c]``.
+        first: Index of a draw of every combination that draws have, ``[c]``.
+    """
+
+    columns: Sequence[Column]
+    shares: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    first: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], share: NDArray[np.float64], counts: NDArray[np.float64]) -> _Cells | None:
+        """Combinations of levels; None if a column is a number or the combinations have no code."""
+        if any(column.levels is None for column in columns):
             return None
-        codes = codes * len(column.levels or ()) + np.concatenate([column.draws, column.rows])
-    used, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    shares = np.bincount(inverse[: len(share)], weights=share, minlength=len(used)).astype(np.float64)
-    rows = np.bincount(inverse[len(share) :], weights=counts, minlength=len(used)).astype(np.float64)
-    if not _is_fine(shares, float(counts.sum())):
-        return None
-    missing = {}
-    for k in np.flatnonzero((rows == 0) & (shares > 0)):
+        codes = np.zeros(len(share) + len(counts), dtype=np.int64)
+        size = 1
+        for column in columns:
+            size *= len(column.levels or ())
+            if size > 1 << 40:
+                return None
+            codes = codes * len(column.levels or ()) + np.concatenate([column.draws, column.rows])
+        used, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        shares = np.bincount(inverse[: len(share)], weights=share, minlength=len(used)).astype(np.float64)
+        rows = np.bincount(inverse[len(share) :], weights=counts, minlength=len(used)).astype(np.float64)
+        return cls(columns, shares, rows, first)
+
+    @property
+    def are_fine(self) -> bool:
+        """Whether hardly any combination would be empty by chance."""
+        return _is_fine(self.shares, float(self.rows.sum()))
+
+    def overlap(self) -> tuple[float, float, Mapping[str, float]]:
+        """Effective rows, share of the draws without rows, and the share of every combination without rows."""
+        empty = self._described((self.rows == 0) & (self.shares > 0))
+        return _effective_rows(self.shares, self.rows, 0.0), float(self.shares[self.rows == 0].sum()), empty
+
+    def empty(self, *, by_chance: bool = False) -> dict[str, float]:
+        """Share of every combination that has no rows, if rows distributed like the draws would hardly miss it.
+
+        Args:
+            by_chance: Whether to list those that chance explains instead, from a share of 5 % on.
+        """
+        drawn = self.shares > 0
+        chance = np.exp(self.rows.sum() * np.log1p(-np.minimum(self.shares, 1 - 1e-12)))
+        hardly = chance * drawn.sum() <= _MISSED
+        return self._described(
+            drawn & (self.rows == 0) & (~hardly & (self.shares >= _WORTH_SAYING) if by_chance else hardly)
+        )
+
+    def _described(self, selected: NDArray[np.bool_]) -> dict[str, float]:
         # a combination without rows occurs first among the draws
-        position = int(first[k])
-        missing[" with ".join(f"{column.name}={column.shown(column.draws[position])}" for column in columns)] = shares[
-            k
-        ]
-    return _effective_rows(shares, rows, 0.0), float(shares[rows == 0].sum()), missing
+        return {
+            " with ".join(f"{c.name}={c.shown(c.draws[self.first[k]])}" for c in self.columns): float(self.shares[k])
+            for k in np.flatnonzero(selected)
+        }
 
 
 # ---------------------------------------------------------------------- trees

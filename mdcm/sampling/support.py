@@ -73,7 +73,8 @@ class Basis:
         rows: Effective number of training rows behind its weakest conditional.
         total: Number of training rows.
         unseen: Largest share of a conditional's weight without rows.
-        missing: Descriptions of the conditions without rows, those with most weight first.
+        missing: Descriptions of the conditions without rows, those with most weight first; if nothing is unseen, of
+            conditions that perhaps have no row by chance.
         is_empty: Whether no row has the combination of interventions and evidence that the answer needs.
     """
 
@@ -104,18 +105,18 @@ class Basis:
                 f"{self.unseen:.0%} of the answer's weight lies where no row of the training data is{where}, so that "
                 f"the model extrapolates; the rest {support}"
             )
+        if self.missing and self.rows < FEWEST_ROWS:
+            return f"the answer {support}, none of them with {' or '.join(self.missing)}"
         return f"the answer {support}"
 
     @classmethod
     def weakest(cls, parts: Iterable[Basis], total: int) -> Basis:
         """Basis of an answer that is computed from several parts."""
-        rows, unseen, is_empty = float(total), 0.0, False
-        missing: tuple[str, ...] = ()
-        for part in parts:
-            rows = min(rows, part.rows)
-            if part.unseen > unseen or (part.is_empty and not is_empty):
-                unseen, missing, is_empty = part.unseen, part.missing, part.is_empty
-        return cls(rows, total, unseen, missing, is_empty)
+        parts = [*parts, cls(float(total), total)]
+        worst = max(parts, key=lambda part: (part.is_empty, part.unseen))
+        fewest = min(parts, key=lambda part: part.rows)
+        missing = worst.missing if worst.is_empty or worst.unseen else fewest.missing
+        return cls(fewest.rows, total, worst.unseen, missing, worst.is_empty)
 
 
 # variables in which draws and rows of a conditional are compared: column names and nodes of the query
