@@ -20,7 +20,7 @@ from mdcm.errors import (
     UntrainableError,
 )
 
-# loaded at once: modules of these names exist, and would take the functions' places if they were loaded later
+# loaded eagerly, since these load without torch
 from mdcm.identification import Identification, identify
 from mdcm.planning import DatasetSpec, Plan, plan
 

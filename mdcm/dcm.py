@@ -1,4 +1,4 @@
-"""The deep causal generative model: one mechanism per variable, confounder noise shared between children."""
+"""The deep causal generative model: a mechanism per variable, and confounder noise shared between children."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MechanismFactory = Callable[["Variable", "Sequence[Variable]", "Sequence[int]"],
 
 
 def derived_seed(seed: int, *address: str | int) -> int:
-    """Seed in [0, 2^63) for one purpose, a function of the run's seed and of what it is for.
+    """Seed in [0, 2^63) for a purpose: a hash of the run's seed and the purpose's address.
 
     Raises:
-        ValueError: If the run's seed is no whole number in that range.
+        ValueError: If the run's seed is not a whole number in that range.
 
     Example:
         >>> derived_seed(0, "initial", 3) == derived_seed(0, "initial", 3) != derived_seed(0, "initial", 4)
@@ -40,10 +40,10 @@ def derived_seed(seed: int, *address: str | int) -> int:
 
 
 def default_mechanism(variable: Variable, parents: Sequence[Variable], latents: Sequence[int]) -> Mechanism:
-    """The mechanism that a variable gets unless the user names another one.
+    """Default mechanism of a variable.
 
-    A table of levels for a categorical variable, a spline flow for a continuous one, a plain network for an implicit
-    one. An image is made by a rectified flow, or, where it has a confounder, by a convolutional generator.
+    Probabilities of the levels for a categorical variable, a spline flow for a continuous and a plain network for an
+    implicit variable; for an image a rectified flow, or a convolutional generator if it has a confounder.
     """
     if variable.kind == "categorical":
         return Categorical(variable, parents, latents)
@@ -56,9 +56,9 @@ def default_mechanism(variable: Variable, parents: Sequence[Variable], latents: 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch inside the block, the former number afterwards.
+    """Run torch on a single thread inside the block.
 
-    Networks of a few dozen units are slower on several threads, and many times slower on a machine that is busy.
+    Networks of a few dozen units are slower on several threads, and many times slower on a busy machine.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -71,15 +71,15 @@ def one_thread() -> Iterator[None]:
 class DCM(nn.Module):
     """Deep causal generative model of an ADMG.
 
-    Every confounder is one noise variable with finitely many states and a learned prior, however many children it
-    has; its children read the same state in the same row. Noise is addressed by (seed, row, variable or confounder),
-    so that any part of a sample can be made again, alone, in any batch.
+    Every confounder is a single noise variable with finitely many states and a learned prior; all of its children read
+    the same state in the same row. Noise is addressed by (seed, row, variable or confounder), so that any part of a
+    sample can be computed again, separately and in any batch.
 
     Args:
         graph: The ADMG.
-        schema: Variables by name, one for every node.
+        schema: Variables of all nodes by name.
         states: Number of states of every confounder, by name.
-        factories: Constructors of mechanisms by variable, for those that are not the default ones.
+        factories: Constructors of mechanisms by variable; :func:`default_mechanism` for the others.
         seed: Seed of the initial weights.
 
     Attributes:
@@ -113,18 +113,18 @@ class DCM(nn.Module):
         self.latents = {node: tuple(indices) for node, indices in latents.items()}
         self._parents = {node: sorted(graph.parents(node), key=self.position.__getitem__) for node in graph.nodes}
         factories = dict(factories or {})
-        # positions, not names, as keys: a name may hold any character, a module's key may not
+        # keyed by position, since names may contain characters that keys of modules may not
         self._modules_by_position = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             for node in graph.nodes:
-                # of the processor alone: seeding every device takes longer than a mechanism
+                # seed only the CPU's generator: seeding every device takes longer than making a mechanism
                 torch.default_generator.manual_seed(derived_seed(seed, "initial", self.position[node]))
                 sizes = [self.states[self.confounders[i]] for i in self.latents[node]]
                 make = factories.get(node, default_mechanism)
                 mechanism = make(schema[node], [schema[parent] for parent in self._parents[node]], sizes)
                 if not isinstance(mechanism, Mechanism):
                     raise PlanError(
-                        f"mechanisms: that of {node!r} makes a {type(mechanism).__name__}; a Mechanism is needed"
+                        f"mechanisms: the factory of {node!r} returns a {type(mechanism).__name__}, not a Mechanism"
                     )
                 self._modules_by_position[str(self.position[node])] = mechanism
         self.priors = nn.ParameterList(nn.Parameter(torch.zeros(self.states[name])) for name in self.confounders)
@@ -135,7 +135,7 @@ class DCM(nn.Module):
         return {node: self.mechanism(node) for node in self.graph.nodes}
 
     def mechanism(self, node: str) -> Mechanism:
-        """Mechanism of one variable."""
+        """Mechanism of a variable."""
         module = self._modules_by_position[str(self.position[node])]
         assert isinstance(module, Mechanism)
         return module
@@ -143,34 +143,34 @@ class DCM(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> torch.nn.modules.module._IncompatibleKeys:
-        """As of any module; every mechanism sees its own weights only, so that time grows with their number.
+        """Load weights as any module does, but in linear time: every mechanism sees only its own weights.
 
         Raises:
-            RuntimeError: If a weight has another shape or, where it is strict, one is missing or too many.
+            RuntimeError: If a shape differs or, with ``strict``, a weight is missing or unexpected.
         """
         start = "_modules_by_position."
         parts: dict[str, dict[str, Any]] = {position: {} for position in self._modules_by_position}
         missing: list[str] = []
         unexpected: list[str] = []
         wrong: list[str] = []
-        for key, one in state_dict.items():
+        for key, value in state_dict.items():
             position, _, name = key.removeprefix(start).partition(".")
             if key.startswith(start) and position in parts:
-                parts[position][name] = one
+                parts[position][name] = value
             elif not key.startswith("priors."):
                 unexpected.append(key)
-        parts = {start + position: own for position, own in parts.items()}
+        parts = {start + position: weights for position, weights in parts.items()}
         parts["priors"] = {key.removeprefix("priors."): v for key, v in state_dict.items() if key.startswith("priors.")}
-        for prefix, own in parts.items():
-            if not own and not strict:
+        for prefix, weights in parts.items():
+            if not weights and not strict:
                 continue
             try:
-                found = self.get_submodule(prefix).load_state_dict(own, strict=False, assign=assign)
+                keys = self.get_submodule(prefix).load_state_dict(weights, strict=False, assign=assign)
             except RuntimeError as error:
                 wrong.append(f"{prefix}: {error}")
                 continue
-            missing += [f"{prefix}.{key}" for key in found.missing_keys]
-            unexpected += [f"{prefix}.{key}" for key in found.unexpected_keys]
+            missing += [f"{prefix}.{key}" for key in keys.missing_keys]
+            unexpected += [f"{prefix}.{key}" for key in keys.unexpected_keys]
         if strict:
             wrong += [f"Missing key: {key}" for key in missing[:1]] + [
                 f"Unexpected key: {key}" for key in unexpected[:1]
@@ -180,29 +180,29 @@ class DCM(nn.Module):
         return torch.nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def part(self, nodes: Collection[str]) -> dict[str, Tensor]:
-        """Weights of some variables and of the confounders among their causes, by their names in ``state_dict``."""
-        found: dict[str, Tensor] = {}
+        """Weights of some variables and their confounders, by their names in ``state_dict``."""
+        weights: dict[str, Tensor] = {}
         for node in sorted(nodes, key=self.position.__getitem__):
-            self.mechanism(node).state_dict(destination=found, prefix=f"_modules_by_position.{self.position[node]}.")
+            self.mechanism(node).state_dict(destination=weights, prefix=f"_modules_by_position.{self.position[node]}.")
         for index in sorted({index for node in nodes for index in self.latents[node]}):
-            found[f"priors.{index}"] = self.priors[index].detach()
-        return found
+            weights[f"priors.{index}"] = self.priors[index].detach()
+        return weights
 
     def parents(self, node: str) -> list[str]:
         """Parents of a variable in the order in which its mechanism takes them."""
         return list(self._parents[node])
 
     def confounder_states(self, index: int, rows: Tensor, seed: int) -> Tensor:
-        """State of a confounder in each row, int64 ``[n]``, drawn from its prior at the row's own address."""
+        """State of a confounder in each row, int64 ``[n]``, drawn from its prior at the row's address."""
         uniform = kernels.uniform_noise(
             seed, rows, len(self.graph.nodes) + index, kernels.STREAM_CONFOUNDER, 1
         ).squeeze(1)
         cumulative = self.priors[index].double().softmax(0).cumsum(0)
-        # the last bound is 1 up to rounding, and a draw beyond it would have no state
+        # the last bound may be rounded below 1; numbers above it belong to the last state
         return torch.searchsorted(cumulative, uniform).clamp_max(len(cumulative) - 1)
 
     def own_noise(self, node: str, rows: Tensor, seed: int) -> Tensor:
-        """Own noise of a variable in each row, ``[n, noise_size]``, at the row's own address."""
+        """Own noise of a variable in each row, ``[n, noise_size]``, at the row's address."""
         mechanism = self.mechanism(node)
         if mechanism.noise_kind == "gumbel":
             return kernels.gumbel_noise(seed, rows, self.position[node], mechanism.noise_size)
@@ -220,56 +220,56 @@ class DCM(nn.Module):
         """Values of the variables in each row, under do().
 
         Args:
-            rows: Row numbers, int64 ``[n]``.
+            rows: Indices of the rows, int64 ``[n]``.
             seed: Seed of the noise.
             do: Values of the variables that are set, ``n`` rows each; their mechanisms are not evaluated.
-            targets: Variables that are asked for; what only their non-ancestors need is left out. All by default.
+            targets: Variables to compute, with those that they depend on; all by default.
 
         Returns:
-            Values by name for the targets and for what they depend on, in topological order.
+            Values of these variables by name, in topological order.
 
         Raises:
-            MdcmError: If a mechanism gives a number that is not finite.
+            MdcmError: If a mechanism returns a number that is not finite.
         """
         do = dict(do or {})
-        wanted = self.needed(self.graph.nodes if targets is None else targets, do)
-        shared: dict[int, Tensor] = {}
+        needed = self.needed(self.graph.nodes if targets is None else targets, do)
+        states: dict[int, Tensor] = {}
         values: dict[str, Tensor] = {}
         for node in self.order:
-            if node not in wanted:
+            if node not in needed:
                 continue
             if node in do:
                 values[node] = do[node]
                 continue
             for index in self.latents[node]:
-                if index not in shared:
-                    shared[index] = self.confounder_states(index, rows, seed)
-            latents = [shared[index] for index in self.latents[node]]
+                if index not in states:
+                    states[index] = self.confounder_states(index, rows, seed)
+            latents = [states[index] for index in self.latents[node]]
             parents = {parent: values[parent] for parent in self._parents[node]}
-            made = self.mechanism(node)(parents, latents, self.own_noise(node, rows, seed))
-            values[node] = check_finite(self.schema[node], made)
+            value = self.mechanism(node)(parents, latents, self.own_noise(node, rows, seed))
+            values[node] = check_finite(self.schema[node], value)
         return values
 
     def needed(self, targets: Iterable[str], do: Iterable[str] = ()) -> set[str]:
-        """Targets and the variables that they depend on when the variables in ``do`` are set."""
-        cut = set(do)
-        wanted: set[str] = set()
+        """Targets and the variables that they depend on if the variables in ``do`` are set."""
+        is_set = set(do)
+        needed: set[str] = set()
         pending = list(targets)
         while pending:
             node = pending.pop()
-            if node in wanted:
+            if node in needed:
                 continue
-            wanted.add(node)
-            if node not in cut:
+            needed.add(node)
+            if node not in is_set:
                 pending.extend(self._parents[node])
-        return wanted
+        return needed
 
     def adopt(self, other: DCM, confounders: Iterable[str]) -> None:
-        """Take over confounders and their children's mechanisms from a model of the same graph with other states.
+        """Take over confounders and the mechanisms of their children from another model of the same graph.
 
         Args:
-            other: The model.
-            confounders: Names of all confounders of one or several c-components.
+            other: The model, whose confounders may have other numbers of states.
+            confounders: Names of all confounders of some c-components.
         """
         children = dict(self.graph.confounders)
         for name in confounders:

@@ -1,4 +1,4 @@
-"""Where independent pieces of work run: in this process, or on a Ray cluster."""
+"""Engines that run independent tasks in parallel, on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,42 +23,43 @@ from mdcm.errors import MdcmError, PlanError
 
 __all__ = ["ClusterError", "Engine", "RayEngine", "engine_of"]
 
-# seconds to wait for tasks that are stopped
-_PATIENCE = 20
-# seconds after which it is looked whether the cluster is still there
-_LOOK = 10.0
-# seconds for which the head of a cluster may be away; after 60 Ray ends the process that waits for it
-_AWAY = 20.0
+# seconds to wait for cancelled tasks to stop
+_STOP_TIMEOUT = 20
+# seconds between checks that the cluster is alive
+_CHECK_INTERVAL = 10.0
+# seconds without an answer after which the head counts as lost; after 60 Ray ends the process that waits for it
+_HEAD_TIMEOUT = 20.0
+# characters of Ray's messages that are repeated
 _LONGEST = 300
 
 
 class ClusterError(MdcmError):
-    """The cluster that work runs on has failed; what is in checkpoints can be gone on with."""
+    """Failure of the cluster that runs the tasks; work can be resumed from checkpoints."""
 
 
 class Engine(Protocol):
-    """Runs independent pieces of work."""
+    """Runs independent tasks."""
 
     def open(self) -> AbstractContextManager[None]:
-        """Keep ready for several calls of :meth:`map`, rather than to begin and end with each."""
+        """Context in which all calls of :meth:`map` share resources, rather than start and stop them each time."""
 
     def map(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
     ) -> Iterator[tuple[int, Any]]:
-        """``function(shared, task)`` of every task, as they are done.
+        """``function(shared, task)`` for every task, in order of completion.
 
         Args:
-            function: A function of a module, without side effects but for files.
-            shared: What all tasks have in common.
-            tasks: What each has of its own.
+            function: Module-level function without side effects other than on files.
+            shared: Argument common to all tasks.
+            tasks: Argument of each task.
             gpu: Whether a task needs a GPU.
 
         Yields:
-            Place in ``tasks``, and result.
+            Index in ``tasks``, and result.
 
         Raises:
-            MdcmError: What the function raised, if it was one.
-            OSError: Likewise.
+            MdcmError: If the function raises it.
+            OSError: If the function raises it.
         """
 
 
@@ -66,15 +67,15 @@ class Engine(Protocol):
 class RayEngine:
     """Runs tasks on a Ray cluster; a task whose worker is lost is run again.
 
-    A cluster that was joined with ``ray.init`` is used as it is; otherwise one is started on this machine, or the one
-    of ``RAY_ADDRESS`` joined, for as long as it is needed. That is done by a process of its own, because Ray ends the
-    process that talks to a cluster of which certain parts are lost.
+    A cluster that was joined with ``ray.init`` is used as it is. Otherwise the cluster of ``RAY_ADDRESS`` is joined, or
+    a local cluster started, for as long as it is needed. A separate process does so, because Ray ends a process that is
+    connected to a cluster which loses certain parts.
 
     Args:
-        cpus_per_task: CPU cores that a task takes.
-        gpus_per_task: GPUs that a task takes, where it needs one; a fraction lets several share one.
-        retries: How often a task is run again after its worker was lost.
-        num_cpus: CPU cores of a cluster that is started here; those of the machine by default.
+        cpus_per_task: CPU cores per task.
+        gpus_per_task: GPUs per task that needs a GPU; with a fraction several tasks share a GPU.
+        retries: Number of times that a task is run again after its worker was lost.
+        num_cpus: CPU cores of a local cluster; all of the machine by default.
 
     References:
         Moritz et al. (2018), Ray: a distributed framework for emerging AI applications.
@@ -90,7 +91,7 @@ class RayEngine:
         """As :meth:`Engine.open`.
 
         Raises:
-            ClusterError: If no cluster can be started.
+            ClusterError: If no cluster can be started or joined.
         """
         if _ray().is_initialized() or _open.driver is not None:
             yield
@@ -106,7 +107,7 @@ class RayEngine:
     def map(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
     ) -> Iterator[tuple[int, Any]]:
-        """As :meth:`Engine.map`; the shared part is put in the object store once."""
+        """As :meth:`Engine.map`; the shared argument is put in the object store once."""
         if _ray().is_initialized():
             yield from self._map(function, shared, tasks, gpu=gpu)
             return
@@ -114,34 +115,34 @@ class RayEngine:
             driver = _open.driver
             assert driver is not None
             driver.send((function, shared, tasks, gpu))
-            ended = False
+            is_complete = False
             try:
                 while (message := driver.receive()) is not None:
                     yield message
-                ended = True
+                is_complete = True
             except (ClusterError, MdcmError, OSError):
-                ended = True
+                is_complete = True
                 raise
             finally:
-                if not ended:
-                    # of a call that is given up nothing may go on writing files
+                if not is_complete:
+                    # tasks of an abandoned call must not go on writing files
                     _open.driver = None
                     driver.close()
 
     @contextmanager
     def _joined(self) -> Iterator[None]:
-        """A cluster that this process has joined."""
+        """Join a cluster in this process."""
         ray = _ray()
         with _silenced(ray):
             try:
-                with _own_signals():
+                with _kept_signals():
                     ray.init(
                         num_cpus=self.num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False,
-                        # torch in every worker on one thread, as here
+                        # a single thread of torch per worker, as here
                         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
                     )  # fmt: skip
             except Exception as error:
-                # it raises errors of its own, of Python and of the network
+                # Ray raises its own errors, and those of Python and of the network
                 raise ClusterError(f"no Ray cluster can be started or joined: {_brief(error)}") from error
             try:
                 yield
@@ -151,71 +152,71 @@ class RayEngine:
     def _map(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], *, gpu: bool = False
     ) -> Iterator[tuple[int, Any]]:
-        """As :meth:`map`, in a process that has joined a cluster."""
+        """Run tasks in a process that has joined a cluster."""
         ray = _ray()
-        with _saying_plainly(ray):
-            # to send a function asks the head, and would wait for it
-            _refuse_dead(ray)
+        with _plain_errors(ray):
+            # submitting a function would wait for a dead head
+            _check_alive(ray)
             common = ray.put(shared)
         remote = ray.remote(
             num_cpus=self.cpus_per_task, num_gpus=self.gpus_per_task if gpu else 0, max_retries=self.retries
         )(_guarded)
-        waiting = {remote.remote(function, common, task): place for place, task in enumerate(tasks)}
+        waiting = {remote.remote(function, common, task): index for index, task in enumerate(tasks)}
         is_lost = False
-        looked = time.monotonic()
+        checked = time.monotonic()
         try:
             while waiting:
-                with _saying_plainly(ray):
-                    ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
-                    if not ready or time.monotonic() - looked > _LOOK:
-                        _refuse_dead(ray)
-                        looked = time.monotonic()
+                with _plain_errors(ray):
+                    ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_CHECK_INTERVAL)
+                    if not ready or time.monotonic() - checked > _CHECK_INTERVAL:
+                        _check_alive(ray)
+                        checked = time.monotonic()
                     if not ready:
                         continue
                     error, result = ray.get(ready[0])
-                place = waiting.pop(ready[0])
+                index = waiting.pop(ready[0])
                 if error is not None:
                     raise error
-                yield place, result
+                yield index, result
         except ClusterError:
             is_lost = True
             raise
         finally:
             if waiting and not is_lost:
-                # of a call that is given up nothing may go on writing files
-                with _saying_plainly(ray):
-                    for one in waiting:
-                        ray.cancel(one, force=True)
-                    ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
+                # tasks of an abandoned call must not go on writing files
+                with _plain_errors(ray):
+                    for task in waiting:
+                        ray.cancel(task, force=True)
+                    ray.wait(list(waiting), num_returns=len(waiting), timeout=_STOP_TIMEOUT)
 
 
 class _Driver:
-    """A process that joins a cluster and runs tasks on it for this one.
+    """Process that joins a cluster and runs tasks on it for this process.
 
     Args:
-        engine: Settings.
+        engine: The engine, with its settings.
     """
 
     def __init__(self, engine: RayEngine) -> None:
         self._pickle = _ray().cloudpickle
-        own, other = socket.socketpair()
-        with other:
+        local, remote = socket.socketpair()
+        with remote:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from mdcm.engines import drive; drive({other.fileno()})"],
+                [sys.executable, "-c", f"from mdcm.engines import drive; drive({remote.fileno()})"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[other.fileno()],
-                # what is defined here is found there
+                pass_fds=[remote.fileno()],
+                # it can import all modules that this process can
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
-                # Ctrl-C is meant for this process, which then closes that one
+                # Ctrl-C reaches only this process, which then closes the other
                 start_new_session=True,
             )
-        self._connection = Connection(own.detach())
+        self._connection = Connection(local.detach())
         self.send(engine)
 
     def send(self, content: Any) -> None:
-        """Send what is asked.
+        """Send an object.
 
         Raises:
             ClusterError: If the process has ended.
@@ -226,11 +227,11 @@ class _Driver:
             raise _ended() from None
 
     def receive(self) -> tuple[int, Any] | None:
-        """The next result; None after the last one.
+        """Receive the next result; None after the last.
 
         Raises:
             ClusterError: If the process has ended.
-            Exception: What was raised there.
+            Exception: If it was raised in the process.
         """
         try:
             error, message = self._pickle.loads(self._connection.recv_bytes())
@@ -242,16 +243,16 @@ class _Driver:
         return result
 
     def close(self) -> None:
-        """End it, and what it has started."""
+        """End the process and all that it started."""
         if self._connection.closed:
             return
         self._connection.close()
         try:
-            self._process.wait(2 * _PATIENCE)
+            self._process.wait(2 * _STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             pass
         finally:
-            # parts of a cluster whose head is gone wait for it
+            # parts of a cluster that lost its head would wait for it
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -262,7 +263,7 @@ def _ended() -> ClusterError:
 
 
 class _Open(threading.local):
-    """The driver that a thread has open."""
+    """Open driver of a thread."""
 
     driver: _Driver | None = None
 
@@ -271,57 +272,57 @@ _open = _Open()
 
 
 def drive(handle: int) -> None:
-    """Run tasks on a cluster for another process, in one that may be lost: the program of a driver.
+    """Run tasks on a cluster for another process: the main function of a driver.
 
     Args:
-        handle: A socket that engine and calls come from, and results go to.
+        handle: File descriptor of a socket to the other process, which sends the engine and calls and receives results.
     """
     pickle = _ray().cloudpickle
     connection = Connection(handle)
-    asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:
         try:
             while True:
-                asked.put(connection.recv_bytes())
+                messages.put(connection.recv_bytes())
         except (EOFError, OSError):
-            # whoever asked has left
-            asked.put(None)
+            # the other process has ended
+            messages.put(None)
             os.kill(os.getpid(), signal.SIGINT)
 
-    def tell(error: Exception | None, message: Any = None) -> None:
-        connection.send_bytes(pickle.dumps((error, message)))
+    def reply(error: Exception | None, result: Any = None) -> None:
+        connection.send_bytes(pickle.dumps((error, result)))
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=listen, daemon=True).start()
     try:
-        engine: RayEngine = pickle.loads(asked.get())
+        engine: RayEngine = pickle.loads(messages.get())
         try:
             with engine._joined():
-                tell(None)
-                while (call := asked.get()) is not None:
+                reply(None)
+                while (call := messages.get()) is not None:
                     function, shared, tasks, gpu = pickle.loads(call)
                     try:
-                        for place, result in engine._map(function, shared, tasks, gpu=gpu):
-                            tell(None, (place, result))
-                        tell(None)
+                        for indexed_result in engine._map(function, shared, tasks, gpu=gpu):
+                            reply(None, indexed_result)
+                        reply(None)
                     except Exception as error:
-                        tell(error)
+                        reply(error)
         except Exception as error:
-            tell(error)
+            reply(error)
     except (KeyboardInterrupt, OSError):
         pass
 
 
 def engine_of(engine: str | Engine) -> Engine | None:
-    """The engine of a name; None for this process.
+    """Engine by name; None for this process.
 
     Args:
         engine: "local", "ray", or an engine.
 
     Raises:
-        PlanError: If there is no such engine.
-        MdcmError: If it is "ray" and Ray is not installed.
+        PlanError: If the name is unknown.
+        MdcmError: If Ray is needed but not installed.
 
     Example:
         >>> engine_of("local") is None
@@ -346,7 +347,7 @@ def _ray() -> Any:
 
 
 def _guarded(function: Callable[[Any, Any], Any], shared: Any, task: Any) -> tuple[MdcmError | OSError | None, Any]:
-    """The result, or what was refused: Ray would wrap an exception in one of its own."""
+    """Expected error of a task, or its result; Ray would wrap a raised error in its own."""
     try:
         return None, function(shared, task)
     except (MdcmError, OSError) as error:
@@ -354,8 +355,8 @@ def _guarded(function: Callable[[Any, Any], Any], shared: Any, task: Any) -> tup
 
 
 @contextmanager
-def _saying_plainly(ray: Any) -> Iterator[None]:
-    """Turn Ray's own errors into one that says what has happened; a mistake in a task is raised as it was there."""
+def _plain_errors(ray: Any) -> Iterator[None]:
+    """Replace Ray's errors by a ClusterError that says what happened; raise other errors of a task unchanged."""
     errors = ray.exceptions
     try:
         yield
@@ -363,28 +364,28 @@ def _saying_plainly(ray: Any) -> Iterator[None]:
         cause = getattr(error, "cause", None)
         raise (cause if isinstance(cause, Exception) else RuntimeError(_brief(error))) from error
     except errors.WorkerCrashedError as error:
-        raise ClusterError(f"workers were lost again and again: {_brief(error)}") from error
+        raise ClusterError(f"workers were lost repeatedly: {_brief(error)}") from error
     except errors.OutOfMemoryError as error:
         raise ClusterError(f"a worker ran out of memory: {_brief(error)}") from error
     except errors.RayError as error:
         raise ClusterError(f"the Ray cluster has failed: {type(error).__name__}: {_brief(error)}") from error
 
 
-def _refuse_dead(ray: Any) -> None:
-    """Raise if the cluster has no head any more, or no node on which a task that is waited for could run."""
+def _check_alive(ray: Any) -> None:
+    """Raise ClusterError if the cluster has lost its head, or all nodes that could run tasks."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    until = time.monotonic() + _AWAY
+    deadline = time.monotonic() + _HEAD_TIMEOUT
     while not _answers(host.strip("[]"), int(port)):
-        # some heads are started again
-        if time.monotonic() > until:
-            raise ClusterError("the Ray cluster has failed: its head (GCS) does not answer any more")
+        # the head may be restarting
+        if time.monotonic() > deadline:
+            raise ClusterError("the Ray cluster has failed: its head (GCS) no longer answers")
         time.sleep(1.0)
     if not any(node.get("Alive") for node in ray.nodes()):
-        raise ClusterError("the Ray cluster has failed: no node of it lives any more")
+        raise ClusterError("the Ray cluster has failed: none of its nodes is alive")
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a server accepts connections at this address."""
     try:
         socket.create_connection((host, port), timeout=5.0).close()
     except OSError:
@@ -399,24 +400,24 @@ def _brief(error: BaseException) -> str:
 
 @contextmanager
 def _silenced(ray: Any) -> Iterator[None]:
-    """Keep Ray from writing logs of its processes and advice about its defaults between the results."""
-    talk = logging.getLogger("ray")
+    """Suppress logs of Ray's processes, and advice about its defaults."""
+    logger = logging.getLogger("ray")
     driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
-    level, told = talk.level, getattr(driver, "print_to_stdstream", None)
-    talk.setLevel(logging.CRITICAL)
+    level, print_output = logger.level, getattr(driver, "print_to_stdstream", None)
+    logger.setLevel(logging.CRITICAL)
     try:
-        if told is not None:
-            driver.print_to_stdstream = lambda *given, **named: None
+        if print_output is not None:
+            driver.print_to_stdstream = lambda *args, **kwargs: None
         yield
     finally:
-        talk.setLevel(level)
-        if told is not None:
-            driver.print_to_stdstream = told
+        logger.setLevel(level)
+        if print_output is not None:
+            driver.print_to_stdstream = print_output
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM, for which Ray sets one that ends with a code of its own."""
+def _kept_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one with another exit code."""
     former = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,7 +1,7 @@
 """Errors that say what is wrong, where, and what to do.
 
-Each error carries its evidence as attributes, so that a program can act on it as well as a person. Errors about
-input are also ``ValueError``, so that code which knows nothing of mdcm still catches them.
+Attributes carry the evidence, so that programs can act on it. Errors about input are also ``ValueError``, so that code
+which does not know mdcm can catch them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 
-# characters of a query that are shown before and after what is wrong with it
+# characters of a query that are shown before and after an error
 _AROUND = 200
 
 
 class MdcmError(Exception):
-    """Anything that mdcm refuses to do, with the reason as its message.
+    """Base class of the errors of mdcm.
 
-    The message is safe to print and of a few thousand characters at most, whatever names and values it repeats.
+    Messages are safe to print and at most a few thousand characters long, whatever names and values they contain.
     """
 
     def __init__(self, *message: object) -> None:
@@ -39,10 +39,10 @@ class GraphError(MdcmError, ValueError):
     """The graph is not an ADMG, or its text cannot be read.
 
     Attributes:
-        cycle: Names along a directed cycle, first repeated last, where a cycle is the problem.
-        edge: The offending edge as a pair of names, where an edge is the problem.
-        line: Line in the text, from 1, where the graph came from text.
-        column: Column in that line, from 1.
+        cycle: Names along a directed cycle, the first repeated at the end, or None.
+        edge: The invalid edge as a pair of names, or None.
+        line: Line of the text, from 1, or None.
+        column: Column in that line, from 1, or None.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class GraphError(MdcmError, ValueError):
 
 
 class DataError(MdcmError, ValueError):
-    """A table, an image array or a schema cannot be used as it is.
+    """A table, an image array or a schema is invalid.
 
     Attributes:
         dataset: Name of the dataset.
         column: Name of the column.
-        row: First offending row, from 0.
-        count: How many rows offend.
+        row: First invalid row, from 0.
+        count: Number of invalid rows.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class PlanError(MdcmError, ValueError):
 
 
 class UntrainableError(PlanError):
-    """No dataset can teach an h-node.
+    """No dataset can train an h-node.
 
     Attributes:
         hnode: Names of the h-node's variables.
-        missing: For each dataset's name, what it lacks.
+        missing: What each dataset lacks, by its name.
     """
 
     def __init__(self, message: str, *, hnode: tuple[str, ...] = (), missing: dict[str, str] | None = None) -> None:
@@ -109,22 +109,22 @@ class QueryError(MdcmError, ValueError):
     """A causal query cannot be read, or does not fit the model.
 
     Attributes:
-        text: The query as given, where it was text.
-        position: Offset of the problem in the text, from 0.
-        length: Number of characters that the problem spans, at least 1.
+        text: Text of the query, or None.
+        position: Offset of the error in the text, from 0, or None.
+        length: Length of the error in characters, at least 1.
     """
 
     def __init__(self, message: str, *, text: str | None = None, position: int | None = None, length: int = 1) -> None:
         if text is not None and position is not None:
-            message = f"{message}\n{_pointing(text, position, max(length, 1))}"
+            message = f"{message}\n{_excerpt(text, position, max(length, 1))}"
         super().__init__(message)
         self.text = text
         self.position = position
         self.length = length
 
 
-def _pointing(text: str, position: int, length: int) -> str:
-    """The text around a position, and a caret below it."""
+def _excerpt(text: str, position: int, length: int) -> str:
+    """The text around an error, with carets below it."""
     first, last = max(position - _AROUND, 0), position + min(length, _AROUND) + _AROUND
     before = ("..." if first else "") + printable(text[first:position], lines=False)
     inside = printable(text[position : position + min(length, _AROUND)], lines=False)
@@ -137,7 +137,7 @@ class NotIdentifiableError(MdcmError):
 
     Attributes:
         witness: The hedge, the c-factor that no data show, or the inconsistent counterfactual factor.
-        experiments: Experiments that would make it identifiable, each a tuple of the variables to be set.
+        experiments: Experiments that would make the answer identifiable, each a tuple of the variables to set.
     """
 
     def __init__(self, message: str, *, witness: object = None, experiments: tuple[tuple[str, ...], ...] = ()) -> None:
@@ -147,14 +147,14 @@ class NotIdentifiableError(MdcmError):
 
 
 class LowSupportError(MdcmError):
-    """Too few draws or too few training rows stand behind an answer.
+    """Too few draws or too few training rows support an answer.
 
     Attributes:
         ess: Effective sample size of the draws.
         probability: Estimated probability of the evidence.
         rows: Effective number of training rows.
-        unseen: Share of the answer's weight that no training row shows.
-        remedy: What gives an answer all the same, in words, or None.
+        unseen: Share of the answer's weight without training rows.
+        remedy: How to get an answer nevertheless, as text, or None.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class CheckpointError(MdcmError, ValueError):
     """A run directory cannot be read: a file is missing, damaged or from another format version.
 
     Attributes:
-        path: The offending file.
+        path: The file.
     """
 
     def __init__(self, message: str, *, path: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Distances between distributions, and how small they can be expected to get with a finite sample."""
+"""Distances between distributions, and their expected size in finite samples."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def tv_distance(a: Distribution, b: Distribution) -> float:
 
     Args:
         a: Probabilities by outcome: a Series or mapping, whose missing outcomes have probability zero, or an array.
-        b: The same; an array must have the shape of the other one.
+        b: In the same form; an array must have the shape of ``a``.
 
     Raises:
-        ValueError: If one is no probability distribution, or the two cannot be aligned.
+        ValueError: If an argument is not a probability distribution, or the two cannot be aligned.
 
     Example:
         >>> tv_distance({"x": 0.5, "y": 0.5}, {"x": 1.0})
@@ -43,14 +43,14 @@ def kl_divergence(real: Distribution, model: Distribution) -> float:
     """Kullback-Leibler divergence of a model from the real distribution in nats, sum of p log(p / q).
 
     Args:
-        real: Probabilities p by outcome, in one of the forms that :func:`tv_distance` takes.
+        real: Probabilities p by outcome, in a form that :func:`tv_distance` takes.
         model: Probabilities q by outcome.
 
     Returns:
-        A number from 0 to infinity; infinity if something real has probability zero in the model.
+        A number from 0 to infinity; infinity if an outcome of ``real`` has probability zero in ``model``.
 
     Raises:
-        ValueError: If one is no probability distribution, or the two cannot be aligned.
+        ValueError: If an argument is not a probability distribution, or the two cannot be aligned.
 
     Example:
         >>> round(kl_divergence([0.5, 0.5], [0.25, 0.75]), 4)
@@ -60,7 +60,7 @@ def kl_divergence(real: Distribution, model: Distribution) -> float:
     p, q = p[p > 0], q[p > 0]
     if (q == 0).any():
         return math.inf
-    # rounding can take a divergence of zero below it
+    # rounding can make a divergence of zero negative
     return max(0.0, float((p * np.log(p / q)).sum()))
 
 
@@ -70,7 +70,7 @@ def energy_distance(
     """Energy distance of two samples, the root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| with Euclidean norms.
 
     The expectations are over the two empirical distributions, pairs of a row with itself included, so that the
-    distance is zero exactly where these are equal.
+    distance is zero exactly if these are equal.
 
     Args:
         a: Sample ``[n]`` or ``[n, d]``.
@@ -106,8 +106,8 @@ def energy_distance(
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     """Fréchet distance of the normal distributions that have the means and covariances of two samples.
 
-    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``, the square of their Wasserstein-2 distance. Of features that
-    a classifier reads off images it says how much generated images differ from real ones.
+    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``, the square of their Wasserstein-2 distance. Between a
+    classifier's features of real and generated images it measures how much the images differ.
 
     Args:
         a: Sample ``[n, d]``.
@@ -131,7 +131,7 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
         raise ValueError(f"samples have different dimensions, {x.shape[1]} and {y.shape[1]}")
     if min(len(x), len(y)) < 2:
         raise ValueError("a covariance needs two rows")
-    covariances = [np.atleast_2d(np.cov(one, rowvar=False)) for one in (x, y)]
+    covariances = [np.atleast_2d(np.cov(sample, rowvar=False)) for sample in (x, y)]
     # the trace of the root of a product is that of the root of a symmetric matrix with the same eigenvalues
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -147,11 +147,11 @@ def sampling_floor(p: Distribution, n: int) -> float:
     By the normal approximation of each frequency: half the sum of sqrt(2 p (1 - p) / (pi n)).
 
     Args:
-        p: Probabilities by outcome, in one of the forms that :func:`tv_distance` takes.
+        p: Probabilities by outcome, in a form that :func:`tv_distance` takes.
         n: Number of draws, at least 1.
 
     Raises:
-        ValueError: If p is no probability distribution or n is not positive.
+        ValueError: If p is not a probability distribution or n is not positive.
 
     Example:
         >>> round(sampling_floor([0.25, 0.25, 0.25, 0.25], 20_000), 4)
@@ -184,7 +184,7 @@ def _probabilities(name: str, values: NDArray[np.float64]) -> NDArray[np.float64
 def _series(name: str, distribution: pd.Series[Any] | Mapping[Any, float]) -> pd.Series[Any]:
     series = distribution if isinstance(distribution, pd.Series) else pd.Series(dict(distribution), dtype=np.float64)
     if isinstance(series.index, pd.MultiIndex) and series.index.nlevels == 1:
-        # one variable is one variable, whether its index was built as a table's or as a column's
+        # a MultiIndex of a single variable is the same as a plain index
         series = series.set_axis(series.index.get_level_values(0))
     if not series.index.is_unique:
         repeated = series.index[series.index.duplicated()][0]
@@ -200,7 +200,7 @@ def _aligned(a: Any, b: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         left, right = left.align(right, join="outer", fill_value=0.0)
         p, q = left.to_numpy(), right.to_numpy()
     elif any(labelled):
-        raise ValueError("one distribution has labelled outcomes and the other has none: give both in one form")
+        raise ValueError("only one distribution has labelled outcomes: give both in the same form")
     else:
         if np.shape(a) != np.shape(b):
             raise ValueError(f"distributions have different shapes, {np.shape(a)} and {np.shape(b)}")
@@ -209,7 +209,7 @@ def _aligned(a: Any, b: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _reordered(left: pd.Series[Any], right: pd.Series[Any]) -> pd.Series[Any]:
-    """The second series with the levels of its index in the order of the first, where both have named ones."""
+    """The second series with its index levels in the order of the first, if all levels have names."""
     ours, theirs = list(left.index.names), list(right.index.names)
     named = None not in ours and None not in theirs
     if len(ours) != len(theirs) or (named and set(ours) != set(theirs)):
@@ -257,7 +257,7 @@ def _mean_distance(
     step = max(1, _BLOCK_PAIRS // len(y))
     for start in range(0, len(x), step):
         block = x[start : start + step]
-        # by differences: |x|^2 + |y|^2 - 2xy would lose half the digits of small distances, and the root half again
+        # |x|^2 + |y|^2 - 2xy would lose half the digits of small distances, and the root half again
         squared = np.zeros((len(block), len(y)))
         for axis in range(x.shape[1]):
             squared += np.subtract.outer(block[:, axis], y[:, axis]) ** 2

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal: of training, of items, and of the stages of a longer piece of work."""
+"""Progress bars on a terminal: for training, for items, and for the stages of a longer task."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["Stages", "bars", "counted", "is_terminal"]
 T = TypeVar("T")
 
 _LONGEST_NAME = 28
-# finished bars that stay in sight; a plan may have thousands of h-nodes
+# finished bars that stay visible; a plan may have thousands of h-nodes
 _MOST_FINISHED = 8
 
 
 class _Bars:
-    """Shows one bar per h-node, and takes old ones away."""
+    """A progress bar per h-node; old bars are removed."""
 
     def __init__(self, display: Progress) -> None:
         self._display = display
@@ -43,7 +43,7 @@ class _Bars:
 
     def start(self, hnode: tuple[str, ...], steps: int) -> None:
         if hnode in self._tasks:
-            # begun anew
+            # training has restarted
             self._display.reset(self._tasks[hnode], total=steps)
         else:
             self._tasks[hnode] = self._display.add_task(_label(hnode), total=steps)
@@ -67,7 +67,7 @@ def _label(hnode: Sequence[str]) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is there, open, and a terminal."""
+    """Whether a stream exists, is open, and is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:
@@ -76,7 +76,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 @contextmanager
 def bars(stream: TextIO | None) -> Iterator[_Bars]:
-    """Bars with steps and time left, one per h-node; silent where the stream is no terminal."""
+    """Progress bars with steps and remaining time; hidden if the stream is not a terminal."""
     display = Progress(
         TextColumn("training {task.description}", markup=False),
         BarColumn(),
@@ -90,12 +90,12 @@ def bars(stream: TextIO | None) -> Iterator[_Bars]:
 
 
 def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items one by one, with a bar on stderr where that is a terminal.
+    """Iterate over items, with a progress bar if stderr is a terminal.
 
     Args:
-        items: What is gone through.
-        total: About how many there are.
-        what: What is done with them.
+        items: The items.
+        total: Approximate number of items.
+        what: Description of the task.
     """
     console = Console(stderr=True)
     return iter(
@@ -111,13 +111,13 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 class Stages:
-    """Times the stages of a piece of work, and shows on a terminal which one is under way.
+    """Timer for the stages of a task, with a progress bar that shows the current stage.
 
     Args:
-        shown: Whether to show them, if stderr is a terminal.
+        shown: Whether to show the bar, if stderr is a terminal.
 
     Attributes:
-        seconds: Wall-clock time by stage, in their order.
+        seconds: Wall-clock time by stage, in order of occurrence.
     """
 
     def __init__(self, shown: bool = False) -> None:
@@ -128,14 +128,14 @@ class Stages:
         self._expected = 0
 
     def expect(self, count: int) -> None:
-        """Say how many more stages will come, for the bar."""
+        """Add to the number of expected stages."""
         self._expected += count
         if self._display is not None:
             self._display.update(self._task, total=self._expected)
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Show the bar while stages run."""
+        """Show the bar inside the block."""
         if not self._shown:
             yield
             return
@@ -150,7 +150,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage; stages of the same name add up."""
+        """Time a stage; times of stages with the same name are added."""
         if self._display is not None:
             self._display.update(self._task, description=printable(name, lines=False))
         began = time.monotonic()

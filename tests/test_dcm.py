@@ -294,7 +294,7 @@ class TestConstruction:
 
     def test_a_factory_must_make_a_mechanism(self):
         schema = Schema([Variable("A", "categorical", (0, 1))])
-        with pytest.raises(PlanError, match="that of 'A' makes a Linear; a Mechanism is needed"):
+        with pytest.raises(PlanError, match="the factory of 'A' returns a Linear, not a Mechanism"):
             DCM(ADMG.from_string("A"), schema, {}, {"A": lambda *_: torch.nn.Linear(1, 1)})
 
     def test_one_thread_is_given_back_after_an_error_too(self):

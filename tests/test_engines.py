@@ -17,7 +17,7 @@ import torch
 from command_line import fail
 
 import mdcm
-from mdcm.engines import _AWAY, _LOOK, ClusterError, RayEngine, _answers, engine_of
+from mdcm.engines import _CHECK_INTERVAL, _HEAD_TIMEOUT, ClusterError, RayEngine, _answers, engine_of
 from mdcm.mechanisms import Categorical
 from mdcm.storage.checkpoints import Checkpoints
 from mdcm.storage.disk import Folder
@@ -290,7 +290,7 @@ class Failing(Elsewhere):
     def map(self, function, shared, tasks, *, gpu=False):
         for number, one in enumerate(super().map(function, shared, tasks, gpu=gpu)):
             if number:
-                raise ClusterError("the Ray cluster has failed: no node of it lives any more")
+                raise ClusterError("the Ray cluster has failed: none of its nodes is alive")
             yield one
 
 
@@ -301,7 +301,7 @@ class TestFailingClusters:
     def test_the_error_says_how_to_go_on_and_that_is_so(self, tmp_path, members):
         expected = mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members)
         out = tmp_path / "run"
-        said = rf"no node of it lives any more; what was done is in {out}, and resume=True goes on$"
+        said = rf"none of its nodes is alive; what was done is in {out}, and resume=True goes on$"
         with pytest.raises(ClusterError, match=said):
             mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members, out=out, engine=Failing(tmp_path))
         found = mdcm.fit(GRAPH, DATA, config=self.CONFIG, ensemble=members, out=out, resume=True)
@@ -318,10 +318,10 @@ class TestFailingClusters:
         monkeypatch.setattr("mdcm.model.fitting.engine_of", lambda name: Failing(tmp_path))
         message = fail(2, "train", tmp_path / "s.yaml", "--out", tmp_path / "run", "--engine", "ray")
         assert message.count("the same command with --resume goes on") == 1
-        assert "no node of it lives any more; what was done is in" in message
+        assert "none of its nodes is alive; what was done is in" in message
 
     def test_where_nothing_is_saved_nothing_is_promised(self, tmp_path):
-        with pytest.raises(ClusterError, match=r"no node of it lives any more$"):
+        with pytest.raises(ClusterError, match=r"none of its nodes is alive$"):
             mdcm.fit(GRAPH, DATA, config=self.CONFIG, engine=Failing(tmp_path))
 
 
@@ -448,15 +448,15 @@ class TestErrors:
 
     def test_a_cluster_without_a_living_node_is_not_waited_for(self, monkeypatch):
         pretend(monkeypatch, wait=([], []), nodes=[{"Alive": False}])
-        with pytest.raises(ClusterError, match="no node of it lives any more"):
+        with pytest.raises(ClusterError, match="none of its nodes is alive"):
             list(RayEngine().map(divmod, 7, [2]))
 
     def test_a_cluster_without_a_head_is_given_up_before_ray_ends_this_process(self, monkeypatch):
-        monkeypatch.setattr("mdcm.engines._AWAY", 0.0)
+        monkeypatch.setattr("mdcm.engines._HEAD_TIMEOUT", 0.0)
         pretend(monkeypatch, head=False)
-        with pytest.raises(ClusterError, match=r"its head \(GCS\) does not answer any more"):
+        with pytest.raises(ClusterError, match=r"its head \(GCS\) no longer answers"):
             list(RayEngine().map(divmod, 7, [2]))
-        assert _LOOK + _AWAY < 60
+        assert _CHECK_INTERVAL + _HEAD_TIMEOUT < 60
 
     def test_a_head_that_comes_back_is_waited_for(self, monkeypatch):
         pretend(monkeypatch)

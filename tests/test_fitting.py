@@ -135,7 +135,7 @@ class TestTraining:
             ),
             (
                 PlanError,
-                "mechanisms: that of 'Z' makes a NoneType; a Mechanism is needed",
+                "mechanisms: the factory of 'Z' returns a NoneType, not a Mechanism",
                 FRONT_DOOR,
                 table,
                 {"mechanisms": {"Z": lambda *_: None}},
