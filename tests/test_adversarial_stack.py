@@ -237,7 +237,7 @@ class TestFailures:
 
         def spoil():
             if trainer.step == 2:
-                trainer.objective.stack._own[1][-1].views[0].fill_(torch.nan)
+                trainer.objective.stack._trained[1][-1].views[0].fill_(torch.nan)
             return False
 
         trainer.run.over = spoil
@@ -317,7 +317,7 @@ class TestCritics:
         before = [part.state() for part in parts]
         joined = Critics.joined(parts)
         assert joined.width == 5
-        joined.part(parts)
+        joined.split(parts)
         for part, state in zip(parts, before, strict=True):
             assert equal(part.state(), state)
 

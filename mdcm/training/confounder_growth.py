@@ -203,7 +203,7 @@ def growth_of_numbers(
             seed = member.derived("fidelity", hnode)
             lacks = bool(misfits(member.dcm, plan, member.data, seed, hnode.variables))
         if former_loss is not None:
-            # the former fit was behind regressions too; grow again only if this one is not better
+            # the former fit was behind regressions too; grow again only if the new fit is not better
             lacks = lacks and not problem.evaluate().mean <= former_loss
         return [0] if lacks and may_gain else [], {0: {"behind_regressions": [*overall, some_worth]}}
 

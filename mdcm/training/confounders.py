@@ -153,7 +153,7 @@ def _max_states(graph: ADMG, component: Iterable[str], configurations: Mapping[s
 
 @torch.no_grad()
 def dependence(dcm: DCM, confounder: int, child: str, fits: Sequence[FitRows]) -> float | None:
-    """How strongly a child's distribution depends on the state of a confounder, between 0 and 1.
+    """Dependence of a child's distribution on the state of a confounder, between 0 and 1.
 
     The mean total variation distance between the child's distribution at a state and its mean over the states. The
     mean is taken over some of the rows, the states of this confounder and those of the child's other confounders.

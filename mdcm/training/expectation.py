@@ -125,14 +125,14 @@ class TableStack:
         self.number = torch.tensor(numbers, dtype=torch.float64, device=device)
 
     def _weights(self, rows: Sequence[Tensor | None]) -> tuple[list[Tensor], list[int]]:
-        chosen = [module.weights(own) for module, own in zip(self.modules, rows, strict=True)]
+        weighted = [module.weights(chosen) for module, chosen in zip(self.modules, rows, strict=True)]
         stacked = []
         for number, part in enumerate(self.parts):
             weight = torch.zeros(len(self.modules), part[2], dtype=torch.float64)
-            for m, (weights, _) in enumerate(chosen):
+            for m, (weights, _) in enumerate(weighted):
                 weight[m, : len(weights[number])] = torch.from_numpy(weights[number])
             stacked.append(weight.to(self.device))
-        return stacked, [number for _, number in chosen]
+        return stacked, [number for _, number in weighted]
 
     def _log_likelihood(self, position: Sequence[Tensor], number: int, start: int, stop: int) -> Tensor:
         """Log-likelihood of some merged rows of a part, ``[M, r]``."""
@@ -198,11 +198,11 @@ class TableStack:
 
     def _scaled(self, table: Tensor, expected: Tensor) -> Tensor:
         """Scale one table to the expected margins (iterative proportional fitting)."""
-        given = expected.sum(2, keepdim=True)
+        totals = expected.sum(2, keepdim=True)
         states = tuple(range(3, table.dim()))
         for _ in range(_ROUNDS):
             for axes, pseudo in (((1, *states), torch.ones_like(self.strength)), (states, self.strength)):
-                predicted = given * table
+                predicted = totals * table
                 target, margin = (
                     counts.sum(axes, keepdim=True) if axes else counts for counts in (expected, predicted)
                 )

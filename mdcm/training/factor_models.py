@@ -180,8 +180,8 @@ def _optimised(
                 row = row.index_put((torch.tensor(equations[number].features),), -each[number])
                 rows.append(row.index_add(0, torch.tensor([equations[number].value]), row.new_ones(1)))
             residual = torch.stack(rows)
-            own = full[list(group.equations)]
-            covariance = own @ own.T + spreads[list(group.equations)].square().diag()
+            loadings = full[list(group.equations)]
+            covariance = loadings @ loadings.T + spreads[list(group.equations)].square().diag()
             factor = torch.linalg.cholesky(covariance)
             second = residual @ group.matrix @ residual.T
             inner = torch.cholesky_solve(second, factor).diagonal().sum() / 2 + factor.diagonal().log().sum()

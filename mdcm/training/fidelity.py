@@ -168,11 +168,11 @@ def _differences(dcm: DCM, members: Sequence[str], encoded: Encoded, name: str, 
 
 
 def _causes(dcm: DCM, members: Sequence[str], name: str) -> list[str]:
-    """Variables that one depends on: its parents, and earlier members of its h-node with their parents."""
+    """Variables on which a variable depends: its parents, and earlier members of its h-node with their parents."""
     ordered = [node for node in dcm.order if node in members] if dcm.latents[name] else [name]
     earlier = ordered[: ordered.index(name)]
-    wanted = {parent for node in [*earlier, name] for parent in dcm.parents(node)} | set(earlier)
-    return [node for node in dcm.order if node in wanted]
+    causes = {parent for node in [*earlier, name] for parent in dcm.parents(node)} | set(earlier)
+    return [node for node in dcm.order if node in causes]
 
 
 def _sampled_rows(encoded: Encoded, most: int, seed: int) -> Tensor:
@@ -191,7 +191,7 @@ def _sampled_rows(encoded: Encoded, most: int, seed: int) -> Tensor:
 
 
 def _columns(dcm: DCM, name: str, values: Tensor) -> dict[str, NDArray[np.float64]] | NDArray[np.int64]:
-    """Values of a variable as named columns of numbers; codes of a categorical one."""
+    """Values of a variable as named columns of numbers; codes if it is categorical."""
     variable = dcm.schema[name]
     if variable.levels is not None:
         return np.asarray(values.numpy(), dtype=np.int64)
@@ -214,7 +214,7 @@ def compare_draws(
     Args:
         real: Values: codes of levels, or named columns of numbers.
         draws: Draws, likewise.
-        given: Name, values and draws of every variable that this one depends on.
+        given: Name, values and draws of every variable on which it depends.
 
     Returns:
         Descriptions of differences, each with the ratio of its size to what chance and a tolerance allow.

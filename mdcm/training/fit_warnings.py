@@ -13,7 +13,7 @@ __all__ = ["kept_weights_warning", "misfit_warnings", "poor_fit_warnings"]
 
 # false-alarm rate over all good fits: that of two standard errors on one side
 _FALSE_ALARMS = 0.0228
-# nats over all held-out rows: a smaller likelihood ratio is no evidence, however small its standard error
+# nats over all held-out rows: a smaller likelihood ratio is not evidence, however small its standard error
 _MIN_NATS = 2.0
 _MAX_NAMED = 5
 
@@ -97,7 +97,7 @@ def kept_weights_warning(history: Sequence[Mapping[str, Any]], before: int, seed
     Args:
         history: Records of the training.
         before: Seed of the earlier training.
-        seed: Seed of this one.
+        seed: Seed of this training.
     """
     kept = [record["hnode"] for record in history if record["event"] == "trained" and record.get("kept")]
     if not kept or before == seed:

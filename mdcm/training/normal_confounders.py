@@ -172,9 +172,9 @@ class NormalProblem(SingleProblem):
         defaults = [m.training_defaults(rows) for m in self.mechanisms.values() if not isinstance(m, Categorical)]
         defaults = defaults or [Mechanism.training_defaults(next(iter(self.mechanisms.values())), rows)]
         self.schedule = Schedule(
-            steps=config.max_steps or max(int(own["steps"]) for own in defaults),
-            batch_size=config.batch_size or min(int(own["batch_size"]) for own in defaults),
-            learning_rate=config.learning_rate or min(float(own["learning_rate"]) for own in defaults),
+            steps=config.max_steps or max(int(each["steps"]) for each in defaults),
+            batch_size=config.batch_size or min(int(each["batch_size"]) for each in defaults),
+            learning_rate=config.learning_rate or min(float(each["learning_rate"]) for each in defaults),
             weight_decay=1e-3,
             betas=(0.9, 0.999),
             ema=0.98,
@@ -228,10 +228,10 @@ class NormalProblem(SingleProblem):
         ]
         tables, moments = [], []
         for fit in self.fits:
-            own = tuple(number for number, name in enumerate(members) if name in fit.variables)
+            numbers = tuple(number for number, name in enumerate(members) if name in fit.variables)
             table = torch.zeros(len(fit.index), int(first[-1]), dtype=torch.float64)
             table[:, len(members)] = 1
-            for number in own:
+            for number in numbers:
                 mechanism = self.mechanisms[members[number]]
                 table[:, number] = self.scales.standard(members[number], fit.values[members[number]])
                 parents = {parent.name: fit.values[parent.name] for parent in mechanism.parents}
@@ -239,10 +239,10 @@ class NormalProblem(SingleProblem):
                     columns = slice(int(first[number]), int(first[number + 1]))
                     table[:, columns] = torch.cat(_inputs(mechanism, parents), 1).double()
             weight = fit.mass()
-            tables.append((own, table))
-            if own:
+            tables.append((numbers, table))
+            if numbers:
                 matrix = table.T @ (table * (weight / weight.sum())[:, None])
-                moments.append(Moments(matrix, float(weight.sum()), own))
+                moments.append(Moments(matrix, float(weight.sum()), numbers))
         total = sum(part.share for part in moments)
         moments = [replace(part, share=part.share / total) for part in moments]
         fitted = fit_linear_factors(equations, moments, self.size, derived_seed(self.seed, "factors"))
@@ -251,12 +251,12 @@ class NormalProblem(SingleProblem):
             if isinstance(mechanism, Flow):
                 loadings = fitted.loadings[number, self.latents[name]]
                 mechanism.start_linear(fitted.slopes[number], loadings, float(fitted.spreads[number]))
-        for part, proposal, (own, table) in zip(self.parts, self.proposals, tables, strict=True):
-            if own:
-                matrix, covariance = fitted.posterior(own)
+        for part, proposal, (numbers, table) in zip(self.parts, self.proposals, tables, strict=True):
+            if numbers:
+                matrix, covariance = fitted.posterior(numbers)
                 residuals = [
                     table[:, number] - table[:, list(equations[number].features)] @ fitted.slopes[number]
-                    for number in own
+                    for number in numbers
                 ]
                 proposal.initialise(part.features, torch.stack(residuals, 1) @ matrix.T, covariance * _WIDER**2)
 
@@ -341,9 +341,9 @@ class NormalProblem(SingleProblem):
         for name in part.fit.variables:
             mechanism = self.mechanisms[name]
             latents = [flat[:, [index]] for index in self.latents[name]]
-            given = repeated if latents else values
-            parents = {parent.name: given[parent.name] for parent in mechanism.parents}
-            log_prob = mechanism.log_prob(parents, latents, given[name])
+            columns = repeated if latents else values
+            parents = {parent.name: columns[parent.name] for parent in mechanism.parents}
+            log_prob = mechanism.log_prob(parents, latents, columns[name])
             log_weight = log_weight + (log_prob.view(-1, nodes) if latents else log_prob[:, None])
         likelihood = log_weight.logsumexp(1) - math.log(nodes)
         posterior = log_weight.detach().softmax(1)
@@ -442,8 +442,8 @@ def _inputs(mechanism: Mechanism, parents: Mapping[str, Tensor]) -> list[Tensor]
     if isinstance(mechanism, Flow):
         return mechanism.context.features(parents)
     assert isinstance(mechanism, Categorical)
-    given = [parents[parent.name] for parent in mechanism.parents]
-    return [module.features(value) for module, value in zip(mechanism.inputs, given, strict=True)]  # type: ignore[operator]
+    columns = [parents[parent.name] for parent in mechanism.parents]
+    return [module.features(value) for module, value in zip(mechanism.inputs, columns, strict=True)]  # type: ignore[operator]
 
 
 def _width(variable: Variable) -> int:

@@ -1,4 +1,4 @@
-"""Steps of AdamW on weights that are stacked: the one optimiser of all training."""
+"""Steps of AdamW on stacked weights: the optimiser of all training."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def adamw_step(
     decays: Sequence[float] = (),
     skip: Tensor | None = None,
 ) -> None:
-    """One step of AdamW in place, without waiting for the device; weights without a gradient stay.
+    """Take a step of AdamW in place, without waiting for the device; weights without a gradient stay unchanged.
 
     A weight whose moments and gradient are all zero keeps its bits, unless it decays.
 
     Args:
         weights: Weights.
-        grads: The gradient of each, of the shape of its weight or without its first axis of size one.
+        grads: Gradient of each weight, or None; a first axis of size 1 may be missing.
         moments: First moments, of the shapes of the weights.
         squares: Second moments, likewise.
-        counts: Steps before this one, float32, one for each weight.
-        rate: Learning rate; a tensor where the device has it.
+        counts: Number of earlier steps of each weight, float32.
+        rate: Learning rate, a number or a tensor on the device.
         betas: Decays of the moments.
         decays: Weight decay of each weight; zero by default.
-        skip: Nonzero where nothing is to change, float32 without axes; always change by default.
+        skip: Nonzero to change nothing, a float32 scalar; by default the step is always taken.
 
     References:
         Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101, Algorithm 2.

@@ -150,8 +150,8 @@ class PooledRows:
         total = sum(len(rows) for rows in chosen)
         weights = []
         for encoded, rows in zip(data, chosen, strict=True):
-            own = encoded.weights
-            weight = np.ones(len(rows)) if own is None else np.asarray(own, dtype=np.float64)[rows]
+            given = encoded.weights
+            weight = np.ones(len(rows)) if given is None else np.asarray(given, dtype=np.float64)[rows]
             weights.append(weight * len(rows) / weight.sum() / total if len(rows) else weight)
         weight = np.concatenate(weights)
         names = [variable.name for variable in layout.variables if variable.kind != "image"]

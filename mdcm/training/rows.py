@@ -88,8 +88,8 @@ def held_out_rows(
     masks = {}
     for index, name in enumerate(names):
         # the split of the first data set does not depend on further ones
-        own = seed if index == 0 else derived_seed(seed, "split", index)
-        mask = held_out(data[name].rows, data[name].groups, share, own)
+        split_seed = seed if index == 0 else derived_seed(seed, "split", index)
+        mask = held_out(data[name].rows, data[name].groups, share, split_seed)
         masks[name] = np.zeros(data[name].rows, np.bool_) if mask is None else mask
     # there must be rows to validate on, and training rows of every fit
     if not any(mask.any() for mask in masks.values()):

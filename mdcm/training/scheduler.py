@@ -105,7 +105,7 @@ def train(
         MdcmError: If a loss is not finite; the message names h-node and step.
         KeyboardInterrupt: If the user pressed Ctrl-C; with ``out``, a checkpoint is saved first.
     """
-    members = {k: EnsembleMember(context, own.data, own.seed, own.init) for k, own in enumerate(inputs)}
+    members = {k: EnsembleMember(context, each.data, each.seed, each.init) for k, each in enumerate(inputs)}
     training = _Training(context, members, len(members), progress, log or (lambda record: None))
     training.on_validation = on_validation
     if engine is not None:
@@ -325,7 +325,7 @@ class _Training:
     def run_on_engine(self, engine: Engine, inputs: Sequence[TrainingData], out: str | Path | Folder | None) -> None:
         """Run all jobs on an engine, those of a level side by side."""
         deadline = self._deadline(time.monotonic())
-        shared = SharedInputs(self.context, {k: replace(own, init=None) for k, own in enumerate(inputs)}, self.total)
+        shared = SharedInputs(self.context, {k: replace(each, init=None) for k, each in enumerate(inputs)}, self.total)
         fingerprint = None if out is None else self.fingerprint
         with nullcontext() if out is None else shared_marker(Folder.of(out)) as marker:
             self._run_levels(engine, shared, deadline, out, fingerprint, marker)

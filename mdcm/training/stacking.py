@@ -321,7 +321,7 @@ class ModuleStack:
         self.parameters = [nn.Parameter(parameter.detach()[kept]) for parameter in self.parameters]
 
     def _row_weights(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
-        weights_of = [module.weights(own)[0] for module, own in zip(self.modules, rows, strict=True)]
+        weights_of = [module.weights(chosen)[0] for module, chosen in zip(self.modules, rows, strict=True)]
         stacked = []
         for number, part in enumerate(self.parts):
             weight = torch.zeros(len(self.modules), part[3])
@@ -336,7 +336,7 @@ class ModuleStack:
 
     def set_validation(self, rows: Sequence[Tensor]) -> None:
         """Set the held-out rows of every module."""
-        self.samples = [module.sample(own) for module, own in zip(self.modules, rows, strict=True)]
+        self.samples = [module.sample(chosen) for module, chosen in zip(self.modules, rows, strict=True)]
 
     def losses(self, step: int) -> Tensor:
         """Training loss of every module, ``[M]``."""

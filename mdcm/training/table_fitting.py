@@ -211,9 +211,9 @@ class TableFitter:
             fit, tables = self._fit(stack, self.training)
             losses = fit.evaluate([self.samples[candidate.module] for candidate in stack])
             row_losses = fit.row_losses()
-            for number, (candidate, own, loss) in enumerate(zip(stack, tables, losses, strict=True)):
+            for number, (candidate, table, loss) in enumerate(zip(stack, tables, losses, strict=True)):
                 if math.isfinite(loss.mean):
-                    trial = _Trial(candidate, own, loss, [rows[number] for rows in row_losses])
+                    trial = _Trial(candidate, table, loss, [rows[number] for rows in row_losses])
                     trials.setdefault(candidate.module, []).append(trial)
         return trials
 
@@ -246,12 +246,12 @@ class TableFitter:
                 must be trained on all rows first, and :meth:`calibrate` calibrates them.
         """
         if not everything:
-            return {m: own.tables for m, own in enumerate(chosen) if own is not None}
+            return {m: fit.tables for m, fit in enumerate(chosen) if fit is not None}
         return self._on_all_rows(
             [
-                _Candidate(m, own.tables, own.target, own.strength, own.calibration)
-                for m, own in enumerate(chosen)
-                if own is not None and not own.is_network
+                _Candidate(m, fit.tables, fit.target, fit.strength, fit.calibration)
+                for m, fit in enumerate(chosen)
+                if fit is not None and not fit.is_network
             ]
         )
 
@@ -273,13 +273,13 @@ class TableFitter:
         tables: dict[int, ComponentTables] = {}
         for stack in self._stacks(candidates):
             _, fitted = self._fit(stack, [None] * len(self.modules))
-            tables |= {candidate.module: own for candidate, own in zip(stack, fitted, strict=True)}
+            tables |= {candidate.module: table for candidate, table in zip(stack, fitted, strict=True)}
         return tables
 
     def store(self, tables: Mapping[int, ComponentTables]) -> None:
         """Write tables into the mechanisms of their modules."""
-        for m, own in tables.items():
-            own.store(self.modules[m])
+        for m, component in tables.items():
+            component.store(self.modules[m])
 
     def _fit(
         self, stack: Sequence[_Candidate], rows: Sequence[Tensor | None]
@@ -342,8 +342,8 @@ def _choose(module: DiscreteModule, rows: Tensor, trials: Sequence[_Trial]) -> _
     def criterion(trial: _Trial) -> float:
         loss = 0.0
         for row_losses, part, share in zip(trial.row_losses, module.parts, shares, strict=True):
-            own = row_losses[: part.distinct].cpu().double().numpy()
-            loss += float(share @ np.where(share > 0, own, 0.0))
+            losses = row_losses[: part.distinct].cpu().double().numpy()
+            loss += float(share @ np.where(share > 0, losses, 0.0))
         return number * loss + min(_parameters(module, trial.candidate.states), free)
 
     return min((trial for trial in good if trial.candidate.strength == fewest), key=criterion)

@@ -240,24 +240,24 @@ class Trainer:
     def _optimise(self, previous: int) -> None:
         """Take the steps of one phase; progress counts those of the previous phase too."""
         objective = self.objective
-        every = max(1, objective.steps // objective.checks)
+        interval = max(1, objective.steps // objective.checks)
         while self.alive:
             began = time.perf_counter()
             ends = [self.targets[module] for module in self.alive if self.targets[module] > self.step]
-            most = min([every - self.step % every, *(end - self.step for end in ends)])
+            most = min([interval - self.step % interval, *(end - self.step for end in ends)])
             self.step += objective.step(self.step, most)
-            self._after_step(every, previous)
+            self._after_step(interval, previous)
             self.seconds += time.perf_counter() - began
             if self.run.between is not None and self.alive:
                 self.run.between(self.snapshot)
 
-    def _after_step(self, every: int, previous: int) -> None:
+    def _after_step(self, interval: int, previous: int) -> None:
         """Report progress, validate, keep the best weights, and drop finished modules."""
         step, run, objective = self.step, self.run, self.objective
         if run.progress is not None and (step % 10 == 0 or step == objective.steps):
             run.progress.step(self._name, previous + step)
         late = run.late
-        due = step % every == 0
+        due = step % interval == 0
         ends = [late or step == self.targets[module] for module in self.alive]
         if not (due or any(ends)):
             return
@@ -348,8 +348,8 @@ class Trainer:
         self._enter()
         self.alive = [int(module) for module in header["alive"]]
         prefix = "objective."
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        self.objective.restore(header["objective"], own, self.alive)
+        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        self.objective.restore(header["objective"], state, self.alive)
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.since = [int(count) for count in header["since"]]
         self.kept_step = [int(step) for step in header["kept_step"]]

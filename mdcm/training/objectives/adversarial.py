@@ -1,7 +1,7 @@
-"""The objective of h-nodes that are trained against critics, each by itself or several stepped as one.
+"""Objective of h-nodes that are trained against critics, separately or stepped as a stack.
 
-What one h-node is trained on, and a step of it, is in :mod:`mdcm.training.objectives.critic_problem`; a step of several
-at once in :mod:`mdcm.training.objectives.critic_stack`.
+Problem and steps of a single h-node are in :mod:`mdcm.training.objectives.critic_problem`, steps of several h-nodes at
+once in :mod:`mdcm.training.objectives.critic_stack`.
 
 References:
     Rahman & Kocaoglu (2024), Algorithms 2, 4 and 7.
@@ -28,19 +28,19 @@ _HEADER = record({"packed": listed(whole())})
 
 
 class AdversarialObjective:
-    """Minimises distances of generated to real rows, as critics see them; the validation compares distributions.
+    """Minimise distances of generated to real rows that critics estimate; validations compare distributions.
 
     Args:
-        problems: The h-nodes, of one configuration, none an ancestor of another.
-        stacked: Whether all are stepped as one, which must be possible (:class:`Size`); otherwise each takes its own
-            step in turn.
+        problems: The h-nodes, of equal configuration, none an ancestor of another.
+        stacked: Whether all are stepped as a stack, which must be possible
+            (:class:`~mdcm.training.objectives.critic_load.CriticLoad`); otherwise they are stepped in turn.
 
     Raises:
         MdcmError: From :meth:`step`, if a loss or gradient is not finite.
     """
 
     validated = True
-    # every training takes all its steps anyway, and a second one would take as long
+    # a training always takes all of its steps, and a second training would take as long
     refits = False
     grown: Sequence[int] = ()
     finished: Collection[int] = ()
@@ -56,11 +56,11 @@ class AdversarialObjective:
         self._losses: dict[int, StepLosses] = {}
 
     def start(self, modules: Sequence[int], *, everything: bool) -> None:
-        """Train these modules; problems are made with their initial weights."""
+        """Train these modules; problems start with their initial weights."""
         self.modules = tuple(modules)
 
     def restrict(self, modules: Sequence[int]) -> None:
-        """Train only these modules from now on; the others have their best weights."""
+        """Train only these modules from now on; put the best weights of the others into the model."""
         for module in set(self.modules) - set(modules):
             if self.stack is not None:
                 self.stack.release(self.packed.index(module))
@@ -70,7 +70,7 @@ class AdversarialObjective:
     # ---- steps
 
     def step(self, done: int, most: int) -> int:
-        """One step of every module, or where several can be taken as one graph of a device, so many."""
+        """Take a step of every module, or several at once if they are a captured graph; return their number."""
         if not self.stacked:
             self._losses = {module: self.problems[module].step(done + 1) for module in self.modules}
             return 1
@@ -80,7 +80,7 @@ class AdversarialObjective:
         return count
 
     def _packed(self) -> Stack:
-        """The stack of all that are trained, made anew once most of it is idle."""
+        """Stack of the modules in training, made anew once more than half of it is idle."""
         if self.stack is None or 2 * len(self.modules) < len(self.packed):
             if self.stack is not None:
                 self.stack.unpack()
@@ -96,23 +96,23 @@ class AdversarialObjective:
                 self.stack.release(index)
 
     def measures(self, step: int) -> list[dict[str, Any]]:
-        """Losses of critics and generators; :meth:`step` has found them finite."""
+        """Losses of critics and generators, all finite."""
         losses = [self._losses[module] for module in self.modules]
-        return [{"critic": own.critic.tolist(), "loss": float(own.generator.sum())} for own in losses]
+        return [{"critic": loss.critic.tolist(), "loss": float(loss.generator.sum())} for loss in losses]
 
     # ---- held-out rows
 
     def validate(self) -> list[Distances]:
-        """How rows of the averaged weights compare with held-out ones."""
+        """Compare rows of the averaged weights with held-out rows."""
         checks = []
         for module in self.modules:
             if self.stack is not None:
-                self.stack.give_average(self.packed.index(module))
+                self.stack.unpack_average(self.packed.index(module))
             checks.append(self.problems[module].check())
         return checks
 
     def validation(self, module: int, tensor: Tensor) -> Distances:
-        """The comparison that these distances are from."""
+        """Restore the validation of a module from its distances."""
         problem = self.problems[module]
         if tensor.shape != (len(problem.sides),):
             raise ValueError(f"job.best.{module} must have {len(problem.sides):,} distances, not {list(tensor.shape)}")
@@ -125,10 +125,10 @@ class AdversarialObjective:
 
     @contextmanager
     def showing_kept(self) -> Iterator[None]:
-        """Put the best weights into the model for a while."""
-        with ExitStack() as shown:
+        """Context in which the model has the best weights."""
+        with ExitStack() as stack:
             for module in self.modules:
-                shown.enter_context(self.problems[module].holding(self.problems[module].kept))
+                stack.enter_context(self.problems[module].holding(self.problems[module].kept))
             yield
 
     def conclude(self) -> dict[int, float]:
@@ -141,7 +141,7 @@ class AdversarialObjective:
             problem.finish()
 
     def summary(self, module: int) -> dict[str, Any]:
-        """How the best weights compare with held-out rows, idle confounders, and what representations leave out."""
+        """Distances of the best weights from held-out rows, idle confounders, and gaps of representations."""
         problem = self.problems[module]
         problem.average = [weight.clone() for weight in problem.kept]
         check = problem.check()
@@ -154,10 +154,10 @@ class AdversarialObjective:
     # ---- checkpoints
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to go on; copies."""
+        """State of the objective; copies."""
         if self.stack is not None:
             self.stack.unpack()
-        # how results are rounded depends on which modules are packed
+        # rounding depends on which modules are packed
         return {"packed": self.packed}, {
             f"{module}.{name}": tensor
             for module, problem in enumerate(self.problems)
@@ -165,7 +165,7 @@ class AdversarialObjective:
         }
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor], modules: Sequence[int]) -> None:
-        """Go on from a snapshot, with these modules and problems made from the same arguments."""
+        """Restore a snapshot, with these modules in training and problems made from the same arguments."""
         _HEADER(header, "job.objective")
         packed = [int(module) for module in header["packed"]]
         check_modules("objective.packed", packed, len(self.problems))
@@ -173,7 +173,7 @@ class AdversarialObjective:
             raise ValueError(f"job.alive {list(modules)} must be among job.objective.packed {packed}")
         for module, problem in enumerate(self.problems):
             prefix = f"{module}."
-            problem.restore({k.removeprefix(prefix): one for k, one in tensors.items() if k.startswith(prefix)})
+            problem.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         self.restrict(modules)
         if packed:
             self._pack(packed)

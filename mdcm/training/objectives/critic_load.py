@@ -50,9 +50,9 @@ class CriticLoad:
         idle = set(hnode.variables)
         width = slots = 0
         for fit in hnode.fits:
-            wanted, given = generated_and_given(dcm, fit, data)
-            idle -= wanted
-            for name in wanted:
+            generated, given = generated_and_given(dcm, fit, data)
+            idle -= generated
+            for name in generated:
                 mechanism = dcm.mechanism(name)
                 if type(mechanism) is not Categorical or not mechanism.tabular or len(mechanism.offsets):
                     return None
@@ -61,7 +61,7 @@ class CriticLoad:
             if any(variable.kind == "image" for variable in columns):
                 return None
             width = max(width, sum(v.size or 1 if v.levels is None else v.num_levels for v in columns))
-            slots += len(wanted)
+            slots += len(generated)
         return (
             CriticLoad(shapes.pop(), width, len(hnode.fits), slots, config) if len(shapes) == 1 and not idle else None
         )
@@ -78,6 +78,6 @@ class CriticLoad:
         return self.config.batch_size * max(critics, self.config.critic_steps * self.shape[0] * self.slots)
 
     def stacked(self, other: CriticLoad) -> CriticLoad:
-        """Load of both in one stack, critics padded to the wider one."""
+        """Load of both in a stack, with critics padded to the larger width."""
         width = max(self.width, other.width)
         return replace(self, width=width, fits=self.fits + other.fits, slots=self.slots + other.slots)

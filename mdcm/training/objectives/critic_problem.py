@@ -1,16 +1,16 @@
-"""One h-node against its critics: what is compared, a step of training, what is judged and kept.
+"""Training of an h-node against critics: the rows that are compared, steps of training, and validation.
 
-Per fit, a critic compares rows over S, Pa(S) and I, where S is the fitted variables and the ancestors A trained before.
-Real rows come from the fit's data sets. Generated rows take Pa(S) and I from the same real rows and generate S
-ancestrally, with the mechanisms of A as they are: what is matched is P(S | Pa(S), do(I)), and with A fixed that fixes
-the c-factor of the fitted variables. All fits of an h-node are trained at once, their losses added up.
+For each fit, a critic compares rows over S, Pa(S) and I, where S is the fitted variables and the ancestors A trained
+before. Real rows come from the fit's data sets. Generated rows take Pa(S) and I from the same real rows and generate S
+ancestrally, with the mechanisms of A unchanged. This matches P(S | Pa(S), do(I)) and so, since A is fixed, the c-factor
+of the fitted variables. All fits of an h-node are trained together, and their losses are added.
 
 Confounders have finitely many states, drawn once per row for all of their children. States, like categorical values,
 are one-hot rows with the gradient of a softmax (straight-through), so that a critic's gradient reaches the priors too.
 
-Deviations from the printed algorithm, all deliberate: the penalty is added, not multiplied; critics are initialised
-once; the penalty is on the generated columns alone, since the others are the same in both rows; rows are generated
-afresh for every critic step; critics are not batch-normalised.
+Deliberate deviations from the printed algorithm: the penalty is added, not multiplied; critics are initialised once;
+the penalty is on the generated columns only, since the others are the same in both rows; new rows are generated for
+every critic step; critics have no batch normalisation.
 
 References:
     Rahman & Kocaoglu (2024), Algorithms 3, 4 and 7 and section F.1; Gulrajani et al. (2017),
@@ -54,16 +54,17 @@ if TYPE_CHECKING:
 
 __all__ = ["AdversarialProblem", "StepLosses", "generated_and_given", "pixels"]
 
+# rows of a validation if everything is categorical
 _CHECK_ROWS = 20_000
-# standard errors by which a look may be worse than the best one and still be taken for as good
+# standard errors by which a validation may be worse than the best and still count as equal
 _WITHIN = 1 / 3
-# rows of uniform numbers of a fit before those of the races: place in the data, and share of the real row
+# rows of uniform numbers of a fit: quantile of the real row, share of the real row, and the first row of the races
 QUANTILE, SHARE, RACES = range(3)
 CRITIC, GENERATOR = "critic", "generator"
 
 
 class StepLosses(NamedTuple):
-    """Losses of one step.
+    """Losses of a step.
 
     Attributes:
         critic: Mean over the critic steps of D(fake) - D(real) + penalty, ``[fits]``.
@@ -75,41 +76,41 @@ class StepLosses(NamedTuple):
 
 
 class AdversarialProblem:
-    """One h-node, trained against one critic per fit.
+    """Training problem of an h-node, with a critic per fit.
 
-    Making the problem sets what its mechanisms measure on data (:meth:`~mdcm.mechanisms.Mechanism.prepare`); a
+    The constructor prepares the mechanisms on data (:meth:`~mdcm.mechanisms.Mechanism.prepare`), and a
     :class:`~mdcm.training.trainer.Trainer` of an :class:`~mdcm.training.objectives.adversarial.AdversarialObjective`
-    does the rest. Mechanisms outside the h-node generate in evaluation mode and are left as they are. The same seed
-    gives the same weights bit for bit: what is drawn in a step is a function of seed and step.
+    trains them. Mechanisms outside the h-node generate in evaluation mode and stay unchanged. The same seed gives the
+    same weights bit for bit: random numbers of a step are a function of seed and step.
 
     Args:
-        dcm: The model; mechanisms of the fits' ancestors are trained already.
-        hnode: What is trained, and the fits.
+        dcm: The model; mechanisms of the fits' ancestors are already trained.
+        hnode: The h-node, with its fits.
         data: Data sets by name.
         config: Settings.
         seed: Seed of critics, batches and noise; not negative.
-        held_out: For every data set which of its rows are held out, bool ``[n]``; none by default, and training rows
-            then stand in for them.
-        readers: For every image among the columns of a fit what turns float images ``[n, c, h, w]`` in [-1, 1] into
-            a few numbers ``[n, r]`` that the critic compares instead. By default an encoder trained here to predict
-            the observed members of the h-node, and pixels where an image is an h-node by itself. Mechanisms of members
-            read the same numbers instead of the image (:func:`~mdcm.mechanisms.representations.encode_images`),
-            because a critic that sees no more can only teach how they depend on these.
+        held_out: Mask of the held-out rows of every data set, bool ``[n]``. By default no rows are held out, and
+            validations use training rows.
+        readers: For every image among the columns of a fit, a function from float images ``[n, c, h, w]`` in [-1, 1]
+            to features ``[n, r]``, which the critic compares instead. By default an encoder trained here to predict
+            the observed members of the h-node, or the pixels if the image is an h-node by itself. Mechanisms of members
+            read the same features instead of the image (:func:`~mdcm.mechanisms.representations.encode_images`),
+            because a critic that sees only these can only teach how they depend on these.
 
     Attributes:
         sides: The fits with their rows.
-        generators: What generates.
-        parameters: What is trained: parameters of the h-node's mechanisms and the priors of its confounders.
+        generators: Mechanisms and priors that generate rows.
+        parameters: Trained parameters: those of the h-node's mechanisms, and the priors of its confounders.
         average: Averaged weights.
-        kept: The best of them so far.
+        kept: Best averaged weights so far.
         steps: Steps of the schedule.
-        critics: The critics, one per fit.
-        addressed: Whether the uniform numbers of a step are words at addresses, which a captured graph can go through;
-            else they come from PyTorch's generator, which is faster on the CPU.
+        critics: The critics of all fits.
+        addressed: Whether uniform numbers are a function of their addresses, which a captured graph can evaluate;
+            otherwise they come from PyTorch's generator, which is faster on the CPU.
 
     Raises:
-        PlanError: If a fit is not adversarial, a categorical mechanism has no relaxed draws, or there is nothing that
-            an encoder of an image could learn from.
+        PlanError: If a fit is not adversarial, a categorical mechanism has no relaxed draws, or an encoder of an image
+            has nothing to predict.
         MdcmError: From :meth:`step`, if a loss or gradient is not finite.
 
     References:
@@ -144,8 +145,8 @@ class AdversarialProblem:
         self.config = config or AdversarialConfig()
         self.seed = seed
         self.readers = dict(readers or {})
-        # for every image the data set that shows what its representation is for
-        self._seen: dict[str, Encoded] = {}
+        # for every image, the data set on which its representation is tested
+        self._image_data: dict[str, Encoded] = {}
         self.steps = self.config.steps
         self.device = next(dcm.parameters()).device
         self.generator = torch.Generator(self.device)
@@ -185,8 +186,8 @@ class AdversarialProblem:
         for fit in self.hnode.fits:
             if fit.objective == "likelihood":
                 raise PlanError(
-                    f"h-node {braced(self.hnode.variables)} has a fit by {fit.objective}; this trains adversarial "
-                    "fits alone"
+                    f"h-node {braced(self.hnode.variables)} has a fit by {fit.objective}, but only adversarial fits "
+                    "are trained here"
                 )
         for node in self.hnode.variables:
             mechanism = self.dcm.mechanism(node)
@@ -200,22 +201,23 @@ class AdversarialProblem:
         dcm = self.dcm
         pooled = [data[name] for name in fit.datasets]
         compared = {*fit.variables, *fit.ancestors}
-        wanted, given = generated_and_given(dcm, fit, data)
+        generated, given = generated_and_given(dcm, fit, data)
         columns = [dcm.schema[name] for name in sorted(compared | given)]
-        features = {one.name: self._features(one, fit, pooled[0]) for one in columns if one.kind == "image"}
+        images = [variable for variable in columns if variable.kind == "image"]
+        features = {image.name: self._features(image, fit, pooled[0]) for image in images}
         layout = Layout(columns, features)
         train = PooledRows.build(layout, pooled, [~masks[name] for name in fit.datasets], self.device)
-        kept = [masks[name] for name in fit.datasets]
-        held = PooledRows.build(layout, pooled, kept, self.device) if any(mask.any() for mask in kept) else train
-        order = tuple(node for node in dcm.order if node in wanted)
+        held_out = [masks[name] for name in fit.datasets]
+        held = PooledRows.build(layout, pooled, held_out, self.device) if any(m.any() for m in held_out) else train
+        order = tuple(node for node in dcm.order if node in generated)
         return FitSide(fit, order, tuple(sorted(given)), layout, train, held)
 
     def _features(self, variable: Variable, fit: Fit, data: Encoded) -> int:
-        """Number of features of an image, for which an encoder is trained unless there is a reader."""
+        """Number of features of an image; trains an encoder if there is no reader."""
         name = variable.name
         targets = self._targets(name, data)
         if name not in self.readers and self.hnode.variables == (name,):
-            # nothing says what to look for in it, and nothing else is trained with it
+            # without other members there is nothing to predict, and no other mechanism to train with it
             self.readers[name] = pixels
         if name not in self.readers:
             if not targets:
@@ -231,21 +233,22 @@ class AdversarialProblem:
                 targets,
                 **self._encoder_options(data, targets),
             )
-        self._seen.setdefault(name, data)
+        self._image_data.setdefault(name, data)
         with torch.no_grad():
             return self.readers[name](torch.zeros(1, *(variable.shape or ()), device=self.device)).shape[1]
 
     def _targets(self, image: str, data: Encoded) -> dict[str, NDArray[Any]]:
-        """Members of the h-node, images aside, that a data set shows beside an image."""
-        variables = [self.dcm.schema[name] for name in self.hnode.variables if name in data and name != image]
-        return {variable.name: np.asarray(data[variable.name]) for variable in variables if variable.kind != "image"}
+        """Values of the h-node's other members in a data set, without images."""
+        others = [name for name in self.hnode.variables if name in data and name != image]
+        return {name: np.asarray(data[name]) for name in others if self.dcm.schema[name].kind != "image"}
 
     def _levels(self, names: Iterable[str]) -> dict[str, int]:
+        """Numbers of levels of the variables that have levels."""
         variables = [self.dcm.schema[name] for name in names]
         return {variable.name: variable.num_levels for variable in variables if variable.levels is not None}
 
     def _encoder_options(self, data: Encoded, targets: Iterable[str]) -> dict[str, Any]:
-        """Options that the training of an encoder and of the probes that test it share."""
+        """Options shared by the training of an encoder and of the probes that test it."""
         return {
             "levels": self._levels(targets),
             "weights": data.weights,
@@ -255,9 +258,9 @@ class AdversarialProblem:
         }
 
     def gaps(self) -> dict[str, ProbeGap]:
-        """By how much a probe that sees each image does better than one on its representation alone."""
+        """Advantage of a probe that sees an image over a probe that sees its representation, by image."""
         gaps = {}
-        for name, data in self._seen.items():
+        for name, data in self._image_data.items():
             targets = self._targets(name, data)
             if targets:
                 gaps[name] = probe_gap(
@@ -268,22 +271,22 @@ class AdversarialProblem:
                 )
         return {name: gap for name, gap in gaps.items() if gap is not None}
 
-    # ---- a step
+    # ---- steps
 
     @property
     def noise_rows(self) -> int:
-        """Rows of uniform numbers that a step takes, one number in each for every generated row of a fit."""
+        """Number of rows of uniform numbers of a step, each with a number for every generated row of a fit."""
         return len(self.sides) * (RACES + self.generators.width)
 
     def addresses(self) -> tuple[Tensor, Tensor]:
-        """Seed and number of each row of uniform numbers, int64 ``[noise_rows]``, where they are addressed."""
+        """Seed and site of each row of uniform numbers, int64 ``[noise_rows]``, if they are addressed."""
         sites = torch.arange(self.noise_rows, device=self.device)
         return torch.full_like(sites, self._steps), sites
 
     def draw_uniform(self, step: int, out: Tensor) -> None:
-        """All uniform numbers of a step, ``[noise_rows, n]``, a function of seed and step alone.
+        """Draw all uniform numbers of a step, ``[noise_rows, n]``, a function of seed and step only.
 
-        For every fit: quantiles of the real rows, shares of the real row in the points between, and the races.
+        For every fit: quantiles of the real rows, shares of the real rows in interpolated rows, and the races.
         """
         self.generator.manual_seed(self._steps + step)
         if self.addressed:
@@ -293,6 +296,7 @@ class AdversarialProblem:
             out.uniform_(generator=self.generator)
 
     def _batch(self, step: int) -> _Batch:
+        """Rows and noise of a step."""
         config, fits = self.config, len(self.sides)
         size, parts = config.batch_size, config.critic_steps + 1
         uniform = torch.empty(self.noise_rows, size * parts, device=self.device)
@@ -309,19 +313,19 @@ class AdversarialProblem:
 
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
         width = self.critics.width
-        return torch.stack([nn.functional.pad(one, (0, width - one.shape[1])) for one in rows])
+        return torch.stack([nn.functional.pad(part, (0, width - part.shape[1])) for part in rows])
 
     def _fake(self, batch: _Batch, temperature: float) -> Tensor:
         draw = self.generators.draw(batch.given, batch.race.flatten(0, 1), temperature, self.generator)
         return self._padded(
-            [side.layout.pack(one, self.readers) for side, one in zip(self.sides, draw.values, strict=True)]
+            [side.layout.pack(values, self.readers) for side, values in zip(self.sides, draw.values, strict=True)]
         )
 
     def step(self, step: int) -> StepLosses:
-        """One step: the critics as often as the settings say, then the generators.
+        """Take a step: ``critic_steps`` steps of the critics, then a step of the generators.
 
         Args:
-            step: Number of the step, from 1; all that is drawn is a function of it and of the seed.
+            step: Number of the step, from 1; random numbers are a function of it and the seed.
 
         Returns:
             The losses, without gradient.
@@ -338,10 +342,10 @@ class AdversarialProblem:
             batch = self._batch(step)
             critic = self._step_critics(step, batch.part(0, split), temperature, config.critic_learning_rate * rate)
         last = batch.part(split, split + config.batch_size)
-        at = self.generator.get_state()
+        generator_state = self.generator.get_state()
         losses, grads = self._gradients(last, temperature)
         if not _finite(losses, grads):
-            self.generator.set_state(at)
+            self.generator.set_state(generator_state)
             self.blame(step, last)
         with torch.no_grad():
             moments = (self.moments, self.squares, self.counts)
@@ -359,33 +363,33 @@ class AdversarialProblem:
         return losses.detach(), torch.autograd.grad(losses.sum(), self.parameters, allow_unused=True)
 
     def _step_critics(self, step: int, batch: _Batch, temperature: float, rate: float) -> Tensor:
-        # generators do not change between critic steps, so that the rows of all of them are made in one go
+        # the generators do not change between critic steps, so the rows of all these steps are generated at once
         fakes = self._fake(batch, temperature)
         losses = torch.zeros(len(self.sides), device=self.device)
-        parts = (torch.split(one, self.config.batch_size, 1) for one in (fakes, batch.real, batch.share))
-        for fake, real, share in zip(*parts, strict=True):
-            found = self.critics.step(fake, real, share, rate)
-            if not bool(found.isfinite().all()):
-                self.diverged(step, int((~found.isfinite()).nonzero()[0]), CRITIC)
-            losses += found / self.config.critic_steps
+        batches = (torch.split(rows, self.config.batch_size, 1) for rows in (fakes, batch.real, batch.share))
+        for fake, real, share in zip(*batches, strict=True):
+            loss = self.critics.step(fake, real, share, rate)
+            if not bool(loss.isfinite().all()):
+                self.diverged(step, int((~loss.isfinite()).nonzero()[0]), CRITIC)
+            losses += loss / self.config.critic_steps
         return losses
 
     def blame(self, step: int, batch: _Batch | None = None) -> NoReturn:
-        """Raise the error for a generator's step that is not finite, once it is known which fit it is.
+        """Find the fit whose generator loss or gradient is not finite, and raise the error.
 
         Args:
-            step: The step, whose critics have been stepped already.
-            batch: Its rows, where they are at hand.
+            step: Number of the step, in which the critics have already been stepped.
+            batch: Its rows, if available.
         """
         config = self.config
         if batch is None:
             split = config.batch_size * config.critic_steps
             batch = self._batch(step).part(split, split + config.batch_size)
-        at = self.generator.get_state()
+        generator_state = self.generator.get_state()
         temperature, _ = config.schedule(step)
         for fit in range(len(self.sides)):
-            # the same rows again, one fit after another
-            self.generator.set_state(at)
+            # the same random numbers for every fit
+            self.generator.set_state(generator_state)
             if not _finite(*self._gradients(batch, temperature, [fit])):
                 break
         self.diverged(step, fit, GENERATOR)
@@ -398,42 +402,43 @@ class AdversarialProblem:
             f"{self.config.learning_rate:g} and {self.config.critic_learning_rate:g}"
         )
 
-    # ---- judging
+    # ---- validation
 
     def check(self) -> Distances:
-        """Compare rows of the averaged weights with held-out rows, with the same noise at every look."""
+        """Compare rows of the averaged weights with held-out rows, with the same noise in every validation."""
         with torch.no_grad(), self.holding(self.average):
-            draw, held = self._judged_rows()
+            draw, held = self._validation_rows()
             return compare(self.sides, draw.values, held, self.readers, self.tolerance)
 
     def idle(self) -> tuple[str, ...]:
         """Confounders of the h-node that carry no information; see :meth:`Generators.idle`."""
         with torch.no_grad(), self.holding(self.average):
-            draw, _ = self._judged_rows()
+            draw, _ = self._validation_rows()
             self.generator.manual_seed(derived_seed(self.seed, "idle"))
             return self.generators.idle(draw, self.generator)
 
-    def _judged_rows(self) -> tuple[GeneratedRows, list[Tensor]]:
+    def _validation_rows(self) -> tuple[GeneratedRows, list[Tensor]]:
+        """Generated rows, and the held-out rows that their given values are from."""
         self.generator.manual_seed(derived_seed(self.seed, "validation"))
         held, given = [], []
         size = _CHECK_ROWS if all(side.layout.categorical for side in self.sides) else ENERGY_ROWS
         for side in self.sides:
-            at = side.held.at((torch.arange(size, device=self.device, dtype=torch.float64) + 0.5) / size)
-            held.append(at)
-            given.append(side.held.plain(at, side.given))
+            rows = side.held.at((torch.arange(size, device=self.device, dtype=torch.float64) + 0.5) / size)
+            held.append(rows)
+            given.append(side.held.plain(rows, side.given))
         return self.generators.sample(given, size, self.generator), held
 
     @contextmanager
     def holding(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """The model with these weights in place of the current ones, in evaluation mode."""
-        own = [parameter.detach().clone() for parameter in self.parameters]
+        """Context in which the model has these weights, in evaluation mode."""
+        current = [parameter.detach().clone() for parameter in self.parameters]
         for mechanism in self.generators.mechanisms.values():
             mechanism.eval()
         self._assign(weights)
         try:
             yield
         finally:
-            self._assign(own)
+            self._assign(current)
 
     @torch.no_grad()
     def _assign(self, weights: Sequence[Tensor]) -> None:
@@ -449,7 +454,7 @@ class AdversarialProblem:
     # ---- checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """All that :meth:`train` needs to go on as if never stopped, by name, as tensors; copies."""
+        """State from which training continues as if never stopped: tensors by name, copies."""
         state = {f"critics.{name}": tensor for name, tensor in self.critics.state().items()}
         for name, tensors in self._groups().items():
             state |= {f"{name}.{index}": tensor.detach().clone() for index, tensor in enumerate(tensors)}
@@ -470,7 +475,7 @@ class AdversarialProblem:
         return [buffer for node in self.hnode.variables for buffer in self.dcm.mechanism(node).buffers()]
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave, in a problem made from the same arguments."""
+        """Restore a result of :meth:`state`, in a problem made from the same arguments."""
         self.critics.restore({name: state[f"critics.{name}"] for name in self.critics.state()})
         for name, tensors in self._groups().items():
             assign([tensor.detach() for tensor in tensors], [state[f"{name}.{k}"] for k in range(len(tensors))])
@@ -478,12 +483,12 @@ class AdversarialProblem:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows and noise of a step, ``n`` of each fit.
+    """Rows and noise of a step, ``n`` per fit.
 
     Attributes:
         real: Real rows for the critics, ``[fits, n, width]``.
-        given: For every fit the values that generated rows take from them.
-        share: How much of the real row each point between has, ``[fits, n, 1]``.
+        given: Given values of the generated rows, for every fit.
+        share: Share of the real row in each interpolated row, ``[fits, n, 1]``.
         race: Gumbel noise of the races, ``[fits, n, columns]``.
     """
 
@@ -493,39 +498,39 @@ class _Batch:
     race: Tensor
 
     def part(self, start: int, stop: int) -> _Batch:
-        """The rows from one number to another."""
-        given = [{name: value[start:stop] for name, value in one.items()} for one in self.given]
+        """A range of rows."""
+        given = [{name: value[start:stop] for name, value in values.items()} for values in self.given]
         return _Batch(self.real[:, start:stop], given, self.share[:, start:stop], self.race[:, start:stop])
 
 
 def stratified(uniform: Tensor, size: int) -> Tensor:
-    """Quantiles of real rows, float64 ``[..., n]``: one from each of ``size`` equal shares of the weight, in turns."""
-    turns = torch.arange(uniform.shape[-1], device=uniform.device) % size
-    return (turns + uniform.double()) / size
+    """Quantiles of real rows, float64 ``[..., n]``: from each of ``size`` equal shares of the weight in turn."""
+    stratum = torch.arange(uniform.shape[-1], device=uniform.device) % size
+    return (stratum + uniform.double()) / size
 
 
 def generated_and_given(dcm: DCM, fit: Fit, data: Mapping[str, Encoded]) -> tuple[set[str], set[str]]:
     """Variables that are generated for a fit, and those whose values come from its rows."""
     pooled = [data[name] for name in fit.datasets]
-    # a variable that some data sets set, and others do not even observe, is no parent of anything here
-    given = {*fit.parents, *(name for name in fit.do if all(name in one for one in pooled))}
-    wanted = {*fit.variables, *fit.ancestors}
-    pending = list(wanted)
+    # exclude variables that some data sets set and others do not observe: they are not parents of anything here
+    given = {*fit.parents, *(name for name in fit.do if all(name in dataset for dataset in pooled))}
+    generated = {*fit.variables, *fit.ancestors}
+    pending = list(generated)
     while pending:
-        # parents that are neither given nor compared are not observed: they are generated all the same
-        new = {parent for parent in dcm.parents(pending.pop()) if parent not in given} - wanted
-        wanted |= new
+        # parents that are neither given nor compared are not observed, but must be generated
+        new = {parent for parent in dcm.parents(pending.pop()) if parent not in given} - generated
+        generated |= new
         pending += sorted(new)
-    return wanted, given
+    return generated, given
 
 
 def braced(names: Sequence[str]) -> str:
-    """Names of an h-node as messages show them."""
+    """Names of an h-node for messages."""
     return "{" + ", ".join(names) + "}"
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as they are, ``[n, c * h * w]``."""
+    """Pixels of images, ``[n, c * h * w]``."""
     return images.flatten(1)
 
 

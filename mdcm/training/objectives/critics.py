@@ -1,4 +1,4 @@
-"""Wasserstein critics of several fits, padded to one width and stepped together."""
+"""Wasserstein critics of several fits, padded to a common width and stepped together."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ __all__ = ["Critics"]
 
 @dataclass
 class Critics:
-    """One critic per fit, multilayer perceptrons with leaky ReLU, trained by Adam with a gradient penalty.
+    """A critic per fit: multilayer perceptrons with leaky ReLU, trained by Adam with a gradient penalty.
 
-    Fits have different columns, so rows are padded with zeros to the widest one. A padded column's weights are zero and
-    have no gradient, it changes no value and does not count in the penalty. All critics are then one stack, and a step
-    of all of them is one call; those of several h-nodes are joined and parted again without a change.
+    Rows are padded with zeros to the widest fit. The weights of padded columns are zero and have no gradient, so that
+    these columns change no value and do not count in the penalty. All critics are then a single stack, stepped by a
+    single call; stacks of several h-nodes can be joined and split again without a change.
 
     Args:
-        generated: For every fit and column whether it is generated, bool ``[columns]``: the penalty is on the
-            gradient in these columns alone, because the others are the same in real and generated rows.
+        generated: Mask of the generated columns of every fit, bool ``[columns]``: the penalty is on the gradient in
+            these columns only, because the others are the same in real and generated rows.
         hidden: Units of each hidden layer.
         layers: Number of hidden layers, at least 1.
         betas: Decay of Adam's two means.
         penalty: Factor of the penalty (norm - 1)^2.
         one_sided: Whether only norms above 1 are penalised.
-        generator: Source of the initial weights, which are zero without one.
-        device: Where the critics lie.
+        generator: Source of the initial weights; if None, they are zero.
+        device: Device of the critics.
 
     Attributes:
-        active: Whether a critic is trained, bool ``[fits]``; one that is released keeps every bit.
-        sound: Whether all steps of the critics that were trained were finite, bool without axes. After one that was
-            not, steps change nothing.
+        active: Whether each critic is trained, bool ``[fits]``; the others keep their bits.
+        sound: Whether all steps of trained critics were finite, a bool scalar; if not, further steps change nothing.
 
     Raises:
-        ValueError: If there is no fit, or a fit without a generated column.
+        ValueError: If there are no fits, or a fit has no generated column.
 
     References:
-        Gulrajani, Ahmed, Arjovsky, Dumoulin & Courville (2017), https://arxiv.org/abs/1704.00028. Batch normalisation
-        is not offered: it would make the penalty that of another function (section 4 there).
+        Gulrajani, Ahmed, Arjovsky, Dumoulin & Courville (2017), https://arxiv.org/abs/1704.00028; section 4 there
+        says why critics have no batch normalisation.
 
     Example:
         >>> masks = [torch.tensor([True, True]), torch.tensor([False, True, True])]
@@ -88,12 +87,12 @@ class Critics:
             self._draw(self.generator)
 
     def _draw(self, generator: torch.Generator) -> None:
-        """Initial weights, each critic's own a function of its own width."""
+        """Draw initial weights, those of each critic for its own width."""
         for module, mask in enumerate(self.generated):
             fans = [len(mask)] + [self.hidden] * self.layers
-            weights = [one[module] for one in self._parameters.weights]
+            weights = [weight[module] for weight in self._parameters.weights]
             weights[0] = weights[0][:, : len(mask)]
-            biases = [one[module] for one in self._parameters.biases]
+            biases = [bias[module] for bias in self._parameters.biases]
             ends = [self._parameters.out[module]]
             for fan, tensors in zip(fans, [*zip(weights, biases, strict=True), ends], strict=True):
                 for tensor in tensors:
@@ -107,26 +106,25 @@ class Critics:
 
     @torch.no_grad()
     def step(self, fake: Tensor, real: Tensor, share: Tensor, rate: float | Tensor) -> Tensor:
-        """One step of Adam for every critic, without waiting for the device.
+        """Take a step of Adam for every critic, without waiting for the device.
 
         Args:
             fake: Generated rows ``[fits, n, width]``.
             real: Real rows ``[fits, n, width]``.
-            share: How much of the real row each point between has, ``[fits, n, 1]`` in [0, 1].
-            rate: Learning rate, as a number or on the device.
+            share: Share of the real row in each interpolated row, ``[fits, n, 1]`` in [0, 1].
+            rate: Learning rate, a number or a tensor on the device.
 
         Returns:
-            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty; not a number where it or its
-            gradient is not finite. If that is so for one that is trained, no critic is changed by this step or by a
-            later one.
+            Loss before the step, ``[fits]``: mean D(fake) - mean D(real) + penalty; NaN if it or its gradient is not
+            finite. If that happens to a trained critic, this step and later steps change no critic.
         """
         x = torch.cat([fake, real, torch.lerp(fake, real, share)], 1)
-        found = kernels.critic_loss_and_grads(
+        result = kernels.critic_loss_and_grads(
             x, self._parameters, penalty=self.penalty, columns=self.columns, one_sided=self.one_sided
         )
-        torch._foreach_copy_(self._parts, found.grads.tensors())
-        loss: Tensor = found.loss
-        # a loss can be finite where its gradient is not
+        torch._foreach_copy_(self._parts, result.grads.tensors())
+        loss: Tensor = result.loss
+        # a loss can be finite although its gradient is not
         finite = (self._grads.sum(1) + loss).isfinite()
         self.sound.logical_and_((finite | ~self.active).all())
         self._grads.masked_fill_(~self.active[:, None], 0.0)
@@ -135,14 +133,14 @@ class Critics:
         return loss.masked_fill(~finite, torch.nan)
 
     def release(self, critic: int) -> None:
-        """Train one critic no more."""
+        """Stop training a critic."""
         self.active[critic] = False
-        # without moments a step changes nothing where there is no gradient
+        # with zero moments and gradient a step changes nothing
         self.first[critic] = 0.0
         self.second[critic] = 0.0
 
     def values(self, fake: Tensor) -> Tensor:
-        """Values of generated rows ``[fits, n, width]`` as ``[fits, n]``, differentiable in the rows alone."""
+        """Values of generated rows ``[fits, n, width]`` as ``[fits, n]``, differentiable in the rows only."""
         values: Tensor = kernels.critic_values(fake, self._parameters)
         return values
 
@@ -151,7 +149,7 @@ class Critics:
         return {name: getattr(self, name).clone() for name in ("flat", "first", "second", "count")}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore a result of :meth:`state`."""
         for name in ("flat", "first", "second", "count"):
             getattr(self, name).copy_(state[name])
         self.sound.fill_(True)
@@ -160,21 +158,19 @@ class Critics:
 
     @classmethod
     def joined(cls, parts: Sequence[Critics]) -> Critics:
-        """All critics of several stacks of equal layers in one, in their order, each with its weights and moments.
-
-        All of them have taken equally many steps.
-        """
-        one = parts[0]
+        """Join stacks with equal settings, after equally many steps; weights and moments are copied."""
         masks = [mask for part in parts for mask in part.generated]
-        found = cls(masks, one.hidden, one.layers, one.betas, one.penalty, one.one_sided, device=one.flat.device)
-        found._exchange(parts, out=False)
-        return found
+        like = parts[0]
+        joined = cls(masks, like.hidden, like.layers, like.betas, like.penalty, like.one_sided, device=like.flat.device)
+        joined._exchange(parts, out=False)
+        return joined
 
-    def part(self, parts: Sequence[Critics]) -> None:
-        """Give weights and moments back to the stacks that were joined."""
+    def split(self, parts: Sequence[Critics]) -> None:
+        """Copy weights and moments back to the stacks that were joined."""
         self._exchange(parts, out=True)
 
     def _exchange(self, parts: Sequence[Critics], *, out: bool) -> None:
+        """Copy weights and moments to the parts if ``out``, else from them."""
         start = 0
         for part in parts:
             span = slice(start, start + len(part.generated))

@@ -256,9 +256,9 @@ class ComponentProblem(SingleProblem):
             defaults = [m.training_defaults(rows) for m in self.mechanisms.values() if not isinstance(m, Categorical)]
             self.schedule = replace(
                 self.schedule,
-                steps=config.max_steps or max(int(own["steps"]) for own in defaults),
-                batch_size=config.batch_size or min(int(own["batch_size"]) for own in defaults),
-                learning_rate=config.learning_rate or min(float(own["learning_rate"]) for own in defaults),
+                steps=config.max_steps or max(int(each["steps"]) for each in defaults),
+                batch_size=config.batch_size or min(int(each["batch_size"]) for each in defaults),
+                learning_rate=config.learning_rate or min(float(each["learning_rate"]) for each in defaults),
                 weight_decay=1e-3,
             )
         self.decays = decays(self.parameters, self.mechanisms.values(), self.schedule.weight_decay, rows)
@@ -268,13 +268,13 @@ class ComponentProblem(SingleProblem):
         # with images or batches, training again costs more than the held-out tenth of the rows is worth
         self.refit = not self.reads_images and (self._full_batch or not self.tabular)
         if config.max_steps is None and not self._full_batch and (self.tabular or self.reads_images):
-            # a step on a batch gains less than one on all rows
+            # a step on a batch gains less than a step on all rows
             steps = _IMAGE_STEPS if self.reads_images else _BATCHED_STEPS
             self.schedule = replace(self.schedule, steps=steps)
         effective = effective_rows(fit.mass() for fit in self.fits)
         self.errors = errors_allowed(effective, sum(len(part) for part in self.parts))
         if not self.tabular and not self.reads_images:
-            self.errors = min(float(own["errors"]) for own in defaults)
+            self.errors = min(float(each["errors"]) for each in defaults)
         for name, mechanism in self.mechanisms.items():
             values = next((fit.values for fit in fits if name in fit.variables), None)
             if values is not None:
@@ -371,12 +371,14 @@ def decays(
     parameters: Sequence[nn.Parameter], mechanisms: Iterable[Mechanism], otherwise: float, rows: int
 ) -> list[float]:
     """Weight decay of each parameter: the mechanism's own for mechanisms other than categorical, else ``otherwise``."""
-    own: dict[nn.Parameter, float] = {}
+    by_parameter: dict[nn.Parameter, float] = {}
     for mechanism in mechanisms:
         if not isinstance(mechanism, Categorical):
-            own |= dict.fromkeys(mechanism.parameters(), 0.0)
-            own |= dict.fromkeys(mechanism.decaying(), float(mechanism.training_defaults(rows)["weight_decay"]))
-    return [own.get(parameter, otherwise) for parameter in parameters]
+            by_parameter |= dict.fromkeys(mechanism.parameters(), 0.0)
+            by_parameter |= dict.fromkeys(
+                mechanism.decaying(), float(mechanism.training_defaults(rows)["weight_decay"])
+            )
+    return [by_parameter.get(parameter, otherwise) for parameter in parameters]
 
 
 def _shares(parts: Sequence[ComponentRows]) -> list[float]:
