@@ -355,18 +355,18 @@ class Support:
         if any(node.rule is not None for node in network.nodes):
             return None
         families = self._families(network, targets, evidence)
-        wanted = self._drawable(network, families)
+        drawable = self._drawable(network, families)
         with kernels.remembering(self._noise), one_thread(), torch.no_grad():
             try:
-                abduction = Abduction(network, evidence, wanted, cases=cases)
+                abduction = Abduction(network, evidence, drawable, cases=cases)
             except EvidenceError:
                 return None
             if not abduction.is_equal:
                 return None
             units, _ = abduction(torch.arange(_DRAWS), seed)
-            units.compute(wanted)
-        values = {node: units.values[node].view(cases, _DRAWS).numpy() for node in wanted}
-        return self._compared(network, families, wanted, values, np.ones((cases, _DRAWS)), evidence)
+            units.compute(drawable)
+        values = {node: units.values[node].view(cases, _DRAWS).numpy() for node in drawable}
+        return self._compared(network, families, drawable, values, np.ones((cases, _DRAWS)), evidence)
 
     def _drawable(self, network: Network, families: Sequence[Mapping[_Family, object]]) -> set[int]:
         """Nodes of families that can be drawn without drawing an image."""
