@@ -140,6 +140,7 @@ def test_every_kernel_is_shipped_with_at_most_four_configurations():
     assert all(1 <= len(shipped) <= 4 for shipped in configs.SHIPPED.values())
 
 
+@pytest.mark.nightly
 def test_compiled_code_keeps_to_the_recorded_resources(usage):
     compiled_cases = [found["case"] for found in usage]
     assert compiled_cases == [list(case) for case in cases()]

@@ -247,7 +247,9 @@ class TestTables:
 class TestRates:
     """A smaller version of bench/check.py."""
 
-    @pytest.mark.parametrize(("kind", "graphs"), [("discrete", 60), ("gaussian", 30)])
+    @pytest.mark.parametrize(
+        ("kind", "graphs"), [("discrete", 60), pytest.param("gaussian", 30, marks=pytest.mark.nightly)]
+    )
     def test_true_graphs_are_rarely_rejected(self, kind, graphs):
         cases = (CASES[kind](seed, 2_000) for seed in range(graphs))
         tables = [check(case.graph, case.table).table for case in cases]

@@ -22,6 +22,8 @@ from mdcm.planning import plan
 class TestFrontDoor:
     """Flows fitted to 4,000 rows of a confounded front door; distances of P(Y | do(X = x)) to the truth."""
 
+    # a linear one is always learned by TestGaussianConfounders of test_train_densities.py
+    @pytest.mark.nightly
     @pytest.mark.parametrize("kind", FRONT_DOORS)
     # the verdict on what is drawn is the subject of test_verdicts.py
     @pytest.mark.filterwarnings("ignore:.* (is not determined|is not shown|the answer rests|of the answer|no row of)")

@@ -79,6 +79,7 @@ class TestTraining:
         config = TrainConfig(max_steps=30, batch_modules=stacked)
         same(*fit_both(monkeypatch, "X -> Z -> Y; X <-> Y", binary(), config=config))
 
+    @pytest.mark.nightly
     def test_tables_with_more_states(self, monkeypatch):
         # the length at which it is asked whether more states would help
         config = TrainConfig(batch_modules=False)
@@ -267,7 +268,8 @@ class TestDrawing:
         [
             lambda model: model.draw_samples(40, seed=1),
             lambda model: model.draw_samples(40, do={"X": 1}, seed=1),
-            lambda model: model.draw_samples(40, given={"Y": 1}, seed=1),
+            # many rows are drawn to be weighed; answers given evidence are always compared below
+            pytest.param(lambda model: model.draw_samples(40, given={"Y": 1}, seed=1), marks=pytest.mark.nightly),
             lambda model: model.draw_samples(40, do={"I": np.full((1, 8, 8), 90, np.uint8)}, variables=["Y"]),
             lambda model: model.draw_samples(40, do={"X": lambda natural: 1 - natural}, seed=2),
             lambda model: model.counterfactual_samples(40, evidence={"X": 0, "Y": 1}, do={"X": 1}, seed=1),

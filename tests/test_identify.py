@@ -100,12 +100,12 @@ def test_decisions_agree_with_the_recursion_and_estimands_with_the_truth(questio
 
 
 def test_random_questions_of_all_kinds(capsys):
-    counts = sweep(2_500, seed=20)
+    counts = sweep(1_000, seed=20)
     with capsys.disabled():
         print(f"\n{counts}")
     assert not counts.wrong
-    assert sum(counts.identifiable.values()) > 1_500
-    assert sum(counts.tried.values()) > 200
+    assert sum(counts.identifiable.values()) > 600
+    assert sum(counts.tried.values()) > 80
     # the search for two models may miss a pair
     assert len(counts.unresolved) <= 0.01 * sum(counts.tried.values())
 

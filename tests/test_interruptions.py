@@ -163,6 +163,8 @@ SMALL = """
 
 
 class TestDemo:
+    # the training of a spec, which is interrupted and goes on in the same way, is always tested
+    @pytest.mark.nightly
     @pytest.mark.usefixtures("ctrl_c")
     def test_its_training_goes_on(self, tmp_path):
         out = tmp_path / "demo"

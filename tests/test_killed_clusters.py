@@ -121,9 +121,9 @@ def assert_same(one, other):
         assert torch.equal(mine[key], theirs[key]), key
 
 
-@pytest.mark.parametrize(
-    "name", ["agent", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("raylet", "head", "environments"))]
-)
+# clusters that fail in ways that need no process to be killed are always tested, in test_engines.py
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["agent", "raylet", "head", "environments"])
 def test_a_lost_cluster_ends_the_training_with_one_line_and_resumed_it_is_the_same(spec, undisturbed, tmp_path, name):
     out = tmp_path / "run"
     with training(spec, out) as (started, cluster):

@@ -74,8 +74,8 @@ class TestLongSessions:
             model.query("P(Y=1 | do(X=1))", 64)
 
         # the interpreter's and numpy's free lists fill during the first few hundred
-        held, resident_more = self.grown(work, 600, 1_000)
-        assert held < 1_000 * 50
+        held, resident_more = self.grown(work, 400, 500)
+        assert held < 500 * 50
         assert resident_more < 8 << 20
 
 
