@@ -151,14 +151,21 @@ class Expression:
         """Distinct names of all variables in the order of the text."""
         return tuple(dict.fromkeys(term.variable for query in self.queries for term in query.walk()))
 
-    def check(self, names: Collection[str]) -> None:
+    def check(self, names: Collection[str], latents: Collection[str] = ()) -> None:
         """Check that all variables are among ``names``.
+
+        Args:
+            names: Names of the observed variables.
+            latents: Names of latents, which a query cannot contain.
 
         Raises:
             QueryError: At the first unknown variable, with the nearest known name.
         """
         for query in self.queries:
             for term in query.walk():
+                if term.variable in latents:
+                    message = f"{term.variable!r} is declared latent; a query is about observed variables"
+                    raise self.error(message, term)
                 if term.variable not in names:
                     folded = [name for name in names if name.casefold() == term.variable.casefold()]
                     nearest = folded or difflib.get_close_matches(term.variable[:200], names, n=1)
@@ -308,7 +315,10 @@ class _Parser:
                 bracket = self.open[-1]
                 self.refuse(f"this {bracket.text!r} is never closed", bracket)
             self.refuse(f"the query ends where {expected} should be")
-        self.refuse(f"{expected} is expected here, not {self.token.text!r}")
+        hint = ""
+        if self.token.kind == "word" and self.position and self.tokens[self.position - 1].kind == "word":
+            hint = "; put a name or a value of several words in quotes"
+        self.refuse(f"{expected} is expected here, not {self.token.text!r}{hint}")
 
     def opening(self, bracket: str) -> None:
         if not self.at(bracket):

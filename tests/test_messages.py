@@ -13,6 +13,8 @@ from mdcm.data import Schema
 from mdcm.data.levels import as_word
 from mdcm.planning import plan
 from mdcm.query import parse
+from mdcm.storage.checkpoints import Checkpoints
+from mdcm.storage.run_directory import Folder
 from mdcm.text.advice import addressing
 
 GRAPH = "Dose -> Relief; Age -> Dose; Age -> Relief"
@@ -292,3 +294,75 @@ class TestPython:
 @pytest.fixture(scope="module")
 def small():
     return mdcm.fit("X -> Y", {"X": [0, 1] * 20, "Y": [1, 0] * 10 + [0, 1] * 10}, config=mdcm.TrainConfig(max_steps=2))
+
+
+class TestLatentsAndLookalikes:
+    """Columns and terms of latents, names that are nearly a column's, and options that cannot work."""
+
+    @pytest.mark.parametrize("latent", ["Age", "Site"])
+    def test_the_column_of_a_latent_is_not_used(self, folder, latent):
+        graph = f"{latent} [latent]; {latent} -> Dose; {latent} -> Relief; Dose -> Relief"
+        told = " ".join(call("check", graph, "t.csv").err.split())
+        assert f"'{latent}' is latent; its column is not used" in told
+        assert latent not in told.partition("are not nodes of the graph")[0].rpartition("columns")[2]
+        with pytest.warns(UserWarning, match=f"'{latent}' is latent; its column is not used"):
+            mdcm.check(graph, pd.read_csv("t.csv")[["Dose", "Relief", latent]])
+        succeed("init", graph, "t.csv", "-q")
+        assert f"declared latent in the graph: {latent}" in Path("spec.yaml").read_text()
+
+    @pytest.mark.parametrize("query", ["P(Relief | do(Dose), U)", "P(U | do(Dose))", "P(Relief[U=1] | Dose=0)"])
+    def test_a_query_is_about_observed_variables(self, query):
+        graph = mdcm.ADMG.from_string("U [latent]; U -> Dose; U -> Relief; Dose -> Relief")
+        with pytest.raises(mdcm.QueryError, match="'U' is declared latent; a query is about observed variables"):
+            mdcm.identify(graph, query)
+        assert "'U' is declared latent" in fail(2, "identify", graph.to_string(), query)
+
+    @pytest.mark.parametrize(("node", "column"), [("Doze", "Dose"), ("age", "Age")])
+    def test_a_node_that_is_nearly_a_column(self, folder, node, column):
+        graph = f"{node} -> Relief"
+        told = " ".join(call("check", graph, "t.csv").err.split())
+        assert f"variable '{node}' of the graph has no column; did you mean '{column}'" in told
+
+    def test_arguments_are_checked_before_files(self, folder):
+        Path("spec.yaml").write_text("mine")
+        assert "exists already" not in fail(2, "init", "t.csv")
+        assert "exists already" in fail(2, "init", "g.txt", "t.csv")
+        assert Path("spec.yaml").read_text() == "mine"
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:0"])
+    def test_a_device_is_refused_before_data_are_read(self, folder, device):
+        Path("spec.yaml").write_text("graph: Dose -> Relief\ndata: [{path: missing.csv}]\n")
+        assert f"there is no device '{device}'" in fail(2, "train", "spec.yaml", "--out", "run", "--device", device)
+
+    @pytest.mark.parametrize(
+        "query", ["P(Relief=yes | do(my dose=1))", "P(my relief)", "P(Relief=very good)", "E[my relief]"]
+    )
+    def test_names_of_several_words(self, query):
+        with pytest.raises(mdcm.QueryError, match="put a name or a value of several words in quotes"):
+            parse(query)
+
+    @pytest.mark.parametrize(("command", "rest"), [("plan", []), ("identify", ["P(Relief | do(Dose))"])])
+    @pytest.mark.parametrize("name", ["p.png", "plan.pdf"])
+    def test_a_picture_is_an_svg(self, folder, command, rest, name):
+        assert "the picture is written as .svg" in " ".join(fail(2, command, "g.txt", *rest, "--svg", name).split())
+        assert not Path(name).exists()
+
+    def test_levels_with_commas_are_quoted(self, folder):
+        pd.DataFrame({"A": ["small, thin", "large"] * 20, "B": ["x", "y"] * 20}).to_csv("levels.csv", index=False)
+        succeed("init", "A -> B", "levels.csv", "-q")
+        assert "2 levels in 40 rows: large, 'small, thin'" in Path("spec.yaml").read_text()
+
+    def test_many_different_texts_are_an_identifier(self, folder):
+        texts = [f"text {k}" for k in range(400)]
+        with pytest.raises(mdcm.DataError, match="400 different strings, in 400 rows: it seems to be an identifier"):
+            mdcm.fit("A -> B", {"A": texts, "B": [0, 1] * 200})
+        with pytest.raises(mdcm.DataError, match="400 different strings, more than the 256"):
+            mdcm.fit("A -> B", {"A": texts * 3, "B": [0, 1] * 600})
+
+    @pytest.mark.parametrize("command", [["query", "run", "P(Dose)"], ["sample", "run", "--out", "rows.csv"]])
+    def test_an_unfinished_run_names_the_command_that_continues_it(self, folder, command):
+        Checkpoints(Folder(folder, ("run",)), "training", 60).write({}, {})
+        told = " ".join(fail(2, *command).split())
+        assert "its training was not finished, mdcm train SPEC --out run --resume continues it" in told
+        with pytest.raises(mdcm.CheckpointError, match="was not finished, fit with resume=True continues it"):
+            mdcm.load("run")

@@ -200,7 +200,7 @@ def check(
         raise ValueError(f"max_tests must be positive, not {max_tests}")
     seed = seeded(seed)
     graph = ADMG.of(graph)
-    datasets = validate(data, graph.nodes, unobserved=graph.nodes, dropna=dropna)
+    datasets = validate(data, graph.nodes, unobserved=graph.nodes, latents=dict(graph.latents), dropna=dropna)
     schema = Schema.infer(datasets, variables)
     several = len(datasets) > 1
     sources: list[Within | Instruments | Across] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -63,6 +64,7 @@ def plan(
 
     if [json_file, svg, dot].count("-") > 1:
         raise typer.BadParameter("only one of --json, --svg and --dot can go to stdout")
+    _check_svg(svg)
     admg, seen, spec = _graph_and_data(graph, [*(tables or []), *(data or [])], na, dropna, kind)
     # the planner refuses other words
     made = make_plan(
@@ -164,10 +166,11 @@ def identify(
     from mdcm.identification import identify as decide
     from mdcm.query import parse
 
+    _check_svg(svg)
     refuse_query(graph, "the graph", "mdcm identify GRAPH QUERY")
     query = parse(text)
     admg, seen, _ = _graph_and_data(graph, data, na, dropna, kind)
-    query.check(admg.nodes)
+    query.check(admg.nodes, dict(admg.latents))
     if seen.schema is not None:
         _check_values(query, seen.schema)
     experiments = [targets(option) for option in experiment or []]
@@ -250,3 +253,9 @@ def _latex(result: Identification) -> str:
     except QueryError:
         # the text says that it is identifiable, and why its formula is missing
         return str(result)
+
+
+def _check_svg(target: str | None) -> None:
+    """Refuse to write a picture to a file of another type."""
+    if target is not None and target != "-" and Path(target).suffix.lower() not in {"", ".svg"}:
+        raise typer.BadParameter(f"--svg {target}: the picture is written as .svg")

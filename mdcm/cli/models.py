@@ -71,6 +71,11 @@ def train(
 
     if resume and force:
         raise typer.BadParameter("--resume goes on with what is in RUN, and --force replaces it: give one of them")
+    if device not in {"auto", "cpu"}:
+        # before data are read
+        from mdcm.training.devices import check_device
+
+        check_device(device)
     if not resume and not force:
         refuse_taken(out)
     with saying_what_is_saved(out, force=force):

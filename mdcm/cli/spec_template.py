@@ -77,7 +77,8 @@ def draft_spec(spec: Spec, target: str | Path = "spec.yaml", *, progress: bool =
     with warnings.catch_warnings():
         # the comments state what is dropped
         warnings.simplefilter("ignore", Notice)
-        schema = Schema.infer(validate(loaded, graph.nodes), spec.declared(), order=graph.nodes)
+        datasets = validate(loaded, graph.nodes, latents=dict(graph.latents))
+        schema = Schema.infer(datasets, spec.declared(), order=graph.nodes)
     draft = CommentedMap()
     file = spec.graph_file
     draft["graph"] = graph.to_string() if file is None else relative(file, target)
@@ -161,6 +162,10 @@ def _data(sources: Sequence[_Source], graph: ADMG, folder: Path, target: str | P
         strangers = [
             name for name in columns if name not in graph and name not in helpers and not _is_part(name, graph)
         ]
+        latents = [name for name in strangers if name in dict(graph.latents)]
+        strangers = [name for name in strangers if name not in latents]
+        if latents:
+            comments.append(f"declared latent in the graph: {_some(latents)}")
         if strangers:
             comments.append(f"not in the graph: {_some(strangers)}")
         missing = [name for name in graph.nodes if name not in columns and f"{name}[0]" not in columns]
@@ -191,7 +196,7 @@ def _variable(
     datasets = [source.dataset for source in sources]
     rows += sum(len(dataset) for dataset in datasets if name in dataset.images or name in dataset.arrays)
     if variable.levels is not None:
-        shown = ", ".join(str(level) for level in variable.levels[:_MOST_LEVELS])
+        shown = ", ".join(_level(level) for level in variable.levels[:_MOST_LEVELS])
         more = ", ..." if len(variable.levels) > _MOST_LEVELS else ""
         plural = "levels" if len(variable.levels) > 1 else "level"
         return entry, _line(f"{len(variable.levels)} {plural} in {rows:,} rows: {shown}{more}")
@@ -209,6 +214,11 @@ def _flow(names: Sequence[Any]) -> CommentedSeq:
     entries = CommentedSeq(list(names))
     entries.fa.set_flow_style()
     return entries
+
+
+def _level(level: object) -> str:
+    # a text with a comma would read as two levels
+    return repr(level) if isinstance(level, str) and ("," in level or not level.strip()) else str(level)
 
 
 def _some(names: Sequence[str]) -> str:

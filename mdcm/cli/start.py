@@ -66,9 +66,9 @@ def init(
     from mdcm.storage.run_directory import replacing
 
     stdout = str(out) == "-"
+    spec = spec_of(graph, data, na=na, dropna=dropna, kinds=kind)
     if not stdout and out.exists() and not force:
         raise DataError(f"{out} exists already; --force replaces it, --out writes elsewhere")
-    spec = spec_of(graph, data, na=na, dropna=dropna, kinds=kind)
     text = draft_spec(spec, Path("spec.yaml") if stdout else out, progress=not is_quiet())
     if stdout:
         show(text)

@@ -90,10 +90,10 @@ def _is_picture(text: object) -> bool:
 def refuse_identifiers(name: str, dataset: Dataset, column: pd.Series[Any]) -> None:
     """Refuse strings that look like identifiers or free text: too many distinct values, or nearly all distinct."""
     distinct = column.nunique()
-    if distinct > _MAX_STRINGS:
-        reason = f"more than the {_MAX_STRINGS} that a categorical variable may have by default"
-    elif distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
+    if distinct >= _FEWEST_NAMES and distinct > _DISTINCT_SHARE * len(column):
         reason = f"in {len(column):,} rows: it seems to be an identifier"
+    elif distinct > _MAX_STRINGS:
+        reason = f"more than the {_MAX_STRINGS} that a categorical variable may have by default"
     else:
         return
     numeric = pd.to_numeric(column.astype(object), errors="coerce").notna()

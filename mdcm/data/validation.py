@@ -27,6 +27,7 @@ def validate(
     nodes: Sequence[str],
     *,
     unobserved: Collection[str] = (),
+    latents: Collection[str] = (),
     dropna: bool = False,
 ) -> tuple[Dataset, ...]:
     """Validate datasets for a model: assign names, drop extra columns, refuse or drop missing values.
@@ -35,6 +36,7 @@ def validate(
         data: One table or dataset, or several.
         nodes: Names of the graph's nodes.
         unobserved: Nodes that need not be in any dataset, because their mechanism is given.
+        latents: Names of the graph's latents, whose columns are not used.
         dropna: Whether rows with missing values are left out of all datasets; a dataset can also have this set itself.
 
     Returns:
@@ -46,7 +48,8 @@ def validate(
             datasets have the same name.
 
     Warns:
-        UserWarning: If a column is not a node, has no values, or is constant in a dataset.
+        UserWarning: If a column is not a node, has no values, or is constant in a dataset; if a node without a column
+            has a name like that of a column.
 
     Example:
         >>> first = Dataset({"X": [0, 1, 1], "Y": [2, 2, 1]})
@@ -71,24 +74,28 @@ def validate(
         if names.count(name) > 1:
             raise DataError(f"{names.count(name)} datasets are called {name!r}; give each its own name", dataset=name)
     checked = tuple(
-        _validated(dataset.gathered(nodes), name, nodes) for dataset, name in zip(datasets, names, strict=True)
+        _validated(dataset.gathered(nodes), name, nodes, latents) for dataset, name in zip(datasets, names, strict=True)
     )
 
     observed = {column for dataset in checked for column in dataset.columns}
     for node in nodes:
-        if node not in observed and node not in unobserved:
-            others = [column for dataset in datasets for column in dataset.columns if column not in nodes]
+        if node in observed:
+            continue
+        others = [column for dataset in datasets for column in dataset.columns if column not in nodes]
+        if node not in unobserved:
             raise DataError(
                 f"variable {node!r} of the graph is not a column of any dataset ({listing(names)})"
                 f"{suggestion(node, others)}",
                 dataset=names[0] if len(names) == 1 else None,
                 column=node,
             )
+        if similar := suggestion(node, others):
+            warn(f"variable {node!r} of the graph has no column{similar}")
     _check_variation(checked)
     return checked
 
 
-def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
+def _validated(dataset: Dataset, name: str, nodes: Sequence[str], latents: Collection[str]) -> Dataset:
     label = f"dataset {name!r}"
     for target in dataset.do:
         if target not in nodes:
@@ -105,6 +112,11 @@ def _validated(dataset: Dataset, name: str, nodes: Sequence[str]) -> Dataset:
             f"the graph has {listing(nodes)}",
             dataset=name,
         )
+    hidden = [column for column in extra if column in latents]
+    extra = [column for column in extra if column not in latents]
+    if hidden:
+        verb = "are latent; their columns are" if len(hidden) > 1 else "is latent; its column is"
+        warn(f"{label}: {listing(hidden)} {verb} not used", Notice)
     if extra:
         plural = "columns" if len(extra) > 1 else "column"
         verb = "are not nodes" if len(extra) > 1 else "is not a node"

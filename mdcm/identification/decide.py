@@ -191,7 +191,7 @@ def identify(
     expression = language.parse(query) if isinstance(query, str) else query
     if not all(name in graph for name in expression.variables):
         # raises an error that suggests similar names, which takes time linear in the graph
-        expression.check(graph.nodes)
+        expression.check(graph.nodes, dict(graph.latents))
     data = _Data.of(graph, experiments, datasets, kinds or {}, levels or {})
     rules = rules or {}
     formulas: list[AnyFormula] = []

@@ -15,7 +15,7 @@ from mdcm.identification.evaluation import Columns, Cost, columns, cost, evaluat
 from mdcm.identification.plugin import MOST_UNSEEN, Estimate, estimate_of, is_sum, with_error
 from mdcm.identification.question import AnswerColumn, Symbol, as_text
 from mdcm.identification.tables import SourceTables, TableSource
-from mdcm.text.advice import warn
+from mdcm.text.advice import advice, warn
 from mdcm.text.limits import seeded
 
 if TYPE_CHECKING:
@@ -480,7 +480,8 @@ class _Writer:
             text = self._probability(term, env)
             self.length += len(text)
             if self.length > _LONGEST_TEXT:
-                raise QueryError("the estimand is too long for a text; evaluate and to_json do not need it")
+                remedy = advice("evaluate and to_json do not need it", "--json shows its terms")
+                raise QueryError(f"the estimand is too long for a text; {remedy}")
             return text
         if term.kind == "equal":
             first, second = (self._name(s, env) for s in term.symbols)

@@ -140,7 +140,7 @@ def fit(
     if ensemble != 0:
         # before the training, not after it
         check_ensemble(ensemble)
-    datasets = validate(data, graph.nodes, dropna=dropna)
+    datasets = validate(data, graph.nodes, latents=dict(graph.latents), dropna=dropna)
     schema = Schema.infer(datasets, variables, order=graph.nodes)
     datasets, outliers = limit_outliers(datasets, schema)
     if outliers:

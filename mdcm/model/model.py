@@ -104,7 +104,8 @@ class Model(Sampler):
         Raises:
             DataError: If the model was trained on other data.
         """
-        datasets, _ = limit_outliers(validate(data, self.graph.nodes, dropna=dropna), self.schema)
+        validated = validate(data, self.graph.nodes, latents=dict(self.graph.latents), dropna=dropna)
+        datasets, _ = limit_outliers(validated, self.schema)
         digests = [checksum(dataset, self.schema) for dataset in datasets]
         if digests != [dataset.get("sha256") for dataset in self.datasets]:
             raise DataError("these are not the data that the model was trained on")
@@ -239,7 +240,7 @@ class Model(Sampler):
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level!r}")
         expression = language.parse(text)
-        expression.check(self.graph.nodes)
+        expression.check(self.graph.nodes, dict(self.graph.latents))
         number = int(num_samples)
         answering = Answering(self.dcm, expression, do=do, num_samples=number, seed=seed, support=self._support)
         identification = self.identify(expression, do=do)

@@ -128,8 +128,13 @@ def write_report(
     path, seed = as_path(path), seeded(seed)
     expressions = [parse(text) for text in ([queries] if isinstance(queries, str) else queries)]
     for expression in expressions:
-        expression.check(model.graph.nodes)
-    heldout = None if data is None else validate(data, model.graph.nodes, unobserved=model.graph.nodes, dropna=dropna)
+        expression.check(model.graph.nodes, dict(model.graph.latents))
+    graph = model.graph
+    heldout = (
+        None
+        if data is None
+        else validate(data, graph.nodes, unobserved=graph.nodes, latents=dict(graph.latents), dropna=dropna)
+    )
     stages = Stages(progress)
     stages.expect(4 + len(expressions))
     with stages.open():

@@ -462,7 +462,10 @@ def read_run(
         raise CheckpointError(f"run directory {directory} is a file, not a run directory", path=str(directory))
     folder, model = Folder(directory), directory / MODEL
     if folder.kind(MODEL) is None:
-        hint = "; its training was not finished, --resume goes on" if is_unfinished(directory) else ""
+        hint = ""
+        if is_unfinished(directory):
+            resume = advice("fit with resume=True", f"mdcm train SPEC --out {directory} --resume")
+            hint = f"; its training was not finished, {resume} continues it"
         raise CheckpointError(f"{model} is missing{hint}", path=str(model))
     description = _described(folder)
     checksums = description.pop("sha256", None)

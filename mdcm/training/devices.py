@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mdcm.data import Schema
     from mdcm.planning import Plan
 
-__all__ = ["CPU", "training_device"]
+__all__ = ["CPU", "check_device", "training_device"]
 
 CPU = torch.device("cpu")
 
@@ -36,19 +36,32 @@ def training_device(name: str, plan: Plan, schema: Schema) -> torch.device:
         >>> training_device("auto", plan("X -> Y"), Schema.infer([data]))
         device(type='cpu')
     """
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    check_device(name)
     if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if cards and _is_heavy(plan, schema) else CPU
-    kind, _, number = name.partition(":")
-    if kind == "cpu" and not number:
+        is_card = torch.cuda.is_available() and _is_heavy(plan, schema)
+        return torch.device("cuda", torch.cuda.current_device()) if is_card else CPU
+    _, _, number = name.partition(":")
+    if name == "cpu":
         return CPU
+    return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+
+
+def check_device(name: str) -> None:
+    """Refuse a name of a device that is not "auto" and does not exist.
+
+    Raises:
+        PlanError: If there is no such device.
+    """
+    if name in {"auto", "cpu"}:
+        return
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, number = name.partition(":")
     if kind != "cuda" or not (number.isdecimal() if ":" in name else True):
         raise PlanError(f"there is no device {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:0'")
     if not cards:
         raise PlanError(f"device {name!r}: torch {torch.__version__} sees no CUDA card here; use 'auto' or 'cpu'")
     if number and int(number) >= cards:
         raise PlanError(f"device {name!r}: there are {cards} CUDA cards, the first of which is 'cuda:0'")
-    return torch.device("cuda", int(number) if number else torch.cuda.current_device())
 
 
 def _is_heavy(plan: Plan, schema: Schema) -> bool:

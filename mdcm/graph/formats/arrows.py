@@ -172,7 +172,7 @@ def _explain(text: str, at: int) -> str:
         return "a name is empty" if text.startswith('""', at) else "a quoted name does not end on this line"
     match = _WRONG.match(text, at)
     unexpected = match.group() if match else text[at]
-    return f"unexpected {unexpected!r}; edges are written ->, <- or <->, other names in double quotes"
+    return f"unexpected {unexpected!r}; edges are written ->, <- or <->; names with other signs need double quotes"
 
 
 def _quoted(name: str) -> str:

@@ -374,7 +374,7 @@ def _explain(text: str, at: int) -> str:
         return "a quoted name does not end"
     if text.startswith("/*", at):
         return "a comment does not end"
-    return f"unexpected {text[at]!r}; edges are written ->, <- or <->, other names in double quotes"
+    return f"unexpected {text[at]!r}; edges are written ->, <- or <->; names with other signs need double quotes"
 
 
 def _shown(token: _Token) -> str:
