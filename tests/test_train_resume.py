@@ -74,7 +74,7 @@ def test_ctrl_c_saves_and_exits_with_130(spec, tmp_path):
         assert process.wait(60) == 130, said(spec)
     saved = f"what was done is saved in {out}, and the same command with --resume goes on"
     assert said(spec) == f"interrupted; {saved}\n"
-    with pytest.raises(CheckpointError, match="its training was not finished, --resume goes on"):
+    with pytest.raises(CheckpointError, match="its training was not finished, fit with resume=True continues it"):
         mdcm.load(out)
     assert len(list((out / CHECKPOINTS).iterdir())) == 1
 
