@@ -17,7 +17,7 @@ from mdcm.checking.instruments import (
     pearls_inequalities,
 )
 from mdcm.checking.report import statement
-from mdcm.checking.statistics import sum_test
+from mdcm.checking.statistics import _relative_entropy, sum_test
 from mdcm.data import Dataset
 from mdcm.graph import ADMG
 
@@ -308,3 +308,20 @@ class TestImpliesNothing:
                 )
                 assert not (separated and implies_nothing(graph))
                 assert not (instruments(graph) and implies_nothing(graph))
+
+
+@pytest.mark.parametrize(
+    ("p", "q"), [(0.3, 0.0), (0.3, 1.0), (1.0, 0.0), (0.0, 0.0), (0.3, 0.3), (0.0, 0.4), (0.2, 0.7)]
+)
+def test_relative_entropy_of_certain_events_needs_no_warning(p, q):
+    # numpy numbers warn where they divide by 0, and warnings are errors here
+    expected = stats.entropy([p, 1 - p], [q, 1 - q])
+    assert _relative_entropy(np.float64(p), np.float64(q)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_and_a_copy_of_the_instrument(seed):
+    rng = np.random.default_rng(seed)
+    z = rng.integers(0, 2, 300)
+    table = pd.DataFrame({"Z": z, "X": z, "Y": rng.integers(0, 2, 300)})
+    check(IV, Dataset(table, weights=rng.exponential(size=300)))

@@ -278,8 +278,8 @@ def _penalized_estimate(shares: Floats, sizes: Floats, multiplier: float) -> Flo
 
 
 def _relative_entropy(p: float, q: float) -> float:
-    """Relative entropy of two Bernoulli distributions."""
-    return sum(a * math.log(a / b) for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
+    """Relative entropy of two Bernoulli distributions; infinite if the second lacks a value of the first."""
+    return sum(a * math.log(a / b) if b > 0 else math.inf for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
 
 
 def log_hypergeometric_tail(hits: int, drawn: int, marked: int, total: int) -> float:
