@@ -73,7 +73,7 @@ Components strongly_connected(Node n, Successors&& successors, std::size_t budge
   // visits a successor; true if it is new and must be searched first
   const auto is_new = [&](Node v, Node w) {
     if (index[at(w)] == kUnvisited) return true;
-    // a node with a label is no longer on the stack
+    // a labelled node has left the stack
     if (result.label[at(w)] == kUnvisited) low[at(v)] = std::min(low[at(v)], index[at(w)]);
     return false;
   };

@@ -36,7 +36,7 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """Outcome of a test: a row of the table, or the reason why there is no row.
+    """Outcome of a test: a row of the table, or the reason for its absence.
 
     Attributes:
         row: Kind, names and statistics; the logarithm of p as ``log_p``.

@@ -176,7 +176,7 @@ def hold(
     judged: bool = True,
     note: str = "",
 ) -> list[Criterion]:
-    """Hold the results of a method to limits; without results there are no criteria.
+    """Hold the results of a method to limits; empty for empty results.
 
     Args:
         results: Results of one problem, or of several that are held to the same limits.

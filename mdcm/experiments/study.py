@@ -65,8 +65,8 @@ class StudyProblem(ABC):
         """
 
     def distances(self, model: Model) -> Mapping[str, float]:
-        """Distances to the truth that are shown while a model is trained."""
-        raise NotImplementedError
+        """Distances to the truth over a training, for its curve; empty if the truth is unknown."""
+        return {}
 
     @abstractmethod
     def measure(self, method: str, trained: Trained, seed: int) -> Iterable[Measured]:
